@@ -1,0 +1,149 @@
+"""The asyncio face: the methods of `BlockStore`, awaited; `iter_blocks` is an async iterator.
+
+A store may be used from one event loop after another: a new loop starts with fresh connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Self
+
+from blockyard.context import Context
+from blockyard.model import BlockInfo, DeleteResult, HealthReport
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from blockyard.operations import Operations
+    from blockyard.transport.aio import AsyncioRuntime
+
+
+class AsyncBlockStore:
+    """An open block store for asyncio. Get one from `await blockyard.open_async_store(...)`.
+
+    What each method does, takes and raises is said at the same method of `BlockStore`.
+    A cancelled call leaves nothing behind: its connection is closed, not reused.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        runtime: AsyncioRuntime,
+        *,
+        deadline: float | None,
+        concurrency: int,
+    ) -> None:
+        self._operations = operations
+        self._runtime = runtime
+        self._deadline = deadline
+        self._concurrency = concurrency
+        self._endless = Context(runtime, None, concurrency)
+
+    def with_options(
+        self, *, deadline: float | None = None, concurrency: int | None = None
+    ) -> AsyncBlockStore:
+        """See `BlockStore.with_options`."""
+        return AsyncBlockStore(
+            self._operations,
+            self._runtime,
+            deadline=self._deadline if deadline is None else deadline,
+            concurrency=self._concurrency if concurrency is None else concurrency,
+        )
+
+    async def write_block(self, key: str, data: Buffer, *, if_absent: bool = False) -> BlockInfo:
+        """See `BlockStore.write_block`."""
+        return await self._operations.write_block(self._context(), key, data, if_absent=if_absent)
+
+    async def read_block(self, key: str) -> bytes:
+        """See `BlockStore.read_block`."""
+        return await self._operations.read_block(self._context(), key)
+
+    async def read_block_into(self, key: str, buffer: Buffer) -> int:
+        """See `BlockStore.read_block_into`."""
+        return await self._operations.read_block_into(self._context(), key, buffer)
+
+    async def read_block_range(self, key: str, offset: int, length: int | None = None) -> bytes:
+        """See `BlockStore.read_block_range`."""
+        return await self._operations.read_block_range(self._context(), key, offset, length)
+
+    async def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
+        """See `BlockStore.read_blocks`."""
+        return await self._operations.read_blocks(self._context(), keys)
+
+    async def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
+        """See `BlockStore.read_block_ranges`."""
+        return await self._operations.read_block_ranges(self._context(), ranges)
+
+    async def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
+        """See `BlockStore.write_blocks`."""
+        return await self._operations.write_blocks(self._context(), blocks)
+
+    async def stat_block(self, key: str) -> BlockInfo:
+        """See `BlockStore.stat_block`."""
+        return await self._operations.stat_block(self._context(), key)
+
+    async def block_exists(self, key: str) -> bool:
+        """See `BlockStore.block_exists`."""
+        return await self._operations.block_exists(self._context(), key)
+
+    async def copy_block(self, source_key: str, target_key: str) -> BlockInfo:
+        """See `BlockStore.copy_block`."""
+        return await self._operations.copy_block(self._context(), source_key, target_key)
+
+    async def delete_block(self, key: str) -> None:
+        """See `BlockStore.delete_block`."""
+        return await self._operations.delete_block(self._context(), key)
+
+    async def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
+        """See `BlockStore.delete_blocks`."""
+        return await self._operations.delete_blocks(self._context(), keys)
+
+    async def delete_by_prefix(
+        self, prefix: str, *, literal: bool = False, dry_run: bool = False
+    ) -> DeleteResult:
+        """See `BlockStore.delete_by_prefix`."""
+        return await self._operations.delete_by_prefix(
+            self._context(), prefix, literal=literal, dry_run=dry_run
+        )
+
+    async def list_by_prefix(self, prefix: str = "") -> list[str]:
+        """See `BlockStore.list_by_prefix`."""
+        return await self._operations.list_by_prefix(self._context(), prefix)
+
+    async def iter_blocks(self, prefix: str = "") -> AsyncIterator[BlockInfo]:
+        """See `BlockStore.iter_blocks`."""
+        token: str | None = None
+        while True:
+            page = await self._operations.list_page(self._context(), prefix, token)
+            for block in page.blocks:
+                yield block
+            token = page.next_token
+            if token is None:
+                return
+
+    async def health_check(self) -> HealthReport:
+        """See `BlockStore.health_check`."""
+        return await self._operations.health_check(self._context())
+
+    async def close(self) -> None:
+        """See `BlockStore.close`."""
+        self._operations.close()
+        await self._runtime.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _context(self) -> Context:
+        if self._deadline is None:
+            return self._endless
+        return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)

@@ -1,0 +1,142 @@
+"""The seam between operations and I/O.
+
+Every store operation is one coroutine whose first argument is a `Context`. What an operation
+can't do purely it asks of the context's `Runtime`: one HTTP exchange, a pause, a disk call,
+many operations at once, the time. There are two runtimes. The coroutines of the blocking one
+never suspend, so the blocking face runs any operation with a single `send(None)`; those of the
+asyncio one are ordinary. This is why nothing in blockyard is written twice.
+
+This module owns the protocol only: no socket, no asyncio, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from blockyard.errors import DeadlineExceededError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where requests go: `scheme` is "http" or "https", `host` a name or a bare IP address."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request, ready to send but for its `Content-Length`.
+
+    `target` is the path and query as they go on the wire (percent-encoded); `headers` hold
+    every other header, `Host` included, as text that has no CR or LF.
+    """
+
+    origin: Origin
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes | memoryview = b""
+
+
+@dataclass(slots=True)
+class Response:
+    """One HTTP reply, its body read to the end.
+
+    `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
+    or b"" when it went into the destination given to `exchange`; `size` counts its bytes
+    wherever they went.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    size: int
+
+
+class Runtime(Protocol):
+    """What operations may ask for. Implemented in `transport/blocking.py` and `transport/aio.py`."""
+
+    async def exchange(
+        self,
+        request: Request,
+        *,
+        into: memoryview | None = None,
+        limit: int,
+        deadline: float | None = None,
+    ) -> Response:
+        """Send `request` and read the whole reply.
+
+        The body of a 200 or 206 goes straight into `into` when that is given, and comes back
+        as `Response.body` otherwise, as that of every other status does. A body of more than
+        `limit` bytes (or than `into` holds) is refused before it is read.
+
+        Raises a `TransportError` and nothing else; `IncompleteBodyError` when the head of a 200
+        or 206 came and the body broke off; `DeadlineExceededError` once `deadline` has passed.
+        A pooled connection that turns out to have been closed while idle is replaced silently.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause."""
+        ...
+
+    async def blocking(self, call: Callable[[], Result]) -> Result:
+        """Run a call that may block (a disk, the credential chain) without stalling others."""
+        ...
+
+    async def gather(
+        self,
+        operation: Callable[[Item], Coroutine[Any, Any, Result]],
+        items: Iterable[Item],
+        concurrency: int,
+    ) -> list[Result]:
+        """Await `operation(item)` for every item, at most `concurrency` at a time.
+
+        Results come in the order of the items, which are drawn only as places become free. The
+        first error cancels what is under way and is raised.
+        """
+        ...
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    def wall_time(self) -> float:
+        """Seconds since the epoch, for signatures and expiries."""
+        ...
+
+    def jitter(self) -> float:
+        """A random number in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One call's surroundings: the runtime that does its I/O, its deadline and its options.
+
+    `deadline` is an instant on `runtime.now()`'s clock; `concurrency` is how many requests a
+    many-at-once call keeps in flight.
+    """
+
+    runtime: Runtime
+    deadline: float | None = None
+    concurrency: int = 32
+
+    def gather(
+        self, operation: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]
+    ) -> Coroutine[Any, Any, list[Result]]:
+        """`Runtime.gather` with this call's concurrency."""
+        return self.runtime.gather(operation, items, self.concurrency)
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause, or raise `DeadlineExceededError` at once when the deadline would pass first."""
+        if self.deadline is not None and self.runtime.now() + seconds >= self.deadline:
+            raise DeadlineExceededError("the deadline of this call would pass before its next try")
+        await self.runtime.sleep(seconds)

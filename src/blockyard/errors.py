@@ -1,0 +1,195 @@
+"""Every error blockyard raises, in one tree.
+
+::
+
+    BlockStoreError
+    ├── BlockNotFoundError            (LookupError)     no block under that key
+    ├── BlockExistsError                                if_absent was asked and a block is there
+    ├── StoreClosedError                                the store was closed before the call
+    ├── InvalidKeyError               (ValueError)      a key or prefix that no store can hold
+    ├── InvalidRangeError             (ValueError)      a range at or past the end, or negative
+    ├── BufferTooSmallError           (ValueError)      the caller's buffer can't hold the block
+    ├── BlockTooLargeError            (ValueError)      a block over the stated limit
+    ├── IntegrityError                                  bytes that do not match their checksum
+    ├── PartialDeleteError                              some keys of a delete are still there
+    ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
+    ├── LocalStorageError                               the local disk refused (read-only, full, ...)
+    ├── TransportError                                  no usable reply came
+    │   ├── TransportConnectionError  (ConnectionError) refused, reset, not resolved
+    │   │   └── TLSError                                the handshake or the certificate failed
+    │   ├── TransportTimeoutError     (TimeoutError)    connecting, or waiting with no progress
+    │   │   └── DeadlineExceededError                   the caller's deadline passed
+    │   └── ProtocolError                               a reply that is not valid HTTP or not S3
+    │       └── IncompleteBodyError                     the body broke off before its end
+    └── S3Error                                         the service answered with an error
+        ├── AccessDeniedError                           401, 403: credentials or policy
+        ├── BucketNotFoundError                         NoSuchBucket
+        ├── ThrottledError                              429, 503 SlowDown and the like
+        └── ServerError                                 any other 5xx, InternalError
+
+Messages name the operation and the key. Attempts that came before the last one are listed
+in the error's notes (PEP 678), so a traceback shows them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blockyard.model import DeleteResult
+
+
+class BlockStoreError(Exception):
+    """The root: `except BlockStoreError` catches everything that blockyard raises on purpose."""
+
+
+class BlockNotFoundError(BlockStoreError, LookupError):
+    """There is no block under the key."""
+
+
+class BlockExistsError(BlockStoreError):
+    """A block was already there when `if_absent` asked that there be none."""
+
+
+class StoreClosedError(BlockStoreError):
+    """The store had been closed."""
+
+
+class InvalidKeyError(BlockStoreError, ValueError):
+    """The key or prefix can't be used; the message says what was expected."""
+
+
+class InvalidRangeError(BlockStoreError, ValueError):
+    """The range is negative, or starts at or past the end of the block."""
+
+
+class BufferTooSmallError(BlockStoreError, ValueError):
+    """The buffer given to `read_block_into` is smaller than the block."""
+
+
+class BlockTooLargeError(BlockStoreError, ValueError):
+    """The block is larger than `blockyard.MAX_BLOCK_SIZE`."""
+
+
+class IntegrityError(BlockStoreError):
+    """The bytes do not match the checksum they were stored under."""
+
+
+class PartialDeleteError(BlockStoreError):
+    """Some keys could not be deleted; `result` says which, and why."""
+
+    def __init__(self, message: str, result: DeleteResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class ConfigError(BlockStoreError, ValueError):
+    """A setting, a URL or a configuration file can't be used; the message names the field."""
+
+
+class LocalStorageError(BlockStoreError):
+    """The local file system refused an operation; the `OSError` is the cause."""
+
+
+class TransportError(BlockStoreError):
+    """No usable reply came from the endpoint."""
+
+
+class TransportConnectionError(TransportError, ConnectionError):
+    """The connection was refused, reset, or its host name did not resolve.
+
+    `established` is False while no connection had come about, so nothing can have been sent.
+    """
+
+    def __init__(self, message: str, *, established: bool = True) -> None:
+        super().__init__(message)
+        self.established = established
+
+
+class TLSError(TransportConnectionError):
+    """The TLS handshake failed or the certificate was not accepted. Not retried."""
+
+
+class TransportTimeoutError(TransportError, TimeoutError):
+    """Connecting took too long, or no byte moved for the no-progress timeout."""
+
+    def __init__(self, message: str, *, established: bool = True) -> None:
+        super().__init__(message)
+        self.established = established
+
+
+class DeadlineExceededError(TransportTimeoutError):
+    """The deadline the caller set for the whole call has passed."""
+
+
+class ProtocolError(TransportError):
+    """The reply is not valid HTTP/1.1, or not what S3 says at this place."""
+
+
+class IncompleteBodyError(ProtocolError):
+    """The body broke off: `received` of `expected` bytes had come, and they are in `partial`.
+
+    `partial` is None when the bytes went into the destination that the caller gave. `cause` is
+    the transport error that ended the body: a reset, an end of stream, a timeout.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        headers: dict[str, str],
+        status: int,
+        received: int,
+        expected: int,
+        partial: bytes | memoryview | None,
+        cause: TransportError,
+    ) -> None:
+        super().__init__(message)
+        self.headers = headers
+        self.status = status
+        self.received = received
+        self.expected = expected
+        self.partial = partial
+        self.cause = cause
+
+
+class S3Error(BlockStoreError):
+    """The service answered with an error.
+
+    `status` is the HTTP status, `code` the parsed `<Code>` ("" when the reply had no body),
+    `request_id` and `host_id` what the service's support asks for, `attempts` how many requests
+    were made. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str = "",
+        request_id: str = "",
+        host_id: str = "",
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.host_id = host_id
+        self.attempts = attempts
+
+
+class AccessDeniedError(S3Error):
+    """The credentials are missing, wrong, expired or not allowed to do this."""
+
+
+class BucketNotFoundError(S3Error):
+    """The bucket does not exist at this endpoint."""
+
+
+class ThrottledError(S3Error):
+    """The service asked to slow down, and still did when the retries were used up."""
+
+
+class ServerError(S3Error):
+    """The service failed, and still did when the retries were used up."""

@@ -1,0 +1,75 @@
+"""The values that operations return, and the limits they are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from blockyard.errors import BlockStoreError, PartialDeleteError
+
+KIB = 1024
+MIB = 1024 * KIB
+BLOCK_SIZE = 4 * MIB
+"""The size of a block as a rule, in bytes."""
+
+MAX_BLOCK_SIZE = 1024 * MIB
+"""The largest block that can be written or read whole, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInfo:
+    """What a store knows of a block without reading it.
+
+    `size` is in bytes; `etag` comes without quotes and changes when the content does;
+    `last_modified` is in UTC, and None where the service did not say (a write's reply).
+    """
+
+    key: str
+    size: int
+    etag: str
+    last_modified: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, in key order; `next_token` is None on the last one."""
+
+    blocks: list[BlockInfo]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResult:
+    """What became of each key of a delete.
+
+    `deleted` holds the keys that are gone (or, in a dry run, would be), in the order asked;
+    a key that was not there counts as deleted. `failed` maps every other key to its error.
+    """
+
+    deleted: list[str] = field(default_factory=list)
+    failed: Mapping[str, BlockStoreError] = field(default_factory=dict[str, BlockStoreError])
+
+    def raise_for_failures(self) -> None:
+        """Raise `PartialDeleteError` when any key failed."""
+        if not self.failed:
+            return
+        key, error = next(iter(self.failed.items()))
+        raise PartialDeleteError(
+            f"delete: {len(self.failed)} of {len(self.failed) + len(self.deleted)} keys "
+            f"could not be deleted; the first is {key!r}: {error}",
+            self,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """The answer of `health_check`: the bucket or folder can be used.
+
+    `latency` is the seconds that the check took; `store` says what was checked, without secrets;
+    `server` is what the service calls itself, "" where it does not say.
+    """
+
+    latency: float
+    store: str
+    server: str = ""

@@ -1,0 +1,234 @@
+"""The public operations, each written once, over any store.
+
+Arguments are checked here, before anything is sent or lost, so that a store may rely on them;
+what a store can't do better itself (many at once, whole listings, delete by prefix) is built
+here from what it can. Both faces call these and add nothing but the way to run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blockyard.context import Context
+from blockyard.errors import (
+    BlockNotFoundError,
+    BlockStoreError,
+    BlockTooLargeError,
+    InvalidKeyError,
+    StoreClosedError,
+)
+from blockyard.keys import below, check_key, check_prefix, check_range
+from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from blockyard.stores.base import Store
+
+PAGE_SIZE = 1000
+"""Keys to a page of a listing: S3's own limit."""
+
+
+class Operations:
+    """The operations of one open store. Shared by every face and view of it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._closed = False
+
+    def write_block(
+        self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
+    ) -> Coroutine[Any, Any, BlockInfo]:
+        self._check_open("write_block")
+        check_key(key)
+        return self.store.write_block(ctx, key, _block_bytes(key, data), if_absent=if_absent)
+
+    def read_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, bytes]:
+        self._check_open("read_block")
+        check_key(key)
+        return self.store.read_block(ctx, key)
+
+    def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> Coroutine[Any, Any, int]:
+        self._check_open("read_block_into")
+        check_key(key)
+        return self.store.read_block_into(ctx, key, _writable_bytes(buffer))
+
+    def read_block_range(
+        self, ctx: Context, key: str, offset: int, length: int | None = None
+    ) -> Coroutine[Any, Any, bytes]:
+        self._check_open("read_block_range")
+        check_key(key)
+        check_range(key, offset, length)
+        return self.store.read_block_range(ctx, key, offset, length)
+
+    def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
+        self._check_open("read_blocks")
+        wanted = _several("read_blocks: keys", keys)
+        for key in wanted:
+            check_key(key)
+        return ctx.gather(lambda key: self.store.read_block(ctx, key), wanted)
+
+    def read_block_ranges(
+        self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
+    ) -> Coroutine[Any, Any, list[bytes]]:
+        self._check_open("read_block_ranges")
+        wanted = list(ranges)
+        for key, offset, length in wanted:
+            check_key(key)
+            check_range(key, offset, length)
+        return ctx.gather(lambda asked: self.store.read_block_range(ctx, *asked), wanted)
+
+    def write_blocks(
+        self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]
+    ) -> Coroutine[Any, Any, list[BlockInfo]]:
+        self._check_open("write_blocks")
+        if isinstance(blocks, Sequence):  # an iterator is drawn, and checked, block by block
+            for key, _ in blocks:
+                check_key(key)
+        return ctx.gather(lambda block: self.write_block(ctx, *block), blocks)
+
+    def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
+        self._check_open("stat_block")
+        check_key(key)
+        return self.store.stat_block(ctx, key)
+
+    async def block_exists(self, ctx: Context, key: str) -> bool:
+        try:
+            _ = await self.stat_block(ctx, key)
+        except BlockNotFoundError:
+            return False
+        return True
+
+    def copy_block(
+        self, ctx: Context, source_key: str, target_key: str
+    ) -> Coroutine[Any, Any, BlockInfo]:
+        self._check_open("copy_block")
+        check_key(source_key)
+        check_key(target_key)
+        if source_key == target_key:
+            return self.store.stat_block(ctx, source_key)
+        return self.store.copy_block(ctx, source_key, target_key)
+
+    def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
+        self._check_open("delete_block")
+        check_key(key)
+        return self.store.delete_block(ctx, key)
+
+    def delete_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, DeleteResult]:
+        self._check_open("delete_blocks")
+        unique = list(dict.fromkeys(_several("delete_blocks: keys", keys)))
+        for key in unique:
+            check_key(key)
+        return self.store.delete_blocks(ctx, unique)
+
+    async def delete_by_prefix(
+        self, ctx: Context, prefix: str, *, literal: bool = False, dry_run: bool = False
+    ) -> DeleteResult:
+        self._check_open("delete_by_prefix")
+        check_prefix(prefix)
+        if prefix == "" and not literal:
+            raise InvalidKeyError(
+                "delete_by_prefix: an empty prefix would delete every block; "
+                "pass literal=True to mean that"
+            )
+        deleted: list[str] = []
+        failed: dict[str, BlockStoreError] = {}
+        if not literal and not prefix.endswith("/") and await self.block_exists(ctx, prefix):
+            await self._delete_page(ctx, [prefix], dry_run, deleted, failed)
+        token: str | None = None
+        listed = prefix if literal else below(prefix)
+        while True:
+            page = await self.list_page(ctx, listed, token)
+            await self._delete_page(
+                ctx, [block.key for block in page.blocks], dry_run, deleted, failed
+            )
+            token = page.next_token
+            if token is None:
+                return DeleteResult(deleted, failed)
+
+    async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
+        keys: list[str] = []
+        token: str | None = None
+        while True:
+            page = await self.list_page(ctx, prefix, token)
+            keys += [block.key for block in page.blocks]
+            token = page.next_token
+            if token is None:
+                return keys
+
+    def list_page(self, ctx: Context, prefix: str, token: str | None) -> Coroutine[Any, Any, Page]:
+        """One page of a listing: what the faces' `iter_blocks` walk."""
+        self._check_open("iter_blocks")
+        check_prefix(prefix)
+        return self.store.list_page(ctx, prefix, token, PAGE_SIZE)
+
+    def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
+        self._check_open("health_check")
+        return self.store.health_check(ctx)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.store.close()
+
+    def _check_open(self, operation: str) -> None:
+        if self._closed:
+            raise StoreClosedError(f"{operation}: the store is closed")
+
+    async def _delete_page(
+        self,
+        ctx: Context,
+        keys: Sequence[str],
+        dry_run: bool,
+        deleted: list[str],
+        failed: dict[str, BlockStoreError],
+    ) -> None:
+        """Delete one page; after the first, an error is kept against its keys, not raised."""
+        if dry_run or not keys:
+            deleted += keys
+            return
+        try:
+            outcome = await self.delete_blocks(ctx, keys)
+        except BlockStoreError as error:
+            if not deleted:
+                raise
+            failed.update(dict.fromkeys(keys, error))
+            return
+        deleted += outcome.deleted
+        failed.update(outcome.failed)
+
+
+def _several(what: str, keys: Iterable[str]) -> list[str]:
+    if isinstance(keys, str):
+        raise TypeError(f"{what}: expected several keys, got one str")
+    return list(keys)
+
+
+def _block_bytes(key: str, data: Buffer) -> bytes | memoryview:
+    """`data` as flat bytes, not copied."""
+    block = data if type(data) is bytes else _flat("data", data)
+    if len(block) > MAX_BLOCK_SIZE:
+        raise BlockTooLargeError(
+            f"write_block {key!r}: {len(block)} bytes, the limit is {MAX_BLOCK_SIZE}"
+        )
+    return block
+
+
+def _writable_bytes(buffer: Buffer) -> memoryview:
+    view = _flat("buffer", buffer)
+    if view.readonly:
+        raise TypeError("buffer: expected a writable buffer, got a read-only one")
+    return view
+
+
+def _flat(what: str, data: Buffer) -> memoryview:
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(
+            f"{what}: expected bytes or another buffer, got {type(data).__name__}"
+        ) from None
+    if not view.c_contiguous:
+        raise TypeError(f"{what}: expected a contiguous buffer")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())

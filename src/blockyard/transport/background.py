@@ -1,0 +1,77 @@
+"""One event loop on one thread, for the blocking face's many-at-once calls.
+
+Many operations at once run better on one loop than on many threads that fight for the
+interpreter lock. The thread starts with the first such call and ends with the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blockyard.context import Context
+from blockyard.transport.aio import AsyncioRuntime
+
+if TYPE_CHECKING:
+    from blockyard.config import HttpConfig, TimeoutConfig
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class BackgroundLoop:
+    """Runs operations on its own event loop while the calling thread waits."""
+
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
+        self._runtime = AsyncioRuntime(http, timeouts)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._owner = os.getpid()
+        self._starting = threading.Lock()
+
+    def run(
+        self,
+        operation: Callable[[Context, Argument], Coroutine[Any, Any, Result]],
+        argument: Argument,
+        deadline: float | None,
+        concurrency: int,
+    ) -> Result:
+        """`operation(context, argument)` on the loop; an interrupt here cancels it there."""
+        runtime = self._runtime
+        ends = None if deadline is None else runtime.now() + deadline
+        call = operation(Context(runtime, ends, concurrency), argument)
+        future = asyncio.run_coroutine_threadsafe(call, self._running_loop())
+        try:
+            return future.result()
+        except BaseException:
+            _ = future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the connections, stop the loop and wait for its thread."""
+        with self._starting:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None or self._owner != os.getpid():
+            return
+        asyncio.run_coroutine_threadsafe(self._runtime.close(), loop).result()
+        _ = loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._owner != os.getpid():  # a forked child has the object but not the thread
+            self._owner = os.getpid()
+            self._loop = self._thread = None
+            self._starting = threading.Lock()
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="blockyard", daemon=True
+                )
+                self._thread.start()
+            return self._loop
