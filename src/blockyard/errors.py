@@ -20,7 +20,8 @@
     │   ├── TransportTimeoutError     (TimeoutError)    connecting, or waiting with no progress
     │   │   └── DeadlineExceededError                   the caller's deadline passed
     │   └── ProtocolError                               a reply that is not valid HTTP or not S3
-    │       └── IncompleteBodyError                     the body broke off before its end
+    │       ├── IncompleteBodyError                     the body broke off before its end
+    │       └── OversizedBodyError                      the body is larger than was asked for
     └── S3Error                                         the service answered with an error
         ├── AccessDeniedError                           401, 403: credentials or policy
         ├── BucketNotFoundError                         NoSuchBucket
@@ -151,6 +152,15 @@ class IncompleteBodyError(ProtocolError):
         self.expected = expected
         self.partial = partial
         self.cause = cause
+
+
+class OversizedBodyError(ProtocolError):
+    """The body of a reply with `status` is larger, `size` bytes, than what was asked for."""
+
+    def __init__(self, message: str, *, status: int, size: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.size = size
 
 
 class S3Error(BlockStoreError):

@@ -1,14 +1,28 @@
-"""The asyncio runtime."""
+"""The asyncio runtime: I/O on the running event loop.
+
+Each event loop that uses the runtime has connections of its own, so a store outlives one
+`asyncio.run` and works in the next, and in a forked child.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Request, Response
+from blockyard.context import Origin, Request, Response
+from blockyard.errors import DeadlineExceededError, TransportConnectionError
+from blockyard.transport.aio_connection import AsyncioConnection, connect
+from blockyard.transport.dialing import Dialing
+from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.patience import Patience
+from blockyard.transport.pool import Pool, Take
+from blockyard.transport.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
@@ -18,11 +32,15 @@ Result = TypeVar("Result")
 
 
 class AsyncioRuntime:
-    """I/O on the running event loop."""
+    """I/O on the running event loop. See `Runtime` for what each method does."""
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._http = http
         self._timeouts = timeouts
+        self._dialing = Dialing(http)
+        self._lines: _LoopConnections | None = None
+        self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
+        _runtimes.add(self)
 
     async def exchange(
         self,
@@ -32,7 +50,22 @@ class AsyncioRuntime:
         limit: int,
         deadline: float | None = None,
     ) -> Response:
-        raise NotImplementedError
+        patience = Patience(self._timeouts.no_progress, deadline)
+        lines = self._here()
+        while True:
+            connection = await lines.take(request.origin, patience)
+            reused = connection.used
+            reply = ReplyReader(request.method, into, limit)
+            try:
+                lines.watchdog.watch(connection, patience.ends())
+                await connection.exchange(request, reply, patience)
+                return reply.response()
+            except TransportConnectionError:
+                if not reused or reply.begun:
+                    raise
+                # closed by the other side while it was idle: a fresh one, at once
+            finally:
+                lines.release(request.origin, connection, reply.complete and reply.keep_alive)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -48,6 +81,7 @@ class AsyncioRuntime:
     ) -> list[Result]:
         """As many workers as places, each drawing the next item: one task a worker, not an item."""
         results: list[Any] = []
+        places = min(concurrency, len(items)) if isinstance(items, Sized) else concurrency
         numbered = enumerate(items)
 
         async def work() -> None:
@@ -55,12 +89,15 @@ class AsyncioRuntime:
                 results.append(None)
                 results[index] = await operation(item)
 
+        first: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(concurrency):
+                for _ in range(places):
                     _ = workers.create_task(work())
         except BaseExceptionGroup as group:
-            raise group.exceptions[0] from None
+            first = group.exceptions[0]
+        if first is not None:
+            raise first
         return results
 
     now = staticmethod(time.monotonic)
@@ -68,4 +105,132 @@ class AsyncioRuntime:
     jitter = staticmethod(random.random)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection of the running loop; requests under way fail."""
+        self._here().close()
+        del self._by_loop[asyncio.get_running_loop()]
+        self._lines = None
+
+    def start_afresh(self) -> None:
+        """In a forked child: let go of the parent's connections, without a word to the peer."""
+        for lines in self._by_loop.values():
+            lines.abandon()
+        self._by_loop.clear()
+        self._lines = None
+
+    def _here(self) -> _LoopConnections:
+        loop = asyncio.get_running_loop()
+        lines = self._lines
+        if lines is not None and lines.loop is loop:
+            return lines
+        for ended in [other for other in self._by_loop if other.is_closed()]:
+            self._by_loop.pop(ended).abandon()
+        lines = self._by_loop.get(loop)
+        if lines is None:
+            lines = _LoopConnections(loop, self._http, self._timeouts, self._dialing)
+            self._by_loop[loop] = lines
+        self._lines = lines
+        return lines
+
+
+class _LoopConnections:
+    """The connections of one event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        http: HttpConfig,
+        timeouts: TimeoutConfig,
+        dialing: Dialing,
+    ) -> None:
+        self.loop = loop
+        self.watchdog = Watchdog(loop)
+        self._timeouts = timeouts
+        self._dialing = dialing
+        self._pool: Pool[AsyncioConnection] = Pool(
+            http.max_connections, http.max_idle, http.keep_alive
+        )
+        self._open: set[AsyncioConnection] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, origin: Origin, patience: Patience) -> AsyncioConnection:
+        while True:
+            taken = self._pool.take(origin, time.monotonic())
+            if taken is Take.WAIT:
+                await self._wait_for_place(patience)
+            elif taken is Take.OPEN:
+                return await self._connect(origin, patience)
+            elif taken.closed:
+                self._open.discard(taken)
+                self._pool.drop(origin)
+            else:
+                return taken
+
+    def release(self, origin: Origin, connection: AsyncioConnection, keep: bool) -> None:
+        self.watchdog.unwatch(connection)
+        surplus = [connection]
+        if keep and not connection.closed:
+            surplus = self._pool.give_back(origin, connection, time.monotonic())
+        else:
+            self._pool.drop(origin)
+        self._wake_one()
+        for each in surplus:
+            each.close()
+            self._open.discard(each)
+
+    def close(self) -> None:
+        self.watchdog.stop()
+        for connection in list(self._open):
+            connection.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Close what a loop that has ended, or a parent process, left open."""
+        for connection in self._open:
+            connection.abandon()
+        self._open.clear()
+        _ = self._pool.clear()
+
+    async def _connect(self, origin: Origin, patience: Patience) -> AsyncioConnection:
+        try:
+            connection = await connect(
+                self.loop, origin, self._dialing, patience, self._timeouts.connect
+            )
+        except BaseException:
+            self._pool.drop(origin)
+            self._wake_one()
+            raise
+        self._open.add(connection)
+        return connection
+
+    async def _wait_for_place(self, patience: Patience) -> None:
+        place: asyncio.Future[None] = self.loop.create_future()
+        self._waiting.append(place)
+        try:
+            async with asyncio.timeout(patience.remaining()):
+                await place
+        except TimeoutError:
+            raise DeadlineExceededError(
+                "the deadline of this call passed while all connections were taken"
+            ) from None
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self._wake_one()  # the place was ours for a moment: it is the next one's
+            raise
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+
+
+_runtimes: weakref.WeakSet[AsyncioRuntime] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for runtime in list(_runtimes):
+        runtime.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

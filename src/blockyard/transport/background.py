@@ -30,6 +30,7 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._owner = os.getpid()
+        self._inherited: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
 
     def run(
@@ -65,6 +66,7 @@ class BackgroundLoop:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._owner != os.getpid():  # a forked child has the object but not the thread
             self._owner = os.getpid()
+            self._inherited = self._loop  # kept: a loop that never ran here can't be closed here
             self._loop = self._thread = None
             self._starting = threading.Lock()
         with self._starting:

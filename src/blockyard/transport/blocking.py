@@ -1,13 +1,24 @@
-"""The blocking runtime."""
+"""The blocking runtime: I/O on the calling thread, over plain sockets, shared by threads."""
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Request, Response
+from blockyard.context import Origin, Request, Response
+from blockyard.errors import (
+    TransportConnectionError,
+)
+from blockyard.transport.blocking_connection import BlockingConnection, connect
+from blockyard.transport.dialing import Dialing
+from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.patience import Patience
+from blockyard.transport.pool import Pool, Take
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
@@ -27,11 +38,14 @@ def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
 
 
 class BlockingRuntime:
-    """I/O on the calling thread, over plain sockets. Shared by threads."""
+    """I/O on the calling thread. See `Runtime` for what each method does."""
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._http = http
         self._timeouts = timeouts
+        self._dialing = Dialing(http)
+        self._start()
+        _runtimes.add(self)
 
     async def exchange(
         self,
@@ -41,10 +55,23 @@ class BlockingRuntime:
         limit: int,
         deadline: float | None = None,
     ) -> Response:
-        raise NotImplementedError
+        patience = Patience(self._timeouts.no_progress, deadline)
+        while True:
+            connection = self._take(request.origin, patience)
+            reused = connection.used
+            reply = ReplyReader(request.method, into, limit)
+            try:
+                connection.exchange(request, reply, patience)
+                return reply.response()
+            except TransportConnectionError:
+                if not reused or reply.begun:
+                    raise
+                # closed by the other side while it was idle: a fresh one, at once
+            finally:
+                self._release(request.origin, connection, reply.complete and reply.keep_alive)
 
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - blocking is what this runtime is for
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
@@ -55,7 +82,7 @@ class BlockingRuntime:
         items: Iterable[Item],
         concurrency: int,
     ) -> list[Result]:
-        """One after the other: the blocking face sends what gains from more to the background."""
+        """One after the other: what gains from more at once goes to the background loop."""
         return [await operation(item) for item in items]
 
     now = staticmethod(time.monotonic)
@@ -63,4 +90,72 @@ class BlockingRuntime:
     jitter = staticmethod(random.random)
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close the idle connections; those in use close when their request is done."""
+        with self._free:
+            self._closed = True
+            for connection in self._pool.clear():
+                self._close(connection)
+
+    def start_afresh(self) -> None:
+        """In a forked child: let go of the parent's connections, without a word to the peer."""
+        for connection in self._open:
+            connection.close()
+        self._start()
+
+    def _start(self) -> None:
+        http = self._http
+        self._pool: Pool[BlockingConnection] = Pool(
+            http.max_connections, http.max_idle, http.keep_alive
+        )
+        self._open: set[BlockingConnection] = set()
+        self._free = threading.Condition()
+        self._closed = False
+
+    def _take(self, origin: Origin, patience: Patience) -> BlockingConnection:
+        while True:
+            with self._free:
+                taken = self._pool.take(origin, time.monotonic())
+                while taken is Take.WAIT:
+                    _ = self._free.wait(patience.remaining())
+                    _ = patience.wait()
+                    taken = self._pool.take(origin, time.monotonic())
+            if not isinstance(taken, Take):
+                if taken.usable():
+                    return taken
+                self._release(origin, taken, keep=False)
+                continue
+            try:
+                connection = connect(origin, self._dialing, patience, self._timeouts.connect)
+            except BaseException:
+                with self._free:
+                    self._pool.drop(origin)
+                    self._free.notify()
+                raise
+            self._open.add(connection)
+            return connection
+
+    def _release(self, origin: Origin, connection: BlockingConnection, keep: bool) -> None:
+        with self._free:
+            surplus = [connection]
+            if keep and not self._closed:
+                surplus = self._pool.give_back(origin, connection, time.monotonic())
+            else:
+                self._pool.drop(origin)
+            self._free.notify()
+        for each in surplus:
+            self._close(each)
+
+    def _close(self, connection: BlockingConnection) -> None:
+        connection.close()
+        self._open.discard(connection)
+
+
+_runtimes: weakref.WeakSet[BlockingRuntime] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for runtime in list(_runtimes):
+        runtime.start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,258 @@
+"""One connection of the asyncio runtime: a non-blocking socket watched by the event loop.
+
+The loop calls back when the socket is ready, and the bytes go from there straight to where
+`ReplyReader` wants them, and from the caller's buffer straight to the socket: no transport, no
+stream, no copy in between, plain and TLS alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+import time
+
+from blockyard.context import Origin, Request
+from blockyard.errors import TransportConnectionError, TransportError
+from blockyard.transport.dialing import (
+    Dialing,
+    check_connect,
+    connect_error,
+    connect_head,
+)
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.patience import Patience
+
+_NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class AsyncioConnection:
+    """A connection to one origin. `used` is whether it has answered a request before.
+
+    `moved` is when a byte last moved, on the monotonic clock.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, tls: bool) -> None:
+        self.used = False
+        self.closed = False
+        self.moved = 0.0
+        self.patience: Patience
+        self._loop = loop
+        self._sock = sock
+        self._tls = tls
+        self._scratch = bytearray(SCRATCH_SIZE)
+        self._reply: ReplyReader | None = None
+        self._done: asyncio.Future[None]
+        self._outgoing: list[memoryview] = []
+        self._cut_short = False
+        loop.add_reader(sock.fileno(), self._readable)
+
+    async def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
+        """Send `request` and read `reply` to its end. Raises `TransportError`.
+
+        The caller closes the connection unless the reply is complete and may be kept alive.
+        """
+        self.patience = patience
+        self.moved = time.monotonic()
+        self._reply = reply
+        self._done = self._loop.create_future()
+        self._cut_short = False
+        self._send(encode_head(request), request.body)
+        await self._done
+        if self._cut_short or self._outgoing:
+            reply.keep_alive = False
+        self.used = True
+
+    def expire(self, now: float) -> float:
+        """End the exchange if it has waited too long; else say when it will have."""
+        ends = self.moved + self.patience.no_progress
+        if self.patience.deadline is not None:
+            ends = min(ends, self.patience.deadline)
+        if now < ends:
+            return ends
+        self._fail(self.patience.expired("no byte moved", self.patience.no_progress))
+        return math.inf
+
+    def close(self) -> None:
+        """Close the socket, and fail the exchange that is under way."""
+        if self.closed:
+            return
+        self.closed = True
+        _ = self._loop.remove_reader(self._sock.fileno())
+        _ = self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        if self._reply is not None:
+            self._fail(TransportConnectionError("the connection was closed by its store"))
+
+    def abandon(self) -> None:
+        """Close the socket alone: its loop has ended, or belongs to the parent process."""
+        self.closed = True
+        self._sock.close()
+
+    def _send(self, head: bytes, body: bytes | memoryview) -> None:
+        self._outgoing = [memoryview(head)]
+        if body:
+            self._outgoing.append(memoryview(body))
+        self._writable()
+        if self._outgoing and not self._cut_short:
+            self._loop.add_writer(self._sock.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        """Send what the socket takes. One that takes no more may still hold an answer to read."""
+        try:
+            while self._outgoing:
+                if self._tls:
+                    self._sent(self._sock.send(self._outgoing[0]))
+                else:
+                    self._sent(self._sock.sendmsg(self._outgoing))
+        except _NOT_YET:
+            return
+        except OSError:
+            self._cut_short = True
+        _ = self._loop.remove_writer(self._sock.fileno())
+
+    def _sent(self, size: int) -> None:
+        self.moved = time.monotonic()
+        while size and size >= len(self._outgoing[0]):
+            size -= len(self._outgoing.pop(0))
+        if size:
+            self._outgoing[0] = self._outgoing[0][size:]
+
+    def _readable(self) -> None:
+        """Receive while there is more. What comes between exchanges ends the connection."""
+        reply = self._reply
+        if reply is None:
+            self.close()
+            return
+        try:
+            while not reply.complete and self._receive(reply):
+                pass
+        except _NOT_YET:
+            return
+        except TransportError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(TransportConnectionError(f"the connection broke: {error}"))
+        if reply.complete and not self._done.done():
+            self._reply = None
+            self._done.set_result(None)
+
+    def _receive(self, reply: ReplyReader) -> bool:
+        """One `recv`; says whether another may find more at once."""
+        view = reply.destination
+        if view is None:
+            room = SCRATCH_SIZE
+            size = self._sock.recv_into(self._scratch)
+        else:
+            room = len(view)
+            size = self._sock.recv_into(view)
+        if size == 0:
+            reply.end_of_stream()
+            return True
+        self.moved = time.monotonic()
+        if view is None:
+            reply.feed(self._scratch, size)
+        else:
+            reply.filled(size)
+        return self._tls or size == room
+
+    def _fail(self, error: TransportError) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None and not self._done.done():
+            self._done.set_exception(reply.broken(error))
+
+
+async def connect(
+    loop: asyncio.AbstractEventLoop,
+    origin: Origin,
+    dialing: Dialing,
+    patience: Patience,
+    limit: float,
+) -> AsyncioConnection:
+    """A new connection to `origin`, through the proxy if there is one, made in `limit` seconds."""
+    proxy = dialing.proxy_for(origin)
+    host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+    wait = min(limit, patience.wait())
+    try:
+        async with asyncio.timeout(wait):
+            sock = await _connect_any(loop, host, port)
+            try:
+                if proxy is not None:
+                    await loop.sock_sendall(sock, connect_head(origin, proxy))
+                    check_connect(await _read_status(loop, sock), proxy)
+                if origin.scheme == "https":
+                    sock = await _start_tls(loop, sock, dialing.tls_context, origin.host)
+                return AsyncioConnection(loop, sock, tls=origin.scheme == "https")
+            except BaseException:
+                sock.close()
+                raise
+    except TimeoutError:
+        what = f"connecting to {host}:{port} was not done"
+        raise patience.expired(what, wait, established=False) from None
+    except TransportError:
+        raise
+    except OSError as cause:
+        raise connect_error(cause, host, port) from cause
+
+
+async def _connect_any(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """Try the addresses of `host` in their order."""
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    error: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as cause:
+            sock.close()
+            error = cause
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise error or OSError(f"{host} has no address")
+
+
+async def _read_status(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> int:
+    reply = ReplyReader("CONNECT", None, 0)
+    while not reply.status:
+        scratch = bytearray(await loop.sock_recv(sock, SCRATCH_SIZE))
+        if not scratch:
+            reply.end_of_stream()
+        reply.feed(scratch, len(scratch))
+    return reply.status
+
+
+async def _start_tls(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext, host: str
+) -> ssl.SSLSocket:
+    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    descriptor = wrapped.fileno()
+    try:
+        while True:
+            ready: asyncio.Future[None] = loop.create_future()
+            try:
+                wrapped.do_handshake()
+            except ssl.SSLWantReadError:
+                loop.add_reader(descriptor, _wake, ready)
+            except ssl.SSLWantWriteError:
+                loop.add_writer(descriptor, _wake, ready)
+            else:
+                return wrapped
+            await ready
+            _ = loop.remove_reader(descriptor)
+            _ = loop.remove_writer(descriptor)
+    except BaseException:
+        _ = loop.remove_reader(descriptor)
+        _ = loop.remove_writer(descriptor)
+        wrapped.close()
+        raise
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

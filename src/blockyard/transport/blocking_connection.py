@@ -1,0 +1,169 @@
+"""One connection of the blocking runtime: a plain or TLS socket whose every wait is bounded.
+
+A plain socket stays in the kernel's blocking mode, with its time limits set there
+(SO_RCVTIMEO, SO_SNDTIMEO), so that one `recv` with MSG_WAITALL takes a whole body. A kernel
+limit counts the whole of such a wait: one that ends with some bytes made progress and goes on,
+so a stalled peer is given up after at most twice the no-progress timeout.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+
+from blockyard.context import Origin, Request
+from blockyard.errors import TransportConnectionError, TransportError
+from blockyard.transport.dialing import (
+    Dialing,
+    Proxy,
+    check_connect,
+    connect_error,
+    connect_head,
+)
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.patience import Patience
+
+_TIMEVAL = struct.Struct("@ll")
+
+
+class BlockingConnection:
+    """A connection to one origin. `used` is whether it has answered a request before."""
+
+    def __init__(self, sock: socket.socket, *, tls: bool) -> None:
+        self.used = False
+        self._sock = sock
+        self._tls = tls
+        self._whole = 0 if tls else socket.MSG_WAITALL
+        self._wait = -1.0
+        self._scratch = bytearray(SCRATCH_SIZE)
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
+        if not tls:
+            sock.settimeout(None)
+
+    def usable(self) -> bool:
+        """Whether an idle connection is still open and, as it should be, silent."""
+        return not self._arrived.poll(0)
+
+    def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
+        """Send `request` and read `reply` to its end. Raises `TransportError`."""
+        wait = 0.0
+        try:
+            wait = self._bound(patience)
+            cut_short = self._send(encode_head(request), request.body, patience)
+            while not reply.complete:
+                wait = self._bound(patience)
+                self._receive(reply)
+        except (BlockingIOError, TimeoutError):
+            raise reply.broken(patience.expired("no byte moved", wait)) from None
+        except OSError as error:
+            raise reply.broken(TransportConnectionError(f"the connection broke: {error}")) from None
+        if cut_short:
+            reply.keep_alive = False
+        self.used = True
+
+    def close(self) -> None:
+        """Close the socket; nothing is said to the other side beyond that."""
+        self._sock.close()
+
+    def _send(self, head: bytes, body: bytes | memoryview, patience: Patience) -> bool:
+        """Send it all, or return True when the other side would not take it all.
+
+        An endpoint that refuses a request may answer and close before it has read the body, so
+        its answer is read all the same.
+        """
+        try:
+            if self._tls:
+                self._send_tls(head, body, patience)
+            else:
+                self._send_plain(head, body, patience)
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return False
+
+    def _send_plain(self, head: bytes, body: bytes | memoryview, patience: Patience) -> None:
+        sent = self._sock.sendmsg((head, body))
+        while sent < len(head):
+            _ = self._bound(patience)
+            sent += self._sock.send(memoryview(head)[sent:])
+        sent -= len(head)
+        while sent < len(body):
+            _ = self._bound(patience)
+            sent += self._sock.send(memoryview(body)[sent:])
+
+    def _send_tls(self, head: bytes, body: bytes | memoryview, patience: Patience) -> None:
+        for part in (head, body):
+            view = memoryview(part)
+            while view:
+                _ = self._bound(patience)
+                view = view[self._sock.send(view) :]
+
+    def _receive(self, reply: ReplyReader) -> None:
+        view = reply.destination
+        if view is None:
+            size = self._sock.recv_into(self._scratch)
+        else:
+            size = self._sock.recv_into(view, len(view), self._whole)
+        if size == 0:
+            reply.end_of_stream()
+        elif view is None:
+            reply.feed(self._scratch, size)
+        else:
+            reply.filled(size)
+
+    def _bound(self, patience: Patience) -> float:
+        """Limit the next wait; the system call is made only when the limit changes."""
+        wait = patience.wait()
+        if wait == self._wait:
+            return wait
+        self._wait = wait
+        if self._tls:
+            self._sock.settimeout(wait)
+        else:
+            whole = int(wait)
+            limit = _TIMEVAL.pack(whole, max(int((wait - whole) * 1e6), 1))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        return wait
+
+
+def connect(
+    origin: Origin, dialing: Dialing, patience: Patience, limit: float
+) -> BlockingConnection:
+    """A new connection to `origin`, through the proxy if there is one, made in `limit` seconds."""
+    proxy = dialing.proxy_for(origin)
+    host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+    wait = min(limit, patience.wait())
+    sock = None
+    try:
+        sock = socket.create_connection((host, port), wait)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxy is not None:
+            _tunnel(sock, origin, proxy)
+        if origin.scheme == "https":
+            sock = dialing.tls_context.wrap_socket(sock, server_hostname=origin.host)
+        return BlockingConnection(sock, tls=origin.scheme == "https")
+    except TimeoutError:
+        error: Exception = patience.expired(
+            f"connecting to {host}:{port} was not done", wait, established=False
+        )
+    except OSError as cause:
+        error = connect_error(cause, host, port)
+    except TransportError as cause:
+        error = cause
+    if sock is not None:
+        sock.close()
+    raise error
+
+
+def _tunnel(sock: socket.socket, origin: Origin, proxy: Proxy) -> None:
+    sock.sendall(connect_head(origin, proxy))
+    reply = ReplyReader("CONNECT", None, 0)
+    scratch = bytearray(SCRATCH_SIZE)
+    while not reply.status:
+        size = sock.recv_into(scratch)
+        if size == 0:
+            reply.end_of_stream()
+        reply.feed(scratch, size)
+    check_connect(reply.status, proxy)

@@ -1,0 +1,129 @@
+"""What both runtimes need to reach an origin: the TLS context, and the proxy if there is one.
+
+TLS verifies certificates and host names, speaks 1.2 at least and offers only HTTP/1.1 (ALPN).
+A proxy is asked for a tunnel with CONNECT (RFC 9110, section 9.3.6).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from base64 import b64encode
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from blockyard.context import Origin
+from blockyard.errors import ConfigError, TLSError, TransportConnectionError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from blockyard.config import HttpConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy to tunnel through; `authorization` is the value of Proxy-Authorization, or ""."""
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+
+
+class Dialing:
+    """How the connections of one store are made."""
+
+    def __init__(self, http: HttpConfig) -> None:
+        self._http = http
+
+    @cached_property
+    def tls_context(self) -> ssl.SSLContext:
+        """The one TLS context, made when first needed: it loads all trusted certificates."""
+        import ssl  # noqa: PLC0415 - plain http does without it
+
+        http = self._http
+        try:
+            context = ssl.create_default_context(cafile=http.ca_bundle or None)
+            if http.client_cert:
+                context.load_cert_chain(http.client_cert, http.client_key or None)
+        except OSError as error:
+            raise ConfigError(f"http.ca_bundle, client_cert, client_key: {error}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def proxy_for(self, origin: Origin) -> Proxy | None:
+        """The configured proxy; else, for https, HTTPS_PROXY's unless NO_PROXY names the host."""
+        if self._http.proxy:
+            return _parse_proxy(self._http.proxy)
+        if origin.scheme != "https" or not _proxy_variables():
+            return None
+        import urllib.request as system  # noqa: PLC0415 - slow to import, seldom needed
+
+        proxies = system.getproxies_environment()
+        url = proxies.get("https")
+        if url is None or system.proxy_bypass(origin.host):
+            return None
+        return _parse_proxy(url)
+
+
+def connect_head(origin: Origin, proxy: Proxy) -> bytes:
+    """The CONNECT request for a tunnel to `origin`."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    lines = [f"CONNECT {host}:{origin.port} HTTP/1.1", f"host: {host}:{origin.port}"]
+    if proxy.authorization:
+        lines.append(f"proxy-authorization: {proxy.authorization}")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+def check_connect(status: int, proxy: Proxy) -> None:
+    """Raise unless the proxy opened the tunnel."""
+    if not 200 <= status < 300:
+        raise TransportConnectionError(
+            f"the proxy {proxy.host}:{proxy.port} answered CONNECT with status {status}",
+            established=False,
+        )
+
+
+def connect_error(cause: OSError, host: str, port: int) -> TransportConnectionError:
+    """The typed error for a connection that did not come about.
+
+    A certificate or protocol that was not accepted stays so, and is a `TLSError`; a handshake
+    that broke off may come right next time.
+    """
+    where = f"connecting to {host}:{port}"
+    if isinstance(cause, socket.gaierror):
+        error = TransportConnectionError(
+            f"{where}: the host name was not resolved: {cause}", established=False
+        )
+    elif _refused_tls(cause):
+        error = TLSError(f"{where}: TLS: {cause}", established=False)
+    else:
+        error = TransportConnectionError(f"{where}: {cause}", established=False)
+    error.__cause__ = cause
+    return error
+
+
+def _refused_tls(cause: OSError) -> bool:
+    ssl = sys.modules.get("ssl")
+    if ssl is None or not isinstance(cause, ssl.SSLError):
+        return False
+    return not isinstance(cause, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
+
+
+def _proxy_variables() -> bool:
+    return "HTTPS_PROXY" in os.environ or "https_proxy" in os.environ
+
+
+def _parse_proxy(url: str) -> Proxy:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ConfigError("http.proxy (or HTTPS_PROXY): expected http://[user:password@]host:port")
+    authorization = ""
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + b64encode(user.encode()).decode()
+    return Proxy(parts.hostname, parts.port or 80, authorization)

@@ -1,0 +1,277 @@
+"""HTTP/1.1 messages from and to bytes (RFC 9112). No I/O happens here.
+
+`encode_head` makes a request's head; its body goes out as it is. `ReplyReader` takes a reply
+as it comes, in pieces of any size, and says where the next bytes should go, so that a body is
+received straight into the memory its caller gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httptools
+
+from blockyard.context import Request, Response
+from blockyard.errors import (
+    IncompleteBodyError,
+    OversizedBodyError,
+    ProtocolError,
+    TransportConnectionError,
+    TransportError,
+)
+from blockyard.model import KIB, MIB
+from blockyard.transport.memory import receivable
+
+HEAD_LIMIT = 64 * KIB
+"""The longest reply head that is accepted, in bytes."""
+ERROR_BODY_LIMIT = 1 * MIB
+"""The longest body of an error reply that is accepted, in bytes."""
+SCRATCH_SIZE = 64 * KIB
+"""What a connection receives heads and small bodies into, in bytes."""
+
+
+def encode_head(request: Request) -> bytes:
+    """The request line and headers, up to and with the empty line. RFC 9112, section 3."""
+    lines = [f"{request.method} {request.target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in request.headers.items()]
+    if request.body or request.method in {"PUT", "POST"}:
+        lines.append(f"content-length: {len(request.body)}")
+    lines.append("\r\n")
+    return "\r\n".join(lines).encode("latin-1")
+
+
+class ReplyReader:
+    """One reply being read. See `Runtime.exchange` for `into` and `limit`.
+
+    While `destination` is a view, the next bytes of the body belong there and `filled` says how
+    many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
+    the stream goes to `end_of_stream`. All is read when `complete` is True.
+    """
+
+    __slots__ = (
+        "_body",
+        "_chunked",
+        "_early",
+        "_expected",
+        "_into",
+        "_limit",
+        "_method",
+        "_to_stream_end",
+        "complete",
+        "destination",
+        "headers",
+        "keep_alive",
+        "received",
+        "status",
+    )
+
+    def __init__(self, method: str, into: memoryview | None, limit: int) -> None:
+        self._method = method
+        self._into = into
+        self._limit = limit
+        self._early = b""
+        self._body: bytes | bytearray = b""
+        self._chunked: _ChunkedBody | None = None
+        self._to_stream_end: bytearray | None = None
+        self._expected = 0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.keep_alive = False
+        self.received = 0
+        self.destination: memoryview | None = None
+        self.complete = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether any byte of the reply has come."""
+        return self.status != 0 or self._early != b""
+
+    def feed(self, buffer: bytearray, size: int) -> None:
+        """Take the first `size` bytes of `buffer`. Raises `ProtocolError`."""
+        if self._chunked is not None:
+            self._feed_chunked(self._chunked, bytes(memoryview(buffer)[:size]))
+        elif self._to_stream_end is not None:
+            self._to_stream_end += memoryview(buffer)[:size]
+            self._check_size(len(self._to_stream_end))
+        else:
+            self._feed_head(buffer, size)
+
+    def filled(self, size: int) -> None:
+        """`size` more bytes were received into `destination`."""
+        self.received += size
+        if self.received == self._expected:
+            self.destination = None
+            self.complete = True
+        elif self.destination is not None:
+            self.destination = self.destination[size:]
+
+    def end_of_stream(self) -> None:
+        """The peer sent its last byte. Raises unless that is how this body ends."""
+        if self._to_stream_end is None:
+            raise self.broken(TransportConnectionError("the endpoint closed the connection"))
+        self._body = self._to_stream_end
+        self.received = len(self._body)
+        self.complete = True
+
+    def response(self) -> Response:
+        """The reply; call it when `complete`."""
+        return Response(self.status, self.headers, bytes(self._body), self.received)
+
+    def broken(self, cause: TransportError) -> TransportError:
+        """What to raise when `cause` ends the reply here."""
+        if self.status not in {200, 206} or self._chunked is not None:
+            return cause
+        in_place = self._into is not None
+        partial = None if in_place else bytes(memoryview(self._body)[: self.received])
+        return IncompleteBodyError(
+            f"the body broke off after {self.received} of {self._expected} bytes: {cause}",
+            headers=self.headers,
+            status=self.status,
+            received=self.received,
+            expected=self._expected,
+            partial=partial,
+            cause=cause,
+        )
+
+    def _feed_head(self, buffer: bytearray, size: int) -> None:
+        if self._early:
+            buffer = bytearray(self._early + memoryview(buffer)[:size])
+            size = len(buffer)
+        end = buffer.find(b"\r\n\r\n", 0, size) + 4
+        if end < 4:  # the head goes on
+            if size > HEAD_LIMIT:
+                raise ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
+            self._early = bytes(memoryview(buffer)[:size])
+            return
+        self._early = b""
+        view = memoryview(buffer)
+        self.status, self.headers, self.keep_alive = parse_head(view[:end])
+        if self.status < 200:  # interim replies precede the real one: RFC 9110, section 15.2
+            self.status = 0
+            if size > end:
+                rest = bytearray(view[end:size])
+                self._feed_head(rest, len(rest))
+            return
+        self._begin_body(view[:end], view[end:size])
+
+    def _begin_body(self, head: memoryview, rest: memoryview) -> None:
+        if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
+            self._begin_sized(0, rest)
+        elif "transfer-encoding" in self.headers:
+            self._chunked = _ChunkedBody(bytes(head))
+            self._feed_chunked(self._chunked, bytes(rest))
+        elif "content-length" in self.headers:
+            self._begin_sized(int(self.headers["content-length"]), rest)
+        elif self.status >= 400:
+            self.keep_alive = False
+            self._to_stream_end = bytearray(rest)
+        else:
+            raise ProtocolError(
+                "the reply says neither its length nor chunked; a broken one could not be told"
+            )
+
+    def _begin_sized(self, length: int, rest: memoryview) -> None:
+        self._check_size(length)
+        self._expected = length
+        if len(rest) > length:
+            self.keep_alive = False  # bytes that nobody asked for: never reuse the connection
+            rest = rest[:length]
+        if self._into is not None and self.status in {200, 206}:
+            destination = self._into[:length]
+        elif len(rest) == length:
+            self._body = bytes(rest)
+            self.received = length
+            self.complete = True
+            return
+        elif length <= SCRATCH_SIZE:
+            self._body = bytearray(length)
+            destination = memoryview(self._body)
+        else:
+            self._body, destination = receivable(length)
+        destination[: len(rest)] = rest
+        self.destination = destination
+        self.filled(len(rest))
+
+    def _feed_chunked(self, chunked: _ChunkedBody, data: bytes) -> None:
+        chunked.feed(data)
+        self._check_size(chunked.size)
+        self.received = chunked.size
+        if chunked.complete:
+            self._body = b"".join(chunked.pieces)
+            if self._into is not None and self.status in {200, 206}:
+                self._into[: self.received] = self._body
+                self._body = b""
+            self.keep_alive = self.keep_alive and not chunked.surplus
+            self.complete = True
+
+    def _check_size(self, size: int) -> None:
+        limit = self._limit
+        if self.status not in {200, 206}:
+            limit = max(limit, ERROR_BODY_LIMIT)
+        if size > limit:
+            raise OversizedBodyError(
+                f"the reply's body has {size} bytes where at most {limit} were expected",
+                status=self.status,
+                size=size,
+            )
+
+
+def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
+    """Status, headers (lower-case names) and whether the connection may be kept alive."""
+    raw: dict[bytes, bytes] = {}
+    collected = _Collected()
+    collected.on_header = raw.__setitem__
+    parser = httptools.HttpResponseParser(collected)
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserError as error:
+        raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
+    headers = {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw.items()
+    }
+    status = parser.get_status_code()
+    if status < 200 and status not in {100, 103}:
+        raise ProtocolError(f"the reply has status {status}, which nothing asked for")
+    return status, headers, parser.should_keep_alive()
+
+
+class _Collected:
+    """What httptools reports a head to: `on_header(name, value)`."""
+
+    __slots__ = ("on_header",)
+
+    on_header: Callable[[bytes, bytes], None]
+
+
+class _ChunkedBody:
+    """A body of unknown length, decoded by httptools. RFC 9112, section 7.1."""
+
+    def __init__(self, head: bytes) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.complete = False
+        self.surplus = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(head)
+
+    def feed(self, data: bytes) -> None:
+        """Take more of the body. Raises `ProtocolError`."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise ProtocolError(f"the reply's chunked body is not valid: {error}") from None
+            self.surplus = True
+
+    def on_message_begin(self) -> None:
+        """httptools: a message begins; after the end of this one, nobody asked for it."""
+        self.surplus = self.complete
+
+    def on_body(self, data: bytes) -> None:
+        """httptools: a piece of the body."""
+        self.pieces.append(data)
+        self.size += len(data)
+
+    def on_message_complete(self) -> None:
+        """httptools: the body's last chunk has come."""
+        self.complete = True

@@ -1,0 +1,85 @@
+"""Which connection a request gets, and which ones go: decisions only, no I/O, no lock, no clock.
+
+A request waits while `max_connections` of its origin are taken. It gets the connection that was
+given back last, since that one is the least likely to have been closed by the other side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+from blockyard.context import Origin
+
+Connection = TypeVar("Connection")
+
+
+class Take(Enum):
+    """What to do when there is no idle connection."""
+
+    OPEN = "open"
+    WAIT = "wait"
+
+
+@dataclass(slots=True)
+class _Host(Generic[Connection]):
+    taken: int = 0
+    idle: deque[tuple[float, Connection]] = field(default_factory=deque[tuple[float, Connection]])
+
+
+class Pool(Generic[Connection]):
+    """The connections of one runtime, by origin."""
+
+    def __init__(self, max_connections: int, max_idle: int, keep_alive: float) -> None:
+        self._max_connections = max_connections
+        self._max_idle = max_idle
+        self._keep_alive = keep_alive
+        self._hosts: dict[Origin, _Host[Connection]] = {}
+
+    def take(self, origin: Origin, now: float) -> Connection | Take:
+        """An idle connection, or OPEN when the caller may make one (its place is taken), or WAIT.
+
+        Every connection, and every place that OPEN gave, comes back by `give_back` or `drop`.
+        """
+        host = self._hosts.get(origin)
+        if host is None:
+            host = self._hosts[origin] = _Host()
+        if host.taken >= self._max_connections:
+            return Take.WAIT
+        host.taken += 1
+        if host.idle and host.idle[-1][0] + self._keep_alive > now:
+            return host.idle.pop()[1]
+        return Take.OPEN
+
+    def give_back(self, origin: Origin, connection: Connection, now: float) -> list[Connection]:
+        """The connection is ready for another request. Returns those to close now."""
+        host = self._hosts[origin]
+        host.taken -= 1
+        host.idle.append((now, connection))
+        return self._surplus(host, now)
+
+    def drop(self, origin: Origin) -> None:
+        """The connection was closed, or never came about: its place is free."""
+        self._hosts[origin].taken -= 1
+
+    def clear(self) -> list[Connection]:
+        """Give up every idle connection. Returns them, to close."""
+        idle = [entry[1] for host in self._hosts.values() for entry in host.idle]
+        for host in self._hosts.values():
+            host.idle.clear()
+        return idle
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are taken and how many idle, over all origins."""
+        hosts = self._hosts.values()
+        return sum(host.taken for host in hosts), sum(len(host.idle) for host in hosts)
+
+    def _surplus(self, host: _Host[Connection], now: float) -> list[Connection]:
+        surplus: list[Connection] = []
+        while host.idle and (
+            len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now
+        ):
+            surplus.append(host.idle.popleft()[1])
+        return surplus
