@@ -51,6 +51,7 @@ _PLAIN = frozenset(
 
 _SIGNED = frozenset({"host", "content-md5", "content-type"})
 
+_REGION = re.compile(r"[A-Za-z0-9._-]+")
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
 _SPACES = re.compile(" +")
 
@@ -63,7 +64,8 @@ class Signer:
     """
 
     def __init__(self, region: str, service: str = "s3") -> None:
-        _check_visible("region", region)
+        if not _REGION.fullmatch(region):
+            raise ConfigError(f"region: expected letters, digits, '.', '-' and '_', got {region!r}")
         self._region = region
         self._service = service
         self._moment: _Moment | None = None

@@ -1,0 +1,265 @@
+"""From an intent to the S3 request that states it: the address, the target, the headers.
+
+Targets are built in the canonical form of Signature Version 4 (every byte of a key encoded
+once, the query sorted, a bare parameter written `delete=`), so that they are signed as sent.
+Nothing here signs or sends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from hashlib import md5
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from blockyard.context import Origin, Request
+from blockyard.errors import ConfigError, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_DELETED_AT_ONCE = 1000
+"""How many keys one `delete_objects` may name."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_ENDPOINT = re.compile(r"[\x21-\x7e]+")
+_ENDPOINT_PATH = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})*")
+_DNS_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9._~/-]*")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+_XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a bucket is.
+
+    `host` is the Host header; `root` is what comes before the `/` of a key in the path:
+    "/bucket" in path style, "" in virtual-hosted style, where `host` begins with the bucket.
+    """
+
+    origin: Origin
+    host: str
+    root: str
+    bucket: str
+
+    @property
+    def path(self) -> str:
+        """The path of the bucket itself."""
+        return self.root or "/"
+
+
+def bucket_address(endpoint: str, region: str, bucket: str, *, path_style: bool) -> Address:
+    """The address of `bucket` at `endpoint`: a URL, `host:port` (meaning https) or "" for AWS.
+
+    Virtual-hosted style, as AWS wants it, unless `path_style` is asked or nothing else can
+    work: the endpoint is an IP address or a single label such as `localhost`, under which no
+    bucket has a name; the bucket's name is not a host name; or it holds a dot, which a
+    wildcard certificate does not cover. Raises `ConfigError` for an endpoint that is no URL.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
+    """
+    origin, root = _parse_endpoint(endpoint or _aws_endpoint(region))
+    if path_style or not _can_name_a_host(bucket, origin):
+        root += "/" + quote(bucket, safe="")
+    else:
+        origin = Origin(origin.scheme, f"{bucket}.{origin.host}", origin.port)
+    return Address(origin, _host_header(origin), root, bucket)
+
+
+def encode_key(key: str) -> str:
+    """`key` as it stands in a path: every byte but `A-Za-z0-9-._~/` percent-encoded.
+
+    Segments `.` and `..` go as they are: S3 takes the path literally, and refuses with 400
+    only what would climb out of the bucket.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+    """
+    return key if _PLAIN_KEY.fullmatch(key) else quote(key, safe="/")
+
+
+def xml_safe(key: str) -> bool:
+    """Whether `key` may be named in `delete_objects`; others are deleted one by one.
+
+    XML 1.0 can't hold most control characters, and not every server's parser keeps line
+    separators, or blanks at the ends: one that trims them would delete another key.
+    """
+    return not _NOT_IN_XML.search(key) and key == key.strip()
+
+
+def put_object(
+    address: Address,
+    key: str,
+    body: bytes | memoryview,
+    *,
+    headers: Mapping[str, str] | None = None,
+    if_absent: bool = False,
+) -> Request:
+    """Store `body`. https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+
+    `headers` are further ones, with lower-case names. With `if_absent` the service answers
+    412, or 409 in a race, when there is an object already.
+    """
+    request = _request(address, "PUT", _object_path(address, key))
+    for name, value in (headers or {}).items():
+        request.headers[name] = _header_value(name, value)
+    if if_absent:
+        request.headers["if-none-match"] = "*"
+    request.body = body
+    return request
+
+
+def get_object(
+    address: Address,
+    key: str,
+    *,
+    byte_range: tuple[int, int | None] | None = None,
+    if_match: str | None = None,
+) -> Request:
+    """Read an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+
+    `byte_range` is the first byte and the last one, inclusive, or None for the object's end.
+    `if_match` is an ETag without quotes: the service answers 412 when the object has another.
+    """
+    request = _request(address, "GET", _object_path(address, key))
+    if byte_range is not None:
+        first, last = byte_range
+        request.headers["range"] = f"bytes={first}-" if last is None else f"bytes={first}-{last}"
+    if if_match is not None:
+        request.headers["if-match"] = _header_value("if-match", f'"{if_match}"')
+    return request
+
+
+def head_object(address: Address, key: str) -> Request:
+    """Ask for an object's headers.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+    """
+    return _request(address, "HEAD", _object_path(address, key))
+
+
+def delete_object(address: Address, key: str) -> Request:
+    """Delete an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html"""
+    return _request(address, "DELETE", _object_path(address, key))
+
+
+def copy_object(address: Address, source_key: str, target_key: str) -> Request:
+    """Copy an object within the bucket, its metadata included.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+    """
+    request = _request(address, "PUT", _object_path(address, target_key))
+    source = f"/{quote(address.bucket, safe='')}/{encode_key(source_key)}"
+    request.headers["x-amz-copy-source"] = source
+    return request
+
+
+def list_objects(address: Address, prefix: str, *, token: str | None, max_keys: int) -> Request:
+    """Ask for one page of a listing, its keys URL-encoded so that XML can carry all of them.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+    """
+    parameters = [
+        f"continuation-token={quote(token, safe='')}" if token is not None else "",
+        "encoding-type=url",
+        "list-type=2",
+        f"max-keys={max_keys}",
+        f"prefix={quote(prefix, safe='')}" if prefix else "",
+    ]
+    return _request(address, "GET", f"{address.path}?{'&'.join(filter(None, parameters))}")
+
+
+def delete_objects(address: Address, keys: Sequence[str]) -> Request:
+    """Delete up to `MAX_DELETED_AT_ONCE` objects, each of a key that is `xml_safe`.
+
+    The reply names every key. https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+    """
+    objects = "".join([f"<Object><Key>{_escaped(key)}</Key></Object>" for key in keys])
+    body = f'<Delete xmlns="{_XMLNS}">{objects}<Quiet>false</Quiet></Delete>'.encode()
+    request = _request(address, "POST", f"{address.path}?delete=")
+    request.headers["content-md5"] = b64encode(md5(body, usedforsecurity=False).digest()).decode()
+    request.headers["content-type"] = "application/xml"
+    request.body = body
+    return request
+
+
+def head_bucket(address: Address) -> Request:
+    """Ask whether the bucket is there and may be used.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html
+    """
+    return _request(address, "HEAD", address.path)
+
+
+def _request(address: Address, method: str, target: str) -> Request:
+    return Request(address.origin, method, target, {"host": address.host})
+
+
+def _object_path(address: Address, key: str) -> str:
+    return f"{address.root}/{encode_key(key)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _header_value(name: str, value: str) -> str:
+    """`value`, which came from the service or another module, unless it could end the header."""
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ProtocolError(f"header {name}: {value!r} can't be sent, it must be printable ASCII")
+    return value
+
+
+def _aws_endpoint(region: str) -> str:
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return f"https://s3.{region}.{domain}"
+
+
+def _parse_endpoint(endpoint: str) -> tuple[Origin, str]:
+    """The origin, and the path before the bucket for a service that lives below one."""
+    url = endpoint if "://" in endpoint else f"https://{endpoint}"
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError as error:
+        raise _bad_endpoint(endpoint, str(error)) from None
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise _bad_endpoint(endpoint, "only visible ASCII characters are allowed")
+    if scheme not in _DEFAULT_PORTS:
+        raise _bad_endpoint(endpoint, "the scheme must be http or https")
+    if not host or port == 0:
+        raise _bad_endpoint(endpoint, "the host or its port is missing")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise _bad_endpoint(endpoint, "no user, query or fragment is allowed in it")
+    if not _ENDPOINT_PATH.fullmatch(parts.path):
+        raise _bad_endpoint(endpoint, "its path must be percent-encoded")
+    origin = Origin(scheme, host, _DEFAULT_PORTS[scheme] if port is None else port)
+    return origin, parts.path.rstrip("/")
+
+
+def _bad_endpoint(endpoint: str, reason: str) -> ConfigError:
+    shown = endpoint.rpartition("@")[2]  # what comes before may be a password
+    return ConfigError(
+        f"endpoint: expected a URL such as https://s3.example.com:9000, got {shown!r}: {reason}"
+    )
+
+
+def _can_name_a_host(bucket: str, origin: Origin) -> bool:
+    if "." in bucket and origin.scheme == "https":
+        return False
+    return bool(_DNS_BUCKET.fullmatch(bucket)) and "." in origin.host and not _is_ip(origin.host)
+
+
+def _host_header(origin: Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return host if origin.port == _DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        _ = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
