@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
 
-from servers import moto
+from servers import moto, nginx
 from servers.endpoint import Endpoint, create_bucket
 from servers.process import ServerError
 
@@ -19,6 +19,8 @@ _BUCKET = "blocks"
 _SERVERS: dict[str, Callable[[], AbstractContextManager[Endpoint]]] = {
     "moto": moto.serve,
     "moto-signed": partial(moto.serve, check_signatures=True),
+    "nginx": nginx.serve,
+    "nginx-tls": partial(nginx.serve, tls=True),
 }
 
 
@@ -29,7 +31,8 @@ def main() -> int:
     _ = signal.signal(signal.SIGTERM, _leave)
     try:
         with _SERVERS[name]() as endpoint:
-            create_bucket(endpoint, _BUCKET)
+            if endpoint.kind != "nginx":  # it has no buckets
+                create_bucket(endpoint, _BUCKET)
             _introduce(endpoint)
             while True:
                 signal.pause()
@@ -49,6 +52,8 @@ def _introduce(endpoint: Endpoint) -> None:
     print(f"export AWS_ACCESS_KEY_ID={endpoint.access_key}")
     print(f"export AWS_SECRET_ACCESS_KEY={endpoint.secret_key}")
     print(f"export BLOCKYARD_STORE='{endpoint.store_url(_BUCKET)}'")
+    if endpoint.ca_bundle:
+        print(f"export AWS_CA_BUNDLE={endpoint.ca_bundle}")
     for process in endpoint.processes.values():
         print(f"# {process.name} runs as pid {process.pid}")
     print("# Ctrl-C stops it.", flush=True)

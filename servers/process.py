@@ -7,6 +7,7 @@ through its owner and that what it forks can be told from everything else on the
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,13 @@ class Process:
         return ServerError(f"{self.name} {what}\n{words}")
 
 
+def require_programs(*names: str) -> None:
+    """Raise `ServerError` when a server's programs are not installed."""
+    missing = [name for name in names if shutil.which(name, path=_search_path()) is None]
+    if missing:
+        raise ServerError(f"not installed: {', '.join(missing)} (`make servers-env` installs them)")
+
+
 def run(command: Sequence[str], folder: Path) -> str:
     """Run a server's own tool to its end and return what it printed.
 
@@ -174,10 +182,14 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def _search_path() -> str:
+    return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
 def _bare_environment(home: Path) -> dict[str, str]:
     return {
         "HOME": str(home),
         "TMPDIR": str(home),
-        "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
+        "PATH": _search_path(),
         "LANG": "C.UTF-8",
     }
