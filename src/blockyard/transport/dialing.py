@@ -58,7 +58,7 @@ class Dialing:
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """The configured proxy; else, for https, HTTPS_PROXY's unless NO_PROXY names the host."""
         if self._http.proxy:
-            return _parse_proxy(self._http.proxy)
+            return _parse_proxy(self._http.proxy.get_secret_value())
         if origin.scheme != "https" or not _proxy_variables():
             return None
         import urllib.request as system  # noqa: PLC0415 - slow to import, seldom needed
