@@ -1,0 +1,261 @@
+"""Files and folders below a root that nothing can lead outside of it, written atomically.
+
+Every folder on the way is opened from the one above it, and neither there nor at the end is a
+symbolic link followed; this also keeps long paths within the system's limit. Blocking calls,
+which raise `OSError`: `filesystem.py` runs them where they may block and gives errors their
+names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from blockyard.model import BlockInfo
+from blockyard.stores.paths import OWN_AREA, BlockPath
+
+LEFT_BEHIND = 3600.0
+"""Seconds after its last change until a temporary file counts as left by a killed writer."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe must not hang the reader
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_PUBLISH_TRIES = 100
+_NOT_COPIED_INSIDE = (errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class NotABlockError(OSError):
+    """Something that is no regular file, and so none of the store's, has a block's name."""
+
+
+class Draft(NamedTuple):
+    """A file being written in the store's own area."""
+
+    area: int
+    name: str
+    file: int
+
+
+@contextmanager
+def opened_folder(
+    root: Path, names: Iterable[str], *, make: bool = False
+) -> Generator[int, None, None]:
+    """A descriptor of the folder; with `make` it, and what leads to it, is made durably."""
+    if make:
+        _make_root(root)
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in names:
+            below = _open_made(folder, name) if make else open_below(folder, name)
+            os.close(folder)
+            folder = below
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def open_below(folder: int, name: str) -> int:
+    """A descriptor of the folder `name` in `folder`."""
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def open_block(root: Path, path: BlockPath) -> tuple[int, int]:
+    """A descriptor to read the block from, and its size."""
+    with opened_folder(root, path.folders) as folder:
+        file = os.open(path.name, _READ, dir_fd=folder)
+    try:
+        return file, _regular(os.fstat(file)).st_size
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def stat_block(root: Path, path: BlockPath) -> os.stat_result:
+    """What is known of the block's file without opening it."""
+    with opened_folder(root, path.folders) as folder:
+        return stat_file(folder, path.name)
+
+
+def stat_file(folder: int, name: str) -> os.stat_result:
+    """What is known of a file in an open folder; `NotABlockError` when it is none."""
+    return _regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
+
+
+def block_info(key: str, known: os.stat_result) -> BlockInfo:
+    """What the file says of its block."""
+    modified = datetime.fromtimestamp(known.st_mtime, UTC)
+    etag = f"{known.st_mtime_ns:x}-{known.st_ino:x}-{known.st_size:x}"
+    return BlockInfo(key, known.st_size, etag, modified)
+
+
+@contextmanager
+def drafted(root: Path) -> Generator[Draft, None, None]:
+    """A new temporary file; what was not published by the end is removed."""
+    with opened_folder(root, [OWN_AREA], make=True) as area:
+        name = os.urandom(16).hex()
+        file = os.open(name, _NEW, 0o666, dir_fd=area)
+        try:
+            yield Draft(area, name, file)
+        finally:
+            os.close(file)
+            with suppress(OSError):  # renamed, or else left to `sweep`
+                os.unlink(name, dir_fd=area)
+
+
+def publish(root: Path, draft: Draft, path: BlockPath, *, replace: bool) -> os.stat_result:
+    """Put the draft under its path, durably and at once, and return what `fstat` says of it.
+
+    Without `replace`, `FileExistsError` when a block is there: one of several racing wins.
+    """
+    _mark(draft.file)
+    os.fsync(draft.file)
+    for tries_left in reversed(range(_PUBLISH_TRIES)):
+        try:
+            with opened_folder(root, path.folders, make=True) as folder:
+                if replace:
+                    os.rename(draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder)
+                else:
+                    os.link(draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder)
+                os.fsync(folder)
+            break
+        except FileNotFoundError:  # a delete removed the folder while it was empty
+            if not tries_left:
+                raise
+    return os.fstat(draft.file)
+
+
+def write_all(file: int, data: bytes | memoryview) -> None:
+    """Write all of `data`; one call may write less."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def copy_all(source: int, target: int, size: int) -> None:
+    """Copy `size` bytes within the kernel, sharing them where the file system can."""
+    copied = 0
+    while copied < size:
+        try:
+            count = os.copy_file_range(source, target, size - copied, copied)
+        except OSError as error:
+            if error.errno not in _NOT_COPIED_INSIDE:
+                raise
+            count = os.sendfile(target, source, copied, size - copied)
+        if count == 0:
+            raise broken_off(copied, size)
+        copied += count
+
+
+def read_range(file: int, offset: int, length: int) -> bytes:
+    """`length` bytes from `offset`, which the file had when it was opened."""
+    data = os.pread(file, length, offset)
+    if len(data) == length:
+        return data
+    whole = bytearray(length)
+    whole[: len(data)] = data
+    read_into(file, memoryview(whole), offset, len(data))
+    return bytes(whole)
+
+
+def read_into(file: int, buffer: memoryview, offset: int = 0, filled: int = 0) -> None:
+    """Fill `buffer`, of which `filled` bytes are there, from `offset` of the file on."""
+    while filled < len(buffer):
+        count = os.preadv(file, [buffer[filled:]], offset + filled)
+        if count == 0:
+            raise broken_off(offset + filled, offset + len(buffer))
+        filled += count
+
+
+def remove(root: Path, folders: Sequence[str], names: Iterable[str]) -> dict[str, OSError]:
+    """Remove files of one folder, durably, and the folders left empty; say which failed."""
+    failed: dict[str, OSError] = {}
+    with opened_folder(root, folders) as folder:
+        for name in names:
+            try:
+                os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed[name] = error
+        os.fsync(folder)
+    _remove_empty(root, folders)
+    return failed
+
+
+def sweep(root: Path, now: float) -> None:
+    """Remove the temporary files that killed writers left behind; `now` since the epoch."""
+    with opened_folder(root, [OWN_AREA]) as area:
+        for name in os.listdir(area):
+            with suppress(OSError):  # its writer has just finished, or it is not ours to remove
+                known = stat_file(area, name)
+                if now - known.st_mtime > LEFT_BEHIND:
+                    os.unlink(name, dir_fd=area)
+
+
+def check_writable(root: Path) -> None:
+    """Raise `PermissionError` unless folders can be made in the root."""
+    if not os.access(root, os.W_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def ignores_case(root: Path) -> bool:
+    """Whether names that differ only in case are one: then keys would overwrite one another."""
+    other_case = root / OWN_AREA.upper()
+    return other_case.exists() and other_case.samefile(root / OWN_AREA)
+
+
+def broken_off(at: int, expected: int) -> OSError:
+    """The error for a file that someone cut short while it was read."""
+    return OSError(errno.EIO, f"the file ends at byte {at} of {expected}")
+
+
+def _make_root(root: Path) -> None:
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        with opened_folder(folder.parent, []) as above:
+            os.fsync(above)
+
+
+def _open_made(folder: int, name: str) -> int:
+    try:
+        return open_below(folder, name)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another writer was first
+            os.mkdir(name, dir_fd=folder)
+        os.fsync(folder)
+        return open_below(folder, name)
+
+
+def _mark(file: int) -> None:
+    """Put a random number below the milliseconds of the file's time.
+
+    The clock of a file system ticks only every few ms and inode numbers come back, so two
+    blocks written in one tick could not be told apart by size, inode and time.
+    """
+    known = os.fstat(file)
+    millisecond = known.st_mtime_ns // 1_000_000
+    modified = millisecond * 1_000_000 + int.from_bytes(os.urandom(4)) % 1_000_000
+    os.utime(file, ns=(known.st_atime_ns, modified))
+
+
+def _regular(known: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(known.st_mode):
+        raise NotABlockError(errno.EINVAL, "a link, folder or device stands in the block's place")
+    return known
+
+
+def _remove_empty(root: Path, folders: Sequence[str]) -> None:
+    for depth in reversed(range(len(folders))):
+        with opened_folder(root, folders[:depth]) as above:
+            try:
+                os.rmdir(folders[depth], dir_fd=above)
+            except OSError:
+                return  # not empty, just gone, or not ours: an empty folder does no harm
+            os.fsync(above)

@@ -1,0 +1,248 @@
+"""Blocks as files below a folder of this machine.
+
+Owns the meaning of the operations and the names of their errors. How keys become paths is in
+`paths.py`, how files are reached and written in `disk.py`, how they are listed in `walk.py`.
+Every disk call runs through the context's runtime.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from blockyard.context import Context
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    BlockStoreError,
+    BlockTooLargeError,
+    BufferTooSmallError,
+    LocalStorageError,
+)
+from blockyard.keys import range_past_end
+from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.stores import disk
+from blockyard.stores.base import Store
+from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
+from blockyard.stores.walk import Walk
+
+_WALKS_KEPT = 8
+
+
+class FilesystemStore(Store):
+    """A store in the folder `root`, safely shared with other threads and processes.
+
+    The folder need not exist: the first write, or `health_check`, makes it, and until then the
+    store is empty. A block is durable, with the folders that lead to it, before a write returns.
+    A writer that is killed leaves at most a temporary file, which no reader sees and which the
+    first write of a store opened later removes once it is an hour old.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._prepared = False
+        self._walks: dict[tuple[str, str], Walk] = {}
+        self._walks_changing = threading.Lock()
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        now = ctx.runtime.wall_time()
+        return await ctx.runtime.blocking(lambda: self._write(key, data, if_absent, now))
+
+    async def read_block(self, ctx: Context, key: str) -> bytes:
+        return await ctx.runtime.blocking(lambda: self._read(key))
+
+    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
+        return await ctx.runtime.blocking(lambda: self._read_into(key, buffer))
+
+    async def read_block_range(
+        self, ctx: Context, key: str, offset: int, length: int | None
+    ) -> bytes:
+        return await ctx.runtime.blocking(lambda: self._read_range(key, offset, length))
+
+    async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
+        return await ctx.runtime.blocking(lambda: self._stat(key))
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        now = ctx.runtime.wall_time()
+        return await ctx.runtime.blocking(lambda: self._copy(source_key, target_key, now))
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        failed = await ctx.runtime.blocking(lambda: self._delete([key]))
+        for error in failed.values():
+            raise error
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        by_folder: dict[tuple[str, ...], list[str]] = {}
+        for key in dict.fromkeys(keys):
+            by_folder.setdefault(path_of(key).folders, []).append(key)
+        outcomes = await ctx.gather(
+            lambda group: ctx.runtime.blocking(lambda: self._delete(group)), by_folder.values()
+        )
+        failed = {key: error for outcome in outcomes for key, error in outcome.items()}
+        return DeleteResult([key for key in dict.fromkeys(keys) if key not in failed], failed)
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        return await ctx.runtime.blocking(lambda: self._list(prefix, token or "", page_size))
+
+    async def health_check(self, ctx: Context) -> HealthReport:
+        started = ctx.runtime.now()
+        wall_time = ctx.runtime.wall_time()
+        await ctx.runtime.blocking(lambda: self._check_writable(wall_time))
+        return HealthReport(ctx.runtime.now() - started, store=str(self._root))
+
+    def _write(self, key: str, data: bytes | memoryview, if_absent: bool, now: float) -> BlockInfo:
+        path = path_of(key)
+        with self._errors(f"write_block {key!r}"):
+            self._prepare(now)
+            if if_absent and self._holds(path):
+                raise _exists(key)
+            with disk.drafted(self._root) as draft:
+                disk.write_all(draft.file, data)
+                try:
+                    known = disk.publish(self._root, draft, path, replace=not if_absent)
+                except FileExistsError:
+                    raise _exists(key) from None
+        return disk.block_info(key, known)
+
+    def _read(self, key: str) -> bytes:
+        with self._opened("read_block", key) as (file, size):
+            if size > MAX_BLOCK_SIZE:
+                raise BlockTooLargeError(
+                    f"read_block {key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
+                )
+            return disk.read_range(file, 0, size)
+
+    def _read_into(self, key: str, buffer: memoryview) -> int:
+        with self._opened("read_block_into", key) as (file, size):
+            if size > len(buffer):
+                raise BufferTooSmallError(
+                    f"read_block_into {key!r}: the block has {size} bytes, the buffer {len(buffer)}"
+                )
+            disk.read_into(file, buffer[:size], 0)
+            return size
+
+    def _read_range(self, key: str, offset: int, length: int | None) -> bytes:
+        with self._opened("read_block_range", key) as (file, size):
+            if offset >= size:
+                raise range_past_end(key, offset, size)
+            rest = size - offset
+            return disk.read_range(file, offset, rest if length is None else min(length, rest))
+
+    def _stat(self, key: str) -> BlockInfo:
+        path = path_of(key)
+        with self._errors(f"stat_block {key!r}"):
+            try:
+                known = disk.stat_block(self._root, path)
+            except FileNotFoundError:
+                raise _not_found("stat_block", key) from None
+        return disk.block_info(key, known)
+
+    def _copy(self, source_key: str, target_key: str, now: float) -> BlockInfo:
+        with self._opened("copy_block", source_key) as (file, size):
+            self._prepare(now)
+            with disk.drafted(self._root) as draft:
+                disk.copy_all(file, draft.file, size)
+                known = disk.publish(self._root, draft, path_of(target_key), replace=True)
+        return disk.block_info(target_key, known)
+
+    def _delete(self, keys: Sequence[str]) -> dict[str, BlockStoreError]:
+        """Delete keys of one folder; the error of each that is still there."""
+        paths = {key: path_of(key) for key in keys}
+        folders = paths[keys[0]].folders
+        try:
+            failed = disk.remove(self._root, folders, [path.name for path in paths.values()])
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            failed = dict.fromkeys((path.name for path in paths.values()), error)
+        return {
+            key: self._error(f"delete_block {key!r}", failed[path.name])
+            for key, path in paths.items()
+            if path.name in failed
+        }
+
+    def _list(self, prefix: str, after: str, size: int) -> Page:
+        with self._walks_changing:
+            walk = self._walks.pop((prefix, after), None)
+        if walk is None:
+            walk = Walk(self._root, prefix, after)
+        with self._errors(f"list {prefix!r}"):
+            blocks, more = walk.page(size)
+        if not more:
+            return Page(blocks, None)
+        token = blocks[-1].key
+        self._keep(walk, prefix, token)
+        return Page(blocks, token)
+
+    def _keep(self, walk: Walk, prefix: str, token: str) -> None:
+        """Keep a walk for its next page: without it, that would read the folders again."""
+        with self._walks_changing:
+            self._walks[prefix, token] = walk
+            if len(self._walks) > _WALKS_KEPT:
+                del self._walks[next(iter(self._walks))]
+
+    def _check_writable(self, now: float) -> None:
+        with self._errors("health_check"):
+            self._prepare(now)
+            with disk.drafted(self._root) as draft:
+                disk.write_all(draft.file, b"writable")
+                os.fsync(draft.file)
+            disk.check_writable(self._root)
+
+    def _prepare(self, now: float) -> None:
+        """Before the first write: see that this folder can hold blocks, and tidy up."""
+        if self._prepared:
+            return
+        with disk.opened_folder(self._root, [OWN_AREA], make=True):
+            pass
+        if disk.ignores_case(self._root):
+            raise OSError(
+                errno.ENOTSUP,
+                "the file system ignores case: keys that differ in nothing else would be one",
+            )
+        disk.sweep(self._root, now)
+        self._prepared = True
+
+    def _holds(self, path: BlockPath) -> bool:
+        try:
+            _ = disk.stat_block(self._root, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    @contextmanager
+    def _opened(self, operation: str, key: str) -> Generator[tuple[int, int], None, None]:
+        """The block's file, open for reading, and its size in bytes."""
+        with self._errors(f"{operation} {key!r}"):
+            try:
+                file, size = disk.open_block(self._root, path_of(key))
+            except FileNotFoundError:
+                raise _not_found(operation, key) from None
+            try:
+                yield file, size
+            finally:
+                os.close(file)
+
+    @contextmanager
+    def _errors(self, what: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._error(what, error) from error
+
+    def _error(self, what: str, error: OSError) -> LocalStorageError:
+        return LocalStorageError(f"{what}: {error.strerror or error} (in {self._root})")
+
+
+def _not_found(operation: str, key: str) -> BlockNotFoundError:
+    return BlockNotFoundError(f"{operation} {key!r}: no block under that key")
+
+
+def _exists(key: str) -> BlockExistsError:
+    return BlockExistsError(f"write_block {key!r}: there is a block under that key")

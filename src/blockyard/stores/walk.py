@@ -1,0 +1,128 @@
+"""The blocks below a root in key order, a page at a time.
+
+A walk keeps what it has still to visit, as names, and holds no file open between its pages. It
+reads a folder when it comes to it, so what is written or deleted meanwhile may or may not show.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from blockyard.model import BlockInfo
+from blockyard.stores.disk import NotABlockError, block_info, open_below, opened_folder, stat_file
+from blockyard.stores.paths import Entry, entry_of, folders_of, key_of
+
+
+class _Place(NamedTuple):
+    """A block's file in a folder; or, with no `name`, a folder whose keys all begin with `key`."""
+
+    key: bytes
+    folders: tuple[str, ...]
+    name: str | None
+
+
+class Walk:
+    """The blocks whose keys begin with `prefix` and come after the key `after`."""
+
+    def __init__(self, root: Path, prefix: str, after: str) -> None:
+        self._root = root
+        self._prefix = prefix.encode()
+        self._after = after.encode()
+        start = self._prefix[: self._prefix.rfind(b"/") + 1]
+        # The next place to visit is the last.
+        self._pending = [_Place(start, folders_of(start), None)]
+
+    def page(self, size: int) -> tuple[list[BlockInfo], bool]:
+        """The next blocks, at most `size`, and whether there are more."""
+        found: list[BlockInfo] = []
+        try:
+            folder = _OpenFolder(self._root)
+        except FileNotFoundError:  # the first write makes the root
+            return found, False
+        with folder:
+            while self._pending:
+                place = self._pending.pop()
+                if place.name is None:
+                    self._pending += reversed(self._inside(place, folder))
+                    continue
+                info = _info(place, place.name, folder)
+                if info is None:
+                    continue
+                if len(found) == size:
+                    self._pending.append(place)
+                    return found, True
+                found.append(info)
+        return found, False
+
+    def _inside(self, place: _Place, folder: _OpenFolder) -> list[_Place]:
+        """What of a folder's content is to be visited, in key order."""
+        try:
+            names = os.listdir(folder.go(place.folders))
+        except (FileNotFoundError, NotADirectoryError):  # gone meanwhile; not the store's
+            return []
+        entries = sorted(entry for name in names if (entry := entry_of(name)) is not None)
+        places = (_below(place, entry) for entry in entries)
+        return [inside for inside in places if self._is_wanted(inside)]
+
+    def _is_wanted(self, place: _Place) -> bool:
+        key = place.key
+        if place.name is not None:
+            return key > self._after and key.startswith(self._prefix)
+        if not key.startswith(self._prefix[: len(key)]):
+            return False
+        return key > self._after or self._after.startswith(key)
+
+
+class _OpenFolder:
+    """The one folder that a page has open. Going to one just below it takes a single step."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: tuple[str, ...] = ()
+        self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+
+    def go(self, folders: tuple[str, ...]) -> int:
+        """Go to the folder and return its descriptor."""
+        if folders != self._folders:
+            reached = self._reach(folders)
+            os.close(self._descriptor)
+            self._descriptor, self._folders = reached, folders
+        return self._descriptor
+
+    def _reach(self, folders: tuple[str, ...]) -> int:
+        if folders[:-1] == self._folders:
+            return open_below(self._descriptor, folders[-1])
+        with opened_folder(self._root, folders) as folder:
+            return os.dup(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+
+
+def _below(place: _Place, entry: Entry) -> _Place:
+    key = place.key + entry.adds
+    if entry.is_block:
+        return _Place(key, place.folders, entry.name)
+    return _Place(key, (*place.folders, entry.name), None)
+
+
+def _info(place: _Place, name: str, folder: _OpenFolder) -> BlockInfo | None:
+    """What is known of the block; None when it is gone, or was never one of the store's."""
+    key = key_of(place.key)
+    if key is None:
+        return None
+    try:
+        return block_info(key, stat_file(folder.go(place.folders), name))
+    except (FileNotFoundError, NotADirectoryError, NotABlockError):
+        return None
