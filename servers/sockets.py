@@ -23,6 +23,15 @@ def free_port() -> int:
     raise OSError("no free port was found on 127.0.0.1")
 
 
+def accepts_connections(port: int) -> bool:
+    """Whether something listens on the port of 127.0.0.1."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def answers_http(port: int) -> bool:
     """Whether something on 127.0.0.1 answers an HTTP request, whatever it says."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
