@@ -1,3 +1,114 @@
-"""blockyard: an S3-compatible block store, fast and verified, blocking and asyncio alike."""
+"""blockyard: an S3-compatible block store, fast and verified, blocking and asyncio alike.
+
+`open_store` and `open_async_store` are where to begin. What they need (pydantic, asyncio and
+more) is imported when one of the names in `_LATER` is first used, not with the package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from blockyard.errors import (
+    AccessDeniedError,
+    BlockExistsError,
+    BlockNotFoundError,
+    BlockStoreError,
+    BlockTooLargeError,
+    BucketNotFoundError,
+    BufferTooSmallError,
+    ConfigError,
+    DeadlineExceededError,
+    IncompleteBodyError,
+    IntegrityError,
+    InvalidKeyError,
+    InvalidRangeError,
+    LocalStorageError,
+    OversizedBodyError,
+    PartialDeleteError,
+    ProtocolError,
+    S3Error,
+    ServerError,
+    StoreClosedError,
+    ThrottledError,
+    TLSError,
+    TransportConnectionError,
+    TransportError,
+    TransportTimeoutError,
+)
+from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport
+
+if TYPE_CHECKING:
+    from blockyard.aio import AsyncBlockStore
+    from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+    from blockyard.opening import open_async_store, open_store
+    from blockyard.sync import BlockStore
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BLOCK_SIZE",
+    "MAX_BLOCK_SIZE",
+    "AccessDeniedError",
+    "AsyncBlockStore",
+    "BlockExistsError",
+    "BlockInfo",
+    "BlockNotFoundError",
+    "BlockStore",
+    "BlockStoreError",
+    "BlockTooLargeError",
+    "BucketNotFoundError",
+    "BufferTooSmallError",
+    "ConfigError",
+    "DeadlineExceededError",
+    "DeleteResult",
+    "FileConfig",
+    "HealthReport",
+    "HttpConfig",
+    "IncompleteBodyError",
+    "IntegrityError",
+    "InvalidKeyError",
+    "InvalidRangeError",
+    "LocalStorageError",
+    "OversizedBodyError",
+    "PartialDeleteError",
+    "ProtocolError",
+    "S3Config",
+    "S3Error",
+    "ServerError",
+    "StoreClosedError",
+    "StoreConfig",
+    "TLSError",
+    "ThrottledError",
+    "TimeoutConfig",
+    "TransportConnectionError",
+    "TransportError",
+    "TransportTimeoutError",
+    "__version__",
+    "open_async_store",
+    "open_store",
+]
+
+_LATER = {
+    "AsyncBlockStore": "blockyard.aio",
+    "BlockStore": "blockyard.sync",
+    "FileConfig": "blockyard.config",
+    "HttpConfig": "blockyard.config",
+    "S3Config": "blockyard.config",
+    "StoreConfig": "blockyard.config",
+    "TimeoutConfig": "blockyard.config",
+    "open_async_store": "blockyard.opening",
+    "open_store": "blockyard.opening",
+}
+"""The public names that take time to import, and their modules."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'blockyard' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

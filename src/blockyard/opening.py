@@ -1,1 +1,80 @@
-"""From a configuration to an open store, in one readable function."""
+"""From a configuration to an open store: `_compose` shows the whole stack at a glance."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from blockyard.aio import AsyncBlockStore
+from blockyard.config import (
+    DEFAULT_CONCURRENCY,
+    FileConfig,
+    HttpConfig,
+    S3Config,
+    Source,
+    StoreConfig,
+    TimeoutConfig,
+    load_config,
+)
+from blockyard.operations import Operations
+from blockyard.s3.credentials import credential_source
+from blockyard.s3.store import S3Store
+from blockyard.stores.filesystem import FilesystemStore
+from blockyard.stores.memory import MemoryStore
+from blockyard.sync import BlockStore
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.blocking import BlockingRuntime
+
+
+def open_store(source: Source = None, **settings: object) -> BlockStore:
+    """Open the block store that `source` names, for blocking calls.
+
+    `source` is a URL (`s3://BUCKET/KEY_PREFIX?name=value&...`, `file:///FOLDER`, `memory://`),
+    the path of a YAML file, or a `StoreConfig`; None means the one that the environment
+    variable `BLOCKYARD_STORE` names. `settings` are those of the models in `blockyard.config`,
+    by their own names (`region="eu-central-1"`, `no_progress=10`); they win over the source,
+    and `blockyard.config` says what else fills the gaps. Each `memory://` is a new, empty store.
+
+    Nothing is sent or written yet: `health_check` shows whether the store can be used. Raises
+    `ConfigError`, which lists every setting that is wrong.
+    """
+    stack = _compose(load_config(source, settings, os.environ))
+    return BlockStore(
+        stack.operations,
+        BlockingRuntime(stack.http, stack.timeouts),
+        BackgroundLoop(stack.http, stack.timeouts),
+        deadline=stack.timeouts.deadline,
+        concurrency=stack.concurrency,
+    )
+
+
+async def open_async_store(source: Source = None, **settings: object) -> AsyncBlockStore:
+    """Open a block store for asyncio. See `open_store`."""
+    stack = _compose(load_config(source, settings, os.environ))
+    return AsyncBlockStore(
+        stack.operations,
+        AsyncioRuntime(stack.http, stack.timeouts),
+        deadline=stack.timeouts.deadline,
+        concurrency=stack.concurrency,
+    )
+
+
+class _Stack(NamedTuple):
+    """All that a face needs but for the runtime of its own kind."""
+
+    operations: Operations
+    http: HttpConfig = HttpConfig()
+    timeouts: TimeoutConfig = TimeoutConfig()
+    concurrency: int = DEFAULT_CONCURRENCY
+
+
+def _compose(config: StoreConfig) -> _Stack:
+    match config.selected:
+        case S3Config() as s3:
+            store = S3Store(s3, credential_source(s3, os.environ))
+            return _Stack(Operations(store), s3.http, s3.timeouts, s3.concurrency)
+        case FileConfig() as file:
+            return _Stack(Operations(FilesystemStore(file.path)))
+        case None:
+            return _Stack(Operations(MemoryStore()))

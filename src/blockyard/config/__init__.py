@@ -19,7 +19,23 @@ Every error is a `ConfigError` that lists all the problems found, each with its 
 
 from __future__ import annotations
 
-from blockyard.config.loading import load_config
-from blockyard.config.models import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config.loading import Source, load_config
+from blockyard.config.models import (
+    DEFAULT_CONCURRENCY,
+    FileConfig,
+    HttpConfig,
+    S3Config,
+    StoreConfig,
+    TimeoutConfig,
+)
 
-__all__ = ["FileConfig", "HttpConfig", "S3Config", "StoreConfig", "TimeoutConfig", "load_config"]
+__all__ = [
+    "DEFAULT_CONCURRENCY",
+    "FileConfig",
+    "HttpConfig",
+    "S3Config",
+    "Source",
+    "StoreConfig",
+    "TimeoutConfig",
+    "load_config",
+]

@@ -29,6 +29,9 @@ from blockyard.config.problems import config_error
 _WEEK = 7 * 24 * 3600
 _MANY = 10_000
 
+DEFAULT_CONCURRENCY = 32
+"""Operations that a many-at-once call keeps in flight, unless configured."""
+
 Seconds = Annotated[float, Field(gt=0, le=_WEEK, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=_MANY)]
 ReadableFile = Annotated[str, AfterValidator(checks.check_file)]
@@ -178,7 +181,7 @@ class S3Config(_Section):
         description="auto (bodies are signed unless TLS guards them), always or never",
     )
     concurrency: Count = Field(
-        default=32,
+        default=DEFAULT_CONCURRENCY,
         description="a whole number from 1 to 10000 (the most requests in flight at once)",
     )
     timeouts: TimeoutConfig = TimeoutConfig()
