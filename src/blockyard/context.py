@@ -116,6 +116,10 @@ class Runtime(Protocol):
         """A random number in [0, 1)."""
         ...
 
+    def nonce(self) -> str:
+        """Text that nobody has used before, to know one's own write by."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

@@ -142,7 +142,7 @@ class IncompleteBodyError(ProtocolError):
         status: int,
         received: int,
         expected: int,
-        partial: bytes | memoryview | None,
+        partial: bytes | None,
         cause: TransportError,
     ) -> None:
         super().__init__(message)
@@ -168,7 +168,8 @@ class S3Error(BlockStoreError):
 
     `status` is the HTTP status, `code` the parsed `<Code>` ("" when the reply had no body),
     `request_id` and `host_id` what the service's support asks for, `attempts` how many requests
-    were made. https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+    were made, `retry_after` the seconds that it asked to wait, if it did.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     """
 
     def __init__(
@@ -187,6 +188,7 @@ class S3Error(BlockStoreError):
         self.request_id = request_id
         self.host_id = host_id
         self.attempts = attempts
+        self.retry_after: float | None = None
 
 
 class AccessDeniedError(S3Error):

@@ -104,6 +104,9 @@ class AsyncioRuntime:
     wall_time = staticmethod(time.time)
     jitter = staticmethod(random.random)
 
+    def nonce(self) -> str:
+        return os.urandom(12).hex()
+
     async def close(self) -> None:
         """Close every connection of the running loop; requests under way fail."""
         self._here().close()

@@ -89,6 +89,9 @@ class BlockingRuntime:
     wall_time = staticmethod(time.time)
     jitter = staticmethod(random.random)
 
+    def nonce(self) -> str:
+        return os.urandom(12).hex()
+
     def close(self) -> None:
         """Close the idle connections; those in use close when their request is done."""
         with self._free:

@@ -1,0 +1,205 @@
+"""One S3 call: build, sign, exchange, check, and try again when that may help.
+
+This is the only loop around requests. What a reply teaches is kept for later calls: the
+bucket's region, the service's clock, fresh credentials; each heals a call once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TypeVar
+
+from blockyard.config import S3Config
+from blockyard.context import Context, Request, Response
+from blockyard.errors import (
+    BlockStoreError,
+    S3Error,
+    TransportError,
+)
+from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
+from blockyard.s3.requests import Address, bucket_address
+from blockyard.s3.retry import RetryPolicy, delay_before_next
+from blockyard.s3.signing import Signer
+
+Result = TypeVar("Result")
+
+_SUCCESS = frozenset({200, 204, 206})
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_OTHER_REGION = frozenset(
+    {
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "IncorrectEndpoint",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the bucket is and who signs for it there; swapped whole when the region is learnt."""
+
+    address: Address
+    signer: Signer
+    region: str
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What one call has been through so far."""
+
+    failed: int = 0
+    notes: list[str] = field(default_factory=list[str])
+    healed: set[str] = field(default_factory=set[str])
+
+    def heal(self, what: str) -> bool:
+        """Whether `what` may be put right in this call: once."""
+        if what in self.healed:
+            return False
+        self.healed.add(what)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked: how the request is built, what its reply must be, and whom to name.
+
+    `key` is the key as users know it; `payload_hash` is None for a body to hash when it is built;
+    `limit` and `into` are `Runtime.exchange`'s; errors of the
+    `handled` kinds are not tried again here: the operation deals with them.
+    """
+
+    operation: str
+    key: str | None
+    build: Callable[[Address], Request]
+    payload_hash: str | None
+    limit: int
+    into: memoryview | None = None
+    handled: tuple[type[BlockStoreError], ...] = ()
+
+
+class Caller:
+    """Makes the calls of one store. Shared by threads and loops; its state is advice only."""
+
+    def __init__(self, config: S3Config, credentials: CredentialSource) -> None:
+        self._config = config
+        self._credentials = credentials
+        self._policy = RetryPolicy(attempts=max(1, config.max_retries))
+        self._clock_offset = 0.0
+        self._contacted = False
+        self.site = self._site(config.region)
+
+    async def call(
+        self,
+        ctx: Context,
+        call: Call,
+        check: Callable[[Response], Result],
+        attempts: Attempts | None = None,
+    ) -> Result:
+        """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
+        while True:
+            request = await self._signed(ctx, call)
+            try:
+                response = await ctx.runtime.exchange(
+                    request, into=call.into, limit=call.limit, deadline=ctx.deadline
+                )
+                self._contacted = True
+                if response.status in _SUCCESS:
+                    return check(response)
+                attempts = attempts or Attempts()
+                if await self._healed(ctx, call, attempts, response):
+                    continue
+                raise self._refusal(ctx, call, response)
+            except call.handled:
+                raise
+            except BlockStoreError as error:
+                attempts = attempts or Attempts()
+                await self.pause_or_raise(ctx, call.operation, call.key, attempts, error)
+
+    async def pause_or_raise(
+        self,
+        ctx: Context,
+        operation: str,
+        key: str | None,
+        attempts: Attempts,
+        error: BlockStoreError,
+    ) -> None:
+        """Return when the call should be tried again, having waited; else raise `error`."""
+        attempts.failed += 1
+        delay = delay_before_next(
+            self._policy,
+            attempts.failed,
+            error,
+            contacted=self._contacted,
+            jitter=ctx.runtime.jitter(),
+        )
+        if delay is None:
+            raise _final(error, operation, key, attempts)
+        attempts.notes.append(f"attempt {attempts.failed}: {error}")
+        try:
+            await ctx.sleep(delay)
+        except TransportError as past:
+            raise _final(past, operation, key, attempts) from error
+
+    async def _signed(self, ctx: Context, call: Call) -> Request:
+        site = self.site
+        request = call.build(site.address)
+        credentials = await self._credentials.current(ctx)
+        if credentials is not None:
+            payload_hash = call.payload_hash or sha256(request.body).hexdigest()
+            site.signer.sign(request, credentials, self._now(ctx), payload_hash)
+        return request
+
+    async def _healed(
+        self, ctx: Context, call: Call, attempts: Attempts, response: Response
+    ) -> bool:
+        """Learn what a refusal teaches; whether the next attempt will differ because of it."""
+        error = error_from(response, call.operation, call.key)
+        code = error.code if isinstance(error, S3Error) else ""
+        region = region_hint(response)
+        if code in _EXPIRED and attempts.heal("credentials"):
+            return await self._credentials.renew(ctx, await self._credentials.current(ctx))
+        if code in _SKEWED and attempts.heal("clock"):
+            theirs = server_time(response)
+            self._clock_offset = (theirs or 0.0) - ctx.runtime.wall_time()
+            return theirs is not None
+        elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
+        if region and elsewhere and region != self.site.region and attempts.heal("region"):
+            self.site = self._site(region)
+            return True
+        return False
+
+    def _refusal(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
+        error = error_from(response, call.operation, call.key)
+        if isinstance(error, S3Error):
+            error.retry_after = retry_after(response, self._now(ctx))
+        return error
+
+    def _site(self, region: str) -> Site:
+        config = self._config
+        address = bucket_address(
+            config.endpoint, region, config.bucket, path_style=config.force_path_style
+        )
+        return Site(address, Signer(region), region)
+
+    def _now(self, ctx: Context) -> float:
+        return ctx.runtime.wall_time() + self._clock_offset
+
+
+def _final(
+    error: BlockStoreError, operation: str, key: str | None, attempts: Attempts
+) -> BlockStoreError:
+    """`error` as the caller of the store gets it: it names the operation and lists the attempts."""
+    if isinstance(error, TransportError):
+        where = operation if key is None else f"{operation} {key!r}"
+        error.args = (f"{where}: {error}", *error.args[1:])
+    if isinstance(error, S3Error):
+        error.attempts = max(attempts.failed, 1)
+    for note in attempts.notes:
+        error.add_note(note)
+    return error

@@ -1,0 +1,114 @@
+"""Deleting many: batches by DeleteObjects, and each key's own outcome.
+
+A 200 may hide failures of single keys; those that may pass are tried again, and only those. A
+service that throttles gets smaller batches, which grow again when it does not: a batch of 1000
+keys counts as 1000 requests there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from blockyard.context import Context
+from blockyard.errors import BlockStoreError, ThrottledError
+from blockyard.model import MIB, DeleteResult
+from blockyard.s3 import requests
+from blockyard.s3.calls import Attempts, Call, Caller
+from blockyard.s3.responses import delete_outcome
+from blockyard.s3.retry import is_transient
+
+REPLY_LIMIT = 16 * MIB
+"""The longest XML reply that is accepted, in bytes: a page of 1000 long keys takes about 4 MiB."""
+_AT_ONCE = 4
+"""Batches in flight at a time."""
+_OPERATION = "delete_blocks"
+_SMALLEST = 10
+_GROWTH = 100
+"""What a batch shrinks to, at the least, and grows by when the service keeps up."""
+
+
+class Deleting:
+    """Deletes many keys of one bucket."""
+
+    def __init__(self, caller: Caller, key_prefix: str) -> None:
+        self._caller = caller
+        self._prefix = key_prefix
+        self._batch_size = requests.MAX_DELETED_AT_ONCE
+
+    async def delete(
+        self,
+        ctx: Context,
+        keys: Sequence[str],
+        delete_one: Callable[[Context, str], Awaitable[None]],
+    ) -> DeleteResult:
+        """See `Store.delete_blocks`. Keys that XML can't carry go to `delete_one`."""
+        batched = [key for key in keys if requests.xml_safe(self._prefix + key)]
+        single = [key for key in keys if not requests.xml_safe(self._prefix + key)]
+        failed: dict[str, BlockStoreError] = {}
+
+        async def batch(batch_keys: list[str]) -> None:
+            failed.update(await self._settle(ctx, batch_keys))
+
+        async def one(key: str) -> None:
+            try:
+                await delete_one(ctx, key)
+            except BlockStoreError as error:
+                failed[key] = error
+
+        _ = await ctx.runtime.gather(batch, self._batches(batched), _AT_ONCE)
+        _ = await ctx.gather(one, single)
+        if failed and len(failed) == len(keys) and len(set(map(id, failed.values()))) == 1:
+            raise next(iter(failed.values()))  # not the keys' own failures: nothing was attempted
+        return DeleteResult([key for key in keys if key not in failed], failed)
+
+    def _batches(self, keys: list[str]) -> Iterator[list[str]]:
+        """Batches of the size that is right when each is drawn."""
+        begin = 0
+        while begin < len(keys):
+            end = begin + self._batch_size
+            yield keys[begin:end]
+            begin = end
+
+    async def _settle(self, ctx: Context, keys: list[str]) -> dict[str, BlockStoreError]:
+        """Delete one batch; returns the keys that are still there, with why."""
+        attempts = Attempts()
+        failed: dict[str, BlockStoreError] = {}
+        while keys:
+            batch, later = keys[: self._batch_size], keys[self._batch_size :]
+            try:
+                refused = await self._request(ctx, batch, attempts)
+            except ThrottledError as error:
+                self._batch_size = max(self._batch_size // 2, _SMALLEST)
+                refused = dict.fromkeys(batch, error)
+            except BlockStoreError as error:
+                return failed | dict.fromkeys(keys, error)
+            else:
+                self._batch_size = min(self._batch_size + _GROWTH, requests.MAX_DELETED_AT_ONCE)
+            again = [key for key, error in refused.items() if is_transient(error)]
+            failed |= {key: error for key, error in refused.items() if not is_transient(error)}
+            if again:
+                try:
+                    await self._caller.pause_or_raise(
+                        ctx, _OPERATION, None, attempts, refused[again[0]]
+                    )
+                except BlockStoreError as error:
+                    return failed | refused | dict.fromkeys(later, error)
+            keys = again + later
+        return failed
+
+    async def _request(
+        self, ctx: Context, batch: list[str], attempts: Attempts
+    ) -> dict[str, BlockStoreError]:
+        """One DeleteObjects request. Returns the keys it did not delete, with why."""
+        full_keys = [self._prefix + key for key in batch]
+        call = Call(
+            _OPERATION,
+            None,
+            lambda address: requests.delete_objects(address, full_keys),
+            payload_hash=None,
+            limit=REPLY_LIMIT,
+            handled=(ThrottledError,),
+        )
+        return await self._caller.call(
+            ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)[1], attempts
+        )

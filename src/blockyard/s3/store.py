@@ -1,0 +1,210 @@
+"""The S3 store: each operation as the calls it takes and what their replies mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import TypeVar
+
+from blockyard.config import S3Config
+from blockyard.context import Context, Request, Response
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    BlockTooLargeError,
+    BufferTooSmallError,
+    InvalidKeyError,
+    OversizedBodyError,
+    S3Error,
+)
+from blockyard.keys import MAX_KEY_BYTES, range_past_end
+from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.s3 import requests, responses
+from blockyard.s3.calls import Call, Caller
+from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.deleting import REPLY_LIMIT, Deleting
+from blockyard.s3.reading import Asked, read
+from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from blockyard.stores.base import Store
+
+Result = TypeVar("Result")
+
+_HASHED_INLINE = 64 * KIB
+"""Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
+_NONCE = "x-amz-meta-blockyard-nonce"
+
+
+class S3Store(Store):
+    """Blocks as objects of one bucket, their keys behind `key_prefix`."""
+
+    def __init__(self, config: S3Config, credentials: CredentialSource) -> None:
+        self._config = config
+        self._prefix = config.key_prefix
+        self._caller = Caller(config, credentials)
+        self._deleting = Deleting(self._caller, config.key_prefix)
+        signed = config.sign_payload == "always" or (
+            config.sign_payload == "auto" and self._caller.site.address.origin.scheme == "http"
+        )
+        self._sign_payload = signed
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        full_key = self._full_key(key)
+        headers = {_NONCE: ctx.runtime.nonce()} if if_absent else {}
+        call = Call(
+            "write_block",
+            key,
+            lambda address: requests.put_object(
+                address, full_key, data, headers=headers, if_absent=if_absent
+            ),
+            await self._payload_hash(ctx, data),
+            REPLY_LIMIT,
+        )
+        try:
+            return await self._caller.call(
+                ctx, call, lambda reply: responses.block_info(key, reply, size=len(data))
+            )
+        except S3Error as error:
+            if not if_absent or error.status != 412:
+                raise
+            return await self._own_write_or_exists(ctx, key, headers[_NONCE], error)
+
+    async def read_block(self, ctx: Context, key: str) -> bytes:
+        asked = Asked("read_block", key, self._full_key(key))
+        try:
+            reply = await read(self._caller, ctx, asked)
+        except OversizedBodyError as error:
+            raise BlockTooLargeError(f"read_block {key!r}: {error}") from None
+        return reply.body
+
+    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
+        asked = Asked("read_block_into", key, self._full_key(key), into=buffer)
+        try:
+            reply = await read(self._caller, ctx, asked)
+        except OversizedBodyError as error:
+            raise BufferTooSmallError(
+                f"read_block_into {key!r}: the block has {error.size} bytes, "
+                f"the buffer {len(buffer)}"
+            ) from None
+        return reply.size
+
+    async def read_block_range(
+        self, ctx: Context, key: str, offset: int, length: int | None
+    ) -> bytes:
+        if length == 0:  # HTTP has no empty range
+            info = await self.stat_block(ctx, key)
+            if offset >= info.size:
+                raise range_past_end(key, offset, info.size)
+            return b""
+        asked = Asked("read_block_range", key, self._full_key(key), offset, length)
+        try:
+            reply = await read(self._caller, ctx, asked)
+        except OversizedBodyError as error:
+            raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
+        return reply.body
+
+    async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
+        return responses.block_info(key, await self._head(ctx, "stat_block", key))
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        source, target = self._full_key(source_key), self._full_key(target_key)
+        call = self._bodyless(
+            "copy_block",
+            source_key,
+            lambda address: requests.copy_object(address, source, target),
+        )
+        _ = await self._caller.call(
+            ctx, call, lambda reply: responses.copy_result(reply, source_key)
+        )
+        return await self.stat_block(ctx, target_key)
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        full_key = self._full_key(key)
+        call = self._bodyless(
+            "delete_block", key, lambda address: requests.delete_object(address, full_key)
+        )
+        try:
+            _ = await self._caller.call(ctx, call, _whole)
+        except BlockNotFoundError:  # some services say so; AWS answers 204
+            return
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        return await self._deleting.delete(ctx, keys, self.delete_block)
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        full_prefix = self._prefix + prefix
+        call = self._bodyless(
+            "list_by_prefix",
+            prefix,
+            lambda address: requests.list_objects(
+                address, full_prefix, token=token, max_keys=page_size
+            ),
+        )
+        return await self._caller.call(
+            ctx, call, lambda reply: responses.list_page(reply, self._prefix)
+        )
+
+    async def health_check(self, ctx: Context) -> HealthReport:
+        begun = ctx.runtime.now()
+        call = self._bodyless("health_check", None, requests.head_bucket)
+        try:
+            reply = await self._caller.call(ctx, call, _whole)
+        except S3Error:
+            # the reply to a HEAD has no body: ask again in a way that says what is wrong
+            _ = await self.list_page(ctx, "", None, 1)
+            raise
+        where = self._config.endpoint or self._caller.site.address.host
+        return HealthReport(
+            latency=ctx.runtime.now() - begun,
+            store=f"s3://{self._config.bucket}/{self._prefix} at {where}",
+            server=reply.headers.get("server", ""),
+        )
+
+    async def _head(self, ctx: Context, operation: str, key: str) -> Response:
+        """The headers of an object. A 404 to a HEAD does not say what is missing: ask."""
+        full_key = self._full_key(key)
+        call = self._bodyless(
+            operation, key, lambda address: requests.head_object(address, full_key)
+        )
+        try:
+            return await self._caller.call(ctx, call, _whole)
+        except BlockNotFoundError:
+            bucket = self._bodyless(operation, None, requests.head_bucket)
+            _ = await self._caller.call(ctx, bucket, _whole)
+            raise
+
+    async def _own_write_or_exists(
+        self, ctx: Context, key: str, nonce: str, refused: S3Error
+    ) -> BlockInfo:
+        """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
+        reply = await self._head(ctx, "write_block", key)
+        if reply.headers.get(_NONCE) == nonce:
+            return responses.block_info(key, reply)
+        error = BlockExistsError(f"write_block {key!r}: a block is there already")
+        raise error from refused
+
+    async def _payload_hash(self, ctx: Context, data: bytes | memoryview) -> str:
+        if not self._sign_payload:
+            return UNSIGNED_PAYLOAD
+        if len(data) <= _HASHED_INLINE:
+            return sha256(data).hexdigest()
+        return await ctx.runtime.blocking(lambda: sha256(data).hexdigest())
+
+    def _full_key(self, key: str) -> str:
+        full_key = self._prefix + key
+        if len(full_key) * 4 > MAX_KEY_BYTES and len(full_key.encode()) > MAX_KEY_BYTES:
+            raise InvalidKeyError(
+                f"key {key[:40]!r}...: with key_prefix it has {len(full_key.encode())} bytes, "
+                f"the limit is {MAX_KEY_BYTES}"
+            )
+        return full_key
+
+    def _bodyless(
+        self, operation: str, key: str | None, build: Callable[[requests.Address], Request]
+    ) -> Call:
+        return Call(operation, key, build, EMPTY_SHA256, REPLY_LIMIT)
+
+
+def _whole(reply: Response) -> Response:
+    return reply
