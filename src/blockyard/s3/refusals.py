@@ -1,0 +1,215 @@
+"""From a reply that is no success to the error that says so, and to what may mend it.
+
+The kind of error follows from the parsed `<Code>`, or from the status where the reply has none
+that is known; no other text is ever looked at, so a key or a message may say anything.
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blockyard.errors import (
+    AccessDeniedError,
+    BlockNotFoundError,
+    BlockStoreError,
+    BucketNotFoundError,
+    InvalidRangeError,
+    ProtocolError,
+    S3Error,
+    ServerError,
+    ThrottledError,
+)
+from blockyard.s3.dates import http_date
+from blockyard.s3.xml import read_xml
+
+if TYPE_CHECKING:
+    from blockyard.context import Response
+
+MAX_ERROR_BODY = 64 * 1024
+"""The longest error body that is read, in bytes; of a longer one only the status counts."""
+
+_ACCESS = """AccessDenied AccountProblem AllAccessDisabled AuthenticationFailed ExpiredToken
+    InvalidAccessKeyId InvalidSecurity InvalidToken MissingAuthenticationToken NotSignedUp
+    RequestExpired RequestTimeTooSkewed SignatureDoesNotMatch TokenRefreshRequired
+    UnauthorizedAccess"""
+_THROTTLED = """BandwidthLimitExceeded EC2ThrottledException LimitExceededException
+    PriorRequestNotComplete RequestLimitExceeded RequestThrottled RequestThrottledException
+    ServiceUnavailable SlowDown SlowDownRead SlowDownWrite ThrottledException Throttling
+    ThrottlingException TooManyRequests TooManyRequestsException"""
+_FAILED = "InternalError InternalFailure InternalServerError"
+
+_Kind = type[BlockStoreError]
+_KINDS: dict[str, tuple[_Kind, int]] = {
+    **dict.fromkeys(_ACCESS.split(), (AccessDeniedError, 403)),
+    **dict.fromkeys(_THROTTLED.split(), (ThrottledError, 503)),
+    **dict.fromkeys(_FAILED.split(), (ServerError, 500)),
+    "NoSuchKey": (BlockNotFoundError, 404),
+    "NoSuchBucket": (BucketNotFoundError, 404),
+    "InvalidRange": (InvalidRangeError, 416),
+    "PreconditionFailed": (S3Error, 412),
+}
+"""What a code means, and the status it stands for where it comes inside a 200."""
+
+_HINTS = {
+    "SignatureDoesNotMatch": "check secret_key",
+    "InvalidAccessKeyId": "check access_key, and that it belongs to this endpoint",
+    "ExpiredToken": "the temporary credentials need renewing",
+    "RequestTimeTooSkewed": "check this machine's clock",
+    "NoSuchBucket": "check bucket, region and endpoint; services other than AWS often need "
+    "force_path_style: true",
+}
+_ELSEWHERE = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+}
+_REGION = re.compile(r"[A-Za-z0-9-]{1,40}")
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_CLIPPED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a service says when it refuses a request, or one key of it; fit to be shown.
+
+    `status` is 200 where the refusal came inside a success.
+    """
+
+    status: int
+    code: str
+    message: str
+    request_id: str
+    host_id: str = ""
+    region: str | None = None
+
+    def error(self, operation: str, key: str | None) -> BlockStoreError:
+        """The error for this refusal of `operation` on `key`, or on the bucket when None."""
+        kind, status = self._meaning(key)
+        subject = operation if key is None else f"{operation} {key!r}"
+        said = " ".join(filter(None, (str(self.status), self.code)))
+        parts = [f"{subject}: {said}"]
+        if kind is BlockNotFoundError:
+            parts = [f"{subject}: there is no such block ({said})"]
+        elif self.message:
+            parts.append(f": {self.message}")
+        if self.request_id:
+            parts.append(f" (request id {self.request_id})")
+        hint = self._hint(kind, key)
+        if hint:
+            parts.append(f"; {hint}")
+        message = "".join(parts)
+        if not issubclass(kind, S3Error):
+            return kind(message)
+        return kind(
+            message,
+            status=status,
+            code=self.code,
+            request_id=self.request_id,
+            host_id=self.host_id,
+        )
+
+    def _meaning(self, key: str | None) -> tuple[_Kind, int]:
+        inside_success = self.status < 300
+        known = _KINDS.get(self.code)
+        if known is not None:
+            kind, status = known
+            return kind, status if inside_success else self.status
+        # What S3 could not finish inside a 200 is to be tried again, so it counts as a 500.
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+        status = 500 if inside_success else self.status
+        return _kind_of_status(status, self.code, key), status
+
+    def _hint(self, kind: _Kind, key: str | None) -> str:
+        if self.code in _ELSEWHERE or self.status in (301, 307):
+            where = f"set region to {self.region!r}" if self.region else "check region"
+            return f"the bucket is elsewhere: {where}, and check endpoint"
+        if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
+            return "a missing block is answered so too, unless the credentials may list the bucket"
+        return _HINTS.get(self.code, "")
+
+
+def error_from(response: Response, operation: str, key: str | None) -> BlockStoreError:
+    """The error that `response` stands for; `key` is None for an operation on the bucket.
+
+    A 404 that gives no reason, as every reply to HEAD, is a missing block when there is a
+    `key` and a missing bucket when there is none.
+    """
+    return read_refusal(response).error(operation, key)
+
+
+def read_refusal(response: Response) -> Refusal:
+    """What the reply says, with nothing but its status certain to be there."""
+    headers = response.headers
+    code = message = request_id = host_id = ""
+    try:
+        document = read_xml(response.body, MAX_ERROR_BODY)
+    except ProtocolError:
+        pass  # a proxy's page, or no body: the status alone has to do
+    else:
+        if document.name == "Error":
+            code, message = document.text("Code"), document.text("Message")
+            request_id, host_id = document.text("RequestId"), document.text("HostId")
+    return Refusal(
+        status=response.status,
+        code=showable(code),
+        message=showable(message),
+        request_id=showable(request_id or headers.get("x-amz-request-id", "")),
+        host_id=showable(host_id or headers.get("x-amz-id-2", "")),
+        region=region_hint(response),
+    )
+
+
+def region_hint(response: Response) -> str | None:
+    """The region the bucket is in, where the reply to a misdirected request says so.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html
+    """
+    region = response.headers.get("x-amz-bucket-region", "")
+    if not region:
+        try:
+            region = read_xml(response.body, MAX_ERROR_BODY).text("Region")
+        except ProtocolError:
+            return None
+    return region if _REGION.fullmatch(region) else None
+
+
+def server_time(response: Response) -> float | None:
+    """The service's clock, in seconds since the epoch, when the reply has a valid `Date`."""
+    moment = http_date(response.headers.get("date", ""))
+    return None if moment is None else moment.timestamp()
+
+
+def retry_after(response: Response, now: float) -> float | None:
+    """How many seconds the service asks to wait; `now` is in seconds since the epoch.
+
+    https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
+    """
+    value = response.headers.get("retry-after", "")
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    moment = http_date(value)
+    return None if moment is None else max(0.0, moment.timestamp() - now)
+
+
+def showable(text: str) -> str:
+    """`text` from the service without control characters, clipped, fit for a message."""
+    clipped = text if len(text) <= _CLIPPED else text[: _CLIPPED - 3] + "..."
+    return "".join(character if character.isprintable() else " " for character in clipped).strip()
+
+
+def _kind_of_status(status: int, code: str, key: str | None) -> _Kind:
+    match status:
+        case 401 | 403:
+            return AccessDeniedError
+        case 404 if not code:
+            return BucketNotFoundError if key is None else BlockNotFoundError
+        case 416:
+            return InvalidRangeError
+        case 429 | 503:
+            return ThrottledError
+        case _:
+            return ServerError if status >= 500 else S3Error
