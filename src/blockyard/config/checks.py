@@ -138,8 +138,8 @@ def check_folder(text: str) -> str:
 def _check_location(location: str) -> None:
     """Refuse all but `HOST` and `HOST:PORT`."""
     if location.startswith("["):
-        host, _, rest = location[1:].partition("]")
-        if not _is_ipv6(host):
+        host, bracket, rest = location[1:].partition("]")
+        if not bracket or not _is_ipv6(host):
             raise ValueError("the brackets do not hold an IPv6 address")
         colon, port = rest[:1], rest[1:]
     else:

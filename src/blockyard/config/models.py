@@ -46,7 +46,7 @@ def _revealed(check: Callable[[str], str]) -> AfterValidator:
     return AfterValidator(check_secret)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """What all sections share: closed to unknown names, never changed, one kind of error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -71,7 +71,7 @@ class _Section(BaseModel):
         return checks.check_one_line(value) if isinstance(value, str) else value
 
 
-class HttpConfig(_Section):
+class HttpConfig(Section):
     """The connection pool, TLS and the proxy."""
 
     yaml_path = ("block_store", "s3", "http")
@@ -113,7 +113,7 @@ class HttpConfig(_Section):
         return value
 
 
-class TimeoutConfig(_Section):
+class TimeoutConfig(Section):
     """Seconds, all of them."""
 
     yaml_path = ("block_store", "s3", "timeouts")
@@ -132,7 +132,7 @@ class TimeoutConfig(_Section):
     )
 
 
-class S3Config(_Section):
+class S3Config(Section):
     """One bucket, or the keys below `key_prefix` in it.
 
     Leave `access_key` and `secret_key` empty to have the AWS default chain find credentials.
@@ -222,7 +222,7 @@ def _folder(value: object) -> object:
     return checks.check_folder(str(value)) if isinstance(value, str | PurePath) else value
 
 
-class FileConfig(_Section):
+class FileConfig(Section):
     """A folder of this machine."""
 
     yaml_path = ("block_store", "file")
@@ -230,7 +230,7 @@ class FileConfig(_Section):
     path: Annotated[Path, BeforeValidator(_folder)] = Field(description="the path of a folder")
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """A store of one `type`; the sections of other types are checked, and not used."""
 
     yaml_path = ("block_store",)
@@ -241,7 +241,7 @@ class StoreConfig(_Section):
 
     @field_validator("s3", "file")
     @classmethod
-    def _not_missing(cls, value: _Section | None, info: ValidationInfo) -> _Section | None:
+    def _not_missing(cls, value: Section | None, info: ValidationInfo) -> Section | None:
         if value is None and info.data.get("type") == info.field_name:
             raise ValueError(f"type is {info.field_name}")
         return value

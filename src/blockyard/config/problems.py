@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_BITS = 64
+_LISTED = 50
 _HIDDEN = "a value that is not shown"
 
 
@@ -32,15 +33,16 @@ def config_error(
     where: str = "",
     origins: Mapping[Path, str] | None = None,
 ) -> ConfigError:
-    """All problems of `error` in one message.
+    """All problems of `error` in one message; of a hostile number, the first ones.
 
     `path` leads to `model`; `where` names the file or URL that was read; `origins` says which
     environment variable a value came from, by its path below `model`.
     """
     fields = dict(walk(model))
-    problems = [
-        _problem(detail, path, fields, origins or {}) for detail in error.errors(include_url=False)
-    ]
+    details = error.errors(include_url=False)
+    problems = [_problem(detail, path, fields, origins or {}) for detail in details[:_LISTED]]
+    if len(details) > _LISTED:
+        problems.append(f"and {len(details) - _LISTED} more problems")
     return ConfigError((f"{where}: " if where else "") + "; ".join(problems))
 
 

@@ -20,6 +20,7 @@ from blockyard.errors import ConfigError
 TOP_KEY = "block_store"
 _MAX_BYTES = 64 * 1024  # a hostile file of this size still parses in well under a second
 _MAX_DEPTH = 16
+_NULL = "tag:yaml.org,2002:null"
 
 
 def read_yaml(path: str) -> Layer:
@@ -87,7 +88,7 @@ class _PlainLoader(yaml.BaseLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
                 raise _refused("a key must be a plain word", key.start_mark)
             if key.value in seen:
                 raise _refused("a key is given twice", key.start_mark)
@@ -99,7 +100,6 @@ def _null(_loader: _PlainLoader, _node: yaml.Node) -> None:
     return None
 
 
-_NULL = "tag:yaml.org,2002:null"
 _PlainLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType] - no types there
     _NULL, re.compile("(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )

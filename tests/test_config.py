@@ -1,0 +1,388 @@
+"""Each setting: what it may be, what it becomes, and what its error says."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config.models import Section
+from blockyard.config.tree import settings_below, walk
+from blockyard.errors import ConfigError
+
+ELSEWHERE = "http://localhost:9000"
+
+
+def s3(**settings: Any) -> S3Config:
+    return S3Config(**{"bucket": "my-data", **settings})
+
+
+def refusal(model: type[Section], **settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _ = model(**settings)
+    return str(caught.value)
+
+
+def refused(**settings: Any) -> str:
+    return refusal(S3Config, **{"bucket": "my-data", **settings})
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = S3Config(bucket="my-data")
+    assert config.region == "us-east-1"
+    assert config.endpoint == config.key_prefix == config.access_key == ""
+    assert (config.max_retries, config.concurrency, config.sign_payload) == (10, 32, "auto")
+    assert not config.force_path_style
+    assert not config.anonymous
+    assert (config.http.max_connections, config.http.max_idle) == (200, 200)
+    assert config.http.keep_alive == 30
+    assert config.timeouts.deadline is None
+
+
+def test_models_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        s3().region = "eu-central-1"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_setting_describes_itself() -> None:
+    fields = dict(walk(StoreConfig))
+    nameless = [path for path in settings_below(StoreConfig) if not fields[path].description]
+    assert nameless == []
+
+
+def test_settings_have_names_of_their_own() -> None:
+    names = [path[-1] for path in settings_below(S3Config)]
+    assert len(names) == len(set(names)), "URLs and keyword arguments name them without section"
+
+
+# Buckets, regions, key prefixes
+
+
+@pytest.mark.parametrize("name", ["abc", "my-data", "a.b.c", "0" * 63, "x--alias-s3alias"])
+def test_bucket_at_aws(name: str) -> None:
+    assert s3(bucket=name).bucket == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ab",
+        "a" * 64,
+        "My-Data",
+        "my_data",
+        "-abc",
+        "abc-",
+        "a..b",
+        "192.168.0.1",
+        "a/b",
+        "a b",
+        "é",
+    ],
+)
+def test_bucket_that_aws_refuses(name: str) -> None:
+    message = refused(bucket=name)
+    assert message.startswith("block_store.s3.bucket: expected the name of a bucket, got ")
+    assert repr(name)[:20] in message
+
+
+@pytest.mark.parametrize("name", ["My_Data", "a" * 255, "192.168.0.1", "abc-"])
+def test_bucket_of_older_rules_elsewhere(name: str) -> None:
+    assert s3(bucket=name, endpoint=ELSEWHERE).bucket == name
+
+
+@pytest.mark.parametrize("name", ["ab", "a" * 256, "a/b", "a b", "..", "a?b", "a#b", "é.."])
+def test_bucket_that_no_service_has(name: str) -> None:
+    assert "block_store.s3.bucket" in refused(bucket=name, endpoint=ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", ["eu-central-1", "auto", "garage", "my_region", "R1"])
+def test_region(name: str) -> None:
+    assert s3(region=name).region == name
+
+
+@pytest.mark.parametrize("name", ["", "eu central", "eu/1", "a.b", "x" * 64, "-a"])
+def test_region_that_breaks_hosts_or_signatures(name: str) -> None:
+    assert "block_store.s3.region: expected a region such as" in refused(region=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("", ""), ("blocks", "blocks/"), ("blocks/", "blocks/"), ("a b/ü//", "a b/ü//"), ("/", "/")],
+)
+def test_key_prefix_is_a_folder(given: str, kept: str) -> None:
+    assert s3(key_prefix=given).key_prefix == kept
+
+
+def test_key_prefix_leaves_room_for_a_key() -> None:
+    assert len(s3(key_prefix="x" * 1022).key_prefix) == 1023
+    assert "1024 bytes leave no room" in refused(key_prefix="x" * 1023)
+    assert "no room" in refused(key_prefix="ü" * 512)
+
+
+# Endpoints and proxies
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("localhost:9000", "https://localhost:9000"),
+        ("minio_1:9000", "https://minio_1:9000"),
+        ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
+        ("HTTPS://S3.Example.COM", "https://s3.example.com"),
+        ("[::1]:9000", "https://[::1]:9000"),
+        ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
+    ],
+)
+def test_endpoint(given: str, kept: str) -> None:
+    assert s3(endpoint=given).endpoint == kept
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("ftp://host", "neither http nor https"),
+        ("http://host/path", "only a host name and a port"),
+        ("http://host?x=1", "only a host name and a port"),
+        ("http://host#x", "only a host name and a port"),
+        ("http://", "only a host name and a port"),
+        ("http://a..b", "only a host name and a port"),
+        ("http://höst", "only a host name and a port"),
+        ("host name", "only a host name and a port"),
+        ("host:", "not a number from 1 to 65535"),
+        ("host:0", "not a number from 1 to 65535"),
+        ("host:65536", "not a number from 1 to 65535"),
+        ("host:90x", "not a number from 1 to 65535"),
+        ("[::1]9000", "not a number from 1 to 65535"),
+        ("[::1", "brackets"),
+        ("[::zz]:1", "IPv6 address"),
+        ("[fe80::1%eth0]:1", "IPv6 address"),
+        ("::1", "only a host name"),
+    ],
+)
+def test_endpoint_that_is_none(endpoint: str, reason: str) -> None:
+    message = refused(endpoint=endpoint)
+    assert message.startswith("block_store.s3.endpoint: expected http://HOST[:PORT]")
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://proxy:3128", "http://user:pw@10.0.0.1", "http://[::1]:1"]
+)
+def test_proxy(proxy: str) -> None:
+    assert HttpConfig(proxy=proxy).proxy.get_secret_value() == proxy  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "proxy", ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@"]
+)
+def test_proxy_that_is_none(proxy: str) -> None:
+    assert "block_store.s3.http.proxy: expected http://[USER" in refusal(HttpConfig, proxy=proxy)
+
+
+# Numbers and words
+
+
+@pytest.mark.parametrize("name", ["connect", "no_progress", "deadline"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e9, "soon", "", []])
+def test_timeouts_are_seconds(name: str, value: object) -> None:
+    message = refusal(TimeoutConfig, **{name: value})
+    assert f"block_store.s3.timeouts.{name}: expected seconds, more than 0" in message
+
+
+@pytest.mark.parametrize("name", ["max_retries", "concurrency"])
+@pytest.mark.parametrize("value", [-1, 1.5, "many", pytest.param(10**5000, id="huge"), None])
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    assert f"block_store.s3.{name}: expected a whole number" in refused(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["max_connections", "max_idle", "keep_alive"])
+def test_pool_sizes_are_not_negative(name: str) -> None:
+    assert f"block_store.s3.http.{name}: expected" in refusal(HttpConfig, **{name: -1})
+
+
+def test_numbers_and_words_may_come_as_text() -> None:
+    config = s3(max_retries="3", force_path_style="true", timeouts={"connect": "2.5"})
+    assert (config.max_retries, config.force_path_style) == (3, True)
+    assert config.timeouts.connect == 2.5
+
+
+def test_a_choice_lists_what_can_be_chosen() -> None:
+    assert "auto (bodies" in refused(sign_payload="maybe")
+    assert "block_store.type: expected s3, file or memory, got 'gcs'" in refusal(
+        StoreConfig, type="gcs"
+    )
+
+
+def test_no_line_end_or_nul_anywhere() -> None:
+    fields = dict(walk(S3Config))
+    for path in settings_below(S3Config):
+        for character in "\r\n\0":
+            settings: dict[str, Any] = {path[-1]: f"a{character}b"}
+            message = refused(**({path[0]: settings} if len(path) > 1 else settings))
+            assert ".".join(("block_store", "s3", *path)) in message
+            assert fields[path].description in message
+
+
+# Credentials
+
+
+def test_keys_go_together() -> None:
+    assert "one is missing" in refused(access_key="AKIA")
+    assert "one is missing" in refused(secret_key="hunter2")
+    assert "access_key and secret_key are missing" in refused(session_token="hunter2")
+    assert "access_key is given as well" in refused(
+        access_key="AKIA", secret_key="hunter2", anonymous=True
+    )
+
+
+@pytest.mark.parametrize("key", ["a b", "a/b", "a,b", "a=b", "ä", " a"])
+def test_access_key_that_breaks_the_header(key: str) -> None:
+    assert "block_store.s3.access_key: expected" in refused(access_key=key, secret_key="x")
+
+
+def test_white_space_around_a_secret_is_a_slip() -> None:
+    message = refused(access_key="AKIA", secret_key="hunter2 ")
+    assert "block_store.s3.secret_key" in message
+    assert "white space" in message
+    assert "hunter2" not in message
+
+
+# Files
+
+
+def test_files_must_be_there(tmp_path: Path) -> None:
+    for name in ("ca_bundle", "client_cert"):
+        message = refusal(HttpConfig, **{name: str(tmp_path / "none.pem")})
+        assert f"block_store.s3.http.{name}: expected the path of a PEM file" in message
+        assert "there is no such file" in message
+    assert "no such file" in refusal(HttpConfig, ca_bundle=str(tmp_path))
+
+
+def test_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _ = (tmp_path / "ca.pem").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert HttpConfig(ca_bundle="ca.pem").ca_bundle == str(tmp_path / "ca.pem")
+    assert HttpConfig(ca_bundle="~/ca.pem").ca_bundle == str(tmp_path / "ca.pem")
+    assert FileConfig(path=Path("blocks")).path == tmp_path / "blocks"
+    assert FileConfig(path=Path("~/blocks")).path == tmp_path / "blocks"
+
+
+def test_client_key_needs_its_certificate(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    _ = key.write_text("")
+    assert "client_cert is missing" in refusal(HttpConfig, client_key=str(key))
+    assert HttpConfig(client_cert=str(key), client_key=str(key)).client_key == str(key)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", 3])
+def test_folder_that_is_none(path: object) -> None:
+    assert "block_store.file.path: expected the path of a folder" in refusal(FileConfig, path=path)
+
+
+# The store's type
+
+
+def test_the_selected_section() -> None:
+    section = s3()
+    assert StoreConfig(s3=section).selected is section
+    folder = FileConfig(path=Path("/blocks"))
+    assert StoreConfig(type="file", file=folder, s3=section).selected is folder
+    assert StoreConfig(type="memory", s3=section).selected is None
+
+
+def test_the_section_of_the_type_is_required() -> None:
+    assert "block_store.s3: expected a mapping with the settings region" in refusal(StoreConfig)
+    assert "got nothing (type is file)" in refusal(StoreConfig, type="file")
+    assert "block_store.s3.bucket: required: the name of a bucket" in refusal(
+        StoreConfig, type="memory", s3={}
+    )
+
+
+# Errors
+
+
+def test_all_problems_come_in_one_message() -> None:
+    message = refusal(
+        StoreConfig,
+        type="s3",
+        s3={"bucket": "NO", "region": "", "timeouts": {"connect": 0}, "http": {"max_idle": "x"}},
+    )
+    for path in ("s3.bucket", "s3.region", "s3.timeouts.connect", "s3.http.max_idle"):
+        assert f"block_store.{path}: expected " in message
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("regoin", "did you mean 'region'?"),
+        ("no_progres", "did you mean block_store.s3.timeouts.no_progress?"),
+        ("no_progress", "did you mean block_store.s3.timeouts.no_progress?"),
+        ("timeout", "did you mean 'timeouts'?"),
+        ("qqq", "expected one of: region, endpoint, bucket"),
+    ],
+)
+def test_unknown_settings_are_refused_with_advice(name: str, advice: str) -> None:
+    message = refusal(StoreConfig, s3={"bucket": "my-data", name: "hunter2"})
+    assert f"block_store.s3.{name}: unknown setting; {advice}" in message
+    assert "hunter2" not in message
+
+
+def test_one_kind_of_error_without_the_values_behind_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        _ = s3(access_key="AKIA", secret_key="hunter2\n")
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"secret_key": 12345678}, "secret_key"),
+        ({"secret_key": ["hunter2"]}, "secret_key"),
+        (
+            {"session_token": "hunter2 hunter2", "access_key": "A", "secret_key": "B"},
+            "session_token",
+        ),
+        ({"secret_kee": "hunter2"}, "secret_kee"),
+        ({"endpoint": "http://AKIA:hunter2@host"}, "endpoint"),
+        ({"endpoint": "s3://bucket?secret_key=hunter2"}, "endpoint"),
+        ({"http": {"proxy": "https://user:hunter2@proxy"}}, "http.proxy"),
+        ({"http": {"proxy": "hunter2"}}, "http.proxy"),
+        ({"timeouts": {"conect": "hunter2"}}, "timeouts.conect"),
+        ({"timeouts": ["hunter2"]}, "timeouts"),
+        ({"http": {"max_idle": {"secret": "hunter2"}}}, "http.max_idle"),
+    ],
+)
+def test_errors_hide_secrets(settings: dict[str, Any], path: str) -> None:
+    message = refused(**settings)
+    assert f"block_store.s3.{path}: " in message
+    assert "hunter2" not in message
+    assert "12345678" not in message
+
+
+def test_values_in_errors_are_short() -> None:
+    assert len(refused(region="x" * 100_000)) < 300
+
+
+def test_secrets_are_not_shown_by_the_models() -> None:
+    config = StoreConfig(
+        s3=s3(
+            access_key="AKIA",
+            secret_key="hunter2",
+            session_token="hunter2",
+            http={"proxy": "http://user:hunter2@proxy"},
+        )
+    )
+    for text in (repr(config), str(config), config.model_dump_json(), str(config.model_dump())):
+        assert "AKIA" in text
+        assert "hunter2" not in text
+
+
+def test_a_configuration_survives_pickling() -> None:
+    config = StoreConfig(s3=s3(access_key="AKIA", secret_key="hunter2"))
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - made here
