@@ -6,7 +6,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -27,7 +27,7 @@ GET = b"GET /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-Odd:   spaced  \r\n\r\n"
 
 
 @contextmanager
-def connected(server: ScriptedServer, host: str = "127.0.0.1") -> Iterator[socket.socket]:
+def connected(server: ScriptedServer, host: str = "127.0.0.1") -> Generator[socket.socket]:
     with socket.create_connection((host, server.port), timeout=5) as sock:
         yield sock
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Self
 
+from blockyard.content.files import AsyncContentFile, Cursor
+from blockyard.content.layout import ContentInfo
+from blockyard.content.reading import ContentReader
+from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from blockyard.content.progress import Progress
+    from blockyard.content.sources import AsyncContentSource
+    from blockyard.content.targets import ContentTarget
     from blockyard.operations import Operations
     from blockyard.transport.aio import AsyncioRuntime
 
@@ -36,6 +43,8 @@ class AsyncBlockStore:
         concurrency: int,
     ) -> None:
         self._operations = operations
+        self._reader = ContentReader(operations)
+        self._writer = ContentWriter(operations)
         self._runtime = runtime
         self._deadline = deadline
         self._concurrency = concurrency
@@ -126,6 +135,60 @@ class AsyncBlockStore:
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""
         return await self._operations.health_check(self._context())
+
+    async def write_content(
+        self, content_id: str, source: AsyncContentSource, *, progress: Progress | None = None
+    ) -> ContentInfo:
+        """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
+        return await self._writer.write_content(self._context(), content_id, source, progress)
+
+    async def read_content(
+        self, content_id: str, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """See `BlockStore.read_content`."""
+        return await self._reader.read_content(self._context(), content_id, offset, length)
+
+    async def read_content_into(
+        self,
+        content_id: str,
+        target: ContentTarget,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """See `BlockStore.read_content_into`."""
+        return await self._reader.read_content_into(
+            self._context(), content_id, target, offset=offset, length=length, progress=progress
+        )
+
+    async def iter_content(
+        self, content_id: str, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """See `BlockStore.iter_content`."""
+        found = await self._reader.find(self._context(), content_id, "iter_content", offset, length)
+        for batch in found.batches(self._concurrency):
+            for block in await self._reader.fetch(self._context(), batch, found.layout):
+                yield block
+
+    async def open_content(self, content_id: str) -> AsyncContentFile:
+        """See `BlockStore.open_content`; the file's `read` and `seek` are awaited."""
+        layout = await self._reader.layout(self._context(), content_id, "open_content")
+        return AsyncContentFile(Cursor(self._reader, layout), self._context)
+
+    async def content_size(self, content_id: str) -> int:
+        """See `BlockStore.content_size`."""
+        return await self._reader.content_size(self._context(), content_id)
+
+    async def copy_content(
+        self, source_id: str, target_id: str, *, progress: Progress | None = None
+    ) -> ContentInfo:
+        """See `BlockStore.copy_content`."""
+        return await self._writer.copy_content(self._context(), source_id, target_id, progress)
+
+    async def delete_content(self, content_id: str) -> None:
+        """See `BlockStore.delete_content`."""
+        return await self._writer.delete_content(self._context(), content_id)
 
     async def close(self) -> None:
         """See `BlockStore.close`."""

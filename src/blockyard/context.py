@@ -121,7 +121,7 @@ class Runtime(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
     """One call's surroundings: the runtime that does its I/O, its deadline and its options.
 

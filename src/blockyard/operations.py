@@ -18,7 +18,7 @@ from blockyard.errors import (
     InvalidKeyError,
     StoreClosedError,
 )
-from blockyard.keys import below, check_key, check_prefix, check_range
+from blockyard.keys import MAX_KEY_BYTES, below, check_key, check_prefix, check_range
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
 
 if TYPE_CHECKING:
@@ -136,8 +136,10 @@ class Operations:
         failed: dict[str, BlockStoreError] = {}
         if not literal and not prefix.endswith("/") and await self.block_exists(ctx, prefix):
             await self._delete_page(ctx, [prefix], dry_run, deleted, failed)
-        token: str | None = None
         listed = prefix if literal else below(prefix)
+        if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
+            return DeleteResult(deleted, failed)
+        token: str | None = None
         while True:
             page = await self.list_page(ctx, listed, token)
             await self._delete_page(
@@ -217,7 +219,7 @@ def _block_bytes(key: str, data: Buffer) -> bytes | memoryview:
 
 def _writable_bytes(buffer: Buffer) -> memoryview:
     view = _flat("buffer", buffer)
-    if view.readonly:
+    if memoryview(buffer).readonly:
         raise TypeError("buffer: expected a writable buffer, got a read-only one")
     return view
 

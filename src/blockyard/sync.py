@@ -8,8 +8,14 @@ first needs it. Threads share a store safely; after a fork the child starts with
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
+from io import BufferedReader
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
+from blockyard.content.layout import ContentInfo
+from blockyard.content.reading import ContentReader
+from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport
 from blockyard.transport.blocking import run_to_end
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from blockyard.content.progress import Progress
+    from blockyard.content.sources import ContentSource
+    from blockyard.content.targets import ContentTarget
     from blockyard.operations import Operations
     from blockyard.transport.background import BackgroundLoop
     from blockyard.transport.blocking import BlockingRuntime
@@ -45,6 +54,8 @@ class BlockStore:
         concurrency: int,
     ) -> None:
         self._operations = operations
+        self._reader = ContentReader(operations)
+        self._writer = ContentWriter(operations)
         self._runtime = runtime
         self._background = background
         self._deadline = deadline
@@ -106,11 +117,11 @@ class BlockStore:
         return self._run_many(self._operations.read_blocks, keys)
 
     def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
-        """Many ranges `(key, offset, length)` at once, in the order asked; see `read_block_range`."""
+        """Many ranges `(key, offset, length)` at once, in the order asked."""
         return self._run_many(self._operations.read_block_ranges, ranges)
 
     def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
-        """Store many blocks `(key, data)` at once. From an iterator they are drawn as places free up.
+        """Store many blocks `(key, data)` at once, drawn from an iterator as places free up.
 
         The first error is raised; blocks written before it stay.
         """
@@ -179,6 +190,118 @@ class BlockStore:
     def health_check(self) -> HealthReport:
         """Show that the bucket or folder can be used now; the typed error says why it can't."""
         return run_to_end(self._operations.health_check(self._context()))
+
+    def write_content(
+        self, content_id: str, source: ContentSource, *, progress: Progress | None = None
+    ) -> ContentInfo:
+        """Store what `source` holds as the content `content_id`, replacing the one that was there.
+
+        `source` is a path, a buffer, a file open for reading bytes (from its position on) or an
+        iterable of buffers, which is drawn in another thread. The content becomes the blocks
+        `CONTENT_ID/chunk-C/block-B`: 4 MiB each but for the last, 16 to a chunk. Memory for as
+        many blocks as may be in flight is used, however long the source is. `progress` is
+        called with the bytes done so far, in another thread.
+
+        The content can be read once this returns, and not before. A write that fails or is
+        interrupted leaves nothing, or else the content that was there, up to the last moment:
+        see docs/decisions/content-layout.md. One writer at a time to each content. Raises
+        `LocalStorageError` when the file at a path can't be read.
+        """
+        return self._run_many(
+            partial(self._writer.write_content, source=source, progress=progress), content_id
+        )
+
+    def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes of the content from `offset`, to its end when None, clamped there.
+
+        Reads only the blocks that the range touches, several at once. Raises
+        `BlockNotFoundError` when there is no such content; `InvalidRangeError` when `offset` is
+        at or past the end (but 0 is always in range); `IntegrityError` when the content is
+        unfinished or has a hole, or is replaced or deleted while it is read.
+        """
+        return self._run_many(
+            partial(self._reader.read_content, offset=offset, length=length), content_id
+        )
+
+    def read_content_into(
+        self,
+        content_id: str,
+        target: ContentTarget,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Read a content, or a range of it, into a file, and return how many bytes that were.
+
+        `target` is a path, where the file appears (or is replaced) only when it is whole, or a
+        file open for writing bytes, which is written in order. Raises what `read_content` does,
+        and `LocalStorageError` when the file at a path can't be written. `progress` is called
+        with the bytes done so far, in another thread.
+        """
+        return self._run_many(
+            partial(
+                self._reader.read_content_into,
+                target=target,
+                offset=offset,
+                length=length,
+                progress=progress,
+            ),
+            content_id,
+        )
+
+    def iter_content(
+        self, content_id: str, offset: int = 0, length: int | None = None
+    ) -> Iterator[bytes]:
+        """The bytes of a content, or of a range of it, block by block.
+
+        Some blocks are fetched at once, then given out. Raises what `read_content` does.
+        """
+        found = self._run_many(
+            partial(self._reader.find, operation="iter_content", offset=offset, length=length),
+            content_id,
+        )
+        for batch in found.batches(self._concurrency):
+            yield from self._run_many(partial(self._reader.fetch, layout=found.layout), batch)
+
+    def open_content(self, content_id: str) -> BufferedReader:
+        """The content as a file open for reading bytes, seekable and buffered.
+
+        Fetches ahead when it is read in order, and little after a seek. A content that is
+        replaced or deleted while it is open gives an `IntegrityError` on the next read. Raises
+        what `read_content` does. Close the file before the store.
+        """
+        layout = run_to_end(self._reader.layout(self._context(), content_id, "open_content"))
+        cursor = Cursor(self._reader, layout)
+        return BufferedReader(
+            RawContentFile(cursor, partial(self._run_many, cursor.fetch)), FIRST_WINDOW
+        )
+
+    def content_size(self, content_id: str) -> int:
+        """The content's size in bytes. Raises `BlockNotFoundError`, and `IntegrityError`.
+
+        Lists the content: one request for every thousand blocks (4 GiB).
+        """
+        return run_to_end(self._reader.content_size(self._context(), content_id))
+
+    def copy_content(
+        self, source_id: str, target_id: str, *, progress: Progress | None = None
+    ) -> ContentInfo:
+        """Copy a content inside the service, replacing the target.
+
+        Once it has begun to replace a content, that one is gone: when it fails, the target is
+        unfinished and can be copied to again. Raises what `read_content` does of the source.
+        """
+        return self._run_many(
+            partial(self._writer.copy_content, target_id=target_id, progress=progress), source_id
+        )
+
+    def delete_content(self, content_id: str) -> None:
+        """Delete the content, finished or not; no error when it is absent.
+
+        Raises `PartialDeleteError` when some of its blocks could not be deleted.
+        """
+        return run_to_end(self._writer.delete_content(self._context(), content_id))
 
     def close(self) -> None:
         """Close the store and its connections. Later calls raise `StoreClosedError`."""

@@ -65,7 +65,7 @@ class Attempts:
         return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """What is asked: how the request is built, what its reply must be, and whom to name.
 

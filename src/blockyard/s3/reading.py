@@ -27,7 +27,7 @@ _HANDLED = (IncompleteBodyError, OversizedBodyError)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What to read: `length` bytes from `first` (to the end when None); all when `first` is None.
 

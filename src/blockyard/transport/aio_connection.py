@@ -94,12 +94,18 @@ class AsyncioConnection:
         self._outgoing = [memoryview(head)]
         if body:
             self._outgoing.append(memoryview(body))
-        self._writable()
-        if self._outgoing and not self._cut_short:
+        if not self._send_on():
             self._loop.add_writer(self._sock.fileno(), self._writable)
 
     def _writable(self) -> None:
-        """Send what the socket takes. One that takes no more may still hold an answer to read."""
+        if self._send_on():
+            _ = self._loop.remove_writer(self._sock.fileno())
+
+    def _send_on(self) -> bool:
+        """Send what the socket takes; whether that ends the sending.
+
+        A socket that takes no more, its other side gone, may still hold an answer to read.
+        """
         try:
             while self._outgoing:
                 if self._tls:
@@ -107,10 +113,10 @@ class AsyncioConnection:
                 else:
                     self._sent(self._sock.sendmsg(self._outgoing))
         except _NOT_YET:
-            return
+            return False
         except OSError:
             self._cut_short = True
-        _ = self._loop.remove_writer(self._sock.fileno())
+        return True
 
     def _sent(self, size: int) -> None:
         self.moved = time.monotonic()

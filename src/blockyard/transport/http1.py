@@ -216,6 +216,26 @@ class ReplyReader:
             )
 
 
+_NAMES = {
+    spelt.encode(): name
+    for name in (
+        "accept-ranges",
+        "connection",
+        "content-length",
+        "content-range",
+        "content-type",
+        "date",
+        "etag",
+        "last-modified",
+        "server",
+        "x-amz-id-2",
+        "x-amz-request-id",
+    )
+    for spelt in (name, name.title())
+} | {b"ETag": "etag"}
+"""Header names that every reply has, to spare decoding them anew."""
+
+
 def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
     """Status, headers (lower-case names) and whether the connection may be kept alive."""
     raw: dict[bytes, bytes] = {}
@@ -227,7 +247,8 @@ def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
     except httptools.HttpParserError as error:
         raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
     headers = {
-        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw.items()
+        _NAMES.get(name) or name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in raw.items()
     }
     status = parser.get_status_code()
     if status < 200 and status not in {100, 103}:

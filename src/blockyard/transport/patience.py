@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from blockyard.errors import DeadlineExceededError, TransportTimeoutError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Patience:
     """The no-progress timeout in seconds, and the deadline on the monotonic clock."""
 
