@@ -1,0 +1,212 @@
+"""A content as an open file that can be read and sought in, for both faces.
+
+The listing made when it is opened stays the truth for as long as it is open: a content that is
+replaced or deleted meanwhile gives an `IntegrityError` on the next fetch, never other bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from blockyard.content.layout import Layout
+from blockyard.content.reading import ContentReader
+from blockyard.context import Context
+from blockyard.model import KIB
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+FIRST_WINDOW = 128 * KIB
+"""How much a read fetches after a seek, in bytes, when it asks for less."""
+
+LARGEST_WINDOW = 8
+"""How many blocks a read fetches at once when everything before it was read in order."""
+
+
+class Cursor:
+    """A position in a content, and the bytes that were fetched around it. Does no I/O itself.
+
+    As long as reads go on where the last fetch ended, each fetch is twice as large as the one
+    before; a seek elsewhere starts small again.
+    """
+
+    def __init__(self, reader: ContentReader, layout: Layout) -> None:
+        self._reader = reader
+        self._layout = layout
+        self._fetched = memoryview(b"")
+        self._fetched_start = 0
+        self._window = FIRST_WINDOW // 2
+        self.position = 0
+
+    @property
+    def name(self) -> str:
+        """The content id."""
+        return self._layout.content_id
+
+    @property
+    def size(self) -> int:
+        """The content's size in bytes."""
+        return self._layout.size
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing is left to read."""
+        return self.position >= self.size
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Move as `io.IOBase.seek` says, also past the end. Raises `ValueError` below 0."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}.get(whence)
+        if start is None:
+            raise ValueError(f"seek: whence: expected 0, 1 or 2, got {whence!r}")
+        if start + offset < 0:
+            raise ValueError(f"seek: {start + offset} is before the start of the content")
+        self.position = start + offset
+        return self.position
+
+    def take(self, size: int) -> memoryview:
+        """At most `size` of the bytes at the position that were fetched, and move past them."""
+        first = self.position - self._fetched_start
+        if not 0 <= first < len(self._fetched):
+            return memoryview(b"")
+        taken = self._fetched[first : first + size]
+        self.position += len(taken)
+        return taken
+
+    async def fetch(self, ctx: Context, size: int) -> None:
+        """Fetch from the position on: `size` bytes, or more, or as much as one fetch may."""
+        layout, start = self._layout, self.position
+        largest = LARGEST_WINDOW * layout.block_size
+        goes_on = start == self._fetched_start + len(self._fetched)
+        self._window = min(2 * self._window, largest) if goes_on else FIRST_WINDOW
+        stop = min(start + max(min(size, largest), self._window), layout.size)
+        if layout.block_size < stop - start and stop < layout.size:
+            stop -= stop % layout.block_size  # so that the next fetch begins with a block
+        self._fetched, self._fetched_start = memoryview(b""), start  # free it before the next
+        blocks = await self._reader.fetch(ctx, layout.pieces(start, stop), layout)
+        self._fetched = memoryview(b"".join(blocks))
+
+
+class RawContentFile(io.RawIOBase):
+    """The raw file below the buffered one that `BlockStore.open_content` returns."""
+
+    def __init__(self, cursor: Cursor, fetch: Callable[[int], None]) -> None:
+        super().__init__()
+        self._cursor = cursor
+        self._fetch = fetch
+        self.name = cursor.name
+        self.mode = "rb"
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._cursor.position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._cursor.seek(offset, whence)
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._next(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        parts: list[memoryview] = []
+        while data := self._next(self._cursor.size):
+            parts.append(data)
+        return b"".join(parts)
+
+    def _next(self, size: int) -> memoryview:
+        data = self._cursor.take(size)
+        if data or size == 0 or self._cursor.at_end:
+            return data
+        self._fetch(size)
+        return self._cursor.take(size)
+
+
+class AsyncContentFile:
+    """What `AsyncBlockStore.open_content` returns: a content open for reading.
+
+    Reads go one after the other; `RuntimeError` tells of two at once.
+    """
+
+    def __init__(self, cursor: Cursor, context: Callable[[], Context]) -> None:
+        self._cursor = cursor
+        self._context = context
+        self._reading = False
+        self.closed = False
+
+    @property
+    def name(self) -> str:
+        """The content id."""
+        return self._cursor.name
+
+    @property
+    def size(self) -> int:
+        """The content's size in bytes."""
+        return self._cursor.size
+
+    async def tell(self) -> int:
+        """The position in bytes from the start."""
+        return self._cursor.position
+
+    async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to `offset` from the start (0), the position (1) or the end (2); returns where.
+
+        Nothing is fetched before the next read. Raises `ValueError` below 0.
+        """
+        self._check_free()
+        return self._cursor.seek(offset, whence)
+
+    async def read(self, size: int = -1) -> bytes:
+        """`size` bytes from the position, or all that is left: fewer at the end only.
+
+        Raises what `BlockStore.read_content` does, and `ValueError` on a closed file.
+        """
+        self._check_free()
+        self._reading = True
+        try:
+            return await self._read(self.size if size < 0 else size)
+        finally:
+            self._reading = False
+
+    async def close(self) -> None:
+        """Let go of what was fetched. The store stays open."""
+        self.closed = True
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _read(self, size: int) -> bytes:
+        parts: list[memoryview] = []
+        while size and not self._cursor.at_end:
+            data = self._cursor.take(size)
+            if data:
+                parts.append(data)
+                size -= len(data)
+            else:
+                await self._cursor.fetch(self._context(), size)
+        return b"".join(parts)
+
+    def _check_free(self) -> None:
+        if self.closed:
+            raise ValueError(f"{self.name!r}: the file is closed")
+        if self._reading:
+            raise RuntimeError(f"{self.name!r}: another read of this file is under way")

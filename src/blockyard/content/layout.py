@@ -1,0 +1,208 @@
+"""How a content lies in a store, and what a listing of its blocks shows.
+
+A content is the blocks `CONTENT/chunk-C/block-B`: 4 MiB each, the last one shorter or not, 16
+to a chunk. Nothing else says how long it is, so a listing must leave no doubt: block 0 is there
+(it is the last that a write puts in place and the first that a change removes), no block is
+missing below the last, and only the last is short. What breaks this is an `IntegrityError` that
+names the key. This module does no I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from blockyard.errors import (
+    BlockNotFoundError,
+    IntegrityError,
+    InvalidKeyError,
+    InvalidRangeError,
+)
+from blockyard.keys import MAX_KEY_BYTES, check_key
+from blockyard.model import BlockInfo
+
+BLOCKS_PER_CHUNK = 16
+MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
+"""The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
+
+_BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
+_STAGED = re.compile(r"\.new-[0-9a-f]{16}/")
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """A stored content: its size in bytes, and how many blocks it takes."""
+
+    content_id: str
+    size: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part of one block that a range needs; `position` is its place in the result."""
+
+    index: int
+    block: BlockInfo
+    offset: int
+    length: int
+    position: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the block."""
+        return self.length == self.block.size
+
+
+class Layout:
+    """The blocks of a content, in order, as one listing showed them.
+
+    `where` is what errors begin with: the operation and the content.
+    """
+
+    def __init__(
+        self, where: str, content_id: str, blocks: list[BlockInfo], block_size: int
+    ) -> None:
+        self.where = where
+        self.content_id = content_id
+        self.blocks = blocks
+        self.size = sum(block.size for block in blocks)
+        self.block_size = block_size
+
+    @property
+    def info(self) -> ContentInfo:
+        """The content's size and how many blocks it takes."""
+        return ContentInfo(self.content_id, self.size, len(self.blocks))
+
+    def span(self, offset: int, length: int | None) -> tuple[int, int]:
+        """Start and stop of a range of the content, clamped at its end.
+
+        Raises `InvalidRangeError` when it starts at or past the end; but offset 0 is always in
+        range, so that all of an empty content can be read.
+        """
+        if offset >= self.size and offset > 0:
+            raise InvalidRangeError(
+                f"{self.where}: offset {offset} is at or past the end of the content's "
+                f"{self.size} bytes"
+            )
+        return offset, self.size if length is None else min(offset + length, self.size)
+
+    def pieces(self, start: int, stop: int) -> list[Piece]:
+        """What to read of which block for the bytes from `start` to `stop`, both within."""
+        if stop <= start:
+            return []
+        first, last = start // self.block_size, (stop - 1) // self.block_size
+        return [self._piece(index, start, stop) for index in range(first, last + 1)]
+
+    def _piece(self, index: int, start: int, stop: int) -> Piece:
+        block = self.blocks[index]
+        block_start = index * self.block_size
+        first = max(start, block_start)
+        last = min(stop, block_start + block.size)
+        return Piece(index, block, first - block_start, last - first, first - start)
+
+    def changed(self, key: str) -> IntegrityError:
+        """The error for a block that is no longer what the listing showed."""
+        return IntegrityError(
+            f"{self.where}: {key!r} changed while the content was read; the content has been "
+            "written again or deleted"
+        )
+
+
+def check_content_id(content_id: str) -> None:
+    """Raise `InvalidKeyError` unless `content_id` can name a content."""
+    check_key(content_id)
+    if content_id.endswith("/"):
+        raise InvalidKeyError(f"content id {content_id!r}: must not end with '/'")
+    size = len(content_id.encode())
+    if size > MAX_CONTENT_ID_BYTES:
+        raise InvalidKeyError(
+            f"content id {content_id[:40]!r}...: {size} bytes in UTF-8, "
+            f"the limit is {MAX_CONTENT_ID_BYTES}"
+        )
+
+
+def blocks_prefix(content_id: str) -> str:
+    """The literal prefix of the keys of a content's blocks."""
+    return f"{content_id}/chunk-"
+
+
+def chunk_prefix(content_id: str, chunk: int) -> str:
+    """The literal prefix of the keys of one chunk's blocks."""
+    return f"{content_id}/chunk-{chunk}/"
+
+
+def block_key(content_id: str, index: int) -> str:
+    """The key of the block that holds the bytes from `index` times the block size on."""
+    chunk, block = divmod(index, BLOCKS_PER_CHUNK)
+    return f"{content_id}/chunk-{chunk}/block-{block}"
+
+
+def block_index(content_id: str, key: str) -> int | None:
+    """The inverse of `block_key`; None for a key that is no block of this content."""
+    match = _BLOCK.fullmatch(key, len(content_id) + 1)
+    if match is None or not key.startswith(content_id + "/"):
+        return None
+    chunk, block = int(match[1]), int(match[2])
+    return chunk * BLOCKS_PER_CHUNK + block if block < BLOCKS_PER_CHUNK else None
+
+
+def staged_prefix(content_id: str) -> str:
+    """The literal prefix of what a rewrite of the content keeps until it is whole."""
+    return f"{content_id}/.new-"
+
+
+def staged_id(content_id: str, nonce: bytes) -> str:
+    """The content id under which a rewrite is kept until it is whole; `nonce` has 8 bytes."""
+    return staged_prefix(content_id) + nonce.hex()
+
+
+def is_staged(content_id: str, key: str) -> bool:
+    """Whether the key belongs to a rewrite of the content."""
+    match = _STAGED.match(key, len(content_id) + 1)
+    return (
+        match is not None
+        and key.startswith(content_id + "/")
+        and block_index(key[: match.end() - 1], key) is not None
+    )
+
+
+def whole_layout(
+    operation: str, content_id: str, found: Mapping[int, BlockInfo], block_size: int
+) -> Layout:
+    """The layout that the blocks `found` make.
+
+    Raises `BlockNotFoundError` when there is none, and `IntegrityError` when they leave a doubt.
+    """
+    where = f"{operation} {content_id!r}"
+    if not found:
+        raise BlockNotFoundError(f"{where}: there is no such content")
+    if 0 not in found:
+        raise IntegrityError(
+            f"{where}: the content is unfinished: {block_key(content_id, 0)!r} is not there, "
+            "as after a write, copy or delete that was interrupted, or during one"
+        )
+    last = max(found)
+    for index in range(last + 1):
+        block = found.get(index)
+        if block is None:
+            raise IntegrityError(
+                f"{where}: there is a hole: {block_key(content_id, index)!r} is missing"
+            )
+        if block.size > block_size or (block.size < block_size and index < last):
+            raise IntegrityError(
+                f"{where}: {block.key!r} has {block.size} bytes where {block_size} were expected"
+            )
+    return Layout(where, content_id, [found[index] for index in range(last + 1)], block_size)
+
+
+def check_span(operation: str, content_id: str, offset: int, length: int | None) -> None:
+    """Raise `InvalidRangeError` unless offset and length (bytes) are whole and not negative."""
+    for name, value in (("offset", offset), ("length", length)):
+        if value is None and name == "length":
+            continue
+        if not isinstance(value, int) or value < 0:
+            raise InvalidRangeError(
+                f"{operation} {content_id!r}: {name}: expected a whole number from 0, got {value!r}"
+            )

@@ -1,0 +1,17 @@
+"""The errors of the local files that contents come from and go to."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from blockyard.errors import LocalStorageError
+
+
+@contextmanager
+def local_errors(operation: str, path: str) -> Generator[None]:
+    """Give an `OSError` on the file at `path` its place in the error tree."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalStorageError(f"{operation}: {path!r}: {error.strerror or error}") from error

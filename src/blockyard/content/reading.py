@@ -1,0 +1,147 @@
+"""Reading contents: whole or a range, to bytes, into a file, or block by block.
+
+Every read begins with a listing, which shows that the content is whole, and ends with a second
+one of the chunks it touched, which shows that it was not replaced meanwhile. Only the blocks
+that a range touches are read, and of the outer ones only the part within.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from io import FileIO
+from itertools import islice
+from typing import NamedTuple
+
+from blockyard.content.batches import batch_sizes, overlapped
+from blockyard.content.layout import Layout, Piece, check_content_id, check_span
+from blockyard.content.listing import ContentListing
+from blockyard.content.local import local_errors
+from blockyard.content.progress import Progress, Tally
+from blockyard.content.targets import ContentTarget, NewFile, Writable, is_special, write_all
+from blockyard.context import Context
+from blockyard.errors import BlockNotFoundError, InvalidRangeError
+from blockyard.model import BLOCK_SIZE
+from blockyard.operations import Operations
+
+
+class ContentRange(NamedTuple):
+    """A range of a content that was found whole, in pieces."""
+
+    layout: Layout
+    pieces: list[Piece]
+
+    def batches(self, concurrency: int) -> Iterator[list[Piece]]:
+        """The pieces in order, as many at a time as are to be fetched at once."""
+        rest = iter(self.pieces)
+        for size in batch_sizes(concurrency):
+            batch = list(islice(rest, size))
+            if not batch:
+                return
+            yield batch
+
+
+class ContentReader:
+    """Reads the contents of one store."""
+
+    def __init__(self, operations: Operations, block_size: int = BLOCK_SIZE) -> None:
+        self._operations = operations
+        self._listing = ContentListing(operations, block_size)
+
+    async def content_size(self, ctx: Context, content_id: str) -> int:
+        return (await self.layout(ctx, content_id, "content_size")).size
+
+    async def read_content(
+        self, ctx: Context, content_id: str, offset: int, length: int | None
+    ) -> bytes:
+        found = await self.find(ctx, content_id, "read_content", offset, length)
+        return b"".join(await self.fetch(ctx, found.pieces, found.layout))
+
+    async def read_content_into(
+        self,
+        ctx: Context,
+        content_id: str,
+        target: ContentTarget,
+        *,
+        offset: int,
+        length: int | None,
+        progress: Progress | None,
+    ) -> int:
+        found = await self.find(ctx, content_id, "read_content_into", offset, length)
+        tally = Tally(progress)
+        if isinstance(target, Writable):
+            await self._into_stream(ctx, found, target, tally)
+        elif is_special(path := os.fspath(target)):
+            with local_errors("read_content_into", path):
+                file = FileIO(path, "w")
+            with file:
+                await self._into_stream(ctx, found, file, tally)
+        else:
+            await self._into_new_file(ctx, found, path, tally)
+        return tally.done
+
+    async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
+        """The layout of a whole content; see `ContentListing.layout`."""
+        return await self._listing.layout(ctx, content_id, operation)
+
+    async def find(
+        self, ctx: Context, content_id: str, operation: str, offset: int, length: int | None
+    ) -> ContentRange:
+        """List a content and find what to read for a range of it."""
+        check_content_id(content_id)
+        check_span(operation, content_id, offset, length)
+        layout = await self.layout(ctx, content_id, operation)
+        return ContentRange(layout, layout.pieces(*layout.span(offset, length)))
+
+    async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
+        """Read pieces, many at once, and check that they are all of the content listed."""
+        blocks = await ctx.gather(partial(self._read, ctx, layout), pieces)
+        await self._listing.check_unchanged(ctx, layout, pieces)
+        return blocks
+
+    async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
+        key = piece.block.key
+        try:
+            if piece.whole:
+                data = await self._operations.read_block(ctx, key)
+            else:
+                data = await self._operations.read_block_range(ctx, key, piece.offset, piece.length)
+        except (BlockNotFoundError, InvalidRangeError) as error:
+            raise layout.changed(key) from error
+        if len(data) != piece.length:
+            raise layout.changed(key)
+        return data
+
+    async def _into_stream(
+        self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
+    ) -> None:
+        rest = iter(found.pieces)
+
+        async def fetch_batch(size: int) -> list[bytes]:
+            return await self.fetch(ctx, list(islice(rest, size)), found.layout)
+
+        async def write_batch(blocks: list[bytes]) -> None:
+            for block in blocks:
+                await ctx.runtime.blocking(partial(write_all, file, block))
+                tally.add(len(block))
+
+        await overlapped(ctx, fetch_batch, write_batch)
+
+    async def _into_new_file(
+        self, ctx: Context, found: ContentRange, path: str, tally: Tally
+    ) -> None:
+        file = NewFile(path, sum(piece.length for piece in found.pieces))
+
+        async def copy(piece: Piece) -> None:
+            data = await self._read(ctx, found.layout, piece)
+            await ctx.runtime.blocking(partial(file.write_at, piece.position, data))
+            tally.add(len(data))
+
+        try:
+            await ctx.runtime.blocking(file.create)
+            _ = await ctx.gather(copy, found.pieces)
+            await self._listing.check_unchanged(ctx, found.layout, found.pieces)
+            await ctx.runtime.blocking(file.publish)
+        finally:
+            file.close()

@@ -1,0 +1,224 @@
+"""Where the bytes of a new content come from, cut into blocks.
+
+A source feeds `write(index, data)` with every block, several at a time, and at least with block
+0, which is empty when the source is. A buffer and a regular file can be read at any place, so
+each of the writes in flight fetches its own block; a stream is drawn in order, a batch ahead of
+the batch that is being written. No source is ever held whole.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
+from io import FileIO
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+
+from blockyard.content.batches import overlapped
+from blockyard.content.local import local_errors
+from blockyard.context import Context
+from blockyard.errors import LocalStorageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Block: TypeAlias = bytes | bytearray | memoryview
+Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
+Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
+
+_END = memoryview(b"")
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file open for reading bytes: `read` returns at most `size` of them, none at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+if TYPE_CHECKING:
+    ContentSource: TypeAlias = str | os.PathLike[str] | Buffer | Readable | Iterable[Buffer]
+    AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
+
+
+class Source(Protocol):
+    """See the module's docstring."""
+
+    async def feed(self, ctx: Context, write: Write) -> None: ...
+
+
+def source_of(given: AsyncContentSource, block_size: int) -> Source:
+    """The source for what a caller gave. Raises `TypeError` for what can't be one."""
+    if isinstance(given, str | os.PathLike):
+        return PathSource(os.fspath(given), block_size)
+    if isinstance(given, AsyncIterable):
+        return StreamSource(_drawn_async(given, block_size), block_size)
+    try:
+        return BufferSource(flat(cast("Buffer", given)), block_size)
+    except TypeError:
+        pass  # not a buffer
+    if isinstance(given, Readable):
+        return _file_source(given, block_size)
+    if isinstance(given, Iterable):
+        return StreamSource(_drawn(given, block_size), block_size)
+    raise TypeError(
+        "source: expected a path, a buffer, a binary file or an iterable of buffers, "
+        f"got {type(given).__name__}"
+    )
+
+
+class BufferSource:
+    """A buffer, sliced: nothing is copied."""
+
+    def __init__(self, buffer: memoryview, block_size: int) -> None:
+        self._buffer = buffer
+        self._block_size = block_size
+
+    async def feed(self, ctx: Context, write: Write) -> None:
+        async def send(start: int) -> None:
+            stop = start + self._block_size
+            await write(start // self._block_size, self._buffer[start:stop])
+
+        _ = await ctx.gather(send, _starts(len(self._buffer), self._block_size))
+
+
+class PathSource:
+    """The file at a path. As much is stored as it held when it was opened."""
+
+    def __init__(self, path: str, block_size: int) -> None:
+        self._path = path
+        self._block_size = block_size
+
+    async def feed(self, ctx: Context, write: Write) -> None:
+        with await ctx.runtime.blocking(self._open) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                await self._feed_regular(ctx, write, file, status.st_size)
+            else:  # a pipe or a device is read in order, to its end
+                await _file_source(file, self._block_size).feed(ctx, write)
+
+    async def _feed_regular(self, ctx: Context, write: Write, file: FileIO, size: int) -> None:
+        async def send(start: int) -> None:
+            length = min(self._block_size, size - start)
+            data = await ctx.runtime.blocking(partial(self._read_at, file, start, length))
+            await write(start // self._block_size, data)
+
+        _ = await ctx.gather(send, _starts(size, self._block_size))
+
+    def _open(self) -> FileIO:
+        with local_errors("write_content", self._path):
+            return FileIO(self._path)
+
+    def _read_at(self, file: FileIO, start: int, length: int) -> bytes:
+        with local_errors("write_content", self._path):
+            data = os.pread(file.fileno(), length, start)
+        if len(data) < length:
+            raise LocalStorageError(
+                f"write_content: {self._path!r}: the file was cut short while it was read"
+            )
+        return data
+
+
+class StreamSource:
+    """What can only be drawn in order. `draw` gives full blocks, and a shorter one at the end."""
+
+    def __init__(self, draw: Draw, block_size: int) -> None:
+        self._draw = draw
+        self._block_size = block_size
+        self._index = 0
+        self._ended = False
+
+    async def feed(self, ctx: Context, write: Write) -> None:
+        async def put(numbered: tuple[int, bytearray]) -> None:
+            await write(*numbered)
+
+        async def put_batch(batch: list[tuple[int, bytearray]]) -> None:
+            _ = await ctx.gather(put, batch)
+
+        await overlapped(ctx, partial(self._next_batch, ctx), put_batch)
+
+    async def _next_batch(self, ctx: Context, size: int) -> list[tuple[int, bytearray]]:
+        batch: list[tuple[int, bytearray]] = []
+        while len(batch) < size and not self._ended:
+            block = await self._draw(ctx)
+            self._ended = len(block) < self._block_size
+            if block or self._index == 0:
+                batch.append((self._index, block))
+                self._index += 1
+        return batch
+
+
+class _Cutter:
+    """Collects buffers of any size until they fill a block.
+
+    They are copied, since an iterator may use its buffer again for the next.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._block = bytearray()
+        self._rest = memoryview(b"")
+
+    def add(self, data: Buffer) -> None:
+        self._rest = flat(data)
+
+    def fill(self) -> bool:
+        """Move what was added into the block, as far as it fits, and say whether it is full."""
+        room = self._block_size - len(self._block)
+        self._block += self._rest[:room]
+        self._rest = self._rest[room:]
+        return len(self._block) == self._block_size
+
+    def take(self) -> bytearray:
+        block, self._block = self._block, bytearray()
+        return block
+
+
+def _file_source(file: Readable, block_size: int) -> StreamSource:
+    return StreamSource(_drawn(iter(partial(file.read, block_size), b""), block_size), block_size)
+
+
+def _drawn(buffers: Iterable[Buffer], block_size: int) -> Draw:
+    """Draws from a plain iterable, which may block: in a thread, a whole block at a time."""
+    cutter = _Cutter(block_size)
+    iterator = iter(buffers)
+
+    def next_block() -> bytearray:
+        while not cutter.fill():
+            data = next(iterator, _END)
+            if data is _END:
+                break
+            cutter.add(data)
+        return cutter.take()
+
+    async def draw(ctx: Context) -> bytearray:
+        return await ctx.runtime.blocking(next_block)
+
+    return draw
+
+
+def _drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
+    cutter = _Cutter(block_size)
+    iterator: AsyncIterator[Buffer] = aiter(buffers)
+
+    async def draw(ctx: Context) -> bytearray:
+        while not cutter.fill():
+            data = await anext(iterator, _END)
+            if data is _END:
+                break
+            cutter.add(data)
+        return cutter.take()
+
+    return draw
+
+
+def flat(data: Buffer) -> memoryview:
+    """`data` as flat bytes, not copied. Raises `TypeError` when it is no contiguous buffer."""
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _starts(size: int, block_size: int) -> range:
+    """Where the blocks of `size` bytes start; an empty content has one, empty block."""
+    return range(0, max(1, size), block_size)

@@ -1,0 +1,223 @@
+"""Writing, copying and deleting contents so that whatever can be read is whole.
+
+Block 0 is the mark of a whole content: it is the last block to be put in place and the first
+to be taken away. A new content is written in place. What replaces a content is written beside
+it first (`CONTENT/.new-.../chunk-C/block-B`) and then put in place by copies inside the
+service, so that the old content stays readable until the new one has arrived whole.
+docs/decisions/content-layout.md says what follows from that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from blockyard.content.layout import ContentInfo, block_key, check_content_id, staged_id
+from blockyard.content.listing import ContentListing
+from blockyard.content.progress import Progress, Tally
+from blockyard.content.sources import Block, Source, source_of
+from blockyard.context import Context
+from blockyard.errors import BlockStoreError
+from blockyard.model import BLOCK_SIZE, BlockInfo
+from blockyard.operations import Operations
+
+if TYPE_CHECKING:
+    from blockyard.content.sources import AsyncContentSource
+
+TIDY_SECONDS = 30.0
+"""How long an operation that failed or was interrupted may take to leave things in order."""
+
+Put: TypeAlias = Callable[[Context, int], Coroutine[Any, Any, BlockInfo]]
+"""Puts the block of that index in its final place. Doing it again does no harm."""
+
+
+class ContentWriter:
+    """Writes the contents of one store. To each content, one writer at a time."""
+
+    def __init__(self, operations: Operations, block_size: int = BLOCK_SIZE) -> None:
+        self._operations = operations
+        self._block_size = block_size
+        self._listing = ContentListing(operations, block_size)
+
+    async def write_content(
+        self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
+    ) -> ContentInfo:
+        check_content_id(content_id)
+        blocks = source_of(source, self._block_size)
+        old = await self._listing.blocks(ctx, content_id)
+        write = self._rewrite if 0 in old else self._write_new
+        return await write(ctx, content_id, old, blocks, Tally(progress))
+
+    async def copy_content(
+        self, ctx: Context, source_id: str, target_id: str, progress: Progress | None
+    ) -> ContentInfo:
+        check_content_id(target_id)
+        layout = await self._listing.layout(ctx, source_id, "copy_content")
+        if source_id == target_id:
+            return layout.info
+        tally = Tally(progress)
+
+        async def put(ctx: Context, index: int) -> BlockInfo:
+            block = layout.blocks[index]
+            copied = await self._operations.copy_block(ctx, block.key, block_key(target_id, index))
+            tally.add(block.size)
+            return copied
+
+        old = await self._listing.blocks(ctx, target_id)
+        await self._put_in_place(ctx, target_id, old, len(layout.blocks), put)
+        try:
+            await self._listing.check_unchanged(ctx, layout, layout.pieces(0, layout.size))
+        except BaseException as error:  # what was copied may be a mixture
+            await self._tidy(ctx, error, target_id, self._remove_content)
+            raise
+        return ContentInfo(target_id, layout.size, len(layout.blocks))
+
+    async def delete_content(self, ctx: Context, content_id: str) -> None:
+        check_content_id(content_id)
+        await self._remove_content(ctx, content_id)
+        await self._remove_staged(ctx, content_id)
+
+    async def _write_new(
+        self,
+        ctx: Context,
+        content_id: str,
+        unfinished: Mapping[int, BlockInfo],
+        source: Source,
+        tally: Tally,
+    ) -> ContentInfo:
+        """Write where nothing can be read; of a write that failed, nothing is left."""
+        upload = _Upload(self._operations, ctx, content_id, tally)
+        try:
+            await source.feed(ctx, upload.write)
+            await self._remove(ctx, _from(upload.count, unfinished))
+            _ = await upload.complete()
+        except BaseException as error:
+            await self._tidy(ctx, error, content_id, self._remove_content)
+            raise
+        if unfinished:
+            await self._remove_staged(ctx, content_id)
+        return ContentInfo(content_id, tally.done, upload.count)
+
+    async def _rewrite(
+        self,
+        ctx: Context,
+        content_id: str,
+        old: Mapping[int, BlockInfo],
+        source: Source,
+        tally: Tally,
+    ) -> ContentInfo:
+        """Write beside the old content, then put the new one in its place."""
+        staged = staged_id(content_id, os.urandom(8))
+        upload = _Upload(self._operations, ctx, staged, tally)
+        try:
+            await source.feed(ctx, upload.write)
+            if upload.count > 1:
+                _ = await upload.complete()
+        except BaseException as error:
+            await self._tidy(ctx, error, staged, self._remove_content)
+            raise
+
+        async def put(ctx: Context, index: int) -> BlockInfo:
+            key = block_key(content_id, index)
+            if upload.count == 1:  # never was anywhere else
+                return await self._operations.write_block(ctx, key, upload.first)
+            return await self._operations.copy_block(ctx, block_key(staged, index), key)
+
+        await self._put_in_place(ctx, content_id, old, upload.count, put)
+        return ContentInfo(content_id, tally.done, upload.count)
+
+    async def _put_in_place(
+        self, ctx: Context, content_id: str, old: Mapping[int, BlockInfo], count: int, put: Put
+    ) -> None:
+        """Let `count` blocks take the place of the blocks `old`.
+
+        Once begun, neither content can be read until it ends. When it is interrupted the way
+        back is to finish it, unless there was no old content: then it is undone.
+        """
+
+        one_for_one = count == len(old) == 1
+
+        async def put_all(ctx: Context) -> None:
+            if 0 in old and not one_for_one:
+                await self._operations.delete_block(ctx, old[0].key)
+            _ = await ctx.gather(partial(put, ctx), range(1, count))
+            await self._remove(ctx, _from(count, old))
+            _ = await put(ctx, 0)
+
+        async def finish(ctx: Context, content_id: str) -> None:
+            await put_all(ctx)
+            await self._remove_staged(ctx, content_id)
+
+        try:
+            await put_all(ctx)
+        except BaseException as error:
+            await self._tidy(ctx, error, content_id, finish if 0 in old else self._remove_content)
+            raise
+        if old and not one_for_one:
+            await self._remove_staged(ctx, content_id)
+
+    async def _tidy(
+        self,
+        ctx: Context,
+        error: BaseException,
+        content_id: str,
+        step: Callable[[Context, str], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Leave things in order after `error`; a note on it says when that failed as well.
+
+        The call's own deadline may be what passed, so this has another.
+        """
+        ends = ctx.runtime.now() + TIDY_SECONDS
+        try:
+            await step(replace(ctx, deadline=ends), content_id)
+        except BlockStoreError as failure:
+            error.add_note(f"and {content_id!r} may be left unfinished: {failure}")
+
+    async def _remove_content(self, ctx: Context, content_id: str) -> None:
+        found = await self._listing.blocks(ctx, content_id)
+        if 0 in found:
+            await self._operations.delete_block(ctx, found[0].key)
+        await self._remove(ctx, _from(1, found))
+
+    async def _remove_staged(self, ctx: Context, content_id: str) -> None:
+        await self._remove(ctx, await self._listing.staged_keys(ctx, content_id))
+
+    async def _remove(self, ctx: Context, keys: Iterable[str]) -> None:
+        if keys := list(keys):
+            (await self._operations.delete_blocks(ctx, keys)).raise_for_failures()
+
+
+class _Upload:
+    """Writes the blocks of a content, but holds back block 0 until it is to be complete."""
+
+    def __init__(self, operations: Operations, ctx: Context, content_id: str, tally: Tally) -> None:
+        self._operations = operations
+        self._ctx = ctx
+        self._content_id = content_id
+        self._tally = tally
+        self.first: Block = b""
+        self.count = 0
+
+    async def write(self, index: int, data: Block) -> None:
+        """Write one block. See `Source.feed`."""
+        self.count = max(self.count, index + 1)
+        if index == 0:
+            self.first = data
+        else:
+            _ = await self._put(index, data)
+        self._tally.add(len(data))
+
+    def complete(self) -> Coroutine[Any, Any, BlockInfo]:
+        """Write block 0: now the content is there."""
+        return self._put(0, self.first)
+
+    def _put(self, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
+        return self._operations.write_block(self._ctx, block_key(self._content_id, index), data)
+
+
+def _from(first: int, blocks: Mapping[int, BlockInfo]) -> list[str]:
+    """The keys of the blocks from index `first` on."""
+    return [block.key for index, block in blocks.items() if index >= first]
