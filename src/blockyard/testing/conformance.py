@@ -1,0 +1,54 @@
+"""The conformance suite: what every store must pass, in both faces.
+
+Subclass it in a test module and say where to store::
+
+    from blockyard.testing.conformance import StoreConformance
+
+    class TestMyStore(StoreConformance):
+        @pytest.fixture
+        def source(self, tmp_path):
+            return MyStore(tmp_path)
+
+`source` is a `Store` of one's own, or anything that `blockyard.open_store` takes. It is empty,
+and fresh for each test; what a test leaves there is the fixture's to clear away. Each test runs
+over the blocking face and over the asyncio one. Needs `pip install blockyard[testing]`.
+
+A store whose blocks outlive it inherits `DurabilityTests` as well, one that waits for a server
+`DeadlineTests`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("blockyard.testing.suite")
+
+from blockyard.testing.suite.blocks import BlockTests  # noqa: E402 - rewritten from here on
+from blockyard.testing.suite.copies import CopyTests  # noqa: E402
+from blockyard.testing.suite.deletes import DeleteTests  # noqa: E402
+from blockyard.testing.suite.lifecycle import (  # noqa: E402
+    DeadlineTests,
+    DurabilityTests,
+    LifecycleTests,
+)
+from blockyard.testing.suite.listing import ListingTests  # noqa: E402
+from blockyard.testing.suite.many import ManyTests  # noqa: E402
+from blockyard.testing.suite.model import ModelTests  # noqa: E402
+from blockyard.testing.suite.odd_keys import OddKeyTests  # noqa: E402
+from blockyard.testing.suite.ranges import RangeTests  # noqa: E402
+
+__all__ = ["DeadlineTests", "DurabilityTests", "StoreConformance"]
+
+
+class StoreConformance(
+    BlockTests,
+    RangeTests,
+    OddKeyTests,
+    ListingTests,
+    DeleteTests,
+    CopyTests,
+    ManyTests,
+    LifecycleTests,
+    ModelTests,
+):
+    """Every test that a store must pass. Override the fixture `source`."""

@@ -1,0 +1,153 @@
+"""Both faces of a store behind one way to call them, so that a test is written once.
+
+A test calls a `BlockStore`. The blocking face is one; the asyncio face is driven to look like
+one, each call run to its end on an event loop that lives as long as the store is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import blockyard
+from blockyard.aio import AsyncBlockStore
+from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, StoreConfig, TimeoutConfig
+from blockyard.operations import Operations
+from blockyard.stores.base import Store
+from blockyard.sync import BlockStore
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.blocking import BlockingRuntime
+
+FaceName = Literal["blocking", "asyncio"]
+FACES: tuple[FaceName, ...] = ("blocking", "asyncio")
+
+Source = Store | StoreConfig | str | os.PathLike[str]
+"""What to open: what `blockyard.open_store` takes, or a store of one's own."""
+
+Item = TypeVar("Item")
+_END = object()
+
+
+class Face(Protocol):
+    """One face of an open store; `store` is called as a `BlockStore`, whichever face it is."""
+
+    store: BlockStore
+
+    def at_once(self, call: Callable[[Any, Item], Any], items: Sequence[Item]) -> list[Any]:
+        """`call(store, item)` for all items at the same time: on threads, or as tasks.
+
+        `call` gets the face itself and returns what its method does. The outcomes come in the
+        order of the items; where a call raised, the exception is its outcome.
+        """
+        ...
+
+
+@contextmanager
+def open_face(name: FaceName, source: Source) -> Generator[Face, None, None]:
+    """One face over `source`, closed at the end."""
+    if name == "blocking":
+        with _open_blocking(source) as store:
+            yield _BlockingFace(store)
+        return
+    with asyncio.Runner() as runner:
+        face = _AsyncioFace(runner.run(_open_asyncio(source)), runner)
+        try:
+            yield face
+        finally:
+            face.store.close()
+
+
+def _open_blocking(source: Source) -> BlockStore:
+    if not isinstance(source, Store):
+        return blockyard.open_store(source)
+    http, timeouts = HttpConfig(), TimeoutConfig()
+    return BlockStore(
+        Operations(source),
+        BlockingRuntime(http, timeouts),
+        BackgroundLoop(http, timeouts),
+        deadline=None,
+        concurrency=DEFAULT_CONCURRENCY,
+    )
+
+
+async def _open_asyncio(source: Source) -> AsyncBlockStore:
+    if not isinstance(source, Store):
+        return await blockyard.open_async_store(source)
+    return AsyncBlockStore(
+        Operations(source),
+        AsyncioRuntime(HttpConfig(), TimeoutConfig()),
+        deadline=None,
+        concurrency=DEFAULT_CONCURRENCY,
+    )
+
+
+class _BlockingFace:
+    def __init__(self, store: BlockStore) -> None:
+        self.store = store
+
+    def at_once(self, call: Callable[[Any, Item], Any], items: Sequence[Item]) -> list[Any]:
+        together = threading.Barrier(len(items))
+
+        def attempt(item: Item) -> Any:
+            _ = together.wait()
+            try:
+                return call(self.store, item)
+            except Exception as error:  # noqa: BLE001 - the outcome, which the test looks at
+                return error
+
+        with ThreadPoolExecutor(len(items)) as threads:
+            return list(threads.map(attempt, items))
+
+
+class _AsyncioFace:
+    def __init__(self, store: AsyncBlockStore, runner: asyncio.Runner) -> None:
+        # tests/test_faces.py holds the faces in step: the driven one has every method.
+        self.store = cast("BlockStore", _Driven(store, runner))
+        self._asyncio_store = store
+        self._runner = runner
+
+    def at_once(self, call: Callable[[Any, Item], Any], items: Sequence[Item]) -> list[Any]:
+        async def all_at_once() -> list[Any]:
+            calls = [call(self._asyncio_store, item) for item in items]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        return self._runner.run(all_at_once())
+
+
+class _Driven:
+    """An `AsyncBlockStore` whose methods return what awaiting them gives."""
+
+    def __init__(self, store: AsyncBlockStore, runner: asyncio.Runner) -> None:
+        self._store = store
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+        return lambda *args, **kwargs: self._result(method(*args, **kwargs))
+
+    def _result(self, returned: Any) -> Any:
+        if inspect.iscoroutine(returned):
+            return self._runner.run(returned)
+        if isinstance(returned, AsyncGenerator):
+            return self._iterate(cast("AsyncGenerator[Any, None]", returned))
+        return _Driven(returned, self._runner)  # of `with_options`, the one plain method
+
+    def _iterate(self, blocks: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
+        async def following() -> Any:
+            return await anext(blocks, _END)
+
+        async def let_go() -> None:
+            await blocks.aclose()
+
+        try:
+            while (block := self._runner.run(following())) is not _END:
+                yield block
+        finally:
+            self._runner.run(let_go())

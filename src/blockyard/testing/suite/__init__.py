@@ -1,0 +1,1 @@
+"""The parts of the conformance suite, one topic a module. `conformance.py` puts them together."""

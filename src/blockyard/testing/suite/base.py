@@ -1,0 +1,31 @@
+"""The fixtures of the suite: what a store's author provides, and what the tests are given."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from blockyard.sync import BlockStore
+from blockyard.testing.faces import FACES, Face, FaceName, Source, open_face
+
+
+class SuiteBase:
+    """What every part of the suite stands on."""
+
+    @pytest.fixture
+    def source(self) -> Source:
+        """An empty place to store in, fresh for each test: override this."""
+        raise NotImplementedError("a conformance class provides a `source` fixture")
+
+    @pytest.fixture(params=FACES)
+    def face(self, request: pytest.FixtureRequest, source: Source) -> Generator[Face, None, None]:
+        """An open face of the store: every test runs on each."""
+        name: FaceName = request.param
+        with open_face(name, source) as face:
+            yield face
+
+    @pytest.fixture
+    def store(self, face: Face) -> BlockStore:
+        """The face's store, called as a `BlockStore`."""
+        return face.store

@@ -1,0 +1,104 @@
+"""Health, views, and the end of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from blockyard.errors import DeadlineExceededError, StoreClosedError
+from blockyard.model import HealthReport
+from blockyard.sync import BlockStore
+from blockyard.testing.faces import FACES, FaceName, Source, open_face
+from blockyard.testing.suite.base import SuiteBase
+
+CALLS: dict[str, Callable[[BlockStore], Any]] = {
+    "write_block": lambda store: store.write_block("a", b""),
+    "read_block": lambda store: store.read_block("a"),
+    "read_block_into": lambda store: store.read_block_into("a", bytearray(1)),
+    "read_block_range": lambda store: store.read_block_range("a", 0, 1),
+    "read_blocks": lambda store: store.read_blocks(["a"]),
+    "read_block_ranges": lambda store: store.read_block_ranges([("a", 0, 1)]),
+    "write_blocks": lambda store: store.write_blocks([("a", b"")]),
+    "stat_block": lambda store: store.stat_block("a"),
+    "block_exists": lambda store: store.block_exists("a"),
+    "copy_block": lambda store: store.copy_block("a", "b"),
+    "delete_block": lambda store: store.delete_block("a"),
+    "delete_blocks": lambda store: store.delete_blocks(["a"]),
+    "delete_by_prefix": lambda store: store.delete_by_prefix("a"),
+    "list_by_prefix": lambda store: store.list_by_prefix(),
+    "iter_blocks": lambda store: list(store.iter_blocks()),
+    "health_check": lambda store: store.health_check(),
+}
+"""One call of every method that a store does its work by."""
+
+
+class LifecycleTests(SuiteBase):
+    """A store says that it can be used, and is left in order."""
+
+    def test_health(self, store: BlockStore) -> None:
+        _ = store.write_block("a", b"")
+
+        report = store.health_check()
+
+        assert isinstance(report, HealthReport)
+        assert report.latency >= 0
+        assert report.store
+        assert store.list_by_prefix() == ["a"]
+
+    @pytest.mark.parametrize("operation", CALLS)
+    def test_a_closed_store(self, store: BlockStore, operation: str) -> None:
+        _ = store.write_block("a", b"a")
+        view = store.with_options(concurrency=2)
+        store.close()
+
+        for closed in (store, view):
+            with pytest.raises(StoreClosedError, match="closed"):
+                CALLS[operation](closed)
+
+    def test_closing_a_view_closes_the_store(self, store: BlockStore) -> None:
+        store.with_options(concurrency=2).close()
+
+        with pytest.raises(StoreClosedError):
+            _ = store.list_by_prefix()
+
+    def test_closing_twice(self, store: BlockStore) -> None:
+        _ = store.write_blocks([("a", b"")])  # so that there is a background loop to close
+
+        store.close()
+        store.close()
+
+    def test_a_view_does_the_same_work(self, store: BlockStore) -> None:
+        view = store.with_options(deadline=60)
+
+        _ = view.write_block("a", b"block")
+
+        assert store.read_block("a") == b"block"
+        assert view.read_blocks(["a"]) == [b"block"]
+
+
+class DurabilityTests(SuiteBase):
+    """For a store that keeps its blocks when it is closed."""
+
+    @pytest.mark.parametrize("reader", FACES)
+    def test_a_store_opened_again(
+        self, source: Source, store: BlockStore, reader: FaceName
+    ) -> None:
+        _ = store.write_blocks([("a", b"1"), ("a/b", b"2")])
+        store.close()
+
+        with open_face(reader, source) as again:
+            assert again.store.list_by_prefix() == ["a", "a/b"]
+            assert again.store.read_blocks(["a/b", "a"]) == [b"2", b"1"]
+
+
+class DeadlineTests(SuiteBase):
+    """For a store that waits for others: its calls end when the caller's deadline has passed."""
+
+    @pytest.mark.parametrize("operation", CALLS)
+    def test_a_deadline_that_has_passed(self, store: BlockStore, operation: str) -> None:
+        hasty = store.with_options(deadline=1e-9)
+
+        with pytest.raises(DeadlineExceededError):
+            CALLS[operation](hasty)
