@@ -1,0 +1,59 @@
+# What this project can do, on a machine with Python 3.11 or newer and make.
+# Every target sets up what it needs; a second run finds it and is quick.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+READY := $(VENV)/.blockyard-ready
+LOCALSTACK_VENV := .venv-localstack
+LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
+
+.PHONY: help demo test check test-servers servers-env localstack-env clean
+
+help:
+	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
+	@echo "make test          the tests that need nothing but this machine, and their coverage"
+	@echo "make check         lint, format, strict types, import rules"
+	@echo "make servers-env   install LocalStack and, as root on Debian, Ceph and nginx"
+	@echo "make test-servers  the tests on LocalStack and Ceph"
+
+demo: $(READY)
+	@$(VENV)/bin/python demo/demo.py
+
+test: $(READY)
+	@$(RUN) coverage erase
+	@$(RUN) coverage run -m pytest -m "not servers"
+	@$(RUN) coverage combine --quiet
+	@$(RUN) coverage report
+
+check: $(READY)
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/basedpyright
+	@$(VENV)/bin/lint-imports --no-logo
+
+test-servers: $(READY)
+	@$(RUN) pytest -m servers
+
+servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env)
+	@servers/install-packages
+
+localstack-env: $(LOCALSTACK_READY)
+
+clean:
+	@rm -rf $(VENV) $(LOCALSTACK_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) pip install --quiet --upgrade "pip>=25.1"
+	@$(RUN) pip install --quiet --editable ".[all]" --group dev
+	@touch $@
+
+$(LOCALSTACK_READY): servers/localstack-requirements.txt
+	@echo "setting up $(LOCALSTACK_VENV)"
+	@$(PYTHON) -m venv $(LOCALSTACK_VENV)
+	@$(LOCALSTACK_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
