@@ -34,7 +34,7 @@ in the error's notes (PEP 678), so a traceback shows them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blockyard.model import DeleteResult
@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
 class BlockStoreError(Exception):
     """The root: `except BlockStoreError` catches everything that blockyard raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As exceptions pickle themselves, without calling __init__, which may want keywords:
+        # a worker process hands its errors back with all they say.
+        return _restored, (type(self), self.args), self.__dict__
 
 
 class BlockNotFoundError(BlockStoreError, LookupError):
@@ -205,3 +210,7 @@ class ThrottledError(S3Error):
 
 class ServerError(S3Error):
     """The service failed, and still did when the retries were used up."""
+
+
+def _restored(kind: type[BlockStoreError], args: tuple[object, ...]) -> BlockStoreError:
+    return kind.__new__(kind, *args)
