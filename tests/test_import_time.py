@@ -1,0 +1,63 @@
+"""What `import blockyard` brings in, and what it waits with until a store is opened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import blockyard
+from blockyard import errors
+
+HEAVY = {"pydantic", "botocore", "yaml", "asyncio", "ssl", "typer", "httptools", "crc32c"}
+
+
+def imported_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter has imported after `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_the_package_alone_is_light() -> None:
+    loaded = imported_by("import blockyard")
+    assert "blockyard.errors" in loaded
+    assert not loaded & HEAVY
+    assert len(loaded - imported_by("import dataclasses, datetime, typing")) < 10
+
+
+@pytest.mark.parametrize("source", ["memory://", "s3://my-data?access_key=A&secret_key=B"])
+def test_botocore_is_not_needed_where_keys_are_given(source: str) -> None:
+    loaded = imported_by(f"import blockyard; blockyard.open_store({source!r}).close()")
+    assert "pydantic" in loaded
+    assert not loaded & {"botocore", "yaml", "typer"}
+
+
+def test_botocore_is_not_needed_for_keys_in_the_environment() -> None:
+    loaded = imported_by(
+        "import os; os.environ |= {'AWS_ACCESS_KEY_ID': 'A', 'AWS_SECRET_ACCESS_KEY': 'B'}\n"
+        "import blockyard; blockyard.open_store('s3://my-data').close()"
+    )
+    assert "botocore" not in loaded
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(blockyard.__all__) == sorted(set(blockyard.__all__))
+    for name in blockyard.__all__:
+        assert getattr(blockyard, name) is not None
+        assert name in dir(blockyard)
+
+
+def test_every_error_is_public() -> None:
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in defined if name.endswith("Error")} <= set(blockyard.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'blockyard' has no attribute 'open_stroe'"):
+        _ = getattr(blockyard, "open_stroe")  # noqa: B009

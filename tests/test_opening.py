@@ -1,0 +1,94 @@
+"""From a source to an open store: the right kind, with the settings that were given."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import blockyard
+from blockyard.s3.store import S3Store
+from blockyard.stores.filesystem import FilesystemStore
+from blockyard.stores.memory import MemoryStore
+
+KEYS = "access_key=AKIA&secret_key=hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
+    for name in ("BLOCKYARD_STORE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("memory://", MemoryStore),
+        ("file:///nowhere/blocks", FilesystemStore),
+        (f"s3://my-data?{KEYS}", S3Store),
+        (f"s3://my-data/blocks?{KEYS}&endpoint=http://127.0.0.1:1", S3Store),
+    ],
+)
+def test_each_type_has_its_store_in_both_faces(source: str, kind: type) -> None:
+    async def open_async() -> None:
+        async with await blockyard.open_async_store(source) as store:
+            assert isinstance(store, blockyard.AsyncBlockStore)
+            assert type(store._operations.store) is kind
+
+    with blockyard.open_store(source) as store:
+        assert isinstance(store, blockyard.BlockStore)
+        assert type(store._operations.store) is kind
+    asyncio.run(open_async())
+
+
+def test_opening_writes_nothing(tmp_path: Path) -> None:
+    with blockyard.open_store((tmp_path / "blocks").as_uri()):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_stores_are_separate() -> None:
+    with blockyard.open_store("memory://") as one, blockyard.open_store("memory://") as other:
+        _ = one.write_block("a", b"1")
+        assert one.list_by_prefix() == ["a"]
+        assert other.list_by_prefix() == []
+
+
+def test_a_file_store_stays_where_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = blockyard.StoreConfig(type="file", file=blockyard.FileConfig(path=Path("blocks")))
+    with blockyard.open_store(config) as store:
+        monkeypatch.chdir("/")
+        _ = store.write_block("a", b"1")
+    assert (tmp_path / "blocks").is_dir()
+
+
+def test_blockyard_store_names_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOCKYARD_STORE", "memory://")
+    with blockyard.open_store() as store:
+        assert store.health_check().latency >= 0
+
+
+def test_a_yaml_file_and_keyword_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "store.yaml"
+    _ = path.write_text("block_store: {s3: {bucket: my-data, access_key: A, secret_key: B}}")
+    with blockyard.open_store(path, deadline=7, concurrency=3, max_connections=5) as store:
+        assert (store._deadline, store._concurrency) == (7, 3)
+        assert store._runtime._http.max_connections == 5
+
+
+def test_errors_come_at_once_in_both_faces() -> None:
+    with pytest.raises(blockyard.ConfigError, match="did you mean 'region'"):
+        _ = blockyard.open_store("s3://my-data", regoin="eu-west-1")
+    with pytest.raises(blockyard.ConfigError, match="got the scheme 'gs'"):
+        _ = asyncio.run(blockyard.open_async_store("gs://my-data"))
+
+
+def test_no_secret_is_shown_by_what_is_open() -> None:
+    with blockyard.open_store(f"s3://my-data?{KEYS}") as store:
+        seen = [store, store._operations, store._operations.store, store._runtime]
+        assert "hunter2" not in "".join(
+            repr(vars(each)) for each in seen if hasattr(each, "__dict__")
+        )
