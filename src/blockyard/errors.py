@@ -13,7 +13,7 @@
     ├── IntegrityError                                  bytes that do not match their checksum
     ├── PartialDeleteError                              some keys of a delete are still there
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
-    ├── LocalStorageError                               the local disk refused (read-only, full, ...)
+    ├── LocalStorageError                               the local disk refused (read-only, full)
     ├── TransportError                                  no usable reply came
     │   ├── TransportConnectionError  (ConnectionError) refused, reset, not resolved
     │   │   └── TLSError                                the handshake or the certificate failed
@@ -213,4 +213,6 @@ class ServerError(S3Error):
 
 
 def _restored(kind: type[BlockStoreError], args: tuple[object, ...]) -> BlockStoreError:
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
+    error.args = args  # which those that are an OSError too set in __init__ alone
+    return error
