@@ -176,16 +176,16 @@ def test_range(byte_range: tuple[int, int | None], header: str) -> None:
 
 def test_put_headers() -> None:
     request = requests.put_object(
-        BUCKET, "k", b"", headers={"x-amz-meta-by": "me\tand you"}, if_absent=True
+        BUCKET, "k", b"", headers={"x-amz-meta-by": "me and you"}, if_absent=True
     )
     assert request.headers == {
         "host": BUCKET.host,
-        "x-amz-meta-by": "me\tand you",
+        "x-amz-meta-by": "me and you",
         "if-none-match": "*",
     }
 
 
-@pytest.mark.parametrize("value", ["a\r\nx: y", "a\n", "a\0", "\r", "é", "\x7f"])
+@pytest.mark.parametrize("value", ["a\r\nx: y", "a\n", "a\0", "\r", "\t", "é", "\x7f"])
 def test_a_header_value_that_would_break_the_message_is_refused(value: str) -> None:
     with pytest.raises(ProtocolError, match="if-match"):
         _ = requests.get_object(BUCKET, "k", if_match=value)

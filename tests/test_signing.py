@@ -13,7 +13,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials as OracleCredentials
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blockyard.context import Origin, Request
@@ -135,7 +135,9 @@ class Oracle(S3SigV4Auth):
 
 
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=40)
-header_values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
+header_values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40) | (
+    st.text(" a", max_size=10)
+)
 signed_headers = st.dictionaries(
     st.sampled_from(["content-md5", "content-type"])
     | st.from_regex(r"x-amz-(meta|checksum)-[a-z0-9-]{1,12}", fullmatch=True),
@@ -240,6 +242,24 @@ def test_signing_again_replaces_every_trace_of_the_first_try() -> None:
     assert asked.headers == fresh.headers
 
 
+def test_renewed_credentials_sign_at_once_with_the_new_secret() -> None:
+    signer = Signer("us-east-1")
+    asked, fresh = request("GET", "/block"), request("GET", "/block")
+    renewed = Credentials("AKIAIOSFODNN7EXAMPLE", "another", "", None)
+    signer.sign(asked, credentials(), MIDNIGHT, EMPTY_SHA256)
+    signer.sign(asked, renewed, MIDNIGHT, EMPTY_SHA256)
+    Signer("us-east-1").sign(fresh, renewed, MIDNIGHT, EMPTY_SHA256)
+    assert asked.headers == fresh.headers
+
+
+def test_a_secret_that_is_not_unicode_signs_by_its_bytes() -> None:
+    """As the environment gives it: such a byte reaches Python as a lone surrogate."""
+    asked = request("GET", "/block")
+    secret = b"s\xffcret".decode(errors="surrogateescape")
+    Signer("us-east-1").sign(asked, Credentials("A", secret, "", None), MIDNIGHT, EMPTY_SHA256)
+    assert len(signature(asked)) == 64
+
+
 @pytest.mark.parametrize(
     ("token", "access_key"),
     [
@@ -265,6 +285,7 @@ def test_a_region_that_would_break_a_header_is_refused() -> None:
 
 
 @given(st.binary(max_size=200), st.text(st.characters(exclude_categories=["Cs"])))
+@example(key=b"k" * 65, message="m")
 def test_the_signing_key_is_hmac(key: bytes, message: str) -> None:
     expected = hmac.digest(key, message.encode(), "sha256")
     assert signing._SigningKey(key).sign(message).digest() == expected

@@ -29,7 +29,7 @@ _ENDPOINT = re.compile(r"[\x21-\x7e]+")
 _ENDPOINT_PATH = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})*")
 _DNS_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._~/-]*")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 
