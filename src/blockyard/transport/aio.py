@@ -53,7 +53,7 @@ class AsyncioRuntime:
         patience = Patience(self._timeouts.no_progress, deadline)
         lines = self._here()
         while True:
-            connection = await lines.take(request.origin, patience)
+            connection = await lines.take(request, patience)
             reused = connection.used
             reply = ReplyReader(request.method, into, limit)
             try:
@@ -71,7 +71,21 @@ class AsyncioRuntime:
         await asyncio.sleep(seconds)
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(None, call)
+        """A call that has begun is waited for when it is cancelled: it may be changing a file."""
+        abandoned = False
+
+        def begin() -> Result:
+            if abandoned:
+                raise RuntimeError("cancelled before it began: nobody sees this")
+            return call()
+
+        future = asyncio.get_running_loop().run_in_executor(None, begin)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            abandoned = True
+            _ = await asyncio.wait([future])
+            raise
 
     async def gather(
         self,
@@ -155,9 +169,10 @@ class _LoopConnections:
         self._open: set[AsyncioConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self, origin: Origin, patience: Patience) -> AsyncioConnection:
+    async def take(self, request: Request, patience: Patience) -> AsyncioConnection:
+        origin = request.origin
         while True:
-            taken = self._pool.take(origin, time.monotonic())
+            taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
             if taken is Take.WAIT:
                 await self._wait_for_place(patience)
             elif taken is Take.OPEN:

@@ -10,9 +10,12 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Context
+from blockyard.errors import StoreClosedError
 from blockyard.transport.aio import AsyncioRuntime
 
 if TYPE_CHECKING:
@@ -40,28 +43,57 @@ class BackgroundLoop:
         deadline: float | None,
         concurrency: int,
     ) -> Result:
-        """`operation(context, argument)` on the loop; an interrupt here cancels it there."""
+        """`operation(context, argument)` on the loop.
+
+        An interrupt here cancels it there, and is raised when it has ended: what an operation
+        does on its way out is done by then. Raises `StoreClosedError` when `close` cuts it off.
+        """
         runtime = self._runtime
         ends = None if deadline is None else runtime.now() + deadline
         call = operation(Context(runtime, ends, concurrency), argument)
-        future = asyncio.run_coroutine_threadsafe(call, self._running_loop())
+        loop = self._running_loop()
+        outcome: Future[Result] = Future()
+        task: asyncio.Task[Result] | None = None
+
+        def start() -> None:
+            nonlocal task
+            task = loop.create_task(call)
+            task.add_done_callback(partial(_pass_on, outcome))
+
+        def cancel() -> None:
+            if task is not None:
+                _ = task.cancel()
+            else:  # interrupted before it was started
+                call.close()
+                _ = outcome.cancel()
+
         try:
-            return future.result()
+            _ = loop.call_soon_threadsafe(start)
+            return outcome.result()
         except BaseException:
-            _ = future.cancel()
+            if not outcome.done():
+                _ = loop.call_soon_threadsafe(cancel)
+                _ = wait([outcome])
             raise
 
     def close(self) -> None:
-        """Close the connections, stop the loop and wait for its thread."""
+        """Cut off what is under way, close the connections, stop the loop and its thread."""
         with self._starting:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None or self._owner != os.getpid():
             return
-        asyncio.run_coroutine_threadsafe(self._runtime.close(), loop).result()
+        asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result()
         _ = loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+    async def _wind_up(self) -> None:
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in under_way:
+            _ = task.cancel()
+        _ = await asyncio.gather(*under_way, return_exceptions=True)
+        await self._runtime.close()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._owner != os.getpid():  # a forked child has the object but not the thread
@@ -77,3 +109,12 @@ class BackgroundLoop:
                 )
                 self._thread.start()
             return self._loop
+
+
+def _pass_on(outcome: Future[Result], task: asyncio.Task[Result]) -> None:
+    if task.cancelled():
+        outcome.set_exception(StoreClosedError("the store was closed while the call was under way"))
+    elif (error := task.exception()) is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())
