@@ -1,0 +1,287 @@
+"""The two faces say the same, and hand everything on to the operations."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from blockyard.aio import AsyncBlockStore
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.context import Context
+from blockyard.model import BlockInfo, Page
+from blockyard.operations import Operations
+from blockyard.sync import BlockStore
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.blocking import BlockingRuntime
+
+MANY = {"read_blocks", "read_block_ranges", "write_blocks"}
+"""What the blocking face hands to its background loop."""
+
+ARGUMENTS: dict[str, Any] = {
+    "key": "the key",
+    "source_key": "the source",
+    "target_key": "the target",
+    "prefix": "the prefix",
+    "data": b"data",
+    "buffer": bytearray(3),
+    "offset": 5,
+    "length": 7,
+    "keys": ["the", "keys"],
+    "ranges": [("a", 1, 2)],
+    "blocks": [("a", b"1")],
+    "if_absent": True,
+    "literal": True,
+    "dry_run": True,
+}
+
+
+def public(kind: type) -> dict[str, Callable[..., Any]]:
+    return {
+        name: member
+        for name, member in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def under_asyncio(parameter: inspect.Parameter) -> inspect.Parameter:
+    annotation = ASYNCIO_TYPES.get(parameter.annotation, parameter.annotation)
+    return parameter.replace(annotation=annotation)
+
+
+BLOCKING, ASYNCIO = public(BlockStore), public(AsyncBlockStore)
+OPERATIONS = sorted(set(public(Operations)) & set(BLOCKING) - {"close"})
+ITERATORS = {"iter_blocks", "iter_content"}
+ASYNCIO_TYPES = {
+    "BlockStore": "AsyncBlockStore",
+    "BufferedReader": "AsyncContentFile",
+    "ContentSource": "AsyncContentSource",
+    "Iterator[BlockInfo]": "AsyncIterator[BlockInfo]",
+    "Iterator[bytes]": "AsyncIterator[bytes]",
+}
+"""What differs in a signature of the asyncio face."""
+
+
+class RecordedOperations:
+    """Stands in for `Operations`: remembers each call and answers with its own token."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Context, tuple[Any, ...], dict[str, Any]]] = []
+        self.closed = 0
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        async def answer() -> Any:
+            if name == "list_page":
+                return Page([BlockInfo("a", 1, "e")], None)
+            return f"result of {name}"
+
+        def operation(ctx: Context, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            self.calls.append((name, ctx, args, kwargs))
+            return answer()
+
+        return operation
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def blocking_face(
+    operations: Any, deadline: float | None = None, concurrency: int = 32
+) -> BlockStore:
+    http, timeouts = HttpConfig(), TimeoutConfig()
+    return BlockStore(
+        operations,
+        BlockingRuntime(http, timeouts),
+        BackgroundLoop(http, timeouts),
+        deadline=deadline,
+        concurrency=concurrency,
+    )
+
+
+def asyncio_face(
+    operations: Any, deadline: float | None = None, concurrency: int = 32
+) -> AsyncBlockStore:
+    runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    return AsyncBlockStore(operations, runtime, deadline=deadline, concurrency=concurrency)
+
+
+def arguments_of(method: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        name: ARGUMENTS[name] for name in inspect.signature(method).parameters if name != "self"
+    }
+
+
+def test_both_faces_have_the_same_methods() -> None:
+    assert set(BLOCKING) == set(ASYNCIO)
+    assert {"__enter__", "__exit__"} <= set(vars(BlockStore))
+    assert {"__aenter__", "__aexit__"} <= set(vars(AsyncBlockStore))
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_methods_take_the_same(name: str) -> None:
+    expected = [under_asyncio(parameter) for parameter in parameters(BLOCKING[name])]
+
+    assert parameters(ASYNCIO[name]) == expected
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_methods_return_the_same(name: str) -> None:
+    returns = inspect.signature(BLOCKING[name]).return_annotation
+    awaited = inspect.signature(ASYNCIO[name]).return_annotation
+
+    assert awaited == ASYNCIO_TYPES.get(returns, returns)
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_the_asyncio_face_is_awaited(name: str) -> None:
+    if name in ITERATORS:
+        assert inspect.isasyncgenfunction(ASYNCIO[name])
+        assert inspect.isgeneratorfunction(BLOCKING[name])
+    else:
+        assert inspect.iscoroutinefunction(ASYNCIO[name]) is (name != "with_options")
+        assert not inspect.iscoroutinefunction(BLOCKING[name])
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_methods_are_documented_once(name: str) -> None:
+    assert len(BLOCKING[name].__doc__ or "") > 30
+    assert (ASYNCIO[name].__doc__ or "").startswith(f"See `BlockStore.{name}`")
+
+
+def test_every_operation_is_on_both_faces() -> None:
+    """A page of a listing is what `iter_blocks` asks for."""
+    assert set(public(Operations)) - set(BLOCKING) == {"list_page"}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_blocking_face_hands_on_its_arguments(name: str) -> None:
+    operations = RecordedOperations()
+    arguments = arguments_of(BLOCKING[name])
+
+    with blocking_face(operations) as store:
+        assert getattr(store, name)(**arguments) == f"result of {name}"
+
+    [(called, ctx, args, kwargs)] = operations.calls
+    bound = inspect.signature(getattr(Operations, name)).bind(operations, ctx, *args, **kwargs)
+    assert (called, {**bound.arguments} | {"self": 0, "ctx": 0}) == (
+        name,
+        {"self": 0, "ctx": 0} | arguments,
+    )
+    assert isinstance(ctx.runtime, AsyncioRuntime if name in MANY else BlockingRuntime)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_asyncio_face_hands_on_its_arguments(name: str) -> None:
+    operations = RecordedOperations()
+    arguments = arguments_of(ASYNCIO[name])
+
+    async def call() -> Any:
+        async with asyncio_face(operations) as store:
+            return await getattr(store, name)(**arguments)
+
+    assert asyncio.run(call()) == f"result of {name}"
+
+    [(called, ctx, args, kwargs)] = operations.calls
+    bound = inspect.signature(getattr(Operations, name)).bind(operations, ctx, *args, **kwargs)
+    assert (called, {**bound.arguments} | {"self": 0, "ctx": 0}) == (
+        name,
+        {"self": 0, "ctx": 0} | arguments,
+    )
+    assert isinstance(ctx.runtime, AsyncioRuntime)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_options_reach_every_call(name: str) -> None:
+    operations = RecordedOperations()
+    arguments = arguments_of(BLOCKING[name])
+
+    async def call() -> None:
+        store = asyncio_face(operations).with_options(deadline=1000, concurrency=7)
+        async with store.with_options():  # which keeps what was set before
+            await getattr(store, name)(**arguments)
+
+    with blocking_face(operations).with_options(deadline=1000, concurrency=7) as store:
+        before = BlockingRuntime.now()
+        _ = getattr(store.with_options(), name)(**arguments)
+        asyncio.run(call())
+        after = BlockingRuntime.now()
+
+    assert len(operations.calls) == 2
+    for _, ctx, _, _ in operations.calls:
+        assert ctx.concurrency == 7
+        assert ctx.deadline is not None
+        assert before + 1000 <= ctx.deadline <= after + 1000
+
+
+def test_without_options_there_is_no_deadline() -> None:
+    operations = RecordedOperations()
+
+    with blocking_face(operations) as store:
+        _ = store.read_block("a")
+        _ = store.read_blocks(["a"])
+
+    assert [(ctx.deadline, ctx.concurrency) for _, ctx, _, _ in operations.calls] == [
+        (None, 32),
+        (None, 32),
+    ]
+
+
+class PagedOperations(RecordedOperations):
+    """A listing of three pages."""
+
+    def list_page(self, ctx: Context, prefix: str, token: str | None) -> Coroutine[Any, Any, Page]:
+        async def answer() -> Page:
+            number = int(token or 0)
+            blocks = [BlockInfo(f"{prefix}{number}{letter}", 0, "") for letter in "ab"]
+            return Page(blocks, str(number + 1) if number < 2 else None)
+
+        self.calls.append(("list_page", ctx, (prefix, token), {}))
+        return answer()
+
+
+def test_iterating_fetches_a_page_when_it_comes_to_it() -> None:
+    operations = PagedOperations()
+    expected = ["p0a", "p0b", "p1a", "p1b", "p2a", "p2b"]
+
+    with blocking_face(operations) as store:
+        blocks = store.iter_blocks("p")
+        assert operations.calls == []
+        assert [next(blocks).key for _ in range(3)] == expected[:3]
+        assert len(operations.calls) == 2
+        assert [block.key for block in blocks] == expected[3:]
+
+    assert [args for _, _, args, _ in operations.calls] == [("p", None), ("p", "1"), ("p", "2")]
+
+
+def test_iterating_under_asyncio() -> None:
+    operations = PagedOperations()
+
+    async def keys() -> list[str]:
+        async with asyncio_face(operations) as store:
+            return [block.key async for block in store.iter_blocks("p")]
+
+    assert asyncio.run(keys()) == ["p0a", "p0b", "p1a", "p1b", "p2a", "p2b"]
+    assert [args for _, _, args, _ in operations.calls] == [("p", None), ("p", "1"), ("p", "2")]
+
+
+def test_leaving_a_with_block_closes() -> None:
+    operations = RecordedOperations()
+
+    with pytest.raises(ZeroDivisionError), blocking_face(operations):
+        _ = 1 // 0
+
+    async def left() -> None:
+        async with asyncio_face(operations):
+            _ = 1 // 0
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(left())
+    assert operations.closed == 2

@@ -1,0 +1,247 @@
+"""The operations: what they refuse before a store is asked, and what they build on top of one."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from blockyard import operations as module
+from blockyard.context import Context
+from blockyard.errors import (
+    AccessDeniedError,
+    BlockStoreError,
+    BlockTooLargeError,
+    InvalidKeyError,
+    InvalidRangeError,
+    LocalStorageError,
+)
+from blockyard.model import BlockInfo, DeleteResult, Page
+from blockyard.stores.base import Store
+from blockyard.stores.memory import MemoryStore
+from blockyard.sync import BlockStore
+from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.samples import REFUSED_KEYS
+
+READ_ONLY = memoryview(b"read only")
+GAPS = memoryview(bytearray(10))[::2]
+BACKWARDS = memoryview(bytearray(10))[::-1]
+
+Call = Callable[[BlockStore], Any]
+
+
+class AskedStore(Store):
+    """Fails the test when it is asked for anything."""
+
+    def _asked(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"the store was asked: {args} {kwargs}")
+
+    write_block = read_block = read_block_into = read_block_range = _asked
+    stat_block = copy_block = delete_block = delete_blocks = list_page = health_check = _asked
+
+
+def with_key(key: Any) -> dict[str, Call]:
+    """A call of each method that takes a key, with this one."""
+    return {
+        "write_block": lambda store: store.write_block(key, b""),
+        "read_block": lambda store: store.read_block(key),
+        "read_block_into": lambda store: store.read_block_into(key, bytearray(1)),
+        "read_block_range": lambda store: store.read_block_range(key, 0),
+        "read_blocks": lambda store: store.read_blocks([key]),
+        "read_blocks, late": lambda store: store.read_blocks(["a", "b", key]),
+        "read_block_ranges": lambda store: store.read_block_ranges([("a", 0, 1), (key, 0, 1)]),
+        "write_blocks": lambda store: store.write_blocks([("a", b""), (key, b"")]),
+        "write_blocks, drawn": lambda store: store.write_blocks(iter([(key, b"")])),
+        "stat_block": lambda store: store.stat_block(key),
+        "block_exists": lambda store: store.block_exists(key),
+        "copy_block": lambda store: store.copy_block(key, "a"),
+        "copy_block, target": lambda store: store.copy_block("a", key),
+        "copy_block, both": lambda store: store.copy_block(key, key),
+        "delete_block": lambda store: store.delete_block(key),
+        "delete_blocks": lambda store: store.delete_blocks(["a", key]),
+    }
+
+
+REFUSED: list[tuple[str, type[Exception], str, Call]] = [
+    *(
+        (f"{method}, {what}", InvalidKeyError, "key", call)
+        for what, key in REFUSED_KEYS.items()
+        for method, call in with_key(key).items()
+    ),
+    *(
+        (f"{method}, {what}", InvalidKeyError, "prefix", call)
+        for what, prefix in REFUSED_KEYS.items()
+        if prefix != ""
+        for method, call in {
+            "list_by_prefix": lambda store, prefix=prefix: store.list_by_prefix(prefix),
+            "iter_blocks": lambda store, prefix=prefix: next(store.iter_blocks(prefix)),
+            "delete_by_prefix": lambda store, prefix=prefix: store.delete_by_prefix(prefix),
+        }.items()
+    ),
+    ("empty prefix", InvalidKeyError, "literal=True", lambda s: s.delete_by_prefix("")),
+    ("offset below 0", InvalidRangeError, "offset", lambda s: s.read_block_range("a", -1)),
+    ("length below 0", InvalidRangeError, "length", lambda s: s.read_block_range("a", 0, -1)),
+    (
+        "a bad range among others",
+        InvalidRangeError,
+        "'b': offset",
+        lambda s: s.read_block_ranges([("a", 0, 1), ("b", -1, 1)]),
+    ),
+    ("str as data", TypeError, "data: expected bytes .*str", lambda s: s.write_block("a", "text")),
+    ("None as data", TypeError, "data: expected bytes", lambda s: s.write_block("a", None)),
+    ("list as data", TypeError, "data: expected bytes", lambda s: s.write_block("a", [1, 2])),
+    ("number as data", TypeError, "data: expected bytes", lambda s: s.write_block("a", 3)),
+    ("data with gaps", TypeError, "data: .*contiguous", lambda s: s.write_block("a", GAPS)),
+    ("data backwards", TypeError, "data: .*contiguous", lambda s: s.write_block("a", BACKWARDS)),
+    ("str in write_blocks", TypeError, "data: ", lambda s: s.write_blocks([("a", "text")])),
+    ("bytes as buffer", TypeError, "buffer: .*writable", lambda s: s.read_block_into("a", b"abc")),
+    ("no bytes as buffer", TypeError, "buffer: .*writable", lambda s: s.read_block_into("a", b"")),
+    (
+        "a view of bytes",
+        TypeError,
+        "buffer: .*writable",
+        lambda s: s.read_block_into("a", READ_ONLY),
+    ),
+    ("str as buffer", TypeError, "buffer: expected", lambda s: s.read_block_into("a", "abc")),
+    ("buffer with gaps", TypeError, "buffer: .*contig", lambda s: s.read_block_into("a", GAPS)),
+    ("one key, read", TypeError, "several keys", lambda s: s.read_blocks("abc")),
+    ("one key, delete", TypeError, "several keys", lambda s: s.delete_blocks("abc")),
+]
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize(
+    ("error", "says", "call"),
+    [pytest.param(error, says, call, id=what) for what, error, says, call in REFUSED],
+)
+def test_bad_input_never_reaches_the_store(
+    face: FaceName, error: type[Exception], says: str, call: Call
+) -> None:
+    with open_face(face, AskedStore()) as opened, pytest.raises(error, match=says):
+        call(opened.store)
+
+
+def test_the_largest_block_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BLOCK_SIZE", 100)
+
+    with open_face("blocking", MemoryStore()) as face:
+        _ = face.store.write_block("a", bytes(100))
+        for data in (bytes(101), bytearray(101), array("I", bytes(104))):
+            with pytest.raises(BlockTooLargeError, match=r"write_block 'a': \d+ bytes, the limit"):
+                _ = face.store.write_block("a", data)
+        assert face.store.stat_block("a").size == 100
+
+
+class DeletingStore(MemoryStore):
+    """Refuses to delete what it is told to, and whole batches from a certain one on."""
+
+    def __init__(self, refuse: Sequence[str] = (), batches: int = 10**6) -> None:
+        super().__init__()
+        self._refuse = refuse
+        self._batches = batches
+        self.closed = 0
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        if self._batches == 0:
+            raise AccessDeniedError("denied", status=403)
+        self._batches -= 1
+        failed: dict[str, BlockStoreError] = {
+            key: LocalStorageError(f"delete_block {key!r}: read-only") for key in self._refuse
+        }
+        result = await super().delete_blocks(ctx, [key for key in keys if key not in failed])
+        return DeleteResult(result.deleted, {key: failed[key] for key in keys if key in failed})
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        return await super().list_page(ctx, prefix, token, min(page_size, 2))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture(params=FACES)
+def face_name(request: pytest.FixtureRequest) -> FaceName:
+    name: FaceName = request.param
+    return name
+
+
+KEYS = ["a", "a/1", "a/2", "a/3", "a/4", "a/5"]
+
+
+def test_failed_keys_are_kept_apart_over_all_pages(face_name: FaceName) -> None:
+    with open_face(face_name, DeletingStore(refuse=["a", "a/2", "a/5"])) as face:
+        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+
+        result = face.store.delete_by_prefix("a")
+
+        assert result.deleted == ["a/1", "a/3", "a/4"]
+        assert list(result.failed) == ["a", "a/2", "a/5"]
+        assert face.store.list_by_prefix() == ["a", "a/2", "a/5"]
+
+
+def test_a_delete_that_breaks_off_says_what_is_gone(face_name: FaceName) -> None:
+    with open_face(face_name, DeletingStore(batches=2)) as face:
+        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+
+        result = face.store.delete_by_prefix("a")
+
+        assert result.deleted == ["a", "a/1", "a/2"]
+        assert {key: type(error) for key, error in result.failed.items()} == dict.fromkeys(
+            ["a/3", "a/4", "a/5"], AccessDeniedError
+        )
+        assert face.store.list_by_prefix() == ["a/3", "a/4", "a/5"]
+
+
+def test_a_delete_that_can_not_begin_raises(face_name: FaceName) -> None:
+    with open_face(face_name, DeletingStore(batches=0)) as face:
+        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+
+        with pytest.raises(AccessDeniedError):
+            _ = face.store.delete_by_prefix("a")
+
+        assert face.store.list_by_prefix() == KEYS
+
+
+def test_a_store_is_asked_for_each_key_once(face_name: FaceName) -> None:
+    asked: list[list[str]] = []
+
+    class RememberingStore(MemoryStore):
+        async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+            asked.append(list(keys))
+            return await super().delete_blocks(ctx, keys)
+
+    with open_face(face_name, RememberingStore()) as face:
+        _ = face.store.delete_blocks(key for key in "cacab")
+
+    assert asked == [["c", "a", "b"]]
+
+
+def test_a_copy_onto_itself_is_no_copy(face_name: FaceName) -> None:
+    class UncopyingStore(MemoryStore):
+        async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+            raise AssertionError(f"copied {source_key} onto {target_key}")
+
+    with open_face(face_name, UncopyingStore()) as face:
+        written = face.store.write_block("a", b"block")
+
+        assert face.store.copy_block("a", "a") == written
+
+
+def test_an_error_is_no_answer_to_whether_a_block_exists(face_name: FaceName) -> None:
+    class DeniedStore(MemoryStore):
+        async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
+            raise AccessDeniedError("denied", status=403)
+
+    with open_face(face_name, DeniedStore()) as face, pytest.raises(AccessDeniedError):
+        _ = face.store.block_exists("a")
+
+
+def test_the_store_is_closed_once(face_name: FaceName) -> None:
+    store = DeletingStore()
+
+    with open_face(face_name, store) as face:
+        face.store.close()
+        face.store.close()
+
+    assert store.closed == 1
