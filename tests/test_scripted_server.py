@@ -198,9 +198,17 @@ def test_a_client_that_departs_from_the_script_fails_the_test(
         depart()
 
 
-def test_an_error_in_the_test_itself_comes_through() -> None:
-    with pytest.raises(KeyError), ScriptedServer([OK]):
-        raise KeyError
+def test_an_error_in_the_test_itself_comes_through_with_the_servers_as_a_note() -> None:
+    def fail() -> None:
+        with ScriptedServer([Receive()]) as server:
+            with connected(server):
+                pass
+            assert server.wait_until_drained()
+            raise KeyError
+
+    with pytest.raises(KeyError) as raised:
+        fail()
+    assert "closed where a request was expected" in raised.value.__notes__[0]
 
 
 def test_leaving_ends_pauses_open_connections_and_the_thread() -> None:

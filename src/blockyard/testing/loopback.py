@@ -130,7 +130,8 @@ class LoopbackServer(ABC):
 
     `tls` makes it an HTTPS server, and `handshake_delay` is how many seconds it lets a client
     wait before its side of the handshake begins. An error in `serve` that is not the client's
-    doing stops the server and is raised at the end of the `with` block.
+    doing stops the server and is raised at the end of the `with` block (or, if that ends with an
+    error already, noted with it).
     """
 
     def __init__(
@@ -194,8 +195,11 @@ class LoopbackServer(ABC):
         with contextlib.suppress(RuntimeError):  # a failure has ended the loop already
             _ = self._loop.call_soon_threadsafe(self._accepting.cancel)
         self._thread.join()
-        if self._failure is not None:
+        if self._failure is None:
+            return
+        if error is None:
             raise self._failure
+        error.add_note(f"{type(self).__name__} had failed before: {self._failure!r}")
 
     def let_go_of_sockets(self) -> None:
         """In a forked child: close its copies, which would keep closed connections open."""
@@ -216,7 +220,7 @@ class LoopbackServer(ABC):
             await self._accepting
 
     async def _accept_clients(self) -> None:
-        with self._listener:
+        try:
             async with asyncio.TaskGroup() as conversations:
                 for number in itertools.count(1):
                     await self._arrival()
@@ -224,6 +228,9 @@ class LoopbackServer(ABC):
                         sock, _ = self._listener.accept()
                         self._clients.add(sock)
                     _ = conversations.create_task(self._converse(number, sock))
+        finally:
+            with self._clients_changed:
+                self._listener.close()
 
     async def _arrival(self) -> None:
         arrived = asyncio.Event()
@@ -234,8 +241,12 @@ class LoopbackServer(ABC):
             _ = self._loop.remove_reader(self._listener)
 
     def _drained(self) -> bool:
+        if self._clients:
+            return False
+        if self._listener.fileno() < 0:
+            return True
         waiting, _, _ = select.select([self._listener], [], [], 0)
-        return not waiting and not self._clients
+        return not waiting
 
     async def _converse(self, number: int, sock: socket.socket) -> None:
         try:

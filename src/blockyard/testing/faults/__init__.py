@@ -1,0 +1,81 @@
+"""Make any S3 server misbehave on purpose: a proxy in front of it, and a plan of faults.
+
+    from blockyard.testing.faults import FaultProxy, Script, Truncate
+
+    with FaultProxy("http://127.0.0.1:9000", Script([Truncate(after=1000)])) as proxy:
+        ...  # the first request sent to proxy.url gets a reply cut short
+        assert proxy.counts["truncate"] == 1
+
+`requests.py` holds the faults that keep a request from the server, `replies.py` those that
+lose, delay or damage its reply, `meaning.py` those that make a reply say something else.
+"""
+
+from blockyard.testing.faults.fault import Fault, Position, ReplyFault, RequestFault
+from blockyard.testing.faults.meaning import IgnoreRange, ShortRange, ShuffleXml, WrongRange
+from blockyard.testing.faults.names import FaultyNames
+from blockyard.testing.faults.plans import (
+    ROUGH_WEATHER,
+    Campaign,
+    Match,
+    Plan,
+    Script,
+    SeenRequest,
+    any_flipped_bit,
+    any_reset,
+    any_truncation,
+)
+from blockyard.testing.faults.proxy import FaultProxy
+from blockyard.testing.faults.replies import (
+    FlipBit,
+    FlipHeaderBit,
+    FlipUploadBit,
+    GarbageHead,
+    LoseReply,
+    ResetDuringBody,
+    Stall,
+    TrickleBody,
+    Truncate,
+    WrongLength,
+)
+from blockyard.testing.faults.requests import (
+    INJECTED_REQUEST_ID,
+    ResetBefore,
+    ResetDuringRequest,
+    Status,
+)
+
+__all__ = [
+    "INJECTED_REQUEST_ID",
+    "ROUGH_WEATHER",
+    "Campaign",
+    "Fault",
+    "FaultProxy",
+    "FaultyNames",
+    "FlipBit",
+    "FlipHeaderBit",
+    "FlipUploadBit",
+    "GarbageHead",
+    "IgnoreRange",
+    "LoseReply",
+    "Match",
+    "Plan",
+    "Position",
+    "ReplyFault",
+    "RequestFault",
+    "ResetBefore",
+    "ResetDuringBody",
+    "ResetDuringRequest",
+    "Script",
+    "SeenRequest",
+    "ShortRange",
+    "ShuffleXml",
+    "Stall",
+    "Status",
+    "TrickleBody",
+    "Truncate",
+    "WrongLength",
+    "WrongRange",
+    "any_flipped_bit",
+    "any_reset",
+    "any_truncation",
+]
