@@ -35,7 +35,8 @@ class Request:
     """One HTTP request, ready to send but for its `Content-Length`.
 
     `target` is the path and query as they go on the wire (percent-encoded); `headers` hold
-    every other header, `Host` included, as text that has no CR or LF.
+    every other header, `Host` included, as text that has no CR or LF. `fresh` asks for a new
+    connection.
     """
 
     origin: Origin
@@ -43,6 +44,7 @@ class Request:
     target: str
     headers: dict[str, str]
     body: bytes | memoryview = b""
+    fresh: bool = False
 
 
 @dataclass(slots=True)

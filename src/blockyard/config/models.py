@@ -132,6 +132,18 @@ class TimeoutConfig(Section):
     )
 
 
+class IntegrityConfig(Section):
+    """How far reads are held to the checksums that blocks are stored with."""
+
+    yaml_path = ("block_store", "s3", "integrity")
+
+    verify_ranges: Literal["widen", "covered", "off"] = Field(
+        default="widen",
+        description="widen (ranged reads take whole pages, and all of them is verified), covered "
+        "(the pages that the range covers are verified) or off",
+    )
+
+
 class S3Config(Section):
     """One bucket, or the keys below `key_prefix` in it.
 
@@ -184,6 +196,7 @@ class S3Config(Section):
         default=DEFAULT_CONCURRENCY,
         description="a whole number from 1 to 10000 (the most requests in flight at once)",
     )
+    integrity: IntegrityConfig = IntegrityConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     http: HttpConfig = HttpConfig()
 

@@ -117,11 +117,13 @@ def get_object(
     *,
     byte_range: tuple[int, int | None] | None = None,
     if_match: str | None = None,
+    checksum: bool = False,
 ) -> Request:
     """Read an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
 
     `byte_range` is the first byte and the last one, inclusive, or None for the object's end.
     `if_match` is an ETag without quotes: the service answers 412 when the object has another.
+    With `checksum` it says what checksum it keeps, if any, of an object that is read whole.
     """
     request = _request(address, "GET", _object_path(address, key))
     if byte_range is not None:
@@ -129,6 +131,8 @@ def get_object(
         request.headers["range"] = f"bytes={first}-" if last is None else f"bytes={first}-{last}"
     if if_match is not None:
         request.headers["if-match"] = _header_value("if-match", f'"{if_match}"')
+    if checksum:
+        request.headers["x-amz-checksum-mode"] = "ENABLED"
     return request
 
 

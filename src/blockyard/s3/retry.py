@@ -24,7 +24,16 @@ from blockyard.errors import (
 
 _TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
 _TRANSIENT_CODES = frozenset(
-    {"RequestTimeout", "InternalError", "OperationAborted", "ConditionalRequestConflict"}
+    {
+        "RequestTimeout",
+        "InternalError",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+        # the body was damaged on its way, which its checksum showed
+        "BadDigest",
+        "XAmzContentSHA256Mismatch",
+        "XAmzContentChecksumMismatch",
+    }
 )
 _DOUBLINGS = 20
 """Past this many the delay has reached any sensible cap; larger powers only cost time."""

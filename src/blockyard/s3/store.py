@@ -23,7 +23,8 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import REPLY_LIMIT, Deleting
-from blockyard.s3.reading import Asked, read
+from blockyard.s3.integrity import upload_headers
+from blockyard.s3.reading import Asked, Reader
 from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from blockyard.stores.base import Store
 
@@ -41,6 +42,7 @@ class S3Store(Store):
         self._config = config
         self._prefix = config.key_prefix
         self._caller = Caller(config, credentials)
+        self._reader = Reader(self._caller, config.integrity.verify_ranges)
         self._deleting = Deleting(self._caller, config.key_prefix)
         signed = config.sign_payload == "always" or (
             config.sign_payload == "auto" and self._caller.site.address.origin.scheme == "http"
@@ -51,14 +53,16 @@ class S3Store(Store):
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
         full_key = self._full_key(key)
-        headers = {_NONCE: ctx.runtime.nonce()} if if_absent else {}
+        payload_hash, headers = await self._guards(ctx, data)
+        if if_absent:
+            headers[_NONCE] = ctx.runtime.nonce()
         call = Call(
             "write_block",
             key,
             lambda address: requests.put_object(
                 address, full_key, data, headers=headers, if_absent=if_absent
             ),
-            await self._payload_hash(ctx, data),
+            payload_hash,
             REPLY_LIMIT,
         )
         try:
@@ -73,21 +77,21 @@ class S3Store(Store):
     async def read_block(self, ctx: Context, key: str) -> bytes:
         asked = Asked("read_block", key, self._full_key(key))
         try:
-            reply = await read(self._caller, ctx, asked)
+            verified = await self._reader.read(ctx, asked)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"read_block {key!r}: {error}") from None
-        return reply.body
+        return verified.reply.body
 
     async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
         asked = Asked("read_block_into", key, self._full_key(key), into=buffer)
         try:
-            reply = await read(self._caller, ctx, asked)
+            verified = await self._reader.read(ctx, asked)
         except OversizedBodyError as error:
             raise BufferTooSmallError(
                 f"read_block_into {key!r}: the block has {error.size} bytes, "
                 f"the buffer {len(buffer)}"
             ) from None
-        return reply.size
+        return verified.reply.size
 
     async def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None
@@ -97,12 +101,10 @@ class S3Store(Store):
             if offset >= info.size:
                 raise range_past_end(key, offset, info.size)
             return b""
-        asked = Asked("read_block_range", key, self._full_key(key), offset, length)
         try:
-            reply = await read(self._caller, ctx, asked)
+            return await self._reader.read_range(ctx, key, self._full_key(key), offset, length)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
-        return reply.body
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return responses.block_info(key, await self._head(ctx, "stat_block", key))
@@ -184,12 +186,14 @@ class S3Store(Store):
         error = BlockExistsError(f"write_block {key!r}: a block is there already")
         raise error from refused
 
-    async def _payload_hash(self, ctx: Context, data: bytes | memoryview) -> str:
-        if not self._sign_payload:
-            return UNSIGNED_PAYLOAD
-        if len(data) <= _HASHED_INLINE:
-            return sha256(data).hexdigest()
-        return await ctx.runtime.blocking(lambda: sha256(data).hexdigest())
+    async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
+        """The payload hash to sign and the checksum headers; for much data where it blocks none."""
+
+        def compute() -> tuple[str, dict[str, str]]:
+            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
+            return signed, upload_headers(data)
+
+        return compute() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(compute)
 
     def _full_key(self, key: str) -> str:
         full_key = self._prefix + key

@@ -38,19 +38,16 @@ class Document:
 
     def text(self, name: str) -> str:
         """The text of the root's child `name`, "" when it is absent or empty."""
-        return self._root.findtext(self._namespace + name) or ""
+        return self._root.findtext(self._namespace + name, "")
 
     def rows(self, name: str, *fields: str) -> Iterator[list[str]]:
-        """For each child `name` of the root, the texts of its `fields`, "" for an absent one.
+        """For each child `name` of the root, the texts of its `fields`.
 
-        Raises `ProtocolError` when a record holds one of the fields twice.
+        An absent field is "", and of a repeated one the first counts.
         """
         tags = [self._namespace + field for field in fields]
         for element in self._root.iterfind(self._namespace + name):
-            record = {child.tag: child.text for child in element}
-            if len(record) != len(element):
-                _refuse_twice(element, tags)
-            yield [record.get(tag) or "" for tag in tags]
+            yield [element.findtext(tag, "") for tag in tags]
 
 
 def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
@@ -73,11 +70,3 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
     except ParseError as error:
         raise ProtocolError(f"the reply is not well-formed XML: {error}") from error
     return Document(root)
-
-
-def _refuse_twice(element: Element, tags: list[str]) -> None:
-    present = [child.tag for child in element]
-    for tag in tags:
-        if present.count(tag) > 1:
-            name = tag.rpartition("}")[2]
-            raise ProtocolError(f"the reply holds a record with two <{name}> elements")

@@ -57,7 +57,7 @@ class BlockingRuntime:
     ) -> Response:
         patience = Patience(self._timeouts.no_progress, deadline)
         while True:
-            connection = self._take(request.origin, patience)
+            connection = self._take(request, patience)
             reused = connection.used
             reply = ReplyReader(request.method, into, limit)
             try:
@@ -114,14 +114,15 @@ class BlockingRuntime:
         self._free = threading.Condition()
         self._closed = False
 
-    def _take(self, origin: Origin, patience: Patience) -> BlockingConnection:
+    def _take(self, request: Request, patience: Patience) -> BlockingConnection:
+        origin = request.origin
         while True:
             with self._free:
-                taken = self._pool.take(origin, time.monotonic())
+                taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
                 while taken is Take.WAIT:
                     _ = self._free.wait(patience.remaining())
                     _ = patience.wait()
-                    taken = self._pool.take(origin, time.monotonic())
+                    taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
             if not isinstance(taken, Take):
                 if taken.usable():
                     return taken

@@ -38,8 +38,10 @@ class Pool(Generic[Connection]):
         self._keep_alive = keep_alive
         self._hosts: dict[Origin, _Host[Connection]] = {}
 
-    def take(self, origin: Origin, now: float) -> Connection | Take:
+    def take(self, origin: Origin, now: float, *, fresh: bool = False) -> Connection | Take:
         """An idle connection, or OPEN when the caller may make one (its place is taken), or WAIT.
+
+        With `fresh`, never an idle one.
 
         Every connection, and every place that OPEN gave, comes back by `give_back` or `drop`.
         """
@@ -49,7 +51,7 @@ class Pool(Generic[Connection]):
         if host.taken >= self._max_connections:
             return Take.WAIT
         host.taken += 1
-        if host.idle and host.idle[-1][0] + self._keep_alive > now:
+        if not fresh and host.idle and host.idle[-1][0] + self._keep_alive > now:
             return host.idle.pop()[1]
         return Take.OPEN
 

@@ -1,0 +1,161 @@
+"""Checksums that travel with a block, so that any server gives back verified bytes.
+
+S3 has no checksum for a range, and many servers keep none at all. Every block is therefore
+stored with the CRC32C (RFC 3720, appendix B.4) of itself and of each of its pages in user
+metadata, which every server keeps, returns with a ranged read too, and carries over on a copy;
+the object's bytes stay plain. The page size is at least 16 KiB, and so that a block has at most
+256 pages: 1 KiB of sums, within S3's 2 KiB of metadata, in values of at most 256 bytes.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
+
+A block that another program wrote is held to the checksum the service keeps for it, if any.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha1, sha256
+
+from crc32c import crc32c
+
+from blockyard.model import KIB
+
+SMALLEST_PAGE = 16 * KIB
+"""The page size of blocks of up to 4 MiB, in bytes."""
+MOST_PAGES = 256
+_SUMS = "x-amz-meta-blockyard-sums"
+_PAGES = "x-amz-meta-blockyard-pages-"
+_PAGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
+_STATED = re.compile(r"1 (\d{1,19}) (\d{1,19}) ([0-9a-f]{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Bytes that are not what was stored: `page` is None for the block as a whole."""
+
+    page: int | None
+    stored: str
+    found: str
+
+    def __str__(self) -> str:
+        where = "the block" if self.page is None else f"page {self.page}"
+        return f"{where}: the checksum stored is {self.stored}, that of the bytes {self.found}"
+
+
+def page_size(size: int) -> int:
+    """The page size in bytes of a block of `size` bytes: a power of two."""
+    page = SMALLEST_PAGE
+    while page * MOST_PAGES < size:
+        page *= 2
+    return page
+
+
+def upload_headers(data: bytes | memoryview) -> dict[str, str]:
+    """The headers that a block is stored with: our sums, and one for the server to verify."""
+    view = memoryview(data)
+    page = page_size(len(view))
+    whole = crc32c(view)
+    headers = {
+        "x-amz-checksum-crc32c": b64encode(whole.to_bytes(4, "big")).decode(),
+        _SUMS: f"1 {len(view)} {page} {whole:08x}",
+    }
+    if len(view) > page:
+        sums = [crc32c(view[begin : begin + page]) for begin in range(0, len(view), page)]
+        for index in range(0, len(sums), _PAGES_A_VALUE):
+            part = sums[index : index + _PAGES_A_VALUE]
+            packed = struct.pack(f">{len(part)}I", *part)
+            headers[f"{_PAGES}{index // _PAGES_A_VALUE}"] = b64encode(packed).decode()
+    return headers
+
+
+@dataclass(slots=True)
+class Sums:
+    """The sums a block was stored with. All sizes in bytes."""
+
+    size: int
+    page_size: int
+    whole: int
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Sums | None:
+        """Those that the headers of a reply hold; None when the block was stored without.
+
+        Raises `ValueError` for sums that were damaged on their way.
+        """
+        stated = headers.get(_SUMS)
+        if stated is None:
+            return None
+        match = _STATED.fullmatch(stated)
+        if match is None or int(match[2]) != page_size(int(match[1])):
+            raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
+        return cls(int(match[1]), int(match[2]), int(match[3], 16), headers)
+
+    def check_size(self, size: int | None) -> None:
+        """Raise `ValueError` when the object has another size than the block had."""
+        if size is not None and size != self.size:
+            raise ValueError(f"the block was stored with {self.size} bytes and has {size}")
+
+    def cover(self, offset: int, length: int | None, first: int, got: int) -> bool:
+        """Whether the bytes asked for lie on pages wholly within the `got` bytes from `first`."""
+        page = self.page_size
+        end = self.size if length is None else min(offset + length, self.size)
+        last_page_end = min(-(-end // page) * page, self.size)
+        return offset - offset % page >= first and last_page_end <= first + got
+
+    def page(self, index: int) -> int:
+        """The CRC32C of page `index`. Raises `ValueError` when it is damaged or missing."""
+        if self.size <= self.page_size:
+            return self.whole
+        value = self.headers.get(f"{_PAGES}{index // _PAGES_A_VALUE}", "")
+        packed = b64decode(value, validate=True)
+        begin = index % _PAGES_A_VALUE * 4
+        if len(packed) < begin + 4:
+            raise ValueError(f"the stored checksum of page {index} is missing")
+        return int.from_bytes(packed[begin : begin + 4], "big")
+
+    def mismatch(self, body: memoryview, first: int) -> Mismatch | None:
+        """The first page that `body`, the bytes from `first` on, has wrong.
+
+        Looked at are the pages that lie wholly within `body`. Raises `ValueError` for damaged
+        sums.
+        """
+        page, end = self.page_size, first + len(body)
+        whole = crc32c(body) if len(body) == self.size else self.whole
+        if whole == self.whole and len(body) == self.size:
+            return None
+        for index in range(-(-first // page), -(-end // page)):
+            begin, stop = index * page, min((index + 1) * page, self.size)
+            if stop > end:
+                break
+            found, stored = crc32c(body[begin - first : stop - first]), self.page(index)
+            if found != stored:
+                return Mismatch(index, f"{stored:08x}", f"{found:08x}")
+        return None if whole == self.whole else Mismatch(None, f"{self.whole:08x}", f"{whole:08x}")
+
+
+def declared_mismatch(headers: Mapping[str, str], body: memoryview) -> Mismatch | None:
+    """Hold a whole object to the checksum that the service says it has, if it says one.
+
+    A value with `-` in it is that of the parts of a multipart upload, not of the bytes.
+    """
+    for name, compute in _DECLARED.items():
+        stored = headers.get(f"x-amz-checksum-{name}")
+        if stored is None or "-" in stored:
+            continue
+        found = b64encode(compute(body)).decode()
+        return None if found == stored else Mismatch(None, f"{name} {stored}", found)
+    return None
+
+
+_DECLARED: dict[str, Callable[[memoryview], bytes]] = {
+    "crc32c": lambda body: crc32c(body).to_bytes(4, "big"),
+    "crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
+    "sha256": lambda body: sha256(body).digest(),
+    "sha1": lambda body: sha1(body, usedforsecurity=False).digest(),
+}
