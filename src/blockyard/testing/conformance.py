@@ -24,6 +24,7 @@ import pytest
 pytest.register_assert_rewrite("blockyard.testing.suite")
 
 from blockyard.testing.suite.blocks import BlockTests  # noqa: E402 - rewritten from here on
+from blockyard.testing.suite.contents import ContentTests  # noqa: E402
 from blockyard.testing.suite.copies import CopyTests  # noqa: E402
 from blockyard.testing.suite.deletes import DeleteTests  # noqa: E402
 from blockyard.testing.suite.lifecycle import (  # noqa: E402
@@ -48,6 +49,7 @@ class StoreConformance(
     DeleteTests,
     CopyTests,
     ManyTests,
+    ContentTests,
     LifecycleTests,
     ModelTests,
 ):

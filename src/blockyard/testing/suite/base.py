@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
+from blockyard.errors import BlockStoreError
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import FACES, Face, FaceName, Source, open_face
 
@@ -29,3 +31,12 @@ class SuiteBase:
     def store(self, face: Face) -> BlockStore:
         """The face's store, called as a `BlockStore`."""
         return face.store
+
+
+def refusal(call: Callable[[], Any]) -> type[BlockStoreError] | None:
+    """The kind of error that the call ends with, to compare many outcomes at once."""
+    try:
+        call()
+    except BlockStoreError as error:
+        return type(error)
+    return None
