@@ -16,9 +16,11 @@ from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     BlockStoreError,
     S3Error,
+    ThrottledError,
     TransportError,
 )
 from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.pacing import Pace
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.retry import RetryPolicy, delay_before_next
@@ -51,11 +53,18 @@ class Site:
 
 @dataclass(slots=True)
 class Attempts:
-    """What one call has been through so far."""
+    """What one call has been through so far; `paid` are the tokens of its last retry."""
 
     failed: int = 0
+    throttled: int = 0
+    paid: int = 0
     notes: list[str] = field(default_factory=list[str])
     healed: set[str] = field(default_factory=set[str])
+
+    @property
+    def made(self) -> int:
+        """How many requests have failed, for whatever reason."""
+        return self.failed + self.throttled
 
     def heal(self, what: str) -> bool:
         """Whether `what` may be put right in this call: once."""
@@ -90,6 +99,7 @@ class Caller:
         self._config = config
         self._credentials = credentials
         self._policy = RetryPolicy(attempts=max(1, config.max_retries))
+        self._pace = Pace()
         self._clock_offset = 0.0
         self._contacted = False
         self.site = self._site(config.region)
@@ -102,15 +112,21 @@ class Caller:
         attempts: Attempts | None = None,
     ) -> Result:
         """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
+        pace = self._pace
         while True:
-            request = await self._signed(ctx, call)
+            ticket = None
             try:
+                if pace.limit is not None:
+                    ticket = await pace.enter(ctx)
+                request = await self._signed(ctx, call)
                 response = await ctx.runtime.exchange(
                     request, into=call.into, limit=call.limit, deadline=ctx.deadline
                 )
                 self._contacted = True
                 if response.status in _SUCCESS:
-                    return check(response)
+                    result = check(response)
+                    pace.succeeded(attempts.paid if attempts else 0)
+                    return result
                 attempts = attempts or Attempts()
                 if await self._healed(ctx, call, attempts, response):
                     continue
@@ -118,8 +134,12 @@ class Caller:
             except call.handled:
                 raise
             except BlockStoreError as error:
-                attempts = attempts or Attempts()
-                await self.pause_or_raise(ctx, call.operation, call.key, attempts, error)
+                failure = error
+            finally:
+                if ticket is not None:
+                    pace.leave(ticket)
+            attempts = attempts or Attempts()
+            await self.pause_or_raise(ctx, call.operation, call.key, attempts, failure)
 
     async def pause_or_raise(
         self,
@@ -129,18 +149,25 @@ class Caller:
         attempts: Attempts,
         error: BlockStoreError,
     ) -> None:
-        """Return when the call should be tried again, having waited; else raise `error`."""
-        attempts.failed += 1
+        """Return when the call should be tried again, having waited; else raise `error`.
+
+        Throttling has a budget of its own, as large: it says nothing of what else may fail.
+        """
+        if isinstance(error, ThrottledError):
+            self._pace.throttled(ctx)
+            attempts.throttled += 1
+            failed = attempts.throttled
+        else:
+            attempts.failed += 1
+            failed = attempts.failed
         delay = delay_before_next(
-            self._policy,
-            attempts.failed,
-            error,
-            contacted=self._contacted,
-            jitter=ctx.runtime.jitter(),
+            self._policy, failed, error, contacted=self._contacted, jitter=ctx.runtime.jitter()
         )
-        if delay is None:
+        if delay is not None:
+            attempts.paid = self._pace.pay(error)
+        if delay is None or not attempts.paid:
             raise _final(error, operation, key, attempts)
-        attempts.notes.append(f"attempt {attempts.failed}: {error}")
+        attempts.notes.append(f"attempt {attempts.made}: {error}")
         try:
             await ctx.sleep(delay)
         except TransportError as past:
@@ -199,7 +226,7 @@ def _final(
         where = operation if key is None else f"{operation} {key!r}"
         error.args = (f"{where}: {error}", *error.args[1:])
     if isinstance(error, S3Error):
-        error.attempts = max(attempts.failed, 1)
+        error.attempts = max(attempts.made, 1)
     for note in attempts.notes:
         error.add_note(note)
     return error
