@@ -47,9 +47,13 @@ documents = st.recursive(
     lambda inner: st.builds(element, names, st.lists(inner, max_size=5).map("".join)),
     max_leaves=20,
 )
+namespaces = st.sampled_from(["", ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"']) | st.text(
+    "{}[]()/.*@='!: ab", max_size=6
+).map(lambda text: f' xmlns="{text}"')
 likely = st.builds(
-    lambda root, rest: element(root, "".join(rest)),
+    lambda root, namespace, rest: f"<{root}{namespace}>{''.join(rest)}</{root}>",
     st.sampled_from(ROOTS),
+    namespaces,
     st.lists(st.builds(element, names, documents), max_size=8),
 ).map(lambda text: text.encode(errors="surrogatepass"))
 

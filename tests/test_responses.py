@@ -559,6 +559,7 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 20))
         pytest.param("<a", id="cut in a tag"),
         pytest.param("<a>", id="cut after a tag"),
         pytest.param("<a b='1' b='2'/>", id="two attributes"),
+        pytest.param('<a xmlns="}["/>', id="namespace that would be a path"),
         pytest.param("<a>\x01</a>", id="control character"),
         pytest.param("<a>&#1;</a>", id="reference to a control character"),
         pytest.param("text", id="text"),
@@ -588,7 +589,9 @@ def test_elements_nested_to_the_limit_are_harmless() -> None:
     del document
 
 
-def test_a_field_that_a_record_holds_twice_is_refused() -> None:
-    twice = "<Contents><Key>a</Key><Key>b</Key><Size>1</Size></Contents>"
-    with pytest.raises(ProtocolError, match="two <Key>"):
-        _ = list_page(listing(twice), "")
+def test_of_a_repeated_field_the_first_counts_and_no_key_is_lost() -> None:
+    gone, failed = delete_outcome(
+        deletion("<Deleted><Key>a</Key><Key>b</Key></Deleted>"), ["a", "b"]
+    )
+    assert gone == ["a"]
+    assert list(failed) == ["b"]
