@@ -252,10 +252,7 @@ def _regular(known: os.stat_result) -> os.stat_result:
 
 
 def _remove_empty(root: Path, folders: Sequence[str]) -> None:
-    for depth in reversed(range(len(folders))):
-        with opened_folder(root, folders[:depth]) as above:
-            try:
+    with suppress(OSError):  # not empty, just gone, or not ours: an empty folder does no harm
+        for depth in reversed(range(len(folders))):
+            with opened_folder(root, folders[:depth]) as above:
                 os.rmdir(folders[depth], dir_fd=above)
-            except OSError:
-                return  # not empty, just gone, or not ours: an empty folder does no harm
-            os.fsync(above)
