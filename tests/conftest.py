@@ -1,4 +1,4 @@
-"""Endpoints for the tests, each started once, on first use, with a bucket ready.
+"""Endpoints for the tests, each started once, on first use, with its buckets ready.
 
 A test that asks for LocalStack or Ceph gets the `servers` mark by asking. Where one of them can't
 be started its tests are skipped, except in CI, where that is a failure.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import pytest
 
@@ -17,7 +18,8 @@ from servers import ceph, localstack, moto
 from servers.endpoint import Endpoint, create_bucket
 from servers.process import ServerError
 
-BUCKET = "blockyard-tests"
+_SHARED_BUCKET = "blockyard-tests"
+_CLEARED_BUCKET = "blockyard-conformance"
 _EXTERNAL = {"localstack_endpoint", "ceph_endpoint"}
 
 
@@ -30,8 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def bucket() -> str:
-    """The bucket that every endpoint has."""
-    return BUCKET
+    """A bucket that every endpoint has; a test keeps to its `key_prefix` in it."""
+    return _SHARED_BUCKET
+
+
+@pytest.fixture(scope="session")
+def cleared_bucket() -> str:
+    """A bucket that every endpoint has, and that a test leaves as it found it: empty."""
+    return _CLEARED_BUCKET
 
 
 @pytest.fixture
@@ -43,38 +51,48 @@ def key_prefix() -> str:
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[Endpoint]:
     """moto, which takes any keys."""
-    with moto.serve() as endpoint:
-        create_bucket(endpoint, BUCKET)
+    with _started(moto.serve) as endpoint:
         yield endpoint
 
 
 @pytest.fixture(scope="session")
 def signed_moto_endpoint() -> Iterator[Endpoint]:
     """moto, refusing what is not signed with the endpoint's keys."""
-    with moto.serve(check_signatures=True) as endpoint:
-        create_bucket(endpoint, BUCKET)
+    with _started(partial(moto.serve, check_signatures=True)) as endpoint:
         yield endpoint
 
 
 @pytest.fixture(scope="session")
 def localstack_endpoint() -> Iterator[Endpoint]:
     """LocalStack, which verifies checksums and conditions."""
-    yield from _external(localstack.serve)
+    with _started_or_skipped(localstack.serve) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
 def ceph_endpoint() -> Iterator[Endpoint]:
     """A real Ceph object gateway, which verifies signatures."""
-    yield from _external(ceph.serve)
+    with _started_or_skipped(ceph.serve) as endpoint:
+        yield endpoint
 
 
-def _external(serve: Callable[[], AbstractContextManager[Endpoint]]) -> Iterator[Endpoint]:
+@contextmanager
+def _started(serve: Callable[[], AbstractContextManager[Endpoint]]) -> Iterator[Endpoint]:
+    with serve() as endpoint:
+        for name in (_SHARED_BUCKET, _CLEARED_BUCKET):
+            create_bucket(endpoint, name)
+        yield endpoint
+
+
+@contextmanager
+def _started_or_skipped(
+    serve: Callable[[], AbstractContextManager[Endpoint]],
+) -> Iterator[Endpoint]:
     with ExitStack() as running:
         try:
-            endpoint = running.enter_context(serve())
+            endpoint = running.enter_context(_started(serve))
         except ServerError as error:
             if os.environ.get("CI") or os.environ.get("BLOCKYARD_REQUIRE_SERVERS"):
                 raise
             pytest.skip(str(error))
-        create_bucket(endpoint, BUCKET)
         yield endpoint

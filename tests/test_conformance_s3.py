@@ -1,0 +1,58 @@
+"""The conformance suite over S3, on every server there is."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from blockyard import S3Config, StoreConfig, open_store
+from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
+from blockyard.testing.suite.copies import CopyTests
+from blockyard.testing.suite.deletes import DeleteTests
+from blockyard.testing.suite.listing import ListingTests
+from servers.endpoint import Endpoint
+
+
+def emptied_afterwards(config: StoreConfig) -> Iterator[StoreConfig]:
+    yield config
+    with open_store(config) as store:
+        assert store.delete_by_prefix("", literal=True).failed == {}
+
+
+class S3Conformance(StoreConformance, DurabilityTests, DeadlineTests):
+    """Over a whole bucket, with no prefix, so that keys may be as long as S3 allows."""
+
+    @pytest.fixture
+    def source(self, endpoint: Endpoint, cleared_bucket: str) -> Iterator[StoreConfig]:
+        config = StoreConfig(s3=S3Config(**endpoint.s3_settings(cleared_bucket)))
+        yield from emptied_afterwards(config)
+
+
+class TestMoto(S3Conformance):
+    @pytest.fixture
+    def endpoint(self, moto_endpoint: Endpoint) -> Endpoint:
+        return moto_endpoint
+
+
+class TestMotoBelowAPrefix(ListingTests, DeleteTests, CopyTests):
+    """The operations that take a prefix off, or put one on, in more places than one."""
+
+    test_several_pages = None  # a thousand writes, for what one page shows of a prefix
+
+    @pytest.fixture
+    def source(
+        self, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    ) -> Iterator[StoreConfig]:
+        config = StoreConfig(s3=S3Config(**moto_endpoint.s3_settings(bucket, key_prefix)))
+        yield from emptied_afterwards(config)
+
+
+class TestLocalStack(S3Conformance):
+    @pytest.fixture
+    def endpoint(self, localstack_endpoint: Endpoint) -> Endpoint:
+        return localstack_endpoint
+
+
+class TestCeph(S3Conformance):
+    @pytest.fixture
+    def endpoint(self, ceph_endpoint: Endpoint) -> Endpoint:
+        return ceph_endpoint
