@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Generator
 from contextlib import closing, contextmanager
@@ -273,7 +274,7 @@ def test_a_forked_child_does_not_keep_connections_open() -> None:
         connected(proxy) as sock,
     ):
         while not proxy.open_connections:
-            pass
+            time.sleep(0.001)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
             child = os.fork()
@@ -338,3 +339,18 @@ def test_a_slow_handshake(certificate: ServerCertificate) -> None:
     assert shake_hands(delay=0.01, timeout=5) == "TLSv1.3"
     with pytest.raises(TimeoutError):
         _ = shake_hands(delay=600, timeout=0.05)
+
+
+def test_a_client_may_leave_while_it_is_being_closed_on(certificate: ServerCertificate) -> None:
+    trusting = ssl.create_default_context(cafile=certificate.authority)
+    with (
+        ScriptedServer([Receive(), OK]) as server,
+        FaultProxy(server.url, Script([Truncate(0)]), tls=server_context(certificate)) as proxy,
+    ):
+        with (
+            connected(proxy) as sock,
+            trusting.wrap_socket(sock, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(GET)
+            assert secure.recv(100) == OK[:-5]  # and no answer to the close_notify after it
+        assert proxy.wait_until_drained()

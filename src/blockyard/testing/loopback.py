@@ -38,7 +38,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
         self.gone: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[None] = loop.create_future()
+        self.lost = asyncio.Event()
 
     def eof_received(self) -> bool:
         self._hung_up()
@@ -47,7 +47,7 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._hung_up()
-        self.lost.set_result(None)
+        self.lost.set()
 
     def _hung_up(self) -> None:
         if not self.gone.done():
@@ -79,6 +79,7 @@ class Connection:
     @classmethod
     async def open(cls, number: int, sock: socket.socket, tls: ssl.SSLContext | None) -> Connection:
         """Take up an accepted socket, with the server's side of a TLS handshake if asked."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # pieces go out as they come
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=BUFFER, loop=loop)
         transport, protocol = await loop.connect_accepted_socket(
@@ -103,7 +104,7 @@ class Connection:
     async def close(self) -> None:
         """End cleanly, with a FIN; over TLS a close_notify comes first."""
         self._writer.close()
-        await self._lost
+        _ = await self._lost.wait()
 
     async def reset(self) -> None:
         """End with a RST, once everything that was sent before it has arrived."""
@@ -115,8 +116,9 @@ class Connection:
 
     async def drop(self) -> None:
         """End at once, without waiting for anything still unsent."""
-        self._writer.transport.abort()
-        await self._lost
+        if not self._lost.is_set():
+            self._writer.transport.abort()
+        _ = await self._lost.wait()
 
     def _unconfirmed(self) -> int:
         """The bytes sent that a RST would still overtake and throw away."""
