@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -263,8 +264,10 @@ def test_others_go_on_while_one_renews() -> None:
         chain.go_on.clear()
         renewing = asyncio.create_task(held.current(clock.context))
         assert await asyncio.to_thread(chain.entered.wait, 30)
+        hops = clock.hops
         others = [await held.current(clock.context) for _ in range(50)]
         assert {other.access_key for other in others} == {"KEY1"}
+        assert clock.hops == hops, "at once, without a thread"
         chain.go_on.set()
         assert (await renewing).access_key == "KEY2"
         assert chain.runs == 2
@@ -295,6 +298,8 @@ def test_a_fork_during_a_renewal_does_not_lock_out_the_child() -> None:
     assert chain.entered.wait(30)
     child = os.fork()
     if child == 0:
+        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        _ = signal.alarm(20)  # a child that is locked out must not stay
         chain.go_on = threading.Event()
         chain.go_on.set()
         os._exit(0 if current(held, clock) == "KEY1" else 1)
