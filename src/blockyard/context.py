@@ -53,13 +53,16 @@ class Response:
 
     `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
     or b"" when it went into the destination given to `exchange`; `size` counts its bytes
-    wherever they went.
+    wherever they went. `waited` is how many seconds the first byte took to come; `hedged` is
+    whether a second request was sent meanwhile.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes
     size: int
+    waited: float = 0.0
+    hedged: bool = False
 
 
 class Runtime(Protocol):
@@ -72,12 +75,16 @@ class Runtime(Protocol):
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
+        hedge_after: float | None = None,
     ) -> Response:
         """Send `request` and read the whole reply.
 
         The body of a 200 or 206 goes straight into `into` when that is given, and comes back
         as `Response.body` otherwise, as that of every other status does. A body of more than
         `limit` bytes (or than `into` holds) is refused before it is read.
+
+        When no byte of the reply has come after `hedge_after` seconds, the same request goes out
+        on a second connection, and the reply that begins first is the one; `into` must be None.
 
         Raises a `TransportError` and nothing else; `IncompleteBodyError` when the head of a 200
         or 206 came and the body broke off; `DeadlineExceededError` once `deadline` has passed.

@@ -196,6 +196,11 @@ class S3Config(Section):
         default=DEFAULT_CONCURRENCY,
         description="a whole number from 1 to 10000 (the most requests in flight at once)",
     )
+    hedge_reads: bool = Field(
+        default=False,
+        description="true (a read whose first byte is late is asked for again on another "
+        "connection, at most one in twenty) or false",
+    )
     integrity: IntegrityConfig = IntegrityConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     http: HttpConfig = HttpConfig()

@@ -20,6 +20,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.hedging import Hedging
 from blockyard.s3.pacing import Pace
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
@@ -81,6 +82,7 @@ class Call:
     `key` is the key as users know it; `payload_hash` is None for a body to hash when it is built;
     `limit` and `into` are `Runtime.exchange`'s; errors of the
     `handled` kinds are not tried again here: the operation deals with them.
+    `hedged` is for a read that may be asked twice, and has no `into`.
     """
 
     operation: str
@@ -90,6 +92,7 @@ class Call:
     limit: int
     into: memoryview | None = None
     handled: tuple[type[BlockStoreError], ...] = ()
+    hedged: bool = False
 
 
 class Caller:
@@ -99,6 +102,7 @@ class Caller:
         self._config = config
         self._credentials = credentials
         self._policy = RetryPolicy(attempts=max(1, config.max_retries))
+        self.hedging = Hedging() if config.hedge_reads else None
         self._pace = Pace()
         self._clock_offset = 0.0
         self._contacted = False
@@ -119,9 +123,7 @@ class Caller:
                 if pace.limit is not None:
                     ticket = await pace.enter(ctx)
                 request = await self._signed(ctx, call)
-                response = await ctx.runtime.exchange(
-                    request, into=call.into, limit=call.limit, deadline=ctx.deadline
-                )
+                response = await self._exchange(ctx, call, request)
                 self._contacted = True
                 if response.status in _SUCCESS:
                     result = check(response)
@@ -140,6 +142,22 @@ class Caller:
                     pace.leave(ticket)
             attempts = attempts or Attempts()
             await self.pause_or_raise(ctx, call.operation, call.key, attempts, failure)
+
+    async def _exchange(self, ctx: Context, call: Call, request: Request) -> Response:
+        hedging = self.hedging if call.hedged else None
+        if hedging is None:
+            return await ctx.runtime.exchange(
+                request, into=call.into, limit=call.limit, deadline=ctx.deadline
+            )
+        hedge_after = hedging.promise()
+        response = None
+        try:
+            response = await ctx.runtime.exchange(
+                request, limit=call.limit, deadline=ctx.deadline, hedge_after=hedge_after
+            )
+            return response
+        finally:
+            hedging.settle(response, promised=hedge_after is not None)
 
     async def pause_or_raise(
         self,

@@ -189,6 +189,7 @@ async def _fetch(
         asked.limit,
         asked.into,
         handled=_HANDLED,
+        hedged=asked.into is None,
     )
     try:
         return await caller.call(ctx, call, asked.check, attempts)

@@ -53,13 +53,22 @@ _KINDS: dict[str, tuple[_Kind, int]] = {
 }
 """What a code means, and the status it stands for where it comes inside a 200."""
 
+_REASONS: dict[_Kind, str] = {
+    AccessDeniedError: "access denied",
+    BlockNotFoundError: "there is no such block",
+    BucketNotFoundError: "there is no such bucket",
+    InvalidRangeError: "the range starts at or past the end of the block",
+    ServerError: "the service failed",
+    ThrottledError: "the service asks to slow down",
+}
+_OWN_WORDS = (BlockNotFoundError, BucketNotFoundError, InvalidRangeError)
+"""Kinds that say all there is to say; of others the service's message tells more."""
+
 _HINTS = {
     "SignatureDoesNotMatch": "check secret_key",
     "InvalidAccessKeyId": "check access_key, and that it belongs to this endpoint",
     "ExpiredToken": "the temporary credentials need renewing",
     "RequestTimeTooSkewed": "check this machine's clock",
-    "NoSuchBucket": "check bucket, region and endpoint; services other than AWS often need "
-    "force_path_style: true",
 }
 _ELSEWHERE = {
     "AuthorizationHeaderMalformed",
@@ -90,18 +99,14 @@ class Refusal:
         """The error for this refusal of `operation` on `key`, or on the bucket when None."""
         kind, status = self._meaning(key)
         subject = operation if key is None else f"{operation} {key!r}"
-        said = " ".join(filter(None, (str(self.status), self.code)))
-        parts = [f"{subject}: {said}"]
-        if kind is BlockNotFoundError:
-            parts = [f"{subject}: there is no such block ({said})"]
-        elif self.message:
-            parts.append(f": {self.message}")
-        if self.request_id:
-            parts.append(f" (request id {self.request_id})")
+        told = "" if kind in _OWN_WORDS else self.message
+        reason = told or _REASONS.get(kind, "the service refused")
+        request_id = f", request id {self.request_id}" if self.request_id else ""
         hint = self._hint(kind, key)
-        if hint:
-            parts.append(f"; {hint}")
-        message = "".join(parts)
+        message = (
+            f"{subject}: {reason} ({' '.join(filter(None, (str(self.status), self.code)))}"
+            f"{request_id}){hint and f'; {hint}'}"
+        )
         if not issubclass(kind, S3Error):
             return kind(message)
         return kind(
@@ -129,6 +134,11 @@ class Refusal:
             return f"the bucket is elsewhere: {where}, and check endpoint"
         if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
             return "a missing block is answered so too, unless the credentials may list the bucket"
+        if kind is BucketNotFoundError:
+            return (
+                "check bucket, region and endpoint; "
+                "services other than AWS often need force_path_style: true"
+            )
         return _HINTS.get(self.code, "")
 
 

@@ -157,10 +157,13 @@ class S3Store(Store):
             _ = await self.list_page(ctx, "", None, 1)
             raise
         where = self._config.endpoint or self._caller.site.address.host
+        hedging = self._caller.hedging
         return HealthReport(
             latency=ctx.runtime.now() - begun,
             store=f"s3://{self._config.bucket}/{self._prefix} at {where}",
             server=reply.headers.get("server", ""),
+            reads=hedging.reads if hedging else 0,
+            hedges=hedging.sent if hedging else 0,
         )
 
     async def _head(self, ctx: Context, operation: str, key: str) -> Response:

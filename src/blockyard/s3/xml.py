@@ -20,6 +20,13 @@ MAX_REPLY = 8 * 1024 * 1024
 """The longest reply, in bytes: 1000 keys of 1024 bytes, each byte escaped, fit in."""
 
 _MAX_TAGS = 100_000  # 1000 records of 50 elements; it bounds the nesting and the memory as well
+_MARK = "\ue000"  # a private character, of no use in a reply
+_MARKED = re.compile(f"{_MARK}([0-9a-f]{{4}})")
+_MARKED_CODES = {*range(1, 32), 0xFFFE, 0xFFFF, ord(_MARK)} - {*b"\t\n\r"}
+_FORBIDDEN = re.compile(
+    rb"&#x(?P<hexadecimal>[0-9a-fA-F]{1,4});|&#(?P<decimal>[0-9]{1,5});"
+    rb"|[\x01-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]"
+)
 _PROLOG = re.compile(rb"(?:<\?xml[^>]*\?>)?\s*<[A-Za-z_]")
 
 
@@ -29,16 +36,18 @@ class Document:
     Namespaces are not compared: services write S3's, their own or none.
     """
 
-    __slots__ = ("_namespace", "_root", "name")
+    __slots__ = ("_marked", "_namespace", "_root", "name")
 
-    def __init__(self, root: Element) -> None:
+    def __init__(self, root: Element, *, marked: bool = False) -> None:
         namespace, brace, self.name = root.tag.rpartition("}")
         self._namespace = namespace + brace
         self._root = root
+        self._marked = marked
 
     def text(self, name: str) -> str:
         """The text of the root's child `name`, "" when it is absent or empty."""
-        return self._root.findtext(self._namespace + name, "")
+        text = self._root.findtext(self._namespace + name, "")
+        return _unmarked(text) if self._marked else text
 
     def rows(self, name: str, *fields: str) -> Iterator[list[str]]:
         """For each child `name` of the root, the texts of its `fields`.
@@ -47,7 +56,8 @@ class Document:
         """
         tags = [self._namespace + field for field in fields]
         for element in self._root.iterfind(self._namespace + name):
-            yield [element.findtext(tag, "") for tag in tags]
+            row = [element.findtext(tag, "") for tag in tags]
+            yield [_unmarked(text) for text in row] if self._marked else row
 
 
 def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
@@ -63,10 +73,41 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
     body = body.strip()
     if not _PROLOG.match(body):
         raise ProtocolError("the reply is not an XML document as S3 writes it")
-    parser = XMLParser(encoding="utf-8")  # noqa: S314 # its attacks need a document type
     try:
-        parser.feed(body)
-        root = parser.close()
+        return Document(_parse(body))
     except ParseError as error:
-        raise ProtocolError(f"the reply is not well-formed XML: {error}") from error
-    return Document(root)
+        marked, found = _FORBIDDEN.subn(_mark, body)
+        if not found or _MARK.encode() in body:
+            raise _malformed(error) from error
+    try:
+        return Document(_parse(marked), marked=True)
+    except ParseError as error:
+        raise _malformed(error) from error
+
+
+def _parse(body: bytes) -> Element:
+    parser = XMLParser(encoding="utf-8")  # noqa: S314 # its attacks need a document type
+    parser.feed(body)
+    return parser.close()
+
+
+def _malformed(error: ParseError) -> ProtocolError:
+    return ProtocolError(f"the reply is not well-formed XML: {error}")
+
+
+# Ceph writes characters that XML 1.0 forbids, in a token or in what it echoes: control characters
+# as references, two others as they are. A mark and four digits stand for one while expat reads.
+
+
+def _mark(written: re.Match[bytes]) -> bytes:
+    if written["hexadecimal"]:
+        code = int(written["hexadecimal"], 16)
+    elif written["decimal"]:
+        code = int(written["decimal"])
+    else:
+        code = ord(written[0].decode())
+    return f"{_MARK}{code:04x}".encode() if code in _MARKED_CODES else written[0]
+
+
+def _unmarked(text: str) -> str:
+    return _MARKED.sub(lambda marked: chr(int(marked[1], 16)), text)

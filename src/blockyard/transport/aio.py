@@ -49,23 +49,59 @@ class AsyncioRuntime:
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
+        hedge_after: float | None = None,
     ) -> Response:
         patience = Patience(self._timeouts.no_progress, deadline)
+        if hedge_after is None:
+            return await self._exchange(request, into, limit, patience, [])
+        return await self._hedged(request, limit, patience, hedge_after)
+
+    async def _exchange(
+        self,
+        request: Request,
+        into: memoryview | None,
+        limit: int,
+        patience: Patience,
+        replies: list[ReplyReader],
+    ) -> Response:
+        """One exchange; each reply is put into `replies` as its request goes out."""
         lines = self._here()
         while True:
             connection = await lines.take(request, patience)
             reused = connection.used
             reply = ReplyReader(request.method, into, limit)
+            replies.append(reply)
             try:
                 lines.watchdog.watch(connection, patience.ends())
-                await connection.exchange(request, reply, patience)
-                return reply.response()
+                return await connection.exchange(request, reply, patience)
             except TransportConnectionError:
                 if not reused or reply.begun:
                     raise
                 # closed by the other side while it was idle: a fresh one, at once
             finally:
                 lines.release(request.origin, connection, reply.complete and reply.keep_alive)
+
+    async def _hedged(
+        self, request: Request, limit: int, patience: Patience, hedge_after: float
+    ) -> Response:
+        replies: list[ReplyReader] = []
+
+        def begin() -> asyncio.Task[Response]:
+            return asyncio.create_task(self._exchange(request, None, limit, patience, replies))
+
+        tries = {begin()}
+        try:
+            _ = await asyncio.wait(tries, timeout=hedge_after)
+            if not any(reply.begun for reply in replies):
+                tries.add(begin())
+            done, _ = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
+            response = await done.pop()
+            response.hedged = len(tries) > 1
+            return response
+        finally:
+            for each in tries:
+                _ = each.cancel()
+            _ = await asyncio.gather(*tries, return_exceptions=True)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -84,7 +120,7 @@ class AsyncioRuntime:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             abandoned = True
-            _ = await asyncio.wait([future])
+            _ = await asyncio.gather(future, return_exceptions=True)
             raise
 
     async def gather(

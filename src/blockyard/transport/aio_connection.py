@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 
-from blockyard.context import Origin, Request
+from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
 from blockyard.transport.dialing import (
     Dialing,
@@ -48,13 +48,13 @@ class AsyncioConnection:
         self._cut_short = False
         loop.add_reader(sock.fileno(), self._readable)
 
-    async def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
+    async def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> Response:
         """Send `request` and read `reply` to its end. Raises `TransportError`.
 
         The caller closes the connection unless the reply is complete and may be kept alive.
         """
         self.patience = patience
-        self.moved = time.monotonic()
+        self.moved = sent_at = time.monotonic()
         self._reply = reply
         self._done = self._loop.create_future()
         self._cut_short = False
@@ -63,6 +63,9 @@ class AsyncioConnection:
         if self._cut_short or self._outgoing:
             reply.keep_alive = False
         self.used = True
+        response = reply.response()
+        response.waited = reply.first_byte - sent_at
+        return response
 
     def expire(self, now: float) -> float:
         """End the exchange if it has waited too long; else say when it will have."""
@@ -158,6 +161,8 @@ class AsyncioConnection:
             return True
         self.moved = time.monotonic()
         if view is None:
+            if not reply.begun:
+                reply.first_byte = self.moved
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)

@@ -14,7 +14,11 @@ from blockyard.context import Origin, Request, Response
 from blockyard.errors import (
     TransportConnectionError,
 )
-from blockyard.transport.blocking_connection import BlockingConnection, connect
+from blockyard.transport.blocking_connection import (
+    BlockingConnection,
+    connect,
+    first_to_answer,
+)
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
@@ -54,15 +58,18 @@ class BlockingRuntime:
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
+        hedge_after: float | None = None,
     ) -> Response:
         patience = Patience(self._timeouts.no_progress, deadline)
+        if hedge_after is not None:
+            return self._hedged(request, limit, patience, hedge_after)
         while True:
             connection = self._take(request, patience)
             reused = connection.used
             reply = ReplyReader(request.method, into, limit)
             try:
-                connection.exchange(request, reply, patience)
-                return reply.response()
+                connection.send(request, reply, patience)
+                return connection.receive(reply, patience)
             except TransportConnectionError:
                 if not reused or reply.begun:
                     raise
@@ -113,6 +120,40 @@ class BlockingRuntime:
         self._open: set[BlockingConnection] = set()
         self._free = threading.Condition()
         self._closed = False
+
+    def _hedged(
+        self, request: Request, limit: int, patience: Patience, hedge_after: float
+    ) -> Response:
+        tries: list[tuple[BlockingConnection, ReplyReader]] = []
+        won: ReplyReader | None = None
+        try:
+            tries.append(self._begin(request, limit, patience))
+            if not first_to_answer(tries, min(hedge_after, patience.wait())):
+                tries.append(self._begin(request, limit, patience))
+            first = first_to_answer(tries, patience.wait())
+            if first is None:
+                raise patience.expired("no byte moved", patience.no_progress)
+            connection, won = first
+            response = connection.receive(won, patience)
+            response.hedged = len(tries) > 1
+            return response
+        finally:
+            for connection, reply in tries:
+                keep = reply is won and reply.complete and reply.keep_alive
+                self._release(request.origin, connection, keep)
+
+    def _begin(
+        self, request: Request, limit: int, patience: Patience
+    ) -> tuple[BlockingConnection, ReplyReader]:
+        """Send `request`, and leave its reply to be read."""
+        connection = self._take(request, patience)
+        reply = ReplyReader(request.method, None, limit)
+        try:
+            connection.send(request, reply, patience)
+        except BaseException:
+            self._release(request.origin, connection, keep=False)
+            raise
+        return connection, reply
 
     def _take(self, request: Request, patience: Patience) -> BlockingConnection:
         origin = request.origin

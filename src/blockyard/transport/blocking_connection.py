@@ -11,8 +11,9 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import time
 
-from blockyard.context import Origin, Request
+from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
 from blockyard.transport.dialing import (
     Dialing,
@@ -36,6 +37,8 @@ class BlockingConnection:
         self._tls = tls
         self._whole = 0 if tls else socket.MSG_WAITALL
         self._wait = -1.0
+        self._sent_at = 0.0
+        self._cut_short = False
         self._scratch = bytearray(SCRATCH_SIZE)
         self._arrived = select.poll()
         self._arrived.register(sock, select.POLLIN)
@@ -46,22 +49,33 @@ class BlockingConnection:
         """Whether an idle connection is still open and, as it should be, silent."""
         return not self._arrived.poll(0)
 
-    def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
-        """Send `request` and read `reply` to its end. Raises `TransportError`."""
-        wait = 0.0
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait for several connections at once."""
+        return self._sock.fileno()
+
+    def send(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
+        """Send `request`. Raises `TransportError`."""
+        self._sent_at = time.monotonic()
         try:
-            wait = self._bound(patience)
-            cut_short = self._send(encode_head(request), request.body, patience)
-            while not reply.complete:
-                wait = self._bound(patience)
-                self._receive(reply)
-        except (BlockingIOError, TimeoutError):
-            raise reply.broken(patience.expired("no byte moved", wait)) from None
+            _ = self._bound(patience)
+            self._cut_short = self._send(encode_head(request), request.body, patience)
         except OSError as error:
-            raise reply.broken(TransportConnectionError(f"the connection broke: {error}")) from None
-        if cut_short:
+            raise self._typed(error, reply, patience) from None
+
+    def receive(self, reply: ReplyReader, patience: Patience) -> Response:
+        """Read `reply` to its end. Raises `TransportError`."""
+        try:
+            while not reply.complete:
+                _ = self._bound(patience)
+                self._receive(reply)
+        except OSError as error:
+            raise self._typed(error, reply, patience) from None
+        if self._cut_short:
             reply.keep_alive = False
         self.used = True
+        response = reply.response()
+        response.waited = reply.first_byte - self._sent_at
+        return response
 
     def close(self) -> None:
         """Close the socket; nothing is said to the other side beyond that."""
@@ -108,9 +122,18 @@ class BlockingConnection:
         if size == 0:
             reply.end_of_stream()
         elif view is None:
+            if not reply.begun:
+                reply.first_byte = time.monotonic()
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)
+
+    def _typed(self, error: OSError, reply: ReplyReader, patience: Patience) -> TransportError:
+        if isinstance(error, TransportError):  # some are OSErrors as well
+            return error
+        if isinstance(error, (BlockingIOError, TimeoutError)):
+            return reply.broken(patience.expired("no byte moved", self._wait))
+        return reply.broken(TransportConnectionError(f"the connection broke: {error}"))
 
     def _bound(self, patience: Patience) -> float:
         """Limit the next wait; the system call is made only when the limit changes."""
@@ -126,6 +149,17 @@ class BlockingConnection:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         return wait
+
+
+def first_to_answer(
+    tries: list[tuple[BlockingConnection, ReplyReader]], seconds: float
+) -> tuple[BlockingConnection, ReplyReader] | None:
+    """The first of several requests under way that has something to read, if any does in time."""
+    waiting = select.poll()
+    for connection, _ in tries:
+        waiting.register(connection, select.POLLIN)
+    ready = {descriptor for descriptor, _ in waiting.poll(seconds * 1000)}
+    return next((each for each in tries if each[0].fileno() in ready), None)
 
 
 def connect(

@@ -45,7 +45,8 @@ class ReplyReader:
 
     While `destination` is a view, the next bytes of the body belong there and `filled` says how
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
-    the stream goes to `end_of_stream`. All is read when `complete` is True.
+    the stream goes to `end_of_stream`. All is read when `complete` is True. `first_byte` is for
+    the connection to note when it came.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class ReplyReader:
         "_to_stream_end",
         "complete",
         "destination",
+        "first_byte",
         "headers",
         "keep_alive",
         "received",
@@ -78,6 +80,7 @@ class ReplyReader:
         self.headers: dict[str, str] = {}
         self.keep_alive = False
         self.received = 0
+        self.first_byte = 0.0
         self.destination: memoryview | None = None
         self.complete = False
 
