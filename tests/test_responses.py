@@ -185,7 +185,7 @@ def test_an_error_says_what_support_asks_for() -> None:
     error = error_from(told, "write_block", "k")
     assert isinstance(error, AccessDeniedError)
     assert (error.request_id, error.host_id) == ("R1", "H1")
-    assert str(error).startswith("write_block 'k': 403 AccessDenied: No. (request id R1)")
+    assert str(error).startswith("write_block 'k': No. (403 AccessDenied, request id R1); ")
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -206,6 +206,7 @@ def test_the_request_id_comes_from_the_headers_too(status: int) -> None:
         (refusal(400, "ExpiredToken"), "k", "renewing"),
         (refusal(403, "AccessDenied"), "k", "may list the bucket"),
         (reply(b"", 403), "k", "may list the bucket"),
+        (reply(b"", 404), None, "force_path_style"),
         (refusal(400, "AuthorizationHeaderMalformed", Region="eu-west-1"), "k", "'eu-west-1'"),
         (refusal(301, "PermanentRedirect"), None, "check region"),
         (reply(b"", 301, x_amz_bucket_region="eu-west-1"), None, "set region to 'eu-west-1'"),
@@ -539,6 +540,14 @@ def test_text_is_the_same_however_it_is_written() -> None:
     assert read_xml(body).text("B") == "a<!DOCTYPE&bde&f"
 
 
+def test_characters_that_xml_forbids_are_read_nonetheless() -> None:
+    """Ceph writes them so in its tokens, each of which is the last key of a page."""
+    body = "<A><B>&#x1;a&#10;&#65;&#x1f;&#xE000;0001</B><C><D>&#31;\ufffe\uffff\x01</D></C></A>"
+    document = read_xml(body.encode())
+    assert document.text("B") == "\x01a\nA\x1f\ue0000001"
+    assert list(document.rows("C", "D")) == [["\x1f\ufffe\uffff\x01"]]
+
+
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 20))
 
 
@@ -560,8 +569,12 @@ LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 20))
         pytest.param("<a>", id="cut after a tag"),
         pytest.param("<a b='1' b='2'/>", id="two attributes"),
         pytest.param('<a xmlns="}["/>', id="namespace that would be a path"),
-        pytest.param("<a>\x01</a>", id="control character"),
-        pytest.param("<a>&#1;</a>", id="reference to a control character"),
+        pytest.param("<a>\0</a>", id="NUL"),
+        pytest.param("<a>&#0;</a>", id="reference to NUL"),
+        pytest.param("<a\x01>x</a\x01>", id="control character in a name"),
+        pytest.param("<a>&#xD800;</a>", id="reference to half a character"),
+        pytest.param("<a>\ue000&#1;</a>", id="reference to a control character beside the mark"),
+        pytest.param("<a>&#1;", id="reference to a control character in a broken document"),
         pytest.param("text", id="text"),
         pytest.param("", id="nothing"),
         pytest.param(" \n ", id="blanks"),
