@@ -18,7 +18,7 @@ help:
 	@echo "make test-servers  the tests on LocalStack and Ceph"
 
 demo: $(READY)
-	@$(VENV)/bin/python demo/demo.py
+	@$(RUN) demo.demo
 
 test: $(READY)
 	@$(RUN) coverage erase
