@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blockyard.context import Response
@@ -15,6 +15,8 @@ from blockyard.errors import BlockStoreError, S3Error
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.responses import block_info, copy_result, delete_outcome, list_page
 
+# Other work on the machine is no failure.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ASKED = ["a", "b/c", "SlowDown"]
 
 ROOTS = ["ListBucketResult", "DeleteResult", "CopyObjectResult", "Error"]
@@ -91,12 +93,14 @@ responses = st.builds(
     ],
     ids=["info", "list", "list below a prefix", "copy", "delete"],
 )
+@steady
 @given(response=responses)
 def test_only_our_errors_escape(read: Callable[[Response], object], response: Response) -> None:
     with contextlib.suppress(BlockStoreError):
         _ = read(response)
 
 
+@steady
 @given(response=responses, key=st.none() | st.text(max_size=10))
 def test_every_refusal_is_an_error(response: Response, key: str | None) -> None:
     error = error_from(response, "read_block", key)
@@ -106,6 +110,7 @@ def test_every_refusal_is_an_error(response: Response, key: str | None) -> None:
         assert error.status >= 300
 
 
+@steady
 @given(response=responses)
 def test_the_advice_in_headers_is_usable(response: Response) -> None:
     wait = retry_after(response, now=1e9)
@@ -116,6 +121,7 @@ def test_the_advice_in_headers_is_usable(response: Response) -> None:
     assert region is None or region.isascii()
 
 
+@steady
 @given(response=responses)
 def test_a_delete_accounts_for_every_key(response: Response) -> None:
     try:

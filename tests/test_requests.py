@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blockyard.context import Origin, Request
@@ -16,6 +16,8 @@ from blockyard.errors import ConfigError, ProtocolError
 from blockyard.s3 import requests
 from blockyard.s3.requests import bucket_address, encode_key, xml_safe
 
+# Other work on the machine is no failure.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 XMLNS = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 ENDPOINT = "http://127.0.0.1:9000"
 BUCKET = bucket_address(ENDPOINT, "us-east-1", "my-data", path_style=True)
@@ -127,6 +129,7 @@ def test_encoded_key(key: str, encoded: str) -> None:
     assert encode_key(key) == encoded
 
 
+@steady
 @given(keys)
 def test_every_byte_of_a_key_survives(key: str) -> None:
     request = requests.get_object(BUCKET, key)
@@ -135,6 +138,7 @@ def test_every_byte_of_a_key_survives(key: str) -> None:
     assert unquote_to_bytes(request.target) == b"/my-data/" + key.encode()
 
 
+@steady
 @given(source=keys, target=keys)
 def test_both_keys_of_a_copy_survive(source: str, target: str) -> None:
     request = requests.copy_object(BUCKET, source, target)
@@ -174,6 +178,11 @@ def test_range(byte_range: tuple[int, int | None], header: str) -> None:
     assert request.headers == {"host": BUCKET.host, "range": header, "if-match": '"tag"'}
 
 
+def test_a_read_that_asks_for_checksums() -> None:
+    request = requests.get_object(BUCKET, "k", checksum=True)
+    assert request.headers == {"host": BUCKET.host, "x-amz-checksum-mode": "ENABLED"}
+
+
 def test_put_headers() -> None:
     request = requests.put_object(
         BUCKET, "k", b"", headers={"x-amz-meta-by": "me and you"}, if_absent=True
@@ -199,6 +208,7 @@ def test_first_page_of_a_listing() -> None:
     assert request.target == "/my-data?encoding-type=url&list-type=2&max-keys=1000"
 
 
+@steady
 @given(prefix=keys, token=keys)
 @example(prefix="a/+ %", token="1/=+&")
 def test_a_listing_is_asked_in_canonical_form(prefix: str, token: str) -> None:
@@ -218,6 +228,7 @@ def test_a_listing_is_asked_in_canonical_form(prefix: str, token: str) -> None:
     }
 
 
+@steady
 @given(st.lists(keys.filter(xml_safe), max_size=20))
 @example(["<&>\"']]>", "a b", "é", "&amp;"])
 def test_a_delete_names_every_key(asked: list[str]) -> None:

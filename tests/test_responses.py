@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 from xml.sax.saxutils import escape
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blockyard.context import Response
@@ -37,6 +37,8 @@ from blockyard.s3.requests import xml_safe
 from blockyard.s3.responses import block_info, copy_result, delete_outcome, list_page
 from blockyard.s3.xml import MAX_REPLY, read_xml
 
+# Other work on the machine is no failure.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
@@ -345,6 +347,7 @@ def encoded_in_lower_case(key: str) -> str:
 
 
 @pytest.mark.parametrize("encoded", [aws_encoded, fully_encoded, encoded_in_lower_case])
+@steady
 @given(listed=st.lists(keys, max_size=10))
 @example(listed=["a b", "a+b", "a%20b", "a%2Bb", "%2F", "a/b", "é", "\x01", "\r\n", "🎈", "&<>"])
 def test_encoded_keys_are_decoded(encoded: Callable[[str], str], listed: list[str]) -> None:
@@ -352,6 +355,7 @@ def test_encoded_keys_are_decoded(encoded: Callable[[str], str], listed: list[st
     assert [block.key for block in page.blocks] == listed
 
 
+@steady
 @given(listed=st.lists(keys.filter(xml_safe), max_size=10))
 @example(listed=["a+b", "a%20b", "%2F"])
 def test_keys_that_the_service_did_not_encode_are_left_alone(listed: list[str]) -> None:
@@ -437,6 +441,7 @@ def test_every_key_of_a_delete_has_one_outcome() -> None:
     assert "'g'" in str(failed["g"])
 
 
+@steady
 @given(st.lists(keys.filter(xml_safe), unique=True), st.data())
 @example(["SlowDown", "NoSuchKey", "<Error>", "404", "InternalError"], None)
 def test_keys_may_hold_any_text(asked: list[str], data: st.DataObject | None) -> None:

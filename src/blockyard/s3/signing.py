@@ -42,12 +42,13 @@ _PLAIN = frozenset(
         "if-none-match",
         "range",
         "user-agent",
+        "x-amz-checksum-mode",
         "x-amz-content-sha256",
         "x-amz-date",
         "x-amz-security-token",
     }
 )
-"""A request with no other header than these signs `host` and what is added here, and no more."""
+"""The headers of a plain request, as every read is; a write may have others."""
 
 _SIGNED = frozenset({"host", "content-md5", "content-type"})
 
@@ -105,7 +106,7 @@ class Signer:
         else:
             key = self._signing_key(day, credentials)
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        plain_names = "host;x-amz-content-sha256;x-amz-date"
+        plain_names = "x-amz-content-sha256;x-amz-date"
         plain_headers = f"x-amz-date:{amz_date}\n"
         if credentials.session_token:
             plain_names += ";x-amz-security-token"
@@ -166,18 +167,26 @@ class _Moment:
     plain_headers: str
     signed_prefix: str
     authorization_prefix: str
-    remembered: dict[tuple[str, str, str, str], str]
+    remembered: dict[tuple[str, str, str, str, str], str]
 
 
 def _plain_authorization(moment: _Moment, request: Request, payload_hash: str) -> str:
-    """The value for a request that signs no header of its own but `host`: kept for the second."""
-    host = request.headers["host"]
-    wanted = (request.method, request.target, host, payload_hash)
+    """The value for a request with no headers but those of `_PLAIN`: kept for the second."""
+    headers = request.headers
+    host, checksum_mode = headers["host"], headers.get("x-amz-checksum-mode", "")
+    wanted = (request.method, request.target, host, checksum_mode, payload_hash)
     authorization = moment.remembered.get(wanted)
     if authorization is None:
-        signed_headers = f"host:{host}\nx-amz-content-sha256:{payload_hash}\n{moment.plain_headers}"
+        names, lines = "host;", f"host:{host}\n"
+        if checksum_mode:
+            names += "x-amz-checksum-mode;"
+            lines += f"x-amz-checksum-mode:{checksum_mode}\n"
         authorization = _authorization(
-            moment, request, moment.plain_names, signed_headers, payload_hash
+            moment,
+            request,
+            names + moment.plain_names,
+            f"{lines}x-amz-content-sha256:{payload_hash}\n{moment.plain_headers}",
+            payload_hash,
         )
         if len(moment.remembered) < _REMEMBERED:
             moment.remembered[wanted] = authorization
