@@ -16,6 +16,7 @@ from botocore.credentials import Credentials
 
 from blockyard.testing.faults import (
     INJECTED_REQUEST_ID,
+    FailKeys,
     Fault,
     FaultProxy,
     FlipBit,
@@ -37,7 +38,6 @@ from blockyard.testing.faults import (
     WrongLength,
     WrongRange,
 )
-from servers import moto
 from servers.endpoint import Endpoint
 
 BODY = bytes(range(256)) * 400
@@ -103,15 +103,15 @@ def client_of(url: str, server: Endpoint, timeout: float = 5) -> Generator[Clien
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Generator[Endpoint]:
-    """A server that checks signatures: through the proxy they hold."""
-    with moto.serve(check_signatures=True) as server:
-        with client_of(server.url, server) as client:
-            assert client.ask("PUT", "/bucket").status == 200
-            assert client.ask("PUT", "/bucket/block", BODY).status == 200
-            for key in ("list/a", "list/b", "list/c"):
-                assert client.ask("PUT", f"/bucket/{key}", key.encode()).status == 200
-        yield server
+def upstream(signed_moto_endpoint: Endpoint) -> Endpoint:
+    """A server that checks signatures, so that every test shows that they hold."""
+    server = signed_moto_endpoint
+    with client_of(server.url, server) as client:
+        assert client.ask("PUT", "/bucket").status == 200
+        assert client.ask("PUT", "/bucket/block", BODY).status == 200
+        for key in ("list/a", "list/b", "list/c"):
+            assert client.ask("PUT", f"/bucket/{key}", key.encode()).status == 200
+    return server
 
 
 def parse(reply: Reply) -> ElementTree.Element:
@@ -381,18 +381,34 @@ def test_shuffle_the_fields_of_entries(upstream: Endpoint) -> None:
         assert len(fields) > 2
 
 
+def delete_request(*keys: str) -> bytes:
+    objects = "".join(f"<Object><Key>{key}</Key></Object>" for key in keys)
+    return f"<Delete>{objects}</Delete>".encode()
+
+
 def test_shuffle_the_outcomes_of_a_delete(upstream: Endpoint) -> None:
-    objects = "".join(f"<Object><Key>gone/{name}</Key></Object>" for name in "ab")
-    request = f"<Delete>{objects}</Delete>".encode()
+    request = delete_request("gone/a", "gone/b")
     with faulty(upstream, ShuffleXml("double")) as (_, client):
         reply = client.ask("POST", "/bucket?delete", request)
         root = parse(reply)
         assert [key.text for key in root.iter(f"{XML}Key")] == ["gone/a"] * 2 + ["gone/b"] * 2
 
 
+def test_fail_keys(upstream: Endpoint) -> None:
+    with faulty(upstream, FailKeys(count=2, code="SlowDown")) as (_, client):
+        request = delete_request("many/a", "many/b", "many/c")
+        root = parse(client.ask("POST", "/bucket?delete", request))
+    assert [entry.findtext(f"{XML}Key") for entry in root.iter(f"{XML}Deleted")] == ["many/c"]
+    assert [
+        (entry.findtext(f"{XML}Key"), entry.findtext(f"{XML}Code"))
+        for entry in root.iter(f"{XML}Error")
+    ] == [("many/a", "SlowDown"), ("many/b", "SlowDown")]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
+        FailKeys(),
         Truncate(0.5),
         Truncate(10**9),
         Stall(600, after=0.5),

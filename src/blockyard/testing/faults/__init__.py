@@ -11,7 +11,13 @@ lose, delay or damage its reply, `meaning.py` those that make a reply say someth
 """
 
 from blockyard.testing.faults.fault import Fault, Position, ReplyFault, RequestFault
-from blockyard.testing.faults.meaning import IgnoreRange, ShortRange, ShuffleXml, WrongRange
+from blockyard.testing.faults.meaning import (
+    FailKeys,
+    IgnoreRange,
+    ShortRange,
+    ShuffleXml,
+    WrongRange,
+)
 from blockyard.testing.faults.names import FaultyNames
 from blockyard.testing.faults.plans import (
     ROUGH_WEATHER,
@@ -48,6 +54,7 @@ __all__ = [
     "INJECTED_REQUEST_ID",
     "ROUGH_WEATHER",
     "Campaign",
+    "FailKeys",
     "Fault",
     "FaultProxy",
     "FaultyNames",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal
+from xml.sax.saxutils import escape
 
 from blockyard.testing.faults.fault import ReplyFault
 from blockyard.testing.messages import Head, Message
@@ -12,6 +13,9 @@ from blockyard.testing.steps import Steps
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _ENTRY = re.compile(rb"<(Contents|Deleted|Error)>.*?</\1>", re.DOTALL)
+_KEY = re.compile(rb"<Key>.*?</Key>", re.DOTALL)
+_DELETE_TARGET = re.compile(r"[?&]delete(?:[=&]|$)")
+_XMLNS = b"http://s3.amazonaws.com/doc/2006-03-01/"
 _FIELD = re.compile(rb"<(\w+)(?:\s[^>]*)?(?:/>|>.*?</\1>)", re.DOTALL)
 
 
@@ -86,6 +90,29 @@ class ShuffleXml(ReplyFault):
             return None
         following = iter(changed)
         return [reply.with_body(_ENTRY.sub(lambda _: next(following), reply.body)).encode()]
+
+
+@dataclass(frozen=True)
+class FailKeys(ReplyFault):
+    """A DeleteObjects reply that calls the first `count` keys of the request failed.
+
+    They are gone all the same; each is given `code` as its error.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+    """
+
+    count: int = 1
+    code: str = "InternalError"
+
+    def steps(self, request: Message, reply: Message) -> Steps | None:
+        if reply.head.status != 200 or not _DELETE_TARGET.search(request.head.target):
+            return None
+        failed = _KEY.findall(request.body)[: self.count]
+        entries = [found.group() for found in _ENTRY.finditer(reply.body)]
+        kept = [entry for entry in entries if not any(key in entry for key in failed)]
+        code = escape(self.code).encode()
+        errors = [b"<Error>%b<Code>%b</Code><Message/></Error>" % (key, code) for key in failed]
+        body = b'<DeleteResult xmlns="%b">%b</DeleteResult>' % (_XMLNS, b"".join(kept + errors))
+        return [reply.with_body(body).encode()]
 
 
 def _signs_range(head: Head) -> bool:
