@@ -27,7 +27,7 @@ MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
-_STAGED = re.compile(r"\.new-[0-9a-f]{16}/")
+_STAGED = re.compile(r"chunk-new-[0-9a-f]{16}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ def check_content_id(content_id: str) -> None:
         )
 
 
-def blocks_prefix(content_id: str) -> str:
-    """The literal prefix of the keys of a content's blocks."""
+def content_prefix(content_id: str) -> str:
+    """The literal prefix of the keys of a content's blocks, and of rewrites of it."""
     return f"{content_id}/chunk-"
 
 
@@ -148,14 +148,9 @@ def block_index(content_id: str, key: str) -> int | None:
     return chunk * BLOCKS_PER_CHUNK + block if block < BLOCKS_PER_CHUNK else None
 
 
-def staged_prefix(content_id: str) -> str:
-    """The literal prefix of what a rewrite of the content keeps until it is whole."""
-    return f"{content_id}/.new-"
-
-
 def staged_id(content_id: str, nonce: bytes) -> str:
     """The content id under which a rewrite is kept until it is whole; `nonce` has 8 bytes."""
-    return staged_prefix(content_id) + nonce.hex()
+    return f"{content_id}/chunk-new-{nonce.hex()}"
 
 
 def is_staged(content_id: str, key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import NamedTuple
 
 from blockyard.content.layout import (
     BLOCKS_PER_CHUNK,
@@ -10,16 +10,24 @@ from blockyard.content.layout import (
     Piece,
     block_index,
     block_key,
-    blocks_prefix,
     check_content_id,
     chunk_prefix,
+    content_prefix,
     is_staged,
-    staged_prefix,
     whole_layout,
 )
 from blockyard.context import Context
+from blockyard.errors import IntegrityError
 from blockyard.model import BlockInfo
 from blockyard.operations import Operations
+
+
+class Found(NamedTuple):
+    """The blocks of a content by index, the keys of rewrites that were begun, and the pages."""
+
+    blocks: dict[int, BlockInfo]
+    staged: list[str]
+    pages: int
 
 
 class ContentListing:
@@ -29,15 +37,13 @@ class ContentListing:
         self._operations = operations
         self._block_size = block_size
 
-    async def blocks(self, ctx: Context, content_id: str) -> dict[int, BlockInfo]:
-        """The blocks that are there, by index, whether they make a whole content or not."""
-        found, _ = await self._all(ctx, blocks_prefix(content_id))
-        return _by_index(content_id, found)
-
-    async def staged_keys(self, ctx: Context, content_id: str) -> list[str]:
-        """The keys of rewrites of the content that are under way or were interrupted."""
-        found, _ = await self._all(ctx, staged_prefix(content_id))
-        return [block.key for block in found if is_staged(content_id, block.key)]
+    async def find(self, ctx: Context, content_id: str) -> Found:
+        """What is there of the content, whether it makes a whole one or not."""
+        listed, pages = await self._all(ctx, content_prefix(content_id))
+        numbered = ((block_index(content_id, block.key), block) for block in listed)
+        blocks = {index: block for index, block in numbered if index is not None}
+        staged = [block.key for block in listed if is_staged(content_id, block.key)]
+        return Found(blocks, staged, pages)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content.
@@ -46,8 +52,13 @@ class ContentListing:
         is unfinished, has a hole, or was written again while it was listed.
         """
         check_content_id(content_id)
-        found, pages = await self._all(ctx, blocks_prefix(content_id))
-        layout = whole_layout(operation, content_id, _by_index(content_id, found), self._block_size)
+        blocks, staged, pages = await self.find(ctx, content_id)
+        if 0 not in blocks and staged:
+            raise IntegrityError(
+                f"{operation} {content_id!r}: the content is unfinished: a rewrite of it was "
+                f"interrupted or is under way; {staged[0]!r} is part of that"
+            )
+        layout = whole_layout(operation, content_id, blocks, self._block_size)
         if pages > 1:  # the later ones may show another content than the first
             again, _ = await self._all(ctx, block_key(content_id, 0))
             if layout.blocks[0] not in again:
@@ -87,8 +98,3 @@ class ContentListing:
             token = page.next_token
             if token is None:
                 return found, pages
-
-
-def _by_index(content_id: str, blocks: Iterable[BlockInfo]) -> dict[int, BlockInfo]:
-    numbered = ((block_index(content_id, block.key), block) for block in blocks)
-    return {index: block for index, block in numbered if index is not None}

@@ -2,7 +2,7 @@
 
 Block 0 is the mark of a whole content: it is the last block to be put in place and the first
 to be taken away. A new content is written in place. What replaces a content is written beside
-it first (`CONTENT/.new-.../chunk-C/block-B`) and then put in place by copies inside the
+it first (`CONTENT/chunk-new-.../chunk-C/block-B`) and then put in place by copies inside the
 service, so that the old content stays readable until the new one has arrived whole.
 docs/decisions/content-layout.md says what follows from that.
 """
@@ -10,13 +10,13 @@ docs/decisions/content-layout.md says what follows from that.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blockyard.content.layout import ContentInfo, block_key, check_content_id, staged_id
-from blockyard.content.listing import ContentListing
+from blockyard.content.listing import ContentListing, Found
 from blockyard.content.progress import Progress, Tally
 from blockyard.content.sources import Block, Source, source_of
 from blockyard.context import Context
@@ -47,9 +47,9 @@ class ContentWriter:
     ) -> ContentInfo:
         check_content_id(content_id)
         blocks = source_of(source, self._block_size)
-        old = await self._listing.blocks(ctx, content_id)
-        write = self._rewrite if 0 in old else self._write_new
-        return await write(ctx, content_id, old, blocks, Tally(progress))
+        found = await self._listing.find(ctx, content_id)
+        write = self._rewrite if 0 in found.blocks else self._write_new
+        return await write(ctx, content_id, found, blocks, Tally(progress))
 
     async def copy_content(
         self, ctx: Context, source_id: str, target_id: str, progress: Progress | None
@@ -66,25 +66,27 @@ class ContentWriter:
             tally.add(block.size)
             return copied
 
-        old = await self._listing.blocks(ctx, target_id)
-        await self._put_in_place(ctx, target_id, old, len(layout.blocks), put)
+        old = await self._listing.find(ctx, target_id)
+        await self._put_in_place(ctx, target_id, old.blocks, len(layout.blocks), put)
         try:
             await self._listing.check_unchanged(ctx, layout, layout.pieces(0, layout.size))
         except BaseException as error:  # what was copied may be a mixture
             await self._tidy(ctx, error, target_id, self._remove_content)
             raise
+        if old.staged:
+            await self._remove_staged(ctx, target_id)
         return ContentInfo(target_id, layout.size, len(layout.blocks))
 
     async def delete_content(self, ctx: Context, content_id: str) -> None:
         check_content_id(content_id)
-        await self._remove_content(ctx, content_id)
-        await self._remove_staged(ctx, content_id)
+        found = await self._listing.find(ctx, content_id)
+        await self._remove_blocks(ctx, found.blocks, found.staged)
 
     async def _write_new(
         self,
         ctx: Context,
         content_id: str,
-        unfinished: Mapping[int, BlockInfo],
+        found: Found,
         source: Source,
         tally: Tally,
     ) -> ContentInfo:
@@ -92,12 +94,12 @@ class ContentWriter:
         upload = _Upload(self._operations, ctx, content_id, tally)
         try:
             await source.feed(ctx, upload.write)
-            await self._remove(ctx, _from(upload.count, unfinished))
+            await self._remove(ctx, _from(upload.count, found.blocks))
             _ = await upload.complete()
         except BaseException as error:
             await self._tidy(ctx, error, content_id, self._remove_content)
             raise
-        if unfinished:
+        if found.staged:
             await self._remove_staged(ctx, content_id)
         return ContentInfo(content_id, tally.done, upload.count)
 
@@ -105,7 +107,7 @@ class ContentWriter:
         self,
         ctx: Context,
         content_id: str,
-        old: Mapping[int, BlockInfo],
+        found: Found,
         source: Source,
         tally: Tally,
     ) -> ContentInfo:
@@ -114,7 +116,8 @@ class ContentWriter:
         upload = _Upload(self._operations, ctx, staged, tally)
         try:
             await source.feed(ctx, upload.write)
-            if upload.count > 1:
+            at_once = _is_one_for_one(found.blocks, upload.count)
+            if not at_once:
                 _ = await upload.complete()
         except BaseException as error:
             await self._tidy(ctx, error, staged, self._remove_content)
@@ -122,11 +125,13 @@ class ContentWriter:
 
         async def put(ctx: Context, index: int) -> BlockInfo:
             key = block_key(content_id, index)
-            if upload.count == 1:  # never was anywhere else
+            if at_once:
                 return await self._operations.write_block(ctx, key, upload.first)
             return await self._operations.copy_block(ctx, block_key(staged, index), key)
 
-        await self._put_in_place(ctx, content_id, old, upload.count, put)
+        await self._put_in_place(ctx, content_id, found.blocks, upload.count, put)
+        if found.staged or not at_once:
+            await self._remove_staged(ctx, content_id)
         return ContentInfo(content_id, tally.done, upload.count)
 
     async def _put_in_place(
@@ -138,10 +143,8 @@ class ContentWriter:
         back is to finish it, unless there was no old content: then it is undone.
         """
 
-        one_for_one = count == len(old) == 1
-
         async def put_all(ctx: Context) -> None:
-            if 0 in old and not one_for_one:
+            if 0 in old and not _is_one_for_one(old, count):
                 await self._operations.delete_block(ctx, old[0].key)
             _ = await ctx.gather(partial(put, ctx), range(1, count))
             await self._remove(ctx, _from(count, old))
@@ -156,8 +159,6 @@ class ContentWriter:
         except BaseException as error:
             await self._tidy(ctx, error, content_id, finish if 0 in old else self._remove_content)
             raise
-        if old and not one_for_one:
-            await self._remove_staged(ctx, content_id)
 
     async def _tidy(
         self,
@@ -177,16 +178,21 @@ class ContentWriter:
             error.add_note(f"and {content_id!r} may be left unfinished: {failure}")
 
     async def _remove_content(self, ctx: Context, content_id: str) -> None:
-        found = await self._listing.blocks(ctx, content_id)
-        if 0 in found:
-            await self._operations.delete_block(ctx, found[0].key)
-        await self._remove(ctx, _from(1, found))
+        """Take back what was written, but leave an interrupted rewrite, which may be whole."""
+        await self._remove_blocks(ctx, (await self._listing.find(ctx, content_id)).blocks, [])
+
+    async def _remove_blocks(
+        self, ctx: Context, blocks: Mapping[int, BlockInfo], others: list[str]
+    ) -> None:
+        if 0 in blocks:
+            await self._operations.delete_block(ctx, blocks[0].key)
+        await self._remove(ctx, _from(1, blocks) + others)
 
     async def _remove_staged(self, ctx: Context, content_id: str) -> None:
-        await self._remove(ctx, await self._listing.staged_keys(ctx, content_id))
+        await self._remove(ctx, (await self._listing.find(ctx, content_id)).staged)
 
-    async def _remove(self, ctx: Context, keys: Iterable[str]) -> None:
-        if keys := list(keys):
+    async def _remove(self, ctx: Context, keys: list[str]) -> None:
+        if keys:
             (await self._operations.delete_blocks(ctx, keys)).raise_for_failures()
 
 
@@ -216,6 +222,11 @@ class _Upload:
 
     def _put(self, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
         return self._operations.write_block(self._ctx, block_key(self._content_id, index), data)
+
+
+def _is_one_for_one(old: Mapping[int, BlockInfo], count: int) -> bool:
+    """Whether a content of one block replaces another: the store does that at once."""
+    return count == 1 and list(old) == [0]
 
 
 def _from(first: int, blocks: Mapping[int, BlockInfo]) -> list[str]:

@@ -1,0 +1,81 @@
+"""A store that calls a hook before each of its operations: to count them, or to break them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from blockyard.content.reading import ContentReader
+from blockyard.content.writing import ContentWriter
+from blockyard.context import Context
+from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.operations import Operations
+from blockyard.stores.base import Store
+from blockyard.sync import BlockStore
+
+Hook = Callable[[str, str], Awaitable[None]]
+
+
+async def nothing(operation: str, key: str) -> None:
+    """The hook of a store that is just a store."""
+
+
+class HookedStore(Store):
+    """Awaits `hook(operation, key or prefix)` before each operation of the store within."""
+
+    def __init__(self, inner: Store, hook: Hook = nothing) -> None:
+        self.inner = inner
+        self.hook = hook
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        await self.hook("write_block", key)
+        return await self.inner.write_block(ctx, key, data, if_absent=if_absent)
+
+    async def read_block(self, ctx: Context, key: str) -> bytes:
+        await self.hook("read_block", key)
+        return await self.inner.read_block(ctx, key)
+
+    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
+        await self.hook("read_block_into", key)
+        return await self.inner.read_block_into(ctx, key, buffer)
+
+    async def read_block_range(
+        self, ctx: Context, key: str, offset: int, length: int | None
+    ) -> bytes:
+        await self.hook("read_block_range", key)
+        return await self.inner.read_block_range(ctx, key, offset, length)
+
+    async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
+        await self.hook("stat_block", key)
+        return await self.inner.stat_block(ctx, key)
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        await self.hook("copy_block", target_key)
+        return await self.inner.copy_block(ctx, source_key, target_key)
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        await self.hook("delete_block", key)
+        await self.inner.delete_block(ctx, key)
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        """One key at a time, each with its own hook: a crash may come between any two."""
+        for key in keys:
+            await self.hook("delete_blocks", key)
+            _ = await self.inner.delete_blocks(ctx, [key])
+        return DeleteResult(list(keys))
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        await self.hook("list_page", prefix)
+        return await self.inner.list_page(ctx, prefix, token, page_size)
+
+    async def health_check(self, ctx: Context) -> HealthReport:
+        return await self.inner.health_check(ctx)
+
+
+def shrink_blocks(store: BlockStore, block_size: int) -> None:
+    """Let the contents of an open store be made of smaller blocks."""
+    target = getattr(store, "_store", store)  # the driven asyncio face holds the real one
+    operations: Operations = target._operations
+    target._reader = ContentReader(operations, block_size)
+    target._writer = ContentWriter(operations, block_size)

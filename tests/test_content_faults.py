@@ -1,0 +1,405 @@
+"""Contents when something breaks, at every place where it can: whole, or an error, or gone.
+
+Each test runs an operation once for every store call that it makes, and breaks that call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hooked_store import HookedStore
+
+from blockyard import BlockNotFoundError, BlockStoreError, DeadlineExceededError, IntegrityError
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.content.files import AsyncContentFile, Cursor
+from blockyard.content.reading import ContentReader
+from blockyard.content.writing import ContentWriter
+from blockyard.context import Context
+from blockyard.model import Page
+from blockyard.operations import Operations
+from blockyard.stores.base import Store
+from blockyard.stores.memory import MemoryStore
+from blockyard.transport.aio import AsyncioRuntime
+
+BLOCK = 4
+OLD = b"old content, of six blocks"
+SHORT_OLD = b"old"
+NEW = b"new content: with a few more than twenty blocks in two chunks, so that both move"
+SHORT_NEW = b"new"
+
+
+class Crash(BaseException):
+    """The process dies here: nothing after it reaches the store."""
+
+
+class Contents:
+    """The content operations over one store."""
+
+    def __init__(self, store: Store, concurrency: int = 4) -> None:
+        operations = Operations(store)
+        self.reader = ContentReader(operations, BLOCK)
+        self.writer = ContentWriter(operations, BLOCK)
+        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        self.ctx = Context(runtime, None, concurrency)
+
+    async def write(self, content_id: str, data: bytes) -> None:
+        await self.writer.write_content(self.ctx, content_id, data, None)
+
+    async def copy(self, source: str, target: str) -> None:
+        await self.writer.copy_content(self.ctx, source, target, None)
+
+    async def delete(self, content_id: str) -> None:
+        await self.writer.delete_content(self.ctx, content_id)
+
+    async def read(self, content_id: str) -> bytes:
+        return await self.reader.read_content(self.ctx, content_id, 0, None)
+
+    async def read_stream(self, content_id: str) -> bytes:
+        file = io.BytesIO()
+        await self.reader.read_content_into(
+            self.ctx, content_id, file, offset=0, length=None, progress=None
+        )
+        return file.getvalue()
+
+    async def read_open_file(self, content_id: str) -> bytes:
+        layout = await self.reader.layout(self.ctx, content_id, "open_content")
+        file = AsyncContentFile(Cursor(self.reader, layout), lambda: self.ctx)
+        return await file.read(7) + await file.read()
+
+    async def keys(self) -> list[str]:
+        page = await self.reader._operations.store.list_page(self.ctx, "", None, 1000)
+        return [block.key for block in page.blocks]
+
+
+class Trace:
+    """A hook that counts the calls and does something at one of them."""
+
+    def __init__(self, at: int, act: Callable[[], Awaitable[None]], *, ever_after: bool) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self._at = at
+        self._act = act
+        self._ever_after = ever_after
+
+    async def __call__(self, operation: str, key: str) -> None:
+        self.calls.append((operation, key))
+        place = len(self.calls) - 1
+        if place == self._at or (self._ever_after and place > self._at):
+            await self._act()
+
+    @property
+    def acted(self) -> bool:
+        return len(self.calls) > self._at
+
+
+async def prepared(contents: dict[str, bytes]) -> MemoryStore:
+    store = MemoryStore()
+    for content_id, data in contents.items():
+        await Contents(store).write(content_id, data)
+    return store
+
+
+async def crash() -> None:
+    raise Crash
+
+
+async def fail() -> None:
+    raise DeadlineExceededError("late")
+
+
+async def interrupted(
+    call: Callable[[Contents], Awaitable[None]],
+    store: Store,
+    place: int,
+    concurrency: int,
+    how: str,
+) -> bool:
+    """Run the call; at one place cancel it, or let a store call fail. Says whether it got there."""
+    task = asyncio.current_task()
+    assert task
+
+    async def cancel() -> None:
+        task.cancel()
+        await asyncio.sleep(60)
+
+    trace = Trace(place, cancel if how == "cancelled" else fail, ever_after=False)
+    raised: str | None = None
+    try:
+        await call(Contents(HookedStore(store, trace), concurrency))
+    except asyncio.CancelledError:
+        task.uncancel()
+        raised = "cancelled"
+    except DeadlineExceededError:
+        raised = "failed"
+    assert raised == (how if trace.acted else None)
+    return trace.acted
+
+
+async def state(store: Store, content_id: str) -> bytes | type[BlockStoreError]:
+    try:
+        return await Contents(store).read(content_id)
+    except (BlockNotFoundError, IntegrityError) as error:
+        return type(error)
+
+
+def at_every_call(run: Callable[[int], Coroutine[Any, Any, bool]]) -> None:
+    """`run(place)` for 0, 1, 2 ... until it returns that the place was never reached."""
+
+    async def run_all() -> int:
+        place = 0
+        while await run(place):
+            place += 1
+        return place
+
+    assert asyncio.run(run_all()) > 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("new", [NEW, SHORT_NEW, OLD])
+@pytest.mark.parametrize("old", [None, OLD, SHORT_OLD, NEW])
+def test_a_crash_while_writing(old: bytes | None, new: bytes, concurrency: int) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({} if old is None else {"movie": old})
+        trace = Trace(place, crash, ever_after=True)
+        with suppress(Crash):
+            await Contents(HookedStore(store, trace), concurrency).write("movie", new)
+        found = await state(store, "movie")
+        in_place = [call for call in trace.calls[:place] if call[1].startswith("movie/chunk-0/")]
+        if old is None:
+            assert found in (new, BlockNotFoundError, IntegrityError)
+        elif in_place:
+            assert found in (old, new, IntegrityError)
+        else:
+            assert found == old
+        await Contents(store).write("movie", b"written again")
+        assert await state(store, "movie") == b"written again"
+        assert len(await Contents(store).keys()) == 4
+        return trace.acted
+
+    at_every_call(run)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("new", [NEW, SHORT_NEW, OLD])
+@pytest.mark.parametrize("old", [None, OLD, SHORT_OLD, NEW])
+def test_an_interrupted_write_leaves_the_old_content_or_the_new_and_nothing_else(
+    old: bytes | None, new: bytes, concurrency: int, how: str
+) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({} if old is None else {"movie": old})
+        acted = await interrupted(
+            lambda contents: contents.write("movie", new), store, place, concurrency, how
+        )
+        found = await state(store, "movie")
+        assert found in (new, BlockNotFoundError if old is None else old)
+        left_staged = any("/chunk-new-" in key for key in await Contents(store).keys())
+        # only when it hits the removal of the staged blocks, which is the last thing
+        assert not left_staged or found == new
+        if found is BlockNotFoundError:
+            assert await Contents(store).keys() == []
+        return acted
+
+    at_every_call(run)
+
+
+@pytest.mark.parametrize("target", [None, OLD, SHORT_OLD])
+def test_a_crash_while_copying(target: bytes | None) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW} | ({} if target is None else {"target": target}))
+        trace = Trace(place, crash, ever_after=True)
+        with suppress(Crash):
+            await Contents(HookedStore(store, trace)).copy("source", "target")
+        assert await state(store, "source") == NEW
+        found = await state(store, "target")
+        assert found in (target, NEW, BlockNotFoundError, IntegrityError)
+        await Contents(store).copy("source", "target")
+        assert await state(store, "target") == NEW
+        return trace.acted
+
+    at_every_call(run)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_an_interrupted_copy_to_a_new_name_leaves_nothing(how: str) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW})
+        acted = await interrupted(
+            lambda contents: contents.copy("source", "target"), store, place, 4, how
+        )
+        assert await state(store, "target") == (BlockNotFoundError if acted else NEW)
+        return acted
+
+    at_every_call(run)
+
+
+def test_a_crash_while_deleting() -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"movie": NEW})
+        trace = Trace(place, crash, ever_after=True)
+        with suppress(Crash):
+            await Contents(HookedStore(store, trace)).delete("movie")
+        assert await state(store, "movie") in (NEW, IntegrityError, BlockNotFoundError)
+        await Contents(store).delete("movie")
+        assert await Contents(store).keys() == []
+        return trace.acted
+
+    at_every_call(run)
+
+
+def test_a_source_that_fails_leaves_the_old_content() -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield NEW
+        raise OSError("the network went away")
+
+    async def main() -> None:
+        for old in (None, OLD):
+            store = await prepared({} if old is None else {"movie": old})
+            contents = Contents(store)
+            before = await contents.keys()
+            with pytest.raises(OSError, match="went away"):
+                await contents.writer.write_content(contents.ctx, "movie", broken(), None)
+            assert await contents.keys() == before
+
+    asyncio.run(main())
+
+
+def test_what_could_not_be_tidied_is_said_in_a_note() -> None:
+    async def main() -> None:
+        store = HookedStore(MemoryStore())
+
+        async def fail_from_block_3_on(operation: str, key: str) -> None:
+            if key.endswith("block-3") or operation.startswith("delete"):
+                raise DeadlineExceededError(f"no reply: {operation} {key}")
+
+        store.hook = fail_from_block_3_on
+        with pytest.raises(DeadlineExceededError) as raised:
+            await Contents(store, 1).write("movie", NEW)
+        assert "no reply: write_block" in str(raised.value)
+        assert any("'movie' may be left unfinished" in note for note in raised.value.__notes__)
+
+    asyncio.run(main())
+
+
+def test_tidying_up_has_time_of_its_own_when_the_deadline_has_passed() -> None:
+    deadlines: list[float | None] = []
+
+    class Noting(HookedStore):
+        async def list_page(
+            self, ctx: Context, prefix: str, token: str | None, page_size: int
+        ) -> Page:
+            deadlines.append(ctx.deadline)
+            return await super().list_page(ctx, prefix, token, page_size)
+
+    async def main() -> None:
+        contents = Contents(Noting(MemoryStore(), fail))
+        ctx = replace(contents.ctx, deadline=contents.ctx.runtime.now() + 0.5)
+        with pytest.raises(DeadlineExceededError):
+            await contents.writer.write_content(ctx, "movie", NEW, None)
+        first, *tidying = deadlines
+        assert first == ctx.deadline
+        assert tidying
+        assert all(deadline and deadline > first + 10 for deadline in tidying)
+
+    async def fail(operation: str, key: str) -> None:
+        if operation == "write_block":
+            raise DeadlineExceededError("late")
+
+    asyncio.run(main())
+
+
+READS: dict[str, Callable[[Contents], Awaitable[bytes]]] = {
+    "bytes": lambda contents: contents.read("movie"),
+    "stream": lambda contents: contents.read_stream("movie"),
+    "open file": lambda contents: contents.read_open_file("movie"),
+}
+
+
+class LikeS3(HookedStore):
+    """Listings as S3's: the ETag is that of the bytes, and time tells nothing apart."""
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        page = await super().list_page(ctx, prefix, token, page_size)
+        blocks = [
+            replace(
+                block,
+                etag=hashlib.sha256(await self.inner.read_block(ctx, block.key)).hexdigest(),
+                last_modified=None,
+            )
+            for block in page.blocks
+        ]
+        return Page(blocks, page.next_token)
+
+
+@pytest.mark.parametrize("page_size", [1000, 2])
+@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"same begin, old", b"same begin, and end"),
+        (b"old content", b"NEW"),
+        (b"old content", None),
+    ],
+)
+def test_a_reader_never_mixes_an_old_content_with_a_new(
+    kind: str, old: bytes, new: bytes | None, page_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer has come to every place of its work, at every place of the reader's."""
+    monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
+    hooked = LikeS3 if page_size == 1000 else HookedStore
+    outcomes: set[bytes | type[BaseException]] = set()
+
+    async def change(store: Store) -> None:
+        contents = Contents(store, 1)
+        await (contents.delete("movie") if new is None else contents.write("movie", new))
+
+    def writer_stops_at(writes: int) -> Callable[[int], Coroutine[Any, Any, bool]]:
+        async def run(place: int) -> bool:
+            store = await prepared({"movie": old})
+
+            async def change_some() -> None:
+                trace = Trace(writes, crash, ever_after=True)
+                with suppress(Crash):
+                    await change(HookedStore(store, trace))
+
+            trace = Trace(place, change_some, ever_after=False)
+            try:
+                found = await READS[kind](Contents(hooked(store, trace)))
+                assert found in (old, new)
+                outcomes.add(found)
+            except (IntegrityError, BlockNotFoundError) as error:
+                outcomes.add(type(error))
+            return trace.acted
+
+        return run
+
+    async def calls_of_writer() -> int:
+        trace = Trace(10**6, crash, ever_after=True)
+        await change(HookedStore(await prepared({"movie": old}), trace))
+        return len(trace.calls)
+
+    for writes in range(asyncio.run(calls_of_writer()) + 1):
+        at_every_call(writer_stops_at(writes))
+    assert outcomes >= {old, IntegrityError}
+
+
+def test_a_copy_of_what_is_replaced_meanwhile_is_not_left_as_a_mixture() -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": OLD})
+
+        async def rewrite() -> None:
+            await Contents(store).write("source", NEW)
+
+        trace = Trace(place, rewrite, ever_after=False)
+        with suppress(IntegrityError, BlockNotFoundError):
+            await Contents(HookedStore(store, trace)).copy("source", "target")
+        assert await state(store, "target") in (OLD, NEW, BlockNotFoundError)
+        return trace.acted
+
+    at_every_call(run)

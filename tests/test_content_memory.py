@@ -1,0 +1,138 @@
+"""What contents hold in memory is bounded by what may be in flight, not by their size."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hooked_store import HookedStore, shrink_blocks
+
+from blockyard.content.files import LARGEST_WINDOW
+from blockyard.context import Context
+from blockyard.model import BlockInfo, Page
+from blockyard.stores.memory import MemoryStore
+from blockyard.sync import BlockStore
+from blockyard.testing.faces import open_face
+
+BLOCK = 256 * 1024
+COUNT = 160
+SIZE = COUNT * BLOCK
+CONCURRENCY = 8
+BESIDES = 1_000_000  # bytes that are no blocks: listings, tasks, what Python imports meanwhile
+
+
+class HollowStore(HookedStore):
+    """Forgets what it is given, and makes up what it is asked for."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__(MemoryStore())
+        self._blocks = blocks
+        self.written = 0
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        self.written += len(data)
+        await ctx.runtime.sleep(0)
+        return BlockInfo(key, len(data), "etag")
+
+    async def read_block(self, ctx: Context, key: str) -> bytes:
+        await ctx.runtime.sleep(0)
+        return bytes(BLOCK)
+
+    async def read_block_range(
+        self, ctx: Context, key: str, offset: int, length: int | None
+    ) -> bytes:
+        await ctx.runtime.sleep(0)
+        return bytes(BLOCK)[offset:][:length]
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        keys = (f"movie/chunk-{index // 16}/block-{index % 16}" for index in range(self._blocks))
+        blocks = [BlockInfo(key, BLOCK, "etag") for key in keys if key.startswith(prefix)]
+        return Page(blocks, None)
+
+
+class Nowhere(io.RawIOBase):
+    def write(self, data: memoryview) -> int:
+        return len(data)
+
+
+def opened(store: HollowStore) -> Iterator[BlockStore]:
+    with open_face("blocking", store) as face:
+        narrow = face.store.with_options(concurrency=CONCURRENCY)
+        shrink_blocks(narrow, BLOCK)
+        yield narrow
+
+
+@pytest.fixture
+def empty() -> HollowStore:
+    return HollowStore(0)
+
+
+@pytest.fixture
+def writer(empty: HollowStore) -> Iterator[BlockStore]:
+    yield from opened(empty)
+
+
+@pytest.fixture
+def reader() -> Iterator[BlockStore]:
+    yield from opened(HollowStore(COUNT))
+
+
+def peak(call: Callable[[], object]) -> int:
+    """The most bytes that were in use at a time."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+class TestWriting:
+    LIMIT = (CONCURRENCY + 3) * BLOCK + BESIDES  # and block 0, one being drawn, one its source
+
+    def test_from_an_iterator(self, writer: BlockStore, empty: HollowStore) -> None:
+        parts = (bytes(100_000) for _ in range(SIZE // 100_000))
+        assert peak(lambda: writer.write_content("movie", parts)) < self.LIMIT
+        assert empty.written == SIZE // 100_000 * 100_000
+
+    def test_from_a_path(self, writer: BlockStore, empty: HollowStore, tmp_path: Path) -> None:
+        path = tmp_path / "sparse"
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+        assert peak(lambda: writer.write_content("movie", path)) < self.LIMIT
+        assert empty.written == SIZE
+
+
+class TestReading:
+    LIMIT = (CONCURRENCY + 1) * BLOCK + BESIDES
+
+    def test_into_a_stream(self, reader: BlockStore) -> None:
+        assert peak(lambda: reader.read_content_into("movie", Nowhere())) < self.LIMIT
+
+    def test_into_a_file(self, reader: BlockStore, tmp_path: Path) -> None:
+        assert peak(lambda: reader.read_content_into("movie", tmp_path / "out")) < self.LIMIT
+        assert (tmp_path / "out").stat().st_size == SIZE
+
+    def test_block_by_block(self, reader: BlockStore) -> None:
+        sizes: list[int] = []
+
+        def count() -> None:
+            for block in reader.iter_content("movie"):
+                sizes.append(len(block))  # noqa: PERF401 - a comprehension would hold nothing back
+
+        assert peak(count) < self.LIMIT
+        assert sum(sizes) == SIZE
+
+    def test_as_an_open_file(self, reader: BlockStore) -> None:
+        def read_through() -> None:
+            with reader.open_content("movie") as file:
+                while file.read(100_000):
+                    pass
+
+        # one fetch, and once more while its blocks are joined
+        assert peak(read_through) < 2 * LARGEST_WINDOW * BLOCK + BESIDES
