@@ -96,6 +96,23 @@ def test_a_server_that_closes_after_each_reply_costs_the_client_nothing() -> Non
         assert proxy.upstream_failures == 0
 
 
+@pytest.mark.parametrize("end", [Close(), Reset()])
+def test_a_server_that_ends_an_idle_connection_costs_the_client_nothing(
+    end: Close | Reset,
+) -> None:
+    with (
+        ScriptedServer([Receive(), OK, end], [Receive(), OK]) as server,
+        FaultProxy(server.url, no_fault) as proxy,
+        connected(proxy) as sock,
+    ):
+        sock.sendall(GET)
+        assert receive(sock) == OK
+        assert server.wait_until_drained()
+        sock.sendall(GET)
+        assert receive(sock) == OK
+        assert proxy.upstream_failures == 0
+
+
 @pytest.mark.parametrize(
     "request_head", [GET.replace(b"1.1\r", b"1.0\r"), GET[:-2] + b"Connection: close\r\n\r\n"]
 )
@@ -151,7 +168,15 @@ def test_a_reply_before_the_end_of_the_request_passes_and_ends_the_connection() 
 
 
 @pytest.mark.parametrize(
-    "end", [[Close()], [Reset()], [b"HTTP/1.1 2", Close()], [OK[:-1], Close()], [OK[:-1], Reset()]]
+    "end",
+    [
+        [Close()],
+        [Reset()],
+        [b"HTTP/1.1 2", Close()],
+        [OK[:-5], Close()],
+        [OK[:-1], Close()],
+        [OK[:-1], Reset()],
+    ],
 )
 def test_a_server_that_breaks_off_resets_the_client(end: list[bytes | Close | Reset]) -> None:
     with between(Receive(), *end) as (_, proxy, sock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -63,7 +64,8 @@ class Upstream:
 
     async def answer(self, reply: Head, framing: Framing) -> AsyncIterator[bytes]:
         """The body of the reply, to its end; then the connection is ready for the next request."""
-        reader, _ = await self._connected()
+        assert self._streams is not None, "`ask` comes first"
+        reader, _ = self._streams
         try:
             async for piece in read_body(reader, framing):
                 yield piece
@@ -78,11 +80,14 @@ class Upstream:
             _, writer = self._streams
             self._streams = None
             writer.transport.abort()  # nothing is left to be said, and TLS could take its time
-            await writer.wait_closed()
+            with contextlib.suppress(OSError):  # that it was lost before is no news
+                await writer.wait_closed()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is not None and self._streams[0].at_eof():
-            await self.close()
+        if self._streams is not None:
+            reader, writer = self._streams
+            if reader.at_eof() or writer.is_closing():  # the server ended it while it was idle
+                await self.close()
         if self._streams is None:
             where = self._address
             try:
