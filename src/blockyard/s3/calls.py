@@ -19,7 +19,7 @@ from blockyard.errors import (
     ThrottledError,
     TransportError,
 )
-from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.s3.hedging import Hedging
 from blockyard.s3.pacing import Pace
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
@@ -122,7 +122,8 @@ class Caller:
             try:
                 if pace.limit is not None:
                     ticket = await pace.enter(ctx)
-                request = await self._signed(ctx, call)
+                credentials = await self._credentials.current(ctx)
+                request = self._signed(ctx, call, credentials)
                 response = await self._exchange(ctx, call, request)
                 self._contacted = True
                 if response.status in _SUCCESS:
@@ -130,7 +131,7 @@ class Caller:
                     pace.succeeded(attempts.paid if attempts else 0)
                     return result
                 attempts = attempts or Attempts()
-                if await self._healed(ctx, call, attempts, response):
+                if await self._healed(ctx, call, attempts, response, credentials):
                     continue
                 raise self._refusal(ctx, call, response)
             except call.handled:
@@ -191,24 +192,28 @@ class Caller:
         except TransportError as past:
             raise _final(past, operation, key, attempts) from error
 
-    async def _signed(self, ctx: Context, call: Call) -> Request:
+    def _signed(self, ctx: Context, call: Call, credentials: Credentials | None) -> Request:
         site = self.site
         request = call.build(site.address)
-        credentials = await self._credentials.current(ctx)
         if credentials is not None:
             payload_hash = call.payload_hash or sha256(request.body).hexdigest()
             site.signer.sign(request, credentials, self._now(ctx), payload_hash)
         return request
 
     async def _healed(
-        self, ctx: Context, call: Call, attempts: Attempts, response: Response
+        self,
+        ctx: Context,
+        call: Call,
+        attempts: Attempts,
+        response: Response,
+        signed_with: Credentials | None,
     ) -> bool:
         """Learn what a refusal teaches; whether the next attempt will differ because of it."""
         error = error_from(response, call.operation, call.key)
         code = error.code if isinstance(error, S3Error) else ""
         region = region_hint(response)
         if code in _EXPIRED and attempts.heal("credentials"):
-            return await self._credentials.renew(ctx, await self._credentials.current(ctx))
+            return await self._credentials.renew(ctx, signed_with)
         if code in _SKEWED and attempts.heal("clock"):
             theirs = server_time(response)
             self._clock_offset = (theirs or 0.0) - ctx.runtime.wall_time()
