@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError
-from blockyard.model import MIB, DeleteResult
+from blockyard.model import DeleteResult
 from blockyard.s3 import requests
 from blockyard.s3.calls import Attempts, Call, Caller
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
+from blockyard.s3.xml import MAX_REPLY
 
-REPLY_LIMIT = 16 * MIB
-"""The longest XML reply that is accepted, in bytes: a page of 1000 long keys takes about 4 MiB."""
 _AT_ONCE = 4
 """Batches in flight at a time."""
 _OPERATION = "delete_blocks"
@@ -106,7 +105,7 @@ class Deleting:
             None,
             lambda address: requests.delete_objects(address, full_keys),
             payload_hash=None,
-            limit=REPLY_LIMIT,
+            limit=MAX_REPLY,
             handled=(ThrottledError,),
         )
         return await self._caller.call(

@@ -22,10 +22,11 @@ from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
 from blockyard.s3.credentials import CredentialSource
-from blockyard.s3.deleting import REPLY_LIMIT, Deleting
+from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import upload_headers
 from blockyard.s3.reading import Asked, Reader
 from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
+from blockyard.s3.xml import MAX_REPLY
 from blockyard.stores.base import Store
 
 Result = TypeVar("Result")
@@ -63,7 +64,7 @@ class S3Store(Store):
                 address, full_key, data, headers=headers, if_absent=if_absent
             ),
             payload_hash,
-            REPLY_LIMIT,
+            MAX_REPLY,
         )
         try:
             return await self._caller.call(
@@ -138,7 +139,7 @@ class S3Store(Store):
         full_prefix = self._prefix + prefix
         call = self._bodyless(
             "list_by_prefix",
-            prefix,
+            None,
             lambda address: requests.list_objects(
                 address, full_prefix, token=token, max_keys=page_size
             ),
@@ -210,7 +211,7 @@ class S3Store(Store):
     def _bodyless(
         self, operation: str, key: str | None, build: Callable[[requests.Address], Request]
     ) -> Call:
-        return Call(operation, key, build, EMPTY_SHA256, REPLY_LIMIT)
+        return Call(operation, key, build, EMPTY_SHA256, MAX_REPLY)
 
 
 def _whole(reply: Response) -> Response:
