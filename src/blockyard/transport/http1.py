@@ -57,6 +57,7 @@ class ReplyReader:
         "_into",
         "_limit",
         "_method",
+        "_room",
         "_to_stream_end",
         "complete",
         "destination",
@@ -70,8 +71,9 @@ class ReplyReader:
     def __init__(self, method: str, into: memoryview | None, limit: int) -> None:
         self._method = method
         self._into = into
-        self._limit = limit
+        self._limit = limit if into is None else min(limit, len(into))
         self._early = b""
+        self._room = HEAD_LIMIT
         self._body: bytes | bytearray = b""
         self._chunked: _ChunkedBody | None = None
         self._to_stream_end: bytearray | None = None
@@ -87,7 +89,7 @@ class ReplyReader:
     @property
     def begun(self) -> bool:
         """Whether any byte of the reply has come."""
-        return self.status != 0 or self._early != b""
+        return self.status != 0 or self._early != b"" or self._room < HEAD_LIMIT
 
     def feed(self, buffer: bytearray, size: int) -> None:
         """Take the first `size` bytes of `buffer`. Raises `ProtocolError`."""
@@ -137,35 +139,39 @@ class ReplyReader:
         )
 
     def _feed_head(self, buffer: bytearray, size: int) -> None:
+        """Interim replies precede the real one: RFC 9110, section 15.2."""
         if self._early:
             buffer = bytearray(self._early + memoryview(buffer)[:size])
             size = len(buffer)
-        end = buffer.find(b"\r\n\r\n", 0, size) + 4
-        if end < 4:  # the head goes on
-            if size > HEAD_LIMIT:
-                raise ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
-            self._early = bytes(memoryview(buffer)[:size])
-            return
-        self._early = b""
-        view = memoryview(buffer)
-        self.status, self.headers, self.keep_alive = parse_head(view[:end])
-        if self.status < 200:  # interim replies precede the real one: RFC 9110, section 15.2
-            self.status = 0
-            if size > end:
-                rest = bytearray(view[end:size])
-                self._feed_head(rest, len(rest))
-            return
-        self._begin_body(view[:end], view[end:size])
+        view = memoryview(buffer)[:size]
+        begin = 0
+        while (end := buffer.find(b"\r\n\r\n", begin, size) + 4) > 3:
+            head = self._within_limit(view[begin:end])
+            status, headers, keep_alive = parse_head(head)
+            if status >= 200:
+                self.status, self.headers, self.keep_alive = status, headers, keep_alive
+                self._begin_body(head, view[end:])
+                return
+            self._room -= len(head)
+            begin = end
+        self._early = bytes(self._within_limit(view[begin:]))
+
+    def _within_limit(self, head: memoryview) -> memoryview:
+        if len(head) > self._room:
+            raise ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
+        return head
 
     def _begin_body(self, head: memoryview, rest: memoryview) -> None:
         if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
             self._begin_sized(0, rest)
         elif "transfer-encoding" in self.headers:
+            if self.headers["transfer-encoding"].lower() != "chunked":
+                raise ProtocolError("the reply has a transfer coding that nothing asked for")
             self._chunked = _ChunkedBody(bytes(head))
             self._feed_chunked(self._chunked, bytes(rest))
         elif "content-length" in self.headers:
             self._begin_sized(int(self.headers["content-length"]), rest)
-        elif self.status >= 400:
+        elif self.status >= 300:
             self.keep_alive = False
             self._to_stream_end = bytearray(rest)
         else:
@@ -247,16 +253,32 @@ def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
     parser = httptools.HttpResponseParser(collected)
     try:
         parser.feed_data(head)
-    except httptools.HttpParserError as error:
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
     headers = {
-        _NAMES.get(name) or name.decode("latin-1").lower(): value.decode("latin-1")
+        _NAMES.get(name) or name.decode("latin-1").lower(): value.rstrip().decode("latin-1")
         for name, value in raw.items()
     }
+    text = bytes(head)
+    if len(headers) != text.count(b"\n") - 2:
+        headers = _joined_headers(text)
     status = parser.get_status_code()
     if status < 200 and status not in {100, 103}:
         raise ProtocolError(f"the reply has status {status}, which nothing asked for")
-    return status, headers, parser.should_keep_alive()
+    connection = headers.get("connection", "").lower()
+    if text.startswith(b"HTTP/1.1"):
+        return status, headers, "close" not in connection
+    return status, headers, "keep-alive" in connection
+
+
+def _joined_headers(head: bytes) -> dict[str, str]:
+    """The headers of a valid head in which some are repeated. RFC 9110, section 5.3."""
+    headers: dict[str, str] = {}
+    for line in head.strip().decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 class _Collected:
@@ -282,7 +304,7 @@ class _ChunkedBody:
         """Take more of the body. Raises `ProtocolError`."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self.complete:
                 raise ProtocolError(f"the reply's chunked body is not valid: {error}") from None
             self.surplus = True
@@ -293,8 +315,9 @@ class _ChunkedBody:
 
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
-        self.pieces.append(data)
-        self.size += len(data)
+        if not self.complete:
+            self.pieces.append(data)
+            self.size += len(data)
 
     def on_message_complete(self) -> None:
         """httptools: the body's last chunk has come."""
