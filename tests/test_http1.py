@@ -79,7 +79,7 @@ GOOD = {
         b"HTTP/1.1 200 OK\r\nContent-Length: \t 5 \t\r\n\r\nhello", 200, b"hello"
     ),
     "partial": Good(
-        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-1/9\r\ncontent-length: 2\r\n\r\nab",
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/9\r\ncontent-length: 2\r\n\r\nab",
         206,
         b"ab",
     ),
