@@ -17,6 +17,7 @@ from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     IncompleteBodyError,
     IntegrityError,
+    InvalidRangeError,
     OversizedBodyError,
     ProtocolError,
     S3Error,
@@ -131,7 +132,10 @@ class Reader:
             first = offset - offset % page
             wanted = None if length is None else -(-(offset + length) // page) * page - first
             asked = Asked("read_block_range", key, full_key, first, wanted)
-            verified = await self.read(ctx, asked)
+            try:
+                verified = await self.read(ctx, asked)
+            except InvalidRangeError as error:
+                raise range_past_end(key, offset) from error
             sums, body = verified.sums, verified.reply.body
             if widen and sums is not None and sums.page_size != page:
                 self._page = sums.page_size
