@@ -187,14 +187,15 @@ def test_a_server_that_breaks_off_resets_the_client(end: list[bytes | Close | Re
 
 
 def test_a_server_that_is_not_there_resets_the_client() -> None:
-    with ScriptedServer() as server:
-        pass
-    with FaultProxy(server.url, no_fault) as proxy, connected(proxy) as sock:
-        sock.sendall(GET)
-        with pytest.raises(ConnectionResetError):
-            _ = sock.recv(1)
-        assert proxy.upstream_failures == 1
-        assert not proxy.counts
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # nobody else gets the port, and nobody listens at it
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with FaultProxy(url, no_fault) as proxy, connected(proxy) as sock:
+            sock.sendall(GET)
+            with pytest.raises(ConnectionResetError):
+                _ = sock.recv(1)
+            assert proxy.upstream_failures == 1
+            assert not proxy.counts
 
 
 def test_a_client_that_gives_up_ends_the_request_upstream_too() -> None:
