@@ -1,0 +1,205 @@
+"""The README: its code runs as it stands there, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from markdown_pages import REPOSITORY, Code, fenced, named, page, prose, table
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+import blockyard
+from blockyard.config import S3Config, load_config
+from blockyard.config.environment import own_variables
+from blockyard.config.tree import settings_below, walk
+from blockyard.errors import BlockStoreError
+from blockyard.s3.integrity import SMALLEST_PAGE
+from blockyard.s3.retry import RetryPolicy
+from servers.endpoint import Endpoint, create_bucket
+
+README = page("README.md")
+BUCKET = "my-data"
+SAID = re.compile(r"print\(error\) +# (.+)")
+
+
+@pytest.fixture(scope="module")
+def endpoint(moto_endpoint: Endpoint) -> Endpoint:
+    """moto, with the bucket that the README takes for granted."""
+    create_bucket(moto_endpoint, BUCKET)
+    return moto_endpoint
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
+    """What a reader has: a service and keys in the environment, and the YAML file."""
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": endpoint.url,
+        "AWS_ACCESS_KEY_ID": endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    _ = (tmp_path / "store.yaml").write_text(fenced(README, "yaml")[0].text)
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_the_python_code_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for code in fenced(README, "python"):
+        run(code, names)
+    printed = capsys.readouterr().out
+    promised = SAID.findall(README)
+    assert len(promised) == 2
+    for sentence in promised:
+        for part in sentence.split("..."):
+            assert part.strip() in printed
+
+
+def run(code: Code, names: dict[str, object]) -> None:
+    """Run a block so that a traceback shows its line in the README."""
+    exec(compile("\n" * code.line + code.text, "README.md", "exec"), names)  # noqa: S102
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_the_services_can_be_used_as_they_are_opened(endpoint: Endpoint) -> None:
+    [code] = [code for code in fenced(README, "python") if "# MinIO" in code.text]
+    elsewhere = re.compile(r"endpoint=https?://[^&\"]+")
+    assert len(elsewhere.findall(code.text)) == 3
+    text = elsewhere.sub(f"endpoint={endpoint.url}", code.text)
+    for statement in ast.parse(text).body:
+        assert isinstance(statement, ast.Expr)
+        with eval(compile(ast.Expression(statement.value), "README.md", "eval")) as store:  # noqa: S307
+            assert store.health_check().store.startswith(f"s3://{BUCKET}/")
+
+
+def test_every_method_of_a_store_is_used() -> None:
+    code = "\n".join(code.text for code in fenced(README, "python"))
+    methods = [name for name in vars(blockyard.BlockStore) if not name.startswith("_")]
+    assert len(methods) > 20
+    assert [name for name in methods if f".{name}(" not in code] == []
+
+
+def test_what_waits_in_asyncio_is_used_there() -> None:
+    code = "\n".join(code.text for code in fenced(README, "python") if "async def" in code.text)
+    assert "async for block in store.iter_blocks(" in code
+    assert "async for piece in store.iter_content(" in code
+    assert "async with await store.open_content(" in code
+
+
+def test_the_yaml_file_is_a_configuration(tmp_path: Path) -> None:
+    [code] = fenced(README, "yaml")
+    path = tmp_path / "store.yaml"
+    _ = path.write_text(code.text)
+    config = load_config(path, {}, {})
+    assert config.s3 is not None
+    assert config.s3.bucket == BUCKET
+    assert config.s3.timeouts.deadline == 120
+    assert config.file is not None
+
+
+def test_the_table_of_settings_is_that_of_the_models() -> None:
+    rows = table(README, "setting, below `s3`")
+    fields = dict(walk(S3Config))
+    expected = {".".join(path): shown(fields[path]) for path in settings_below(S3Config)}
+    assert {named(row[0])[0]: row[1].strip("`") for row in rows} == expected
+    assert all(row[2] for row in rows)
+
+
+def shown(field: FieldInfo) -> str:
+    """A default as the README writes it."""
+    if field.is_required():
+        return "required"
+    match field.default:
+        case None:
+            return "none"
+        case bool():
+            return str(field.default).lower()
+        case float():
+            return f"{field.default:g}"
+        case SecretStr() as secret:
+            return secret.get_secret_value() or "empty"
+        case other:
+            return str(other) or "empty"
+
+
+GIVEN = {
+    "AWS_REGION": ("eu-central-1", "region"),
+    "AWS_DEFAULT_REGION": ("eu-central-1", "region"),
+    "AWS_ENDPOINT_URL_S3": ("http://rgw.example.com", "endpoint"),
+    "AWS_ENDPOINT_URL": ("http://rgw.example.com", "endpoint"),
+    "BLOCKYARD_S3_REGION": ("eu-central-1", "region"),
+}
+
+
+@pytest.mark.parametrize("variable", GIVEN)
+def test_a_variable_gives_its_setting(variable: str) -> None:
+    value, setting = GIVEN[variable]
+    config = load_config(f"s3://{BUCKET}", {}, {variable: value})
+    assert getattr(config.s3, setting) == value
+
+
+def test_the_table_of_variables_names_those_that_are_read() -> None:
+    variables = {name for row in table(README, "variable") for name in named(row[0])}
+    own = {name for name in variables if name.startswith("BLOCKYARD_S3_")}
+    assert own
+    paths = own_variables(dict.fromkeys(own, "1")).keys()
+    assert set(paths) <= set(settings_below(S3Config, ("s3",)))
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    others = {"BLOCKYARD_STORE", "AWS_CA_BUNDLE"}
+    assert variables - own == (GIVEN.keys() - {"BLOCKYARD_S3_REGION"}) | keys | others
+
+
+def test_the_table_of_errors_is_the_tree() -> None:
+    rows = table(README, "error")
+    assert sorted(named(row[0])[0] for row in rows) == sorted(kind.__name__ for kind in tree())
+    for row in rows:
+        kind = getattr(blockyard, named(row[0])[0])
+        said = re.findall(r"also a `(\w+)`", row[1])
+        own = [base.__name__ for base in kind.__bases__ if hasattr(builtins, base.__name__)]
+        assert said == [name for name in own if name != "Exception"]
+
+
+def tree() -> list[type[BlockStoreError]]:
+    found: list[type[BlockStoreError]] = [BlockStoreError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in found if kind.__module__ == "blockyard.errors"]
+
+
+def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
+    text = prose(README)
+    policy, settings = RetryPolicy(), S3Config(bucket=BUCKET)
+    assert policy.attempts == settings.max_retries
+    for fact in (
+        f"up to {policy.attempts} tries",
+        f"double from {policy.base:g} s up to {policy.cap:g} s",
+        f"has never answered gets {policy.before_contact} tries",
+        f"`connect` ({settings.timeouts.connect:g} s)",
+        f"`no_progress` ({settings.timeouts.no_progress:g} s)",
+        f"{settings.concurrency} requests are in flight",
+        f"its pages ({SMALLEST_PAGE // 1024} KiB",
+        f"A **block** is {blockyard.BLOCK_SIZE >> 20} MiB as a rule",
+        f"up to {blockyard.MAX_BLOCK_SIZE >> 30} GiB",
+    ):
+        assert fact in text
+
+
+def test_the_extras_are_those_of_the_package() -> None:
+    extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
+    assert {named(row[0])[0] for row in table(README, "extra")} == set(extras)
+    shell = "\n".join(code.text for code in fenced(README, "sh"))
+    for asked in re.findall(r"pip install '\.\[(\w+)\]'", shell):
+        assert asked in extras
+
+
+def test_the_make_targets_are_there() -> None:
+    shell = "\n".join(code.text for code in fenced(README, "sh"))
+    asked = re.findall(r"^make (\S+)$", shell, re.MULTILINE)
+    assert asked
+    for target in asked:
+        assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
