@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.stores.paths import BlockPath, Entry, entry_of, folders_of, key_of, path_of
 from blockyard.testing.samples import ODD_KEYS
+
+steady = settings(deadline=None)
 
 LONG = [
     "a" * 239,
@@ -67,6 +69,7 @@ def test_odd_keys_come_back(key: str) -> None:
     assert spelled(path_of(key)) == key
 
 
+@steady
 @given(KEYS)
 def test_every_key_comes_back_from_names_that_every_disk_takes(key: str) -> None:
     path = path_of(key)
@@ -80,6 +83,7 @@ def test_every_key_comes_back_from_names_that_every_disk_takes(key: str) -> None
         assert "/" not in name
 
 
+@steady
 @given(KEYS, KEYS)
 def test_order_is_kept_and_no_two_keys_meet(one: str, other: str) -> None:
     first, second = path_of(one), path_of(other)
@@ -89,6 +93,7 @@ def test_order_is_kept_and_no_two_keys_meet(one: str, other: str) -> None:
     assert in_order == (one.encode() < other.encode())
 
 
+@steady
 @given(KEYS, KEYS)
 def test_no_file_is_another_s_folder(one: str, other: str) -> None:
     above = path_of(one)
@@ -96,6 +101,7 @@ def test_no_file_is_another_s_folder(one: str, other: str) -> None:
     assert (*above.folders, above.name) != path_of(other).folders[: len(above.folders) + 1]
 
 
+@steady
 @given(st.text("aB.%=2eEfF/\u00e9\udc80", min_size=1) | st.text(min_size=1))
 def test_a_name_that_means_something_is_the_only_one_that_does(name: str) -> None:
     entry = entry_of(name)

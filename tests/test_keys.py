@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockyard.errors import BlockStoreError, InvalidKeyError, InvalidRangeError
@@ -18,6 +18,8 @@ from blockyard.keys import (
     range_past_end,
 )
 from blockyard.testing.samples import ODD_KEYS, REFUSED_KEYS
+
+steady = settings(deadline=None)
 
 
 @pytest.mark.parametrize("key", ODD_KEYS.values(), ids=ODD_KEYS)
@@ -60,6 +62,7 @@ def test_the_empty_prefix_is_every_key() -> None:
     check_prefix("")
 
 
+@steady
 @given(st.text())
 def test_a_key_is_allowed_or_refused_by_our_own_error(key: str) -> None:
     try:

@@ -88,5 +88,5 @@ class Store(ABC):
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a store need not hold anything
         """Let go of what the store holds. Called once; the default holds nothing."""

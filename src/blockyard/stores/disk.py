@@ -47,9 +47,7 @@ def opened_folder(
     root: Path, names: Iterable[str], *, make: bool = False
 ) -> Generator[int, None, None]:
     """A descriptor of the folder; with `make` it, and what leads to it, is made durably."""
-    if make:
-        _make_root(root)
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    folder = _open_root(root, make)
     try:
         for name in names:
             below = _open_made(folder, name) if make else open_below(folder, name)
@@ -215,12 +213,19 @@ def broken_off(at: int, expected: int) -> OSError:
     return OSError(errno.EIO, f"the file ends at byte {at} of {expected}")
 
 
-def _make_root(root: Path) -> None:
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        with opened_folder(folder.parent, []) as above:
-            os.fsync(above)
+def _open_root(root: Path, make: bool) -> int:
+    """A descriptor of the root, which alone may be reached through links."""
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        if not make:
+            raise
+    for folder in reversed([root, *root.parents]):
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            with opened_folder(folder.parent, []) as above:
+                os.fsync(above)
+    return os.open(root, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _open_made(folder: int, name: str) -> int:

@@ -39,7 +39,8 @@ class FilesystemStore(Store):
     The folder need not exist: the first write, or `health_check`, makes it, and until then the
     store is empty. A block is durable, with the folders that lead to it, before a write returns.
     A writer that is killed leaves at most a temporary file, which no reader sees and which the
-    first write of a store opened later removes once it is an hour old.
+    first write of a store opened later removes once it is an hour old. `if_absent` needs a file
+    system with hard links.
     """
 
     def __init__(self, root: Path) -> None:
