@@ -140,7 +140,7 @@ class AsyncioConnection:
         except _NOT_YET:
             return
         except TransportError as error:
-            self._fail(error)
+            self._end(error)
         except OSError as error:
             self._fail(TransportConnectionError(f"the connection broke: {error}"))
         if reply.complete and not self._done.done():
@@ -168,10 +168,15 @@ class AsyncioConnection:
             reply.filled(size)
         return self._tls or size == room
 
-    def _fail(self, error: TransportError) -> None:
-        reply, self._reply = self._reply, None
-        if reply is not None and not self._done.done():
-            self._done.set_exception(reply.broken(error))
+    def _fail(self, cause: TransportError) -> None:
+        """The connection broke under the exchange."""
+        if self._reply is not None:
+            self._end(self._reply.broken(cause))
+
+    def _end(self, error: TransportError) -> None:
+        self._reply = None
+        if not self._done.done():
+            self._done.set_exception(error)
 
 
 async def connect(
