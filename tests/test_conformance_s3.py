@@ -4,12 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockyard import S3Config, StoreConfig, open_store
+from blockyard import BlockStore, S3Config, ServerError, StoreConfig, open_store
 from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
+from blockyard.testing.samples import ODD_KEYS
 from blockyard.testing.suite.copies import CopyTests
 from blockyard.testing.suite.deletes import DeleteTests
 from blockyard.testing.suite.listing import ListingTests
 from servers.endpoint import Endpoint
+
+_HELD_BY_LOCALSTACK = {name: key for name, key in ODD_KEYS.items() if name != "only slashes"}
 
 
 def emptied_afterwards(config: StoreConfig) -> Iterator[StoreConfig]:
@@ -47,9 +50,24 @@ class TestMotoBelowAPrefix(ListingTests, DeleteTests, CopyTests):
 
 
 class TestLocalStack(S3Conformance):
+    """LocalStack 4.13 takes a key of nothing but slashes for no key, from any client."""
+
     @pytest.fixture
     def endpoint(self, localstack_endpoint: Endpoint) -> Endpoint:
         return localstack_endpoint
+
+    @pytest.mark.parametrize("key", _HELD_BY_LOCALSTACK.values(), ids=_HELD_BY_LOCALSTACK)
+    def test_a_key_survives_every_method(self, store: BlockStore, key: str) -> None:
+        super().test_a_key_survives_every_method(store, key)
+
+    def test_all_of_them_side_by_side(self, store: BlockStore) -> None:
+        with pytest.MonkeyPatch.context() as samples:
+            samples.delitem(ODD_KEYS, "only slashes")
+            super().test_all_of_them_side_by_side(store)
+
+    def test_only_slashes(self, source: StoreConfig) -> None:
+        with open_store(source, max_retries=1) as store, pytest.raises(ServerError):
+            _ = store.write_block(ODD_KEYS["only slashes"], b"block")
 
 
 class TestCeph(S3Conformance):
