@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from blockyard.aio import AsyncBlockStore
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
@@ -727,6 +729,38 @@ def failing(error: int) -> Callable[..., Any]:
         raise OSError(error, os.strerror(error))
 
     return fail
+
+
+class TestCancellation:
+    """A task that is cancelled while a thread is at work for it."""
+
+    def test_the_buffer_is_the_caller_s_again_when_a_write_has_ended(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun, go_on = threading.Event(), threading.Event()
+        write = os.write
+
+        def wait_and_write(file: int, data: memoryview) -> int:
+            begun.set()
+            assert go_on.wait(timeout=60)
+            return write(file, data[:50_000])
+
+        async def cancel_and_reuse(store: AsyncBlockStore) -> None:
+            buffer = bytearray(BLOCK)
+            writing = asyncio.create_task(store.write_block(KEY, buffer))
+            _ = await asyncio.to_thread(begun.wait, 60)
+            _ = writing.cancel()
+            _ = asyncio.get_running_loop().call_later(0.01, go_on.set)
+            with pytest.raises(asyncio.CancelledError):
+                _ = await writing
+            buffer[:] = bytes(len(buffer))
+
+        monkeypatch.setattr(os, "write", wait_and_write)
+        with open_face("asyncio", FilesystemStore(root)) as face:
+            [outcome] = face.at_once(lambda store, _: cancel_and_reuse(store), [0])
+            assert outcome is None
+            assert face.store.read_block(KEY) == BLOCK
+        assert temporary_files(root) == []
 
 
 class TestSharing:
