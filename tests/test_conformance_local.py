@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from blockyard.context import Context
+from blockyard.errors import ServerError
+from blockyard.model import BlockInfo
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.conformance import DurabilityTests, StoreConformance
 from blockyard.testing.faces import Source
+from blockyard.testing.samples import ODD_KEYS
 from blockyard.testing.suite.lifecycle import CALLS
+from blockyard.testing.suite.odd_keys import OddKeyTests
 
 
 class TestMemory(StoreConformance):
@@ -28,3 +33,20 @@ def test_the_suite_calls_every_method() -> None:
     methods = {name for name in vars(BlockStore) if not name.startswith("_")}
 
     assert set(CALLS) == methods - {"close", "with_options"}
+
+
+class FussyStore(MemoryStore):
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        if key == "//":
+            raise ServerError("no place for that", status=500)
+        return await super().write_block(ctx, key, data, if_absent=if_absent)
+
+
+class TestAServerWithoutPlaceForAKey(OddKeyTests):
+    unheld_keys = frozenset({ODD_KEYS["only slashes"]})
+
+    @pytest.fixture
+    def source(self) -> Source:
+        return FussyStore()

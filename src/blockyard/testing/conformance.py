@@ -13,6 +13,7 @@ Subclass it in a test module and say where to store::
 and fresh for each test; what a test leaves there is the fixture's to clear away. Each test runs
 over the blocking face and over the asyncio one. Needs `pip install blockyard[testing]`.
 
+A server that has no place for some key, whatever the client, is given its `unheld_keys`.
 A store whose blocks outlive it inherits `DurabilityTests` as well, one that waits for a server
 `DeadlineTests`.
 """
