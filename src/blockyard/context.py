@@ -11,7 +11,7 @@ This module owns the protocol only: no socket, no asyncio, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +58,7 @@ class Response:
     """
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
     size: int
     waited: float = 0.0
@@ -66,7 +66,7 @@ class Response:
 
 
 class Runtime(Protocol):
-    """What operations may ask for. Implemented in `transport/blocking.py` and `transport/aio.py`."""
+    """What operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
 
     async def exchange(
         self,
