@@ -7,8 +7,10 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.blockyard-ready
 LOCALSTACK_VENV := .venv-localstack
 LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
-.PHONY: help demo test check test-servers servers-env localstack-env clean
+.PHONY: help demo test check test-servers servers-env localstack-env bench bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -16,6 +18,8 @@ help:
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on LocalStack and Ceph"
+	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
+	@echo "make bench-report  docs/BENCHMARKS.md from the saved results"
 
 demo: $(READY)
 	@$(RUN) demo.demo
@@ -40,8 +44,15 @@ servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env)
 
 localstack-env: $(LOCALSTACK_READY)
 
+bench: $(BENCH_READY)
+	@bench/install-packages
+	@$(BENCH_VENV)/bin/python -m bench run $(if $(QUICK),--quick)
+
+bench-report: $(BENCH_READY)
+	@$(BENCH_VENV)/bin/python -m bench report
+
 clean:
-	@rm -rf $(VENV) $(LOCALSTACK_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
 $(READY): pyproject.toml
@@ -56,4 +67,11 @@ $(LOCALSTACK_READY): servers/localstack-requirements.txt
 	@echo "setting up $(LOCALSTACK_VENV)"
 	@$(PYTHON) -m venv $(LOCALSTACK_VENV)
 	@$(LOCALSTACK_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+$(BENCH_READY): pyproject.toml
+	@echo "setting up $(BENCH_VENV)"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --editable ".[cli]" --group bench
 	@touch $@

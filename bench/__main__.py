@@ -1,0 +1,28 @@
+"""`python -m bench run` measures and prints; `python -m bench report` writes docs/BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench import report, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="measure, print the tables, save the results")
+    _ = running.add_argument("--quick", action="store_true", help="the promised ratios alone")
+    _ = running.add_argument("--tiny", action="store_true", help="a moment each: to try it out")
+    _ = running.add_argument("--only", default="", help="workloads whose name holds this")
+    _ = running.add_argument("--save", default="", help="the file for the results (JSON)")
+    _ = commands.add_parser("report", help="write docs/BENCHMARKS.md from the saved results")
+    chosen = parser.parse_args()
+    if chosen.command == "report":
+        return report.main()
+    scale = run.TINY if chosen.tiny else run.QUICK if chosen.quick else run.FULL
+    return run.main(scale, chosen.only, chosen.save)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

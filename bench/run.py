@@ -1,0 +1,211 @@
+"""One run: every measurement, the tables on the terminal, and the results in one JSON file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import gettempdir
+from typing import Any
+
+from bench import machine, memory, processes, startup, stores, tables
+from bench.fleet import REPOSITORY, Fleet, environment, where
+from bench.measuring import Effort, measure
+from bench.peers import NAMES
+from bench.samples import samples_as_json
+from bench.workloads import LIMIT, MIB, Workload, all_workloads
+
+RESULTS = REPOSITORY / "bench" / "results"
+_LOCK = Path(gettempdir()) / "bench.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much to measure. `peers` take part; the grid is what is not promised a ratio."""
+
+    name: str
+    headline: Effort
+    services: Effort
+    grid: Effort | None
+    peers: tuple[str, ...]
+    starts: int
+    memory_bytes: int
+    process_seconds: float
+    stores_seconds: float
+
+    def effort(self, workload: Workload) -> Effort:
+        if workload.operation in {"list", "delete"}:
+            return self.services
+        return self.headline if workload.headline or self.grid is None else self.grid
+
+
+FULL = Scale(
+    "full", Effort(5, 0.5), Effort(3, 0), Effort(3, 0.25), NAMES, 5, 10 * 1024 * MIB, 1.0, 0.4
+)
+QUICK = Scale(
+    "quick",
+    Effort(3, 0.25),
+    Effort(2, 0),
+    None,
+    ("blockyard", "obstore", "minio", "boto3"),
+    3,
+    1024 * MIB,
+    0.5,
+    0.0,
+)
+TINY = Scale(
+    "tiny",
+    Effort(1, 0.01),
+    Effort(1, 0),
+    None,
+    ("blockyard", "obstore", "boto3"),
+    1,
+    160 * MIB,
+    0.1,
+    0.0,
+)
+
+
+def main(scale: Scale, only: str, save: str) -> int:
+    """Measure, print and save. Returns the process's exit status."""
+    begun = time.monotonic()
+    with _alone():
+        print(
+            f"blockyard {machine.commit()}, {scale.name} run; load {machine.load():.1f}", flush=True
+        )
+        results = _measure_all(scale, only)
+    results["minutes"] = round((time.monotonic() - begun) / 60, 1)
+    tables.show(results)
+    path = Path(save) if save else RESULTS / f"{results['date'][:10]}-{scale.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _ = path.write_text(_as_lines(results))
+    print(f"\nsaved to {path} after {results['minutes']:g} minutes")
+    return 0
+
+
+def _measure_all(scale: Scale, only: str) -> dict[str, Any]:
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "scale": scale.name,
+        "commit": machine.commit(),
+        "load": machine.load(),
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+    }
+    with Fleet() as fleet:
+        measured = measure(fleet, _workloads(scale, only), scale.effort)
+        results["samples"] = samples_as_json(measured.samples)
+        results["failures"] = measured.failures
+        if not only:
+            results["startup"] = _startup(fleet, scale)
+            results["memory"] = _memory(fleet, scale)
+            results["processes"] = _processes(fleet, scale)
+    if not only and scale.stores_seconds:
+        results["stores"] = stores.measure(scale.stores_seconds)
+    return results
+
+
+def _workloads(scale: Scale, only: str) -> list[Workload]:
+    """Those of the scale, the promised ones first, and their contenders that take part."""
+    wanted = [each for each in all_workloads() if each.headline or scale.grid is not None]
+    taking_part = (*scale.peers, LIMIT)
+    return [
+        replace(
+            each,
+            contenders=tuple(
+                name
+                for name in each.contenders
+                if name.partition(" ")[0].partition("/")[0] in taking_part
+            ),
+        )
+        for each in sorted(wanted, key=lambda each: not each.headline)
+        if only in each.name
+    ]
+
+
+def _startup(fleet: Fleet, scale: Scale) -> dict[str, list[float]]:
+    """Wall and CPU seconds, by client: the medians of some starts in turn."""
+    print("  time to the first result", flush=True)
+    endpoint = fleet.endpoint("nginx")
+    peers = (startup.NOTHING, *scale.peers)
+    taken: dict[str, list[tuple[float, float]]] = {peer: [] for peer in peers}
+    for _ in range(scale.starts):
+        for peer in peers:
+            taken[peer].append(startup.measure(peer, where(endpoint, peer), environment()))
+    return {
+        peer: [median(wall for wall, _ in times), median(cpu for _, cpu in times)]
+        for peer, times in taken.items()
+    }
+
+
+def _memory(fleet: Fleet, scale: Scale) -> dict[str, Any]:
+    print("  peak memory", flush=True)
+    endpoint = fleet.endpoint("nginx")
+    peaks: dict[str, Any] = {"bytes": scale.memory_bytes, "allowed": memory.ALLOWED}
+    for contender in memory.CONTENDERS:
+        peer = contender.partition(" ")[0]
+        if peer in scale.peers:
+            peak = memory.measure(
+                contender, where(endpoint, peer), environment(), scale.memory_bytes
+            )
+            peaks[contender] = asdict(peak)
+    return peaks
+
+
+def _processes(fleet: Fleet, scale: Scale) -> list[dict[str, Any]]:
+    print("  several processes", flush=True)
+    found: list[dict[str, Any]] = []
+    endpoint = fleet.endpoint("nginx")
+    cores = int(machine.describe()["cores"])
+    for workload in all_workloads():
+        if workload.name not in {"16 KiB ranges, 32 in flight", "read 4 MiB, 8 in flight"}:
+            continue
+        for contender in ("blockyard many", "obstore asyncio"):
+            for count in processes.COUNTS:
+                together = processes.measure(
+                    workload, contender, endpoint, count, scale.process_seconds
+                )
+                limit = processes.limit_of(together, cores)
+                found.append(
+                    {"workload": workload.name, "contender": contender, "limit": limit}
+                    | asdict(together)
+                )
+    return found
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """Wait until no other benchmark runs on this machine."""
+    with _LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another benchmark is running; waiting for its end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _as_lines(results: dict[str, Any]) -> str:
+    """JSON with a line for each contender's samples: readable, and small when it changes."""
+    lines: list[str] = []
+    for key, value in results.items():
+        if key == "samples":
+            by_workload = ",\n".join(
+                f"  {json.dumps(workload)}: {{\n"
+                + ",\n".join(
+                    f"   {json.dumps(name)}: {json.dumps(taken)}" for name, taken in each.items()
+                )
+                + "\n  }"
+                for workload, each in value.items()
+            )
+            lines.append(f' "samples": {{\n{by_workload}\n }}')
+        else:
+            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
