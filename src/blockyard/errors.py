@@ -37,6 +37,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blockyard.model import DeleteResult
 
 
@@ -143,7 +145,7 @@ class IncompleteBodyError(ProtocolError):
         self,
         message: str,
         *,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         status: int,
         received: int,
         expected: int,

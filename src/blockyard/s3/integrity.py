@@ -19,6 +19,7 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha1, sha256
 
 from crc32c import crc32c
@@ -89,12 +90,7 @@ class Sums:
         Raises `ValueError` for sums that were damaged on their way.
         """
         stated = headers.get(_SUMS)
-        if stated is None:
-            return None
-        match = _STATED.fullmatch(stated)
-        if match is None or int(match[2]) != page_size(int(match[1])):
-            raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
-        return cls(int(match[1]), int(match[2]), int(match[3], 16), headers)
+        return None if stated is None else cls(*_parsed(stated), headers)
 
     def check_size(self, size: int | None) -> None:
         """Raise `ValueError` when the object has another size than the block had."""
@@ -112,12 +108,13 @@ class Sums:
         """The CRC32C of page `index`. Raises `ValueError` when it is damaged or missing."""
         if self.size <= self.page_size:
             return self.whole
-        value = self.headers.get(f"{_PAGES}{index // _PAGES_A_VALUE}", "")
-        packed = b64decode(value, validate=True)
-        begin = index % _PAGES_A_VALUE * 4
-        if len(packed) < begin + 4:
+        value, place = divmod(index, _PAGES_A_VALUE)
+        first, skipped = divmod(place * 4, 3)  # three bytes are four letters of base64
+        letters = self.headers.get(f"{_PAGES}{value}", "")[first * 4 : first * 4 + 8]
+        packed = b64decode(letters, validate=True)[skipped : skipped + 4]
+        if len(packed) < 4:
             raise ValueError(f"the stored checksum of page {index} is missing")
-        return int.from_bytes(packed[begin : begin + 4], "big")
+        return int.from_bytes(packed, "big")
 
     def mismatch(self, body: memoryview, first: int) -> Mismatch | None:
         """The first page that `body`, the bytes from `first` on, has wrong.
@@ -137,6 +134,15 @@ class Sums:
             if found != stored:
                 return Mismatch(index, f"{stored:08x}", f"{found:08x}")
         return None if whole == self.whole else Mismatch(None, f"{self.whole:08x}", f"{whole:08x}")
+
+
+@lru_cache(maxsize=4096)
+def _parsed(stated: str) -> tuple[int, int, int]:
+    """Size, page size and CRC32C of the whole. Ranges of one block state the same."""
+    match = _STATED.fullmatch(stated)
+    if match is None or int(match[2]) != page_size(int(match[1])):
+        raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
+    return int(match[1]), int(match[2]), int(match[3], 16)
 
 
 def declared_mismatch(headers: Mapping[str, str], body: memoryview) -> Mismatch | None:

@@ -218,7 +218,7 @@ async def _cut_from_whole(
         raise range_past_end(asked.key, first, whole.size)
     part = whole.body[first : first + length]
     stated = {"content-range": f"bytes {first}-{first + len(part) - 1}/{whole.size}"}
-    return Response(206, whole.headers | stated, part, len(part))
+    return Response(206, {**whole.headers, **stated}, part, len(part))
 
 
 async def _resume(

@@ -7,7 +7,7 @@ received straight into the memory its caller gets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httptools
 
@@ -20,6 +20,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import KIB, MIB
+from blockyard.transport.headers import Headers
 from blockyard.transport.memory import receivable
 
 HEAD_LIMIT = 64 * KIB
@@ -79,7 +80,7 @@ class ReplyReader:
         self._to_stream_end: bytearray | None = None
         self._expected = 0
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
         self.keep_alive = False
         self.received = 0
         self.first_byte = 0.0
@@ -225,27 +226,7 @@ class ReplyReader:
             )
 
 
-_NAMES = {
-    spelt.encode(): name
-    for name in (
-        "accept-ranges",
-        "connection",
-        "content-length",
-        "content-range",
-        "content-type",
-        "date",
-        "etag",
-        "last-modified",
-        "server",
-        "x-amz-id-2",
-        "x-amz-request-id",
-    )
-    for spelt in (name, name.title())
-} | {b"ETag": "etag"}
-"""Header names that every reply has, to spare decoding them anew."""
-
-
-def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
+def parse_head(head: memoryview) -> tuple[int, Mapping[str, str], bool]:
     """Status, headers (lower-case names) and whether the connection may be kept alive."""
     raw: dict[bytes, bytes] = {}
     collected = _Collected()
@@ -255,10 +236,7 @@ def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
         parser.feed_data(head)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
-    headers = {
-        _NAMES.get(name) or name.decode("latin-1").lower(): value.rstrip().decode("latin-1")
-        for name, value in raw.items()
-    }
+    headers: Mapping[str, str] = Headers(raw)
     text = bytes(head)
     if len(headers) != text.count(b"\n") - 2:
         headers = _joined_headers(text)
