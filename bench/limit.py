@@ -99,7 +99,8 @@ def _lines(workload: Workload) -> list[str]:
             return [f"{root}/{key} " for key in chance.choices(keys, k=_REQUESTS)]
         case "range":
             keys = chance.choices(data.read_keys(RANGED_BLOCK), k=_REQUESTS)
-            firsts = [chance.randrange(RANGED_BLOCK // size) * size for _ in keys]
+            step = size if workload.aligned else 1
+            firsts = [chance.randrange((RANGED_BLOCK - size) // step + 1) * step for _ in keys]
             return [
                 f"{root}/{key} bytes={first}-{first + size - 1}"
                 for key, first in zip(keys, firsts, strict=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from bench.fleet import Fleet, WorkerError
 from bench.samples import Samples, rate
 from bench.tables import rate_text
-from bench.workloads import LIMIT, Workload
+from bench.workloads import Workload, is_ours, is_peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ def _in_turn(contenders: tuple[str, ...], number: int) -> Iterator[str]:
 def _tell(workload: Workload, measured: Measured) -> None:
     """One line as the work goes on; the tables come at the end."""
     rates = {name: rate(taken) for name, taken in measured.samples[workload.name].items() if taken}
-    ours = {name: value for name, value in rates.items() if name.startswith("blockyard")}
-    peers = {name: value for name, value in rates.items() if name not in ours and name != LIMIT}
+    ours = {name: value for name, value in rates.items() if is_ours(name)}
+    peers = {name: value for name, value in rates.items() if is_peer(name)}
     line = f"  {workload.name:40}"
     if ours and peers:
         best, next_best = max(ours, key=ours.__getitem__), max(peers, key=peers.__getitem__)
@@ -71,4 +71,3 @@ def _tell(workload: Workload, measured: Measured) -> None:
         failure = measured.failures.get(f"{workload.name}: {contender}")
         if failure:
             print(f"    {contender} failed: {failure.strip().splitlines()[-1]}", file=sys.stderr)
-

@@ -1,1 +1,2 @@
-def main(): return 0
+def main():
+    return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.samples import Samples, cpu_per_operation, rate, samples_from_json, spread
 from bench.targets import Outcome, Target, cpu_outcomes, outcomes
-from bench.workloads import LIMIT, MIB, Workload, all_workloads
+from bench.workloads import LIMIT, MIB, Workload, all_workloads, is_ours
 
 Rows = list[list[str]]
 """The first is the heading."""
@@ -44,7 +44,9 @@ def ratio_rows(samples: Samples) -> Rows:
     rows = [["work", "blockyard", "against", "ratio", "spread", "at least", ""]]
     for outcome in outcomes(samples):
         if isinstance(outcome, Target):
-            rows.append([outcome.workload, *outcome.ours[:1], *outcome.against[:1], "-", "", "", ""])
+            rows.append(
+                [outcome.workload, *outcome.ours[:1], *outcome.against[:1], "-", "", "", ""]
+            )
             continue
         target = outcome.target
         rows.append(
@@ -126,7 +128,7 @@ def workload_rows(workload: Workload, samples: Samples) -> Rows:
     """Every contender: its rate, how much of ours that is, its spread and its CPU time."""
     taken = {name: each for name, each in samples[workload.name].items() if each}
     ours = max(
-        (name for name in taken if name.startswith("blockyard")),
+        (name for name in taken if is_ours(name)),
         key=lambda name: rate(taken[name]),
         default=None,
     )

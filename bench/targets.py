@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.samples import Samples, cpu_per_operation, rate
-from bench.workloads import LIMIT, LISTED
+from bench.workloads import LIMIT, LISTED, is_ours, is_peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,10 @@ def cpu_outcomes(samples: Samples) -> list[CpuOutcome]:
         by_cpu = sorted(
             (cpu_per_operation(taken), name)
             for name, taken in samples.get(workload, {}).items()
-            if taken and name != LIMIT
+            if taken
         )
-        ours = [pair for pair in by_cpu if pair[1].startswith("blockyard")]
-        peers = [pair for pair in by_cpu if not pair[1].startswith("blockyard")]
+        ours = [pair for pair in by_cpu if is_ours(pair[1])]
+        peers = [pair for pair in by_cpu if is_peer(pair[1])]
         if ours and peers:
             found.append(CpuOutcome(workload, ours[0][1], ours[0][0], peers[0][1], peers[0][0]))
     return found

@@ -193,8 +193,9 @@ def _items(work: dict[str, Any], contender: str) -> list[Any]:
             return keys if many else [(key,) for key in keys]
         case "range":
             keys = chance.choices(data.read_keys(RANGED_BLOCK), k=_PICKED)
-            places = RANGED_BLOCK // size
-            return [(key, chance.randrange(places) * size, size) for key in keys]
+            step = size if work["aligned"] else 1
+            places = (RANGED_BLOCK - size) // step + 1
+            return [(key, chance.randrange(places) * step, size) for key in keys]
         case "write":
             body = data.body(size)
             return [(key, body) for key in data.written_keys(size)]

@@ -7,7 +7,7 @@ many-at-once calls.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 KIB = 1024
@@ -53,7 +53,11 @@ LIMIT = "wrk"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One kind of work; `size` is the bytes of one operation, `in_flight` how many at once."""
+    """One kind of work; `size` is the bytes of one operation, `in_flight` how many at once.
+
+    `headline` marks what a ratio is promised for; ranges begin at a multiple of their size
+    unless they are not `aligned`.
+    """
 
     name: str
     operation: Operation
@@ -63,6 +67,7 @@ class Workload:
     tls: bool = False
     sign_payload: bool = True
     headline: bool = False
+    aligned: bool = True
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +78,17 @@ class Workload:
         if self.operation in {"list", "delete", "copy"}:
             return "pages"
         return "nginx-tls" if self.tls else "nginx"
+
+
+def is_ours(contender: str) -> bool:
+    """Whether it is blockyard as it comes."""
+    return split_contender(contender)[::2] == ("blockyard", "default")
+
+
+def is_peer(contender: str) -> bool:
+    """Whether it is another client as it is measured everywhere, not a variant, not the limit."""
+    peer, _, variant = split_contender(contender)
+    return peer not in {"blockyard", LIMIT} and variant == "default"
 
 
 def split_contender(contender: str) -> tuple[str, Face, str]:
@@ -111,18 +127,25 @@ def _blocks() -> list[Workload]:
 
 
 def _ranges() -> list[Workload]:
-    return [
+    found = [
         _of_blocks("range", size, in_flight, headline=size == 16 * KIB and in_flight != 8)
         for size in RANGES
         for in_flight in (1, 8, 32)
         if in_flight != 8 or size == 16 * KIB
     ]
+    for in_flight in (1, 32):
+        aligned = _of_blocks("range", 16 * KIB, in_flight, headline=False)
+        found.append(replace(aligned, name=aligned.name + ", at any offset", aligned=False))
+    return found
 
 
 def _of_blocks(operation: Operation, size: int, in_flight: int, *, headline: bool) -> Workload:
     contenders = ALONE if in_flight == 1 else TOGETHER
     if operation == "write" and size == 4 * MIB and in_flight == 1:
         contenders = (*contenders, "boto3/defaults")
+    if operation != "write" and size in {16 * KIB, 4 * MIB} and in_flight in {1, 32}:
+        face = "" if in_flight == 1 else " many"
+        contenders = (*contenders, f"blockyard/unverified{face}")
     return Workload(
         name=_name(operation, size, in_flight),
         operation=operation,

@@ -68,7 +68,7 @@ class Response:
 class Runtime(Protocol):
     """What operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
 
-    async def exchange(
+    def exchange(
         self,
         request: Request,
         *,
@@ -76,7 +76,7 @@ class Runtime(Protocol):
         limit: int,
         deadline: float | None = None,
         hedge_after: float | None = None,
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """Send `request` and read the whole reply.
 
         The body of a 200 or 206 goes straight into `into` when that is given, and comes back

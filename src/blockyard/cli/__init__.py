@@ -1,0 +1,18 @@
+"""The command line. `main` is what the `blockyard` script calls."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    for needed in ("typer", "rich"):
+        if find_spec(needed) is None:
+            sys.exit(f"blockyard: the command line needs {needed}: pip install 'blockyard[cli]'")
+    from blockyard.cli import signals  # noqa: PLC0415 - they need what was just looked for
+    from blockyard.cli.app import app  # noqa: PLC0415
+
+    signals.install()
+    app(prog_name="blockyard")

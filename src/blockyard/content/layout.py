@@ -153,6 +153,11 @@ def staged_id(content_id: str, nonce: bytes) -> str:
     return f"{content_id}/chunk-new-{nonce.hex()}"
 
 
+def belongs_to(content_id: str, key: str) -> bool:
+    """Whether the key is of the content or of a rewrite of it: what deleting it deletes."""
+    return block_index(content_id, key) is not None or is_staged(content_id, key)
+
+
 def is_staged(content_id: str, key: str) -> bool:
     """Whether the key belongs to a rewrite of the content."""
     match = _STAGED.match(key, len(content_id) + 1)

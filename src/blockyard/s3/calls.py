@@ -6,10 +6,10 @@ bucket's region, the service's clock, fresh credentials; each heals a call once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
@@ -144,12 +144,18 @@ class Caller:
             attempts = attempts or Attempts()
             await self.pause_or_raise(ctx, call.operation, call.key, attempts, failure)
 
-    async def _exchange(self, ctx: Context, call: Call, request: Request) -> Response:
-        hedging = self.hedging if call.hedged else None
-        if hedging is None:
-            return await ctx.runtime.exchange(
-                request, into=call.into, limit=call.limit, deadline=ctx.deadline
-            )
+    def _exchange(
+        self, ctx: Context, call: Call, request: Request
+    ) -> Coroutine[Any, Any, Response]:
+        if call.hedged and self.hedging is not None:
+            return self._hedged(ctx, call, request, self.hedging)
+        return ctx.runtime.exchange(
+            request, into=call.into, limit=call.limit, deadline=ctx.deadline
+        )
+
+    async def _hedged(
+        self, ctx: Context, call: Call, request: Request, hedging: Hedging
+    ) -> Response:
         hedge_after = hedging.promise()
         response = None
         try:

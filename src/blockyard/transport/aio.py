@@ -42,7 +42,7 @@ class AsyncioRuntime:
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
         _runtimes.add(self)
 
-    async def exchange(
+    def exchange(
         self,
         request: Request,
         *,
@@ -50,11 +50,11 @@ class AsyncioRuntime:
         limit: int,
         deadline: float | None = None,
         hedge_after: float | None = None,
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         patience = Patience(self._timeouts.no_progress, deadline)
         if hedge_after is None:
-            return await self._exchange(request, into, limit, patience, [])
-        return await self._hedged(request, limit, patience, hedge_after)
+            return self._exchange(request, into, limit, patience, [])
+        return self._hedged(request, limit, patience, hedge_after)
 
     async def _exchange(
         self,
