@@ -213,11 +213,12 @@ class _LoopConnections:
                 await self._wait_for_place(patience)
             elif taken is Take.OPEN:
                 return await self._connect(origin, patience)
-            elif taken.closed:
+            elif taken.usable():
+                return taken
+            else:
+                taken.close()
                 self._open.discard(taken)
                 self._pool.drop(origin)
-            else:
-                return taken
 
     def release(self, origin: Origin, connection: AsyncioConnection, keep: bool) -> None:
         self.watchdog.unwatch(connection)

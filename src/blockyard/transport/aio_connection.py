@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import socket
 import ssl
 import time
@@ -21,7 +22,7 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, TLS_PIECE, ReplyReader, encode_head
 from blockyard.transport.patience import Patience
 
 _NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -33,20 +34,29 @@ class AsyncioConnection:
     `moved` is when a byte last moved, on the monotonic clock.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, tls: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self.used = False
         self.closed = False
         self.moved = 0.0
         self.patience: Patience
         self._loop = loop
         self._sock = sock
-        self._tls = tls
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._scratch = bytearray(SCRATCH_SIZE)
         self._reply: ReplyReader | None = None
         self._done: asyncio.Future[None]
         self._outgoing: list[memoryview] = []
         self._cut_short = False
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
         loop.add_reader(sock.fileno(), self._readable)
+
+    def usable(self) -> bool:
+        """Whether an idle connection is still open and, as it should be, silent.
+
+        What came since the loop last looked is not known otherwise.
+        """
+        return not self.closed and not self._arrived.poll(0)
 
     async def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> Response:
         """Send `request` and read `reply` to its end. Raises `TransportError`.
@@ -60,9 +70,6 @@ class AsyncioConnection:
         self._cut_short = False
         self._send(encode_head(request), request.body)
         await self._done
-        if self._cut_short or self._outgoing:
-            reply.keep_alive = False
-        self.used = True
         response = reply.response()
         response.waited = reply.first_byte - sent_at
         return response
@@ -111,8 +118,8 @@ class AsyncioConnection:
         """
         try:
             while self._outgoing:
-                if self._tls:
-                    self._sent(self._sock.send(self._outgoing[0]))
+                if self._tls is not None:
+                    self._sent(self._tls.send(self._outgoing[0][:TLS_PIECE]))
                 else:
                     self._sent(self._sock.sendmsg(self._outgoing))
         except _NOT_YET:
@@ -144,8 +151,15 @@ class AsyncioConnection:
         except OSError as error:
             self._fail(TransportConnectionError(f"the connection broke: {error}"))
         if reply.complete and not self._done.done():
-            self._reply = None
-            self._done.set_result(None)
+            self._complete(reply)
+
+    def _complete(self, reply: ReplyReader) -> None:
+        self._reply = None
+        self.used = True
+        surplus = self._tls is not None and self._tls.pending()
+        if self._cut_short or self._outgoing or surplus:
+            reply.keep_alive = False
+        self._done.set_result(None)
 
     def _receive(self, reply: ReplyReader) -> bool:
         """One `recv`; says whether another may find more at once."""
@@ -166,7 +180,7 @@ class AsyncioConnection:
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)
-        return self._tls or size == room
+        return self._tls is not None or size == room
 
     def _fail(self, cause: TransportError) -> None:
         """The connection broke under the exchange."""
@@ -199,7 +213,7 @@ async def connect(
                     check_connect(await _read_status(loop, sock), proxy)
                 if origin.scheme == "https":
                     sock = await _start_tls(loop, sock, dialing.tls_context, origin.host)
-                return AsyncioConnection(loop, sock, tls=origin.scheme == "https")
+                return AsyncioConnection(loop, sock)
             except BaseException:
                 sock.close()
                 raise

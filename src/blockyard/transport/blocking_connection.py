@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import time
+from typing import TYPE_CHECKING
 
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
@@ -22,16 +23,22 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, TLS_PIECE, ReplyReader, encode_head
 from blockyard.transport.patience import Patience
+
+if TYPE_CHECKING:
+    import ssl
 
 _TIMEVAL = struct.Struct("@ll")
 
 
 class BlockingConnection:
-    """A connection to one origin. `used` is whether it has answered a request before."""
+    """A connection to one origin. `used` is whether it has answered a request before.
 
-    def __init__(self, sock: socket.socket, *, tls: bool) -> None:
+    `tls` is `sock` itself where that speaks TLS.
+    """
+
+    def __init__(self, sock: socket.socket, tls: ssl.SSLSocket | None) -> None:
         self.used = False
         self._sock = sock
         self._tls = tls
@@ -70,7 +77,7 @@ class BlockingConnection:
                 self._receive(reply)
         except OSError as error:
             raise self._typed(error, reply, patience) from None
-        if self._cut_short:
+        if self._cut_short or (self._tls is not None and self._tls.pending()):
             reply.keep_alive = False
         self.used = True
         response = reply.response()
@@ -92,7 +99,9 @@ class BlockingConnection:
                 self._send_tls(head, body, patience)
             else:
                 self._send_plain(head, body, patience)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BlockingIOError, TimeoutError):
+            raise
+        except OSError:
             return True
         return False
 
@@ -111,7 +120,7 @@ class BlockingConnection:
             view = memoryview(part)
             while view:
                 _ = self._bound(patience)
-                view = view[self._sock.send(view) :]
+                view = view[self._sock.send(view[:TLS_PIECE]) :]
 
     def _receive(self, reply: ReplyReader) -> None:
         view = reply.destination
@@ -169,15 +178,15 @@ def connect(
     proxy = dialing.proxy_for(origin)
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     wait = min(limit, patience.wait())
-    sock = None
+    sock = tls = None
     try:
         sock = socket.create_connection((host, port), wait)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
             _tunnel(sock, origin, proxy)
         if origin.scheme == "https":
-            sock = dialing.tls_context.wrap_socket(sock, server_hostname=origin.host)
-        return BlockingConnection(sock, tls=origin.scheme == "https")
+            sock = tls = dialing.tls_context.wrap_socket(sock, server_hostname=origin.host)
+        return BlockingConnection(sock, tls)
     except TimeoutError:
         error: Exception = patience.expired(
             f"connecting to {host}:{port} was not done", wait, established=False

@@ -1,0 +1,155 @@
+"""Both runtimes behind one way to call them, so that a test of the transport is written once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import pytest
+
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.context import Origin, Request, Response, Runtime
+from blockyard.model import MIB
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.blocking import BlockingRuntime, run_to_end
+
+Result = TypeVar("Result")
+RuntimeName = Literal["blocking", "asyncio"]
+RUNTIMES: tuple[RuntimeName, ...] = ("blocking", "asyncio")
+both_runtimes = pytest.mark.parametrize("runtime", RUNTIMES)
+
+LIMIT = 32 * MIB
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def origin_of(url: str) -> Origin:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return Origin(parts.scheme, parts.hostname, parts.port)
+
+
+def ask(
+    url: str,
+    method: str = "GET",
+    body: bytes | memoryview = b"",
+    target: str = "/b/k",
+    *,
+    fresh: bool = False,
+) -> Request:
+    """A request to the server at `url`."""
+    return Request(origin_of(url), method, target, {"host": "test"}, body, fresh)
+
+
+class Driver(ABC):
+    """A runtime, each of whose exchanges is run to its end."""
+
+    runtime: Runtime
+
+    @abstractmethod
+    def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
+        """Run what awaits the runtime."""
+
+    @abstractmethod
+    def counts(self) -> tuple[int, int]:
+        """How many connections are taken, and how many idle."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the runtime."""
+
+    def exchange(
+        self,
+        request: Request,
+        *,
+        into: memoryview | None = None,
+        limit: int = LIMIT,
+        seconds: float | None = None,
+    ) -> Response:
+        """One exchange, with a deadline in so many `seconds`."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        return self.run(self.runtime.exchange(request, into=into, limit=limit, deadline=deadline))
+
+
+class _Blocking(Driver):
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
+        self.runtime = self._blocking = BlockingRuntime(http, timeouts)
+
+    def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
+        return run_to_end(operation)
+
+    def counts(self) -> tuple[int, int]:
+        return self._blocking._pool.counts()
+
+    def close(self) -> None:
+        self._blocking.close()
+
+
+class _Asyncio(Driver):
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, runner: asyncio.Runner) -> None:
+        self.runtime = self._asyncio = AsyncioRuntime(http, timeouts)
+        self._runner = runner
+
+    def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
+        return self._runner.run(operation)
+
+    def counts(self) -> tuple[int, int]:
+        lines = self._asyncio._lines
+        return (0, 0) if lines is None else lines._pool.counts()
+
+    def close(self) -> None:
+        self._runner.run(self._asyncio.close())
+
+
+@contextmanager
+def driving(
+    name: RuntimeName, http: HttpConfig | None = None, **timeouts: float
+) -> Generator[Driver, None, None]:
+    """A runtime of that name; at the end nothing of it is left open or taken."""
+    settings = http or HttpConfig(), TimeoutConfig(**timeouts)
+    with asyncio.Runner() as runner:
+        runner.get_loop()
+        with no_new_descriptors():
+            driver = _Blocking(*settings) if name == "blocking" else _Asyncio(*settings, runner)
+            try:
+                yield driver
+                assert driver.counts()[0] == 0
+            finally:
+                driver.close()
+
+
+@contextmanager
+def no_new_descriptors() -> Generator[None, None, None]:
+    """At the end of the block, this process has the open files and sockets that it began with."""
+    before = open_sockets()
+    yield
+    assert eventually(lambda: not open_sockets() - before), open_sockets() - before
+
+
+def open_sockets() -> set[str]:
+    """The sockets that this process has open, by inode."""
+    found: set[str] = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{descriptor}")
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
+
+
+def eventually(condition: Callable[[], bool], within: float = 10.0) -> bool:
+    """Wait for what another thread or process is about to do."""
+    ends = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.002)
+    return True
