@@ -16,6 +16,7 @@ PAGES = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"))
 )
+POINTER = re.compile(r"docs/[\w/-]+\.md")
 ENTRY = re.compile(r"( *)(\S+)(?: {2,}(\S.*))?")
 
 
@@ -66,6 +67,13 @@ def test_what_the_architecture_points_to_is_there() -> None:
     roots = (REPOSITORY, REPOSITORY / "src" / "blockyard", REPOSITORY / "docs")
     for path in paths:
         assert any((root / path).exists() for root in roots), path
+
+
+def test_pages_that_the_code_points_to_are_there() -> None:
+    modules = (REPOSITORY / "src" / "blockyard").rglob("*.py")
+    named_in_code = {each for path in modules for each in POINTER.findall(path.read_text())}
+    assert named_in_code
+    assert [name for name in named_in_code if not (REPOSITORY / name).exists()] == []
 
 
 def test_the_index_of_decisions_has_every_page() -> None:
