@@ -22,10 +22,11 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, TLS_PIECE, ReplyReader, encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
 from blockyard.transport.patience import Patience
+from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 
-_NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_NOT_YET = (BlockingIOError, InterruptedError)
 
 
 class AsyncioConnection:
@@ -34,14 +35,13 @@ class AsyncioConnection:
     `moved` is when a byte last moved, on the monotonic clock.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | TlsSocket) -> None:
         self.used = False
         self.closed = False
         self.moved = 0.0
         self.patience: Patience
         self._loop = loop
         self._sock = sock
-        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._scratch = bytearray(SCRATCH_SIZE)
         self._reply: ReplyReader | None = None
         self._done: asyncio.Future[None]
@@ -117,10 +117,12 @@ class AsyncioConnection:
         A socket that takes no more, its other side gone, may still hold an answer to read.
         """
         try:
-            while self._outgoing:
-                if self._tls is not None:
-                    self._sent(self._tls.send(self._outgoing[0][:TLS_PIECE]))
-                else:
+            if isinstance(self._sock, TlsSocket):
+                while self._outgoing:
+                    self._sent(self._sock.send(self._outgoing[0]))
+                self._sock.flush()
+            else:
+                while self._outgoing:
                     self._sent(self._sock.sendmsg(self._outgoing))
         except _NOT_YET:
             return False
@@ -156,7 +158,7 @@ class AsyncioConnection:
     def _complete(self, reply: ReplyReader) -> None:
         self._reply = None
         self.used = True
-        surplus = self._tls is not None and self._tls.pending()
+        surplus = isinstance(self._sock, TlsSocket) and self._sock.surplus()
         if self._cut_short or self._outgoing or surplus:
             reply.keep_alive = False
         self._done.set_result(None)
@@ -180,7 +182,7 @@ class AsyncioConnection:
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)
-        return self._tls is not None or size == room
+        return size == room or isinstance(self._sock, TlsSocket)
 
     def _fail(self, cause: TransportError) -> None:
         """The connection broke under the exchange."""
@@ -212,7 +214,8 @@ async def connect(
                     await loop.sock_sendall(sock, connect_head(origin, proxy))
                     check_connect(await _read_status(loop, sock), proxy)
                 if origin.scheme == "https":
-                    sock = await _start_tls(loop, sock, dialing.tls_context, origin.host)
+                    tls = await _start_tls(loop, sock, dialing.tls_context, origin.host)
+                    return AsyncioConnection(loop, tls)
                 return AsyncioConnection(loop, sock)
             except BaseException:
                 sock.close()
@@ -259,30 +262,11 @@ async def _read_status(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> 
 
 async def _start_tls(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext, host: str
-) -> ssl.SSLSocket:
-    wrapped = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    descriptor = wrapped.fileno()
-    try:
-        while True:
-            ready: asyncio.Future[None] = loop.create_future()
-            try:
-                wrapped.do_handshake()
-            except ssl.SSLWantReadError:
-                loop.add_reader(descriptor, _wake, ready)
-            except ssl.SSLWantWriteError:
-                loop.add_writer(descriptor, _wake, ready)
-            else:
-                return wrapped
-            await ready
-            _ = loop.remove_reader(descriptor)
-            _ = loop.remove_writer(descriptor)
-    except BaseException:
-        _ = loop.remove_reader(descriptor)
-        _ = loop.remove_writer(descriptor)
-        wrapped.close()
-        raise
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
+) -> TlsSocket:
+    tls = TlsSocket(sock, context, host)
+    to_send, done = tls.shake_hands(None)
+    while not done:
+        await loop.sock_sendall(sock, to_send)
+        to_send, done = tls.shake_hands(await loop.sock_recv(sock, RECEIVED_AT_ONCE))
+    await loop.sock_sendall(sock, to_send)
+    return tls

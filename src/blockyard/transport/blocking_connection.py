@@ -1,7 +1,7 @@
 """One connection of the blocking runtime: a plain or TLS socket whose every wait is bounded.
 
-A plain socket stays in the kernel's blocking mode, with its time limits set there
-(SO_RCVTIMEO, SO_SNDTIMEO), so that one `recv` with MSG_WAITALL takes a whole body. A kernel
+The socket stays in the kernel's blocking mode, with its time limits set there (SO_RCVTIMEO,
+SO_SNDTIMEO), so that one `recv` with MSG_WAITALL takes a whole body that comes plain. A kernel
 limit counts the whole of such a wait: one that ends with some bytes made progress and goes on,
 so a stalled peer is given up after at most twice the no-progress timeout.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import time
-from typing import TYPE_CHECKING
 
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
@@ -23,34 +23,26 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, TLS_PIECE, ReplyReader, encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
 from blockyard.transport.patience import Patience
-
-if TYPE_CHECKING:
-    import ssl
+from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 
 _TIMEVAL = struct.Struct("@ll")
 
 
 class BlockingConnection:
-    """A connection to one origin. `used` is whether it has answered a request before.
+    """A connection to one origin. `used` is whether it has answered a request before."""
 
-    `tls` is `sock` itself where that speaks TLS.
-    """
-
-    def __init__(self, sock: socket.socket, tls: ssl.SSLSocket | None) -> None:
+    def __init__(self, sock: socket.socket | TlsSocket) -> None:
         self.used = False
         self._sock = sock
-        self._tls = tls
-        self._whole = 0 if tls else socket.MSG_WAITALL
         self._wait = -1.0
         self._sent_at = 0.0
         self._cut_short = False
         self._scratch = bytearray(SCRATCH_SIZE)
         self._arrived = select.poll()
         self._arrived.register(sock, select.POLLIN)
-        if not tls:
-            sock.settimeout(None)
+        sock.settimeout(None)
 
     def usable(self) -> bool:
         """Whether an idle connection is still open and, as it should be, silent."""
@@ -64,7 +56,7 @@ class BlockingConnection:
         """Send `request`. Raises `TransportError`."""
         self._sent_at = time.monotonic()
         try:
-            _ = self._bound(patience)
+            self._bound(patience)
             self._cut_short = self._send(encode_head(request), request.body, patience)
         except OSError as error:
             raise self._typed(error, reply, patience) from None
@@ -73,11 +65,12 @@ class BlockingConnection:
         """Read `reply` to its end. Raises `TransportError`."""
         try:
             while not reply.complete:
-                _ = self._bound(patience)
+                self._bound(patience)
                 self._receive(reply)
         except OSError as error:
             raise self._typed(error, reply, patience) from None
-        if self._cut_short or (self._tls is not None and self._tls.pending()):
+        surplus = isinstance(self._sock, TlsSocket) and self._sock.surplus()
+        if self._cut_short or surplus:
             reply.keep_alive = False
         self.used = True
         response = reply.response()
@@ -95,39 +88,47 @@ class BlockingConnection:
         its answer is read all the same.
         """
         try:
-            if self._tls:
-                self._send_tls(head, body, patience)
+            if isinstance(self._sock, TlsSocket):
+                self._send_tls(self._sock, head, body, patience)
             else:
-                self._send_plain(head, body, patience)
+                self._send_plain(self._sock, head, body, patience)
         except (BlockingIOError, TimeoutError):
             raise
         except OSError:
             return True
         return False
 
-    def _send_plain(self, head: bytes, body: bytes | memoryview, patience: Patience) -> None:
-        sent = self._sock.sendmsg((head, body))
+    def _send_plain(
+        self, sock: socket.socket, head: bytes, body: bytes | memoryview, patience: Patience
+    ) -> None:
+        sent = sock.sendmsg((head, body))
         while sent < len(head):
-            _ = self._bound(patience)
-            sent += self._sock.send(memoryview(head)[sent:])
+            self._bound(patience)
+            sent += sock.send(memoryview(head)[sent:])
         sent -= len(head)
         while sent < len(body):
-            _ = self._bound(patience)
-            sent += self._sock.send(memoryview(body)[sent:])
+            self._bound(patience)
+            sent += sock.send(memoryview(body)[sent:])
 
-    def _send_tls(self, head: bytes, body: bytes | memoryview, patience: Patience) -> None:
+    def _send_tls(
+        self, sock: TlsSocket, head: bytes, body: bytes | memoryview, patience: Patience
+    ) -> None:
         for part in (head, body):
             view = memoryview(part)
             while view:
-                _ = self._bound(patience)
-                view = view[self._sock.send(view[:TLS_PIECE]) :]
+                self._bound(patience)
+                view = view[sock.send(view) :]
+        self._bound(patience)
+        sock.flush()
 
     def _receive(self, reply: ReplyReader) -> None:
-        view = reply.destination
+        view, sock = reply.destination, self._sock
         if view is None:
-            size = self._sock.recv_into(self._scratch)
+            size = sock.recv_into(self._scratch)
+        elif isinstance(sock, TlsSocket):
+            size = sock.recv_into(view)
         else:
-            size = self._sock.recv_into(view, len(view), self._whole)
+            size = sock.recv_into(view, len(view), socket.MSG_WAITALL)
         if size == 0:
             reply.end_of_stream()
         elif view is None:
@@ -144,20 +145,16 @@ class BlockingConnection:
             return reply.broken(patience.expired("no byte moved", self._wait))
         return reply.broken(TransportConnectionError(f"the connection broke: {error}"))
 
-    def _bound(self, patience: Patience) -> float:
-        """Limit the next wait; the system call is made only when the limit changes."""
+    def _bound(self, patience: Patience) -> None:
+        """Limit the next wait; the system calls are made only when the limit changes."""
         wait = patience.wait()
         if wait == self._wait:
-            return wait
+            return
         self._wait = wait
-        if self._tls:
-            self._sock.settimeout(wait)
-        else:
-            whole = int(wait)
-            limit = _TIMEVAL.pack(whole, max(int((wait - whole) * 1e6), 1))
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        return wait
+        whole = int(wait)
+        limit = _TIMEVAL.pack(whole, max(int((wait - whole) * 1e6), 1))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def first_to_answer(
@@ -178,15 +175,15 @@ def connect(
     proxy = dialing.proxy_for(origin)
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     wait = min(limit, patience.wait())
-    sock = tls = None
+    sock = None
     try:
         sock = socket.create_connection((host, port), wait)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if proxy is not None:
             _tunnel(sock, origin, proxy)
         if origin.scheme == "https":
-            sock = tls = dialing.tls_context.wrap_socket(sock, server_hostname=origin.host)
-        return BlockingConnection(sock, tls)
+            return BlockingConnection(_start_tls(sock, dialing.tls_context, origin.host))
+        return BlockingConnection(sock)
     except TimeoutError:
         error: Exception = patience.expired(
             f"connecting to {host}:{port} was not done", wait, established=False
@@ -210,3 +207,13 @@ def _tunnel(sock: socket.socket, origin: Origin, proxy: Proxy) -> None:
             reply.end_of_stream()
         reply.feed(scratch, size)
     check_connect(reply.status, proxy)
+
+
+def _start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsSocket:
+    tls = TlsSocket(sock, context, host)
+    to_send, done = tls.shake_hands(None)
+    while not done:
+        sock.sendall(to_send)
+        to_send, done = tls.shake_hands(sock.recv(RECEIVED_AT_ONCE))
+    sock.sendall(to_send)
+    return tls

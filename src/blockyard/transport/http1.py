@@ -29,8 +29,6 @@ ERROR_BODY_LIMIT = 1 * MIB
 """The longest body of an error reply that is accepted, in bytes."""
 SCRATCH_SIZE = 64 * KIB
 """What a connection receives heads and small bodies into, in bytes."""
-TLS_PIECE = 256 * KIB
-"""What is given to TLS at a time, in bytes: it takes all of it or says nothing of its progress."""
 
 
 def encode_head(request: Request) -> bytes:
