@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ import pytest
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Origin, Request, Response, Runtime
 from blockyard.model import MIB
+from blockyard.testing.loopback import Connection, LoopbackServer
+from blockyard.testing.messages import read_body, read_head, request_framing, whole
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 
@@ -153,3 +156,47 @@ def eventually(condition: Callable[[], bool], within: float = 10.0) -> bool:
             return False
         time.sleep(0.002)
     return True
+
+
+@contextmanager
+def black_hole() -> Generator[str, None, None]:
+    """Where connections are never accepted: a listener whose backlog is full."""
+    with ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        for _ in range(3):
+            filler = open_sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            _ = filler.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}"
+
+
+class EchoServer(LoopbackServer):
+    """Answers each request with a body made of its target and its own, `delay` seconds later.
+
+    `most_at_once` is how many requests it has had under way at a time.
+    """
+
+    def __init__(self, delay: float = 0.0) -> None:
+        super().__init__()
+        self._delay = delay
+        self._under_way = 0
+        self.most_at_once = 0
+        self.connections = 0
+
+    async def serve(self, client: Connection) -> None:
+        self.connections = client.number
+        while (head := await read_head(client.reader)) is not None:
+            framing = request_framing(head)
+            request = await whole(head, framing, read_body(client.reader, framing))
+            self._under_way += 1
+            self.most_at_once = max(self.most_at_once, self._under_way)
+            await asyncio.sleep(self._delay)
+            self._under_way -= 1
+            body = echo(head.target, request.body)
+            await client.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def echo(target: str, body: bytes = b"") -> bytes:
+    """What `EchoServer` answers."""
+    return (target.encode() + body) * 100

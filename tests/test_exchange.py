@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 
@@ -38,6 +38,7 @@ from tests.runtimes import (
     Driver,
     RuntimeName,
     ask,
+    black_hole,
     both_runtimes,
     driving,
     eventually,
@@ -360,19 +361,6 @@ def test_a_name_that_does_not_resolve_is_an_error(runtime: RuntimeName, host: st
         assert "not resolved" in str(raised.value)
 
 
-@contextmanager
-def black_hole() -> Generator[str, None, None]:
-    """Where connections are never accepted: a listener whose backlog is full."""
-    with ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        address = listener.getsockname()
-        for _ in range(3):
-            filler = open_sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            _ = filler.connect_ex(address)
-        yield f"http://127.0.0.1:{address[1]}"
-
-
 @both_runtimes
 def test_a_connection_that_does_not_come_about_is_given_up(runtime: RuntimeName) -> None:
     with black_hole() as url, driving(runtime, connect=SOON) as driver, took_less_than(LATE):
@@ -385,9 +373,13 @@ def test_a_connection_that_does_not_come_about_is_given_up(runtime: RuntimeName)
 
 @both_runtimes
 def test_the_deadline_ends_connecting(runtime: RuntimeName) -> None:
-    with black_hole() as url, driving(runtime) as driver, took_less_than(LATE):
-        with pytest.raises(DeadlineExceededError):
-            _ = driver.exchange(ask(url), seconds=SOON)
+    with (
+        black_hole() as url,
+        driving(runtime) as driver,
+        took_less_than(LATE),
+        pytest.raises(DeadlineExceededError),
+    ):
+        _ = driver.exchange(ask(url), seconds=SOON)
 
 
 def stall(driver: Driver, url: str, seconds: float | None) -> TransportError:

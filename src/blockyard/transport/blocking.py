@@ -11,9 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Origin, Request, Response
-from blockyard.errors import (
-    TransportConnectionError,
-)
+from blockyard.errors import StoreClosedError, TransportConnectionError
 from blockyard.transport.blocking_connection import (
     BlockingConnection,
     connect,
@@ -48,6 +46,7 @@ class BlockingRuntime:
         self._http = http
         self._timeouts = timeouts
         self._dialing = Dialing(http)
+        self._closed = False
         self._start()
         _runtimes.add(self)
 
@@ -100,9 +99,13 @@ class BlockingRuntime:
         return os.urandom(12).hex()
 
     def close(self) -> None:
-        """Close the idle connections; those in use close when their request is done."""
+        """Close the idle connections; those in use close when their request is done.
+
+        No other request begins: what waits for a connection raises `StoreClosedError`.
+        """
         with self._free:
             self._closed = True
+            self._free.notify_all()
             for connection in self._pool.clear():
                 self._close(connection)
 
@@ -119,7 +122,6 @@ class BlockingRuntime:
         )
         self._open: set[BlockingConnection] = set()
         self._free = threading.Condition()
-        self._closed = False
 
     def _hedged(
         self, request: Request, limit: int, patience: Patience, hedge_after: float
@@ -159,11 +161,7 @@ class BlockingRuntime:
         origin = request.origin
         while True:
             with self._free:
-                taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
-                while taken is Take.WAIT:
-                    _ = self._free.wait(patience.remaining())
-                    _ = patience.wait()
-                    taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
+                taken = self._place(request, patience)
             if not isinstance(taken, Take):
                 if taken.usable():
                     return taken
@@ -178,6 +176,23 @@ class BlockingRuntime:
                 raise
             self._open.add(connection)
             return connection
+
+    def _place(self, request: Request, patience: Patience) -> BlockingConnection | Take:
+        """What the pool says once there is a place. The caller holds the lock."""
+        while not self._closed:
+            taken = self._pool.take(request.origin, time.monotonic(), fresh=request.fresh)
+            if taken is not Take.WAIT:
+                return taken
+            self._wait_for_release(patience)
+        raise StoreClosedError("the store is closed")
+
+    def _wait_for_release(self, patience: Patience) -> None:
+        try:
+            _ = self._free.wait(patience.remaining())
+            _ = patience.wait()
+        except BaseException:
+            self._free.notify()  # a place may have been ours for a moment: it is the next one's
+            raise
 
     def _release(self, origin: Origin, connection: BlockingConnection, keep: bool) -> None:
         with self._free:
