@@ -82,7 +82,8 @@ class Call:
     `key` is the key as users know it; `payload_hash` is None for a body to hash when it is built;
     `limit` and `into` are `Runtime.exchange`'s; errors of the
     `handled` kinds are not tried again here: the operation deals with them.
-    `hedged` is for a read that may be asked twice, and has no `into`.
+    `hedged` is for a read that may be asked twice, and has no `into`. `attempts` is what the
+    call has been through, once there is something to tell.
     """
 
     operation: str
@@ -93,6 +94,13 @@ class Call:
     into: memoryview | None = None
     handled: tuple[type[BlockStoreError], ...] = ()
     hedged: bool = False
+    attempts: Attempts | None = None
+
+    def history(self) -> Attempts:
+        """`attempts`, from now on to be told of."""
+        if self.attempts is None:
+            self.attempts = Attempts()
+        return self.attempts
 
 
 class Caller:
@@ -108,13 +116,7 @@ class Caller:
         self._contacted = False
         self.site = self._site(config.region)
 
-    async def call(
-        self,
-        ctx: Context,
-        call: Call,
-        check: Callable[[Response], Result],
-        attempts: Attempts | None = None,
-    ) -> Result:
+    async def call(self, ctx: Context, call: Call, check: Callable[[Response], Result]) -> Result:
         """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
         pace = self._pace
         while True:
@@ -128,10 +130,9 @@ class Caller:
                 self._contacted = True
                 if response.status in _SUCCESS:
                     result = check(response)
-                    pace.succeeded(attempts.paid if attempts else 0)
+                    pace.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
-                attempts = attempts or Attempts()
-                if await self._healed(ctx, call, attempts, response, credentials):
+                if await self._healed(ctx, call, response, credentials):
                     continue
                 raise self._refusal(ctx, call, response)
             except call.handled:
@@ -141,8 +142,7 @@ class Caller:
             finally:
                 if ticket is not None:
                     pace.leave(ticket)
-            attempts = attempts or Attempts()
-            await self.pause_or_raise(ctx, call.operation, call.key, attempts, failure)
+            await self.pause_or_raise(ctx, call.operation, call.key, call.history(), failure)
 
     def _exchange(
         self, ctx: Context, call: Call, request: Request
@@ -188,8 +188,7 @@ class Caller:
         delay = delay_before_next(
             self._policy, failed, error, contacted=self._contacted, jitter=ctx.runtime.jitter()
         )
-        if delay is not None:
-            attempts.paid = self._pace.pay(error)
+        attempts.paid = 0 if delay is None else self._pace.pay(error)
         if delay is None or not attempts.paid:
             raise _final(error, operation, key, attempts)
         attempts.notes.append(f"attempt {attempts.made}: {error}")
@@ -197,6 +196,11 @@ class Caller:
             await ctx.sleep(delay)
         except TransportError as past:
             raise _final(past, operation, key, attempts) from error
+
+    def made_progress(self, attempts: Attempts, failed: int) -> None:
+        """A reply broke off, but brought enough: only `failed` attempts count up to now."""
+        attempts.failed = failed
+        self._pace.succeeded(attempts.paid)
 
     def _signed(self, ctx: Context, call: Call, credentials: Credentials | None) -> Request:
         site = self.site
@@ -210,11 +214,11 @@ class Caller:
         self,
         ctx: Context,
         call: Call,
-        attempts: Attempts,
         response: Response,
         signed_with: Credentials | None,
     ) -> bool:
         """Learn what a refusal teaches; whether the next attempt will differ because of it."""
+        attempts = call.history()
         error = error_from(response, call.operation, call.key)
         code = error.code if isinstance(error, S3Error) else ""
         region = region_hint(response)

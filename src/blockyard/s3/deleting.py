@@ -107,7 +107,8 @@ class Deleting:
             payload_hash=None,
             limit=MAX_REPLY,
             handled=(ThrottledError,),
+            attempts=attempts,
         )
         return await self._caller.call(
-            ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)[1], attempts
+            ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)[1]
         )

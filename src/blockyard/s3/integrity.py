@@ -20,11 +20,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha1, sha256
+from hashlib import md5, sha1, sha256
 
 from crc32c import crc32c
 
-from blockyard.model import KIB
+from blockyard.model import KIB, MAX_BLOCK_SIZE
 
 SMALLEST_PAGE = 16 * KIB
 """The page size of blocks of up to 4 MiB, in bytes."""
@@ -62,7 +62,7 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     page = page_size(len(view))
     whole = crc32c(view)
     headers = {
-        "x-amz-checksum-crc32c": b64encode(whole.to_bytes(4, "big")).decode(),
+        "x-amz-checksum-crc32c": _base64(whole.to_bytes(4, "big")),
         _SUMS: f"1 {len(view)} {page} {whole:08x}",
     }
     if len(view) > page:
@@ -70,7 +70,7 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
         for index in range(0, len(sums), _PAGES_A_VALUE):
             part = sums[index : index + _PAGES_A_VALUE]
             packed = struct.pack(f">{len(part)}I", *part)
-            headers[f"{_PAGES}{index // _PAGES_A_VALUE}"] = b64encode(packed).decode()
+            headers[f"{_PAGES}{index // _PAGES_A_VALUE}"] = _base64(packed)
     return headers
 
 
@@ -92,9 +92,9 @@ class Sums:
         stated = headers.get(_SUMS)
         return None if stated is None else cls(*_parsed(stated), headers)
 
-    def check_size(self, size: int | None) -> None:
+    def check_size(self, size: int) -> None:
         """Raise `ValueError` when the object has another size than the block had."""
-        if size is not None and size != self.size:
+        if size != self.size:
             raise ValueError(f"the block was stored with {self.size} bytes and has {size}")
 
     def cover(self, offset: int, length: int | None, first: int, got: int) -> bool:
@@ -140,28 +140,66 @@ class Sums:
 def _parsed(stated: str) -> tuple[int, int, int]:
     """Size, page size and CRC32C of the whole. Ranges of one block state the same."""
     match = _STATED.fullmatch(stated)
-    if match is None or int(match[2]) != page_size(int(match[1])):
-        raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
-    return int(match[1]), int(match[2]), int(match[3], 16)
+    if match is not None:
+        size, page = int(match[1]), int(match[2])
+        if size <= MAX_BLOCK_SIZE and page == page_size(size):
+            return size, page, int(match[3], 16)
+    raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
 
 
-def declared_mismatch(headers: Mapping[str, str], body: memoryview) -> Mismatch | None:
-    """Hold a whole object to the checksum that the service says it has, if it says one.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the service says of a whole object: `name` is the kind of checksum."""
+
+    name: str
+    stored: str
+    compute: Callable[[memoryview], str]
+
+    def mismatch(self, body: memoryview) -> Mismatch | None:
+        """Hold the object's bytes to it."""
+        found = self.compute(body)
+        return None if found == self.stored else Mismatch(None, f"{self.name} {self.stored}", found)
+
+
+def checksum_claim(headers: Mapping[str, str]) -> Claim | None:
+    """The checksum that the service keeps of an object, if it says one that can be computed.
 
     A value with `-` in it is that of the parts of a multipart upload, not of the bytes.
     """
-    for name, compute in _DECLARED.items():
-        stored = headers.get(f"x-amz-checksum-{name}")
-        if stored is None or "-" in stored:
-            continue
-        found = b64encode(compute(body)).decode()
-        return None if found == stored else Mismatch(None, f"{name} {stored}", found)
+    for name, compute in _CHECKSUMS.items():
+        stored = headers.get(name)
+        if stored is not None and "-" not in stored:
+            return Claim(name, stored, compute)
     return None
 
 
-_DECLARED: dict[str, Callable[[memoryview], bytes]] = {
-    "crc32c": lambda body: crc32c(body).to_bytes(4, "big"),
-    "crc32": lambda body: zlib.crc32(body).to_bytes(4, "big"),
-    "sha256": lambda body: sha256(body).digest(),
-    "sha1": lambda body: sha1(body, usedforsecurity=False).digest(),
+def checksum_or_etag_claim(headers: Mapping[str, str]) -> Claim | None:
+    """`checksum_claim`; else the ETag, where it can be taken for the MD5 of the bytes.
+
+    It is none of objects uploaded in parts, and of those encrypted with KMS or customer keys.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    etag = _MD5.fullmatch(headers.get("etag", ""))
+    encrypted = headers.get(_ENCRYPTION, "").startswith("aws:kms") or _CUSTOMER_KEY in headers
+    if etag is None or encrypted:
+        return checksum_claim(headers)
+    return checksum_claim(headers) or Claim("ETag", etag[1], _md5)
+
+
+def _md5(body: memoryview) -> str:
+    return md5(body, usedforsecurity=False).hexdigest()
+
+
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_ENCRYPTION = "x-amz-server-side-encryption"
+_CUSTOMER_KEY = "x-amz-server-side-encryption-customer-algorithm"
+_CHECKSUMS: dict[str, Callable[[memoryview], str]] = {
+    "x-amz-checksum-crc32c": lambda body: _base64(crc32c(body).to_bytes(4, "big")),
+    "x-amz-checksum-crc32": lambda body: _base64(zlib.crc32(body).to_bytes(4, "big")),
+    "x-amz-checksum-sha256": lambda body: _base64(sha256(body).digest()),
+    "x-amz-checksum-sha1": lambda body: _base64(sha1(body, usedforsecurity=False).digest()),
 }
+
+
+def _base64(digest: bytes) -> str:
+    return b64encode(digest).decode()

@@ -23,8 +23,9 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
+from blockyard.s3.fetching import Asked
 from blockyard.s3.integrity import upload_headers
-from blockyard.s3.reading import Asked, Reader
+from blockyard.s3.reading import Reader
 from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from blockyard.s3.xml import MAX_REPLY
 from blockyard.stores.base import Store
