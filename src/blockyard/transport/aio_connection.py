@@ -18,6 +18,7 @@ from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
 from blockyard.transport.dialing import (
     Dialing,
+    broken_error,
     check_connect,
     connect_error,
     connect_head,
@@ -120,7 +121,8 @@ class AsyncioConnection:
             if isinstance(self._sock, TlsSocket):
                 while self._outgoing:
                     self._sent(self._sock.send(self._outgoing[0]))
-                self._sock.flush()
+                while not self._sock.flush():
+                    self._sent(0)
             else:
                 while self._outgoing:
                     self._sent(self._sock.sendmsg(self._outgoing))
@@ -148,10 +150,13 @@ class AsyncioConnection:
                 pass
         except _NOT_YET:
             return
+        except ssl.SSLWantReadError:  # a part of a TLS record
+            self.moved = time.monotonic()
+            return
         except TransportError as error:
             self._end(error)
         except OSError as error:
-            self._fail(TransportConnectionError(f"the connection broke: {error}"))
+            self._fail(broken_error(error))
         if reply.complete and not self._done.done():
             self._complete(reply)
 
@@ -208,7 +213,7 @@ async def connect(
     wait = min(limit, patience.wait())
     try:
         async with asyncio.timeout(wait):
-            sock = await _connect_any(loop, host, port)
+            sock = await _connect_any(loop, host, port, loop.time() + wait)
             try:
                 if proxy is not None:
                     await loop.sock_sendall(sock, connect_head(origin, proxy))
@@ -223,21 +228,24 @@ async def connect(
     except TimeoutError:
         what = f"connecting to {host}:{port} was not done"
         raise patience.expired(what, wait, established=False) from None
-    except TransportError:
-        raise
-    except OSError as cause:
+    except (OSError, UnicodeError) as cause:
         raise connect_error(cause, host, port) from cause
 
 
-async def _connect_any(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
-    """Try the addresses of `host` in their order."""
+async def _connect_any(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, ends: float
+) -> socket.socket:
+    """Try the addresses of `host` in their order, each for its share of the time left."""
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    error: OSError | None = None
-    for family, kind, protocol, _, address in found:
+    error = OSError(f"{host} has no address")
+    for left, (family, kind, protocol, _, address) in zip(
+        range(len(found), 0, -1), found, strict=True
+    ):
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         try:
-            await loop.sock_connect(sock, address)
+            async with asyncio.timeout((ends - loop.time()) / left):
+                await loop.sock_connect(sock, address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as cause:
             sock.close()
@@ -247,7 +255,7 @@ async def _connect_any(loop: asyncio.AbstractEventLoop, host: str, port: int) ->
             raise
         else:
             return sock
-    raise error or OSError(f"{host} has no address")
+    raise error
 
 
 async def _read_status(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> int:

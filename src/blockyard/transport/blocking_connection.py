@@ -15,10 +15,11 @@ import struct
 import time
 
 from blockyard.context import Origin, Request, Response
-from blockyard.errors import TransportConnectionError, TransportError
+from blockyard.errors import TransportError
 from blockyard.transport.dialing import (
     Dialing,
     Proxy,
+    broken_error,
     check_connect,
     connect_error,
     connect_head,
@@ -119,16 +120,20 @@ class BlockingConnection:
                 self._bound(patience)
                 view = view[sock.send(view) :]
         self._bound(patience)
-        sock.flush()
+        while not sock.flush():
+            self._bound(patience)
 
     def _receive(self, reply: ReplyReader) -> None:
         view, sock = reply.destination, self._sock
-        if view is None:
-            size = sock.recv_into(self._scratch)
-        elif isinstance(sock, TlsSocket):
-            size = sock.recv_into(view)
-        else:
-            size = sock.recv_into(view, len(view), socket.MSG_WAITALL)
+        try:
+            if view is None:
+                size = sock.recv_into(self._scratch)
+            elif isinstance(sock, TlsSocket):
+                size = sock.recv_into(view)
+            else:
+                size = sock.recv_into(view, len(view), socket.MSG_WAITALL)
+        except ssl.SSLWantReadError:  # a part of a TLS record: the next wait has its own limit
+            return
         if size == 0:
             reply.end_of_stream()
         elif view is None:
@@ -143,7 +148,7 @@ class BlockingConnection:
             return error
         if isinstance(error, (BlockingIOError, TimeoutError)):
             return reply.broken(patience.expired("no byte moved", self._wait))
-        return reply.broken(TransportConnectionError(f"the connection broke: {error}"))
+        return reply.broken(broken_error(error))
 
     def _bound(self, patience: Patience) -> None:
         """Limit the next wait; the system calls are made only when the limit changes."""
@@ -175,45 +180,74 @@ def connect(
     proxy = dialing.proxy_for(origin)
     host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
     wait = min(limit, patience.wait())
-    sock = None
+    ends = time.monotonic() + wait
     try:
-        sock = socket.create_connection((host, port), wait)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if proxy is not None:
-            _tunnel(sock, origin, proxy)
-        if origin.scheme == "https":
-            return BlockingConnection(_start_tls(sock, dialing.tls_context, origin.host))
-        return BlockingConnection(sock)
+        sock = _connect_any(host, port, ends)
+        try:
+            if proxy is not None:
+                _tunnel(sock, origin, proxy, ends)
+            if origin.scheme == "https":
+                return BlockingConnection(_start_tls(sock, dialing.tls_context, origin.host, ends))
+            return BlockingConnection(sock)
+        except BaseException:
+            sock.close()
+            raise
     except TimeoutError:
-        error: Exception = patience.expired(
-            f"connecting to {host}:{port} was not done", wait, established=False
-        )
-    except OSError as cause:
-        error = connect_error(cause, host, port)
-    except TransportError as cause:
-        error = cause
-    if sock is not None:
-        sock.close()
+        what = f"connecting to {host}:{port} was not done"
+        raise patience.expired(what, wait, established=False) from None
+    except (OSError, UnicodeError) as cause:
+        raise connect_error(cause, host, port) from cause
+
+
+def _connect_any(host: str, port: int, ends: float) -> socket.socket:
+    """Try the addresses of `host` in their order, each for its share of the time left."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    error = OSError(f"{host} has no address")
+    for left, (family, kind, protocol, _, address) in zip(
+        range(len(found), 0, -1), found, strict=True
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            _limited(sock, ends, left).connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as cause:
+            sock.close()
+            error = cause
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
     raise error
 
 
-def _tunnel(sock: socket.socket, origin: Origin, proxy: Proxy) -> None:
-    sock.sendall(connect_head(origin, proxy))
+def _limited(sock: socket.socket, ends: float, parts: int = 1) -> socket.socket:
+    """`sock`, whose next call may take one of `parts` of the time that is left."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left / parts)
+    return sock
+
+
+def _tunnel(sock: socket.socket, origin: Origin, proxy: Proxy, ends: float) -> None:
+    _limited(sock, ends).sendall(connect_head(origin, proxy))
     reply = ReplyReader("CONNECT", None, 0)
     scratch = bytearray(SCRATCH_SIZE)
     while not reply.status:
-        size = sock.recv_into(scratch)
+        size = _limited(sock, ends).recv_into(scratch)
         if size == 0:
             reply.end_of_stream()
         reply.feed(scratch, size)
     check_connect(reply.status, proxy)
 
 
-def _start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsSocket:
+def _start_tls(sock: socket.socket, context: ssl.SSLContext, host: str, ends: float) -> TlsSocket:
     tls = TlsSocket(sock, context, host)
     to_send, done = tls.shake_hands(None)
     while not done:
-        sock.sendall(to_send)
-        to_send, done = tls.shake_hands(sock.recv(RECEIVED_AT_ONCE))
-    sock.sendall(to_send)
+        _limited(sock, ends).sendall(to_send)
+        received = _limited(sock, ends).recv(RECEIVED_AT_ONCE)
+        to_send, done = tls.shake_hands(received)
+    _limited(sock, ends).sendall(to_send)
     return tls

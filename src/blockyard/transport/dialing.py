@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
+import ssl
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,9 +19,21 @@ from blockyard.context import Origin
 from blockyard.errors import ConfigError, TLSError, TransportConnectionError
 
 if TYPE_CHECKING:
-    import ssl
-
     from blockyard.config import HttpConfig
+
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
+"""OpenSSL's names for the alerts about a certificate: RFC 8446, section 6.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +54,6 @@ class Dialing:
     @cached_property
     def tls_context(self) -> ssl.SSLContext:
         """The one TLS context, made when first needed: it loads all trusted certificates."""
-        import ssl  # noqa: PLC0415 - plain http does without it
-
         http = self._http
         try:
             context = ssl.create_default_context(cafile=http.ca_bundle or None)
@@ -88,14 +98,14 @@ def check_connect(status: int, proxy: Proxy) -> None:
         )
 
 
-def connect_error(cause: OSError, host: str, port: int) -> TransportConnectionError:
+def connect_error(cause: OSError | UnicodeError, host: str, port: int) -> TransportConnectionError:
     """The typed error for a connection that did not come about.
 
     A certificate or protocol that was not accepted stays so, and is a `TLSError`; a handshake
     that broke off may come right next time.
     """
     where = f"connecting to {host}:{port}"
-    if isinstance(cause, socket.gaierror):
+    if isinstance(cause, (socket.gaierror, UnicodeError)):
         error = TransportConnectionError(
             f"{where}: the host name was not resolved: {cause}", established=False
         )
@@ -103,15 +113,22 @@ def connect_error(cause: OSError, host: str, port: int) -> TransportConnectionEr
         error = TLSError(f"{where}: TLS: {cause}", established=False)
     else:
         error = TransportConnectionError(f"{where}: {cause}", established=False)
-    error.__cause__ = cause
     return error
 
 
+def broken_error(cause: OSError) -> TransportConnectionError:
+    """The typed error for a connection that broke in use.
+
+    With TLS 1.3 it is only then that a server says what it thinks of the client's certificate.
+    """
+    if isinstance(cause, ssl.SSLError) and cause.reason in _CERTIFICATE_ALERTS:
+        return TLSError(f"TLS: the endpoint refused the client's certificate: {cause}")
+    return TransportConnectionError(f"the connection broke: {cause}")
+
+
 def _refused_tls(cause: OSError) -> bool:
-    ssl = sys.modules.get("ssl")
-    if ssl is None or not isinstance(cause, ssl.SSLError):
-        return False
-    return not isinstance(cause, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))
+    broken_off = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, broken_off)
 
 
 def _proxy_variables() -> bool:

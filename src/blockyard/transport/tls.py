@@ -54,27 +54,31 @@ class TlsSocket:
     def recv_into(self, view: memoryview | bytearray) -> int:
         """Fill `view` as far as can be; 0 at the end of the stream, if it was ended properly.
 
-        Raises what the socket's `recv_into` does, and `ssl.SSLError`.
+        Reads the socket once at the most. Raises what that does, `ssl.SSLWantReadError` when
+        too little has come for any of it to be decrypted, and other kinds of `ssl.SSLError`.
         """
-        while True:
+        try:
             try:
                 return self._read(len(view), view)
             except ssl.SSLWantReadError:
                 self._take(self._buffer[: self._sock.recv_into(self._buffer)])
-            except ssl.SSLZeroReturnError:
-                return 0
+            return self._read(len(view), view)
+        except ssl.SSLZeroReturnError:
+            return 0
 
     def send(self, data: memoryview) -> int:
-        """Send some of `data`, and return how much; `flush` sends what may be left of that."""
-        self.flush()
+        """Take some of `data`, and return how much; none before what was taken is sent."""
+        if not self.flush():
+            return 0
         size = self._tls.write(data[:_SENT_AT_ONCE])
         self._unsent = memoryview(self._outgoing.read())
         return size
 
-    def flush(self) -> None:
-        """Send what is encrypted already. Raises what the socket's `send` does."""
-        while self._unsent:
+    def flush(self) -> bool:
+        """Send on what was taken, by one call of the socket's `send`; whether that was the rest."""
+        if self._unsent:
             self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        return not self._unsent
 
     def surplus(self) -> bool:
         """Whether there are bytes that were received and not asked for."""
