@@ -19,6 +19,7 @@ from blockyard.errors import DeadlineExceededError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,12 @@ class Runtime(Protocol):
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
         """Run a call that may block (a disk, the credential chain) without stalling others."""
+        ...
+
+    async def both(
+        self, first: Callable[[], Result], second: Callable[[], Other]
+    ) -> tuple[Result, Other]:
+        """Run two calls that keep a processor busy and let go of the interpreter lock."""
         ...
 
     async def gather(

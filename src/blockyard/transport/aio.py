@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 class AsyncioRuntime:
@@ -122,6 +123,12 @@ class AsyncioRuntime:
             abandoned = True
             _ = await asyncio.gather(future, return_exceptions=True)
             raise
+
+    async def both(
+        self, first: Callable[[], Result], second: Callable[[], Other]
+    ) -> tuple[Result, Other]:
+        """One after the other: with many writes in flight the processors are busy as it is."""
+        return await self.blocking(lambda: (first(), second()))
 
     async def gather(
         self,

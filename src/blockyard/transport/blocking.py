@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Origin, Request, Response
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
@@ -82,6 +84,13 @@ class BlockingRuntime:
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
 
+    async def both(
+        self, first: Callable[[], Result], second: Callable[[], Other]
+    ) -> tuple[Result, Other]:
+        """Side by side: a single write waits for all its hashing, and there is a free processor."""
+        beside = self._beside.submit(second)
+        return first(), beside.result()
+
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
@@ -108,6 +117,7 @@ class BlockingRuntime:
             self._free.notify_all()
             for connection in self._pool.clear():
                 self._close(connection)
+        self._beside.shutdown(wait=False)
 
     def start_afresh(self) -> None:
         """In a forked child: let go of the parent's connections, without a word to the peer."""
@@ -122,6 +132,7 @@ class BlockingRuntime:
         )
         self._open: set[BlockingConnection] = set()
         self._free = threading.Condition()
+        self._beside = ThreadPoolExecutor(thread_name_prefix="blockyard")
 
     def _hedged(
         self, request: Request, limit: int, patience: Patience, hedge_after: float
