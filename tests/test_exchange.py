@@ -45,7 +45,7 @@ from tests.runtimes import (
     no_new_descriptors,
 )
 
-SOON = 0.3
+SOON = 0.1
 """Seconds until the timeouts of these tests strike."""
 LATE = 10.0
 """Seconds after which something that should have struck `SOON` has failed to."""
@@ -182,6 +182,7 @@ def test_a_fresh_connection_is_opened_when_asked_for(runtime: RuntimeName) -> No
 
 
 @both_runtimes
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 @pytest.mark.parametrize(
     "farewell",
     [
@@ -194,20 +195,16 @@ def test_a_fresh_connection_is_opened_when_asked_for(runtime: RuntimeName) -> No
         [b"garbage", Close()],
     ],
 )
-@pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_what_happened_to_a_connection_while_idle_is_not_noticed(
     runtime: RuntimeName, wire: Wire, farewell: list[object], method: str
 ) -> None:
     body = b"" if method == "GET" else patterned(MIB)
     gone = [Receive(), OK, *farewell]
-    with (
-        wire.server(gone, gone, [Receive(), OK]) as server,
-        driving(runtime, wire.http) as driver,
-    ):
-        for number in range(3):
-            assert driver.exchange(ask(server.url, method, body)).body == b"hello"
-            assert number == 2 or server.wait_until_drained()
-        assert [request.body for request in server.requests] == [body] * 3
+    with wire.server(gone, [Receive(), OK]) as server, driving(runtime, wire.http) as driver:
+        assert driver.exchange(ask(server.url, method, body)).body == b"hello"
+        assert server.wait_until_drained()
+        assert driver.exchange(ask(server.url, method, body)).body == b"hello"
+        assert [request.body for request in server.requests] == [body] * 2
 
 
 @both_runtimes
@@ -445,15 +442,14 @@ def test_the_deadline_ends_a_reply_that_trickles(
 @both_runtimes
 def test_a_slow_reply_that_moves_is_not_given_up(runtime: RuntimeName, wire: Wire) -> None:
     body = patterned(50_000)
-    trickled = Trickle(reply(body), 5_000, 0.1)
+    trickled = Trickle(reply(body), 5_000, 0.05)
     with (
-        wire.server([Receive(), trickled, Receive(), trickled]) as server,
-        driving(runtime, wire.http, no_progress=SOON) as driver,
+        wire.server([Receive(), trickled]) as server,
+        driving(runtime, wire.http, no_progress=0.4) as driver,
     ):
+        begun = time.monotonic()
         assert driver.exchange(ask(server.url)).body == body
-        buffer = bytearray(len(body))
-        _ = driver.exchange(ask(server.url), into=memoryview(buffer))
-        assert buffer == body
+        assert time.monotonic() - begun > 0.4
 
 
 class _SlowReader:
