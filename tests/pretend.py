@@ -1,0 +1,242 @@
+"""An S3 service, and a runtime that reaches it, both in this process: no socket, no clock.
+
+A store over these does all that it does over a network, in microseconds, and a test can change
+what any reply says. The coroutines never suspend, and a pause only moves the clock on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from blockyard.config import S3Config
+from blockyard.context import Context, Request, Response
+from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportError
+from blockyard.s3.credentials import credential_source
+from blockyard.s3.store import S3Store
+from blockyard.transport.blocking import run_to_end
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Other = TypeVar("Other")
+
+Twist = Callable[[Request, Response], Response | TransportError]
+"""What becomes of a reply on its way."""
+
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_KEPT = ("x-amz-meta-", "x-amz-checksum-")
+
+
+@dataclass
+class Stored:
+    """An object: `headers` are those that come back with it."""
+
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def etag(self) -> str:
+        """Another one for other bytes; no MD5, since that would be most of a test's time."""
+        return self.headers.get("etag", f'"{hash(self.body):x}"')
+
+
+class PretendS3:
+    """Objects by the path they are asked for; `twists` are applied to the replies in order."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Stored] = {}
+        self.requests: list[Request] = []
+        self.twists: list[Twist | None] = []
+        self.always: Twist | None = None
+
+    def answer(self, request: Request) -> Response:
+        self.requests.append(request)
+        reply = _METHODS[request.method](self, request)
+        twist = self.twists.pop(0) if self.twists else self.always
+        twisted = reply if twist is None else twist(request, reply)
+        if isinstance(twisted, TransportError):
+            raise twisted
+        return twisted
+
+    def get(self, request: Request) -> Response:
+        stored = self.objects.get(request.target)
+        if stored is None:
+            return refusal(404, "NoSuchKey")
+        if request.headers.get("if-match", stored.etag) != stored.etag:
+            return refusal(412, "PreconditionFailed")
+        size = len(stored.body)
+        headers = {**stored.headers, "etag": stored.etag}
+        asked = _RANGE.fullmatch(request.headers.get("range", ""))
+        if asked is None:
+            return reply(200, headers, stored.body)
+        first = int(asked[1])
+        end = min(int(asked[2]) + 1, size) if asked[2] else size
+        if first >= size:
+            return refusal(416, "InvalidRange")
+        headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
+        return reply(206, headers, stored.body[first:end])
+
+    def head(self, request: Request) -> Response:
+        found = self.get(request)
+        return Response(found.status, found.headers, b"", 0)
+
+    def put(self, request: Request) -> Response:
+        source = request.headers.get("x-amz-copy-source")
+        if source is not None:
+            stored = self.objects[source]
+            body = f"<CopyObjectResult><ETag>{stored.etag}</ETag></CopyObjectResult>".encode()
+        else:
+            kept = {
+                name: value for name, value in request.headers.items() if name.startswith(_KEPT)
+            }
+            stored, body = Stored(bytes(request.body), kept), b""
+        self.objects[request.target] = stored
+        return reply(200, {"etag": stored.etag}, body)
+
+
+_METHODS: dict[str, Callable[[PretendS3, Request], Response]] = {
+    "GET": PretendS3.get,
+    "HEAD": PretendS3.head,
+    "PUT": PretendS3.put,
+}
+
+
+def reply(status: int, headers: dict[str, str], body: bytes) -> Response:
+    return Response(status, {**headers, "content-length": str(len(body))}, body, len(body))
+
+
+def refusal(status: int, code: str, **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return reply(status, named, f"<Error><Code>{code}</Code></Error>".encode())
+
+
+class PretendRuntime:
+    """Takes requests to `service`, and keeps to what `Runtime.exchange` says of limits."""
+
+    def __init__(self, service: PretendS3) -> None:
+        self.service = service
+        self.clock = 0.0
+        self.pauses: list[float] = []
+
+    async def exchange(
+        self,
+        request: Request,
+        *,
+        into: memoryview | None = None,
+        limit: int,
+        deadline: float | None = None,
+        hedge: object = None,
+    ) -> Response:
+        try:
+            response = self.service.answer(request)
+        except IncompleteBodyError as broken:
+            if into is not None and broken.partial is not None:
+                into[: broken.received] = broken.partial
+                broken.partial = None
+            raise
+        if response.status not in {200, 206}:
+            return response
+        room = limit if into is None else min(limit, len(into))
+        if response.size > room:
+            raise OversizedBodyError("too large", status=response.status, size=response.size)
+        if into is None:
+            return response
+        into[: response.size] = response.body
+        return Response(response.status, response.headers, b"", response.size)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.clock += seconds
+
+    async def blocking(self, call: Callable[[], Result]) -> Result:
+        return call()
+
+    async def both(
+        self, first: Callable[[], Result], second: Callable[[], Other]
+    ) -> tuple[Result, Other]:
+        return first(), second()
+
+    async def gather(
+        self,
+        operation: Callable[[Item], Coroutine[Any, Any, Result]],
+        items: Iterable[Item],
+        concurrency: int,
+    ) -> list[Result]:
+        return [await operation(item) for item in items]
+
+    def now(self) -> float:
+        return self.clock
+
+    def wall_time(self) -> float:
+        return 1.7e9 + self.clock
+
+    def jitter(self) -> float:
+        return 0.5
+
+    def nonce(self) -> str:
+        return "0123456789abcdef01234567"
+
+
+class Pretended:
+    """An S3 store over a pretended service, its operations run to their end."""
+
+    def __init__(self, **settings: object) -> None:
+        config = S3Config(
+            bucket="bucket",
+            endpoint="http://127.0.0.1:9",
+            **{"anonymous": True, **settings},  # pyright: ignore[reportArgumentType]
+        )
+        self.service = PretendS3()
+        self.runtime = PretendRuntime(self.service)
+        self.store = S3Store(config, credential_source(config, {}))
+        self.ctx = Context(self.runtime)
+
+    @property
+    def requests(self) -> list[Request]:
+        return self.service.requests
+
+    def stored(self, key: str) -> Stored:
+        return self.service.objects[path(key)]
+
+    def put(self, key: str, body: bytes, **headers: str) -> None:
+        """Another program's object; `_` in the names of its headers stands for `-`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.service.objects[path(key)] = Stored(body, named)
+
+    def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        _ = run_to_end(self.store.write_block(self.ctx, key, data, if_absent=if_absent))
+
+    def copy(self, source: str, target: str) -> None:
+        _ = run_to_end(self.store.copy_block(self.ctx, source, target))
+
+    def read(self, key: str) -> bytes:
+        return run_to_end(self.store.read_block(self.ctx, key))
+
+    def read_into(self, key: str, room: int) -> bytes:
+        buffer = bytearray(room)
+        size = run_to_end(self.store.read_block_into(self.ctx, key, memoryview(buffer)))
+        return bytes(buffer[:size])
+
+    def read_range(self, key: str, offset: int, length: int | None = None) -> bytes:
+        return run_to_end(self.store.read_block_range(self.ctx, key, offset, length))
+
+
+def path(key: str) -> str:
+    """The path that an object of the bucket is asked for at."""
+    return f"/bucket/{key}"
+
+
+def flip(data: bytes, at: int, bit: int = 0) -> bytes:
+    damaged = bytearray(data)
+    damaged[at] ^= 1 << bit
+    return bytes(damaged)
+
+
+def with_body(sent: Response, body: bytes) -> Response:
+    return Response(sent.status, sent.headers, body, len(body))
+
+
+def asked_ranges(s3: Pretended) -> list[str | None]:
+    return [each.headers.get("range") for each in s3.requests if each.method == "GET"]
