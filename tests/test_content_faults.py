@@ -327,8 +327,7 @@ class LikeS3(HookedStore):
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
         page = await super().list_page(ctx, prefix, token, page_size)
         blocks = [
-            replace(
-                block,
+            block._replace(
                 etag=hashlib.sha256(await self.inner.read_block(ctx, block.key)).hexdigest(),
                 last_modified=None,
             )

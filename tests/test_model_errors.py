@@ -134,10 +134,15 @@ def test_results_do_not_share_their_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [BlockInfo("a", 1, "e"), Page([], None), DeleteResult(), HealthReport(0.1, "memory")]
+    ("value", "name"),
+    [
+        (BlockInfo("a", 1, "e"), "key"),
+        (BlockInfo("a", 1, "e"), "another"),
+        (Page([], None), "blocks"),
+        (DeleteResult(), "deleted"),
+        (HealthReport(0.1, "memory"), "latency"),
+    ],
 )
-def test_values_can_not_be_changed(value: object) -> None:
-    name = next(iter(value.__dataclass_fields__))  # type: ignore[attr-defined]
-
+def test_values_can_not_be_changed(value: object, name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(value, name, "other")

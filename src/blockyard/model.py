@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from blockyard.errors import BlockStoreError, PartialDeleteError
 
@@ -17,8 +18,7 @@ MAX_BLOCK_SIZE = 1024 * MIB
 """The largest block that can be written or read whole, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockInfo:
+class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this is made fastest
     """What a store knows of a block without reading it.
 
     `size` is in bytes; `etag` comes without quotes and changes when the content does;

@@ -141,21 +141,20 @@ class Operations:
             return DeleteResult(deleted, failed)
         token: str | None = None
         while True:
-            page = await self.list_page(ctx, listed, token)
-            await self._delete_page(
-                ctx, [block.key for block in page.blocks], dry_run, deleted, failed
-            )
-            token = page.next_token
+            self._check_open("delete_by_prefix")
+            keys, token = await self.store.list_keys(ctx, listed, token, PAGE_SIZE)
+            await self._delete_page(ctx, keys, dry_run, deleted, failed)
             if token is None:
                 return DeleteResult(deleted, failed)
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
+        check_prefix(prefix)
         keys: list[str] = []
         token: str | None = None
         while True:
-            page = await self.list_page(ctx, prefix, token)
-            keys += [block.key for block in page.blocks]
-            token = page.next_token
+            self._check_open("list_by_prefix")
+            more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
+            keys += more
             if token is None:
                 return keys
 

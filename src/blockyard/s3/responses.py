@@ -6,6 +6,7 @@ near it: a listing that may have been cut short, a delete that does not account 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
@@ -13,6 +14,7 @@ from blockyard.errors import BlockStoreError, ProtocolError
 from blockyard.model import BlockInfo, Page
 from blockyard.s3.dates import http_date, iso_date
 from blockyard.s3.refusals import Refusal, error_from, showable
+from blockyard.s3.rows import Rows, cut_rows
 from blockyard.s3.xml import Document, read_xml
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blockyard.context import Response
+
+_LISTING = ("list_by_prefix", None, "ListBucketResult")
 
 
 def block_info(key: str, response: Response, size: int | None = None) -> BlockInfo:
@@ -41,19 +45,16 @@ def list_page(response: Response, key_prefix: str) -> Page:
     An object whose key is `key_prefix` itself, as consoles make to show a folder, is left
     out: it is no block. https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
-    document = _document(response, "list_by_prefix", None, "ListBucketResult")
-    encoded = document.text("EncodingType") == "url"
-    cut = len(key_prefix)
-    blocks: list[BlockInfo] = []
-    rows = document.rows("Contents", "Key", "Size", "ETag", "LastModified")
-    for key, size, etag, last_modified in rows:
-        full_key = _url_decoded(key) if encoded else key
-        if not full_key.startswith(key_prefix) or not full_key:
-            raise ProtocolError(f"the reply holds {full_key!r}, a key that was not asked for")
-        if len(full_key) > cut:
-            moment = iso_date(last_modified)
-            blocks.append(BlockInfo(full_key[cut:], _size(size, full_key), _unquoted(etag), moment))
-    return Page(blocks, _next_token(document))
+    document, rows = _plain_listing(response) or _listing(response)
+    keys = _keys(document, rows, key_prefix)
+    blocks = map(BlockInfo, keys, rows.sizes, rows.etags, rows.moments)
+    return Page([block for block in blocks if block.key], _next_token(document))
+
+
+def list_keys(response: Response, key_prefix: str) -> tuple[list[str], str | None]:
+    """The keys and the next token of what `list_page` reads, in less time."""
+    document, rows = _plain_listing(response) or _listing(response)
+    return list(filter(None, _keys(document, rows, key_prefix))), _next_token(document)
 
 
 def delete_outcome(
@@ -98,6 +99,39 @@ def copy_result(response: Response, source_key: str) -> tuple[str, datetime | No
     if not etag:
         raise ProtocolError("the reply to a copy holds no ETag")
     return etag, iso_date(document.text("LastModified"))
+
+
+def _plain_listing(response: Response) -> tuple[Document, Rows] | None:
+    """The listing and its rows where these are written plainly, as `rows.py` has it."""
+    cut = cut_rows(response.body)
+    if cut is None:
+        return None
+    rest, rows = cut
+    document = _document(replace(response, body=rest), *_LISTING)
+    return (document, rows) if any(True for _ in document.rows("Contents")) else None
+
+
+def _listing(response: Response) -> tuple[Document, Rows]:
+    """The listing and its rows, however these are written."""
+    document = _document(response, *_LISTING)
+    rows = list(document.rows("Contents", "Key", "Size", "ETag", "LastModified"))
+    return document, Rows(
+        [key for key, _, _, _ in rows],
+        [_size(size, key) for key, size, _, _ in rows],
+        [_unquoted(etag) for _, _, etag, _ in rows],
+        [iso_date(last_modified) for _, _, _, last_modified in rows],
+    )
+
+
+def _keys(document: Document, rows: Rows, key_prefix: str) -> list[str]:
+    """The key of each row without `key_prefix`, so that nothing is left of that itself."""
+    keys = rows.keys
+    if document.text("EncodingType") == "url":
+        keys = [_url_decoded(key) for key in keys]
+    for key in keys:
+        if not key.startswith(key_prefix) or not key:
+            raise ProtocolError(f"the reply holds {key!r}, a key that was not asked for")
+    return [key[len(key_prefix) :] for key in keys] if key_prefix else keys
 
 
 def _document(response: Response, operation: str, key: str | None, root: str) -> Document:

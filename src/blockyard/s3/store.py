@@ -137,16 +137,17 @@ class S3Store(Store):
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        full_prefix = self._prefix + prefix
-        call = self._bodyless(
-            "list_by_prefix",
-            None,
-            lambda address: requests.list_objects(
-                address, full_prefix, token=token, max_keys=page_size
-            ),
-        )
+        call = self._listing(prefix, token, page_size)
         return await self._caller.call(
             ctx, call, lambda reply: responses.list_page(reply, self._prefix)
+        )
+
+    async def list_keys(
+        self, ctx: Context, prefix: str, token: str | None, page_size: int
+    ) -> tuple[list[str], str | None]:
+        call = self._listing(prefix, token, page_size)
+        return await self._caller.call(
+            ctx, call, lambda reply: responses.list_keys(reply, self._prefix)
         )
 
     async def health_check(self, ctx: Context) -> HealthReport:
@@ -166,6 +167,16 @@ class S3Store(Store):
             server=reply.headers.get("server", ""),
             reads=hedging.reads if hedging else 0,
             hedges=hedging.sent if hedging else 0,
+        )
+
+    def _listing(self, prefix: str, token: str | None, page_size: int) -> Call:
+        full_prefix = self._prefix + prefix
+        return self._bodyless(
+            "list_by_prefix",
+            None,
+            lambda address: requests.list_objects(
+                address, full_prefix, token=token, max_keys=page_size
+            ),
         )
 
     async def _head(self, ctx: Context, operation: str, key: str) -> Response:
@@ -194,11 +205,12 @@ class S3Store(Store):
     async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
         """The payload hash to sign and the checksum headers; for much data where it blocks none."""
 
-        def compute() -> tuple[str, dict[str, str]]:
-            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
-            return signed, upload_headers(data)
+        def payload_hash() -> str:
+            return sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
 
-        return compute() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(compute)
+        if len(data) <= _HASHED_INLINE:
+            return payload_hash(), upload_headers(data)
+        return await ctx.runtime.both(payload_hash, lambda: upload_headers(data))
 
     def _full_key(self, key: str) -> str:
         full_key = self._prefix + key

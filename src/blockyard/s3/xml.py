@@ -66,10 +66,7 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
     Raises `ProtocolError` for what is not well-formed XML in UTF-8, is longer than `limit`
     bytes, holds too many elements, or has anything but an XML declaration before its root.
     """
-    if len(body) > limit:
-        raise ProtocolError(f"the reply is {len(body)} bytes of XML, the limit is {limit}")
-    if body.count(b"<") > 2 * _MAX_TAGS:
-        raise ProtocolError(f"the reply holds more than {_MAX_TAGS} XML elements")
+    check_limits(body, limit)
     body = body.strip()
     if not _PROLOG.match(body):
         raise ProtocolError("the reply is not an XML document as S3 writes it")
@@ -83,6 +80,14 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
         return Document(_parse(marked), marked=True)
     except ParseError as error:
         raise _malformed(error) from error
+
+
+def check_limits(body: bytes, limit: int = MAX_REPLY) -> None:
+    """Raise `ProtocolError` when `body` has more than `limit` bytes, or too many elements."""
+    if len(body) > limit:
+        raise ProtocolError(f"the reply is {len(body)} bytes of XML, the limit is {limit}")
+    if body.count(b"<") > 2 * _MAX_TAGS:
+        raise ProtocolError(f"the reply holds more than {_MAX_TAGS} XML elements")
 
 
 def _parse(body: bytes) -> Element:

@@ -84,6 +84,16 @@ class Store(ABC):
         first page, then the `next_token` of the page before.
         """
 
+    async def list_keys(
+        self, ctx: Context, prefix: str, token: str | None, page_size: int
+    ) -> tuple[list[str], str | None]:
+        """The keys of the same `list_page`, and its `next_token`.
+
+        For a store that can tell keys for less; the default reads the page.
+        """
+        page = await self.list_page(ctx, prefix, token, page_size)
+        return [block.key for block in page.blocks], page.next_token
+
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
