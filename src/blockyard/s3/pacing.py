@@ -11,12 +11,16 @@ Threads and event loops share a pace without a lock: a race costs a little preci
 
 from __future__ import annotations
 
+import os
+
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError, TransportTimeoutError
+from blockyard.errors import BlockStoreError, ThrottledError, TransportTimeoutError
 
 _TOKENS = 500
 _RETRY_COST = 5
 _TIMEOUT_COST = 10
+_THROTTLED_COST = 1
+"""Little, since the limit keeps throttled requests from becoming a storm."""
 _UNLIMITED_FROM = 256.0
 """A limit that has grown to this many requests is lifted."""
 _BOUT = 0.5
@@ -32,10 +36,14 @@ class Pace:
         self.limit: float | None = None
         self.tokens = _TOKENS
         self._under_way: set[object] = set()
+        self._process = os.getpid()
         self._bout_ends = 0.0
 
     async def enter(self, ctx: Context) -> object:
         """Wait for a place under the limit; the ticket goes back by `leave`."""
+        if self._process != os.getpid():  # what is under way in the parent never ends here
+            self._process = os.getpid()
+            self._under_way = set()
         while self.limit is not None and len(self._under_way) >= max(self.limit, 1.0):
             await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
         ticket = object()
@@ -62,8 +70,14 @@ class Pace:
 
     def pay(self, error: BlockStoreError) -> int:
         """The tokens that a retry after `error` cost; 0 when there are too few left."""
-        cost = _TIMEOUT_COST if isinstance(error, TransportTimeoutError) else _RETRY_COST
+        cost = _cost(error)
         if self.tokens < cost:
             return 0
         self.tokens -= cost
         return cost
+
+
+def _cost(error: BlockStoreError) -> int:
+    if isinstance(error, ThrottledError):
+        return _THROTTLED_COST
+    return _TIMEOUT_COST if isinstance(error, TransportTimeoutError) else _RETRY_COST
