@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeVar
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -200,3 +201,34 @@ class EchoServer(LoopbackServer):
 def echo(target: str, body: bytes = b"") -> bytes:
     """What `EchoServer` answers."""
     return (target.encode() + body) * 100
+
+
+class Peer:
+    """A listener whose `talk` gets one client after another; `clients` counts them."""
+
+    def __init__(self, talk: Callable[[socket.socket], object]) -> None:
+        self._talk = talk
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.02)
+        self.port: int = self._listener.getsockname()[1]
+        self.clients = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._over.is_set():
+            with suppress(OSError):  # none came yet; or one that has seen enough
+                client, _ = self._listener.accept()
+                self.clients += 1
+                with client:
+                    client.settimeout(10)
+                    _ = self._talk(client)

@@ -39,5 +39,6 @@ class Patience:
     ) -> TransportTimeoutError:
         """The error for a wait that ended with nothing to show."""
         if self.deadline is not None and time.monotonic() >= self.deadline - 0.001:
-            return DeadlineExceededError(f"the deadline of this call passed while {what}")
+            message = f"the deadline of this call passed while {what}"
+            return DeadlineExceededError(message, established=established)
         return TransportTimeoutError(f"{what} for {seconds:g} s", established=established)
