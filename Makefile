@@ -10,7 +10,7 @@ LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
-.PHONY: help demo test check test-servers servers-env localstack-env bench bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short bench bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -18,6 +18,8 @@ help:
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on LocalStack and Ceph"
+	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
+	@echo "make faults-short  its short form, 3 minutes"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
 	@echo "make bench-report  docs/BENCHMARKS.md from the saved results"
 
@@ -43,6 +45,14 @@ servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env)
 	@servers/install-packages
 
 localstack-env: $(LOCALSTACK_READY)
+
+# SEED=N repeats a run.
+faults: $(READY)
+	@$(RUN) campaign $(if $(SEED),--seed $(SEED))
+	@$(RUN) campaign --outages 300 $(if $(SEED),--seed $(SEED))
+
+faults-short: $(READY)
+	@$(RUN) campaign --operations 15000 $(if $(SEED),--seed $(SEED))
 
 bench: $(BENCH_READY)
 	@bench/install-packages

@@ -1,0 +1,198 @@
+"""A small honest S3 in memory: a bucket behind the proxy, in a process of its own.
+
+It verifies what Ceph and AWS verify of an upload, the signed SHA-256 and the CRC32C, but no
+signature. The real servers answer a campaign too; this one is quick enough for many requests.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import md5, sha256
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape, unescape
+
+from crc32c import crc32c
+
+from blockyard.testing.loopback import Connection, LoopbackServer
+from blockyard.testing.messages import Head, Message, read_body, read_head, request_framing, whole
+
+BUCKET = "campaign"
+_XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
+_MODIFIED = "2026-01-01T00:00:00.000Z"
+_MODIFIED_HTTP = "Thu, 01 Jan 2026 00:00:00 GMT"
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    data: bytes
+    etag: str
+    metadata: dict[str, str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        known = {"ETag": f'"{self.etag}"', "Last-Modified": _MODIFIED_HTTP}
+        return known | self.metadata
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] | None = None
+
+    def encode(self, method: str) -> bytes:
+        lines = [f"HTTP/1.1 {self.status} -", f"Content-Length: {len(self.body)}"]
+        lines += [f"{name}: {value}" for name, value in (self.headers or {}).items()]
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        return head if method == "HEAD" else head + self.body
+
+
+class DictBucket(LoopbackServer):
+    """Serves one bucket, path style, whatever its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, _Object] = {}
+
+    async def serve(self, client: Connection) -> None:
+        """Answer requests until the client has had enough."""
+        while (head := await read_head(client.reader)) is not None:
+            framing = request_framing(head)
+            request = await whole(head, framing, read_body(client.reader, framing))
+            await client.send(self.answer(request).encode(head.method))
+
+    def answer(self, request: Message) -> _Reply:
+        """The reply to one request."""
+        url = urlsplit(request.head.target)
+        key = unquote(url.path).removeprefix("/").partition("/")[2]
+        query = {
+            name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()
+        }
+        match request.head.method:
+            case "PUT":
+                return self._put(key, request)
+            case "DELETE":
+                _ = self.objects.pop(key, None)
+                return _Reply(204)
+            case "POST" if "delete" in query:
+                return self._delete_many(request)
+            case "GET" if "list-type" in query:
+                return self._list(query)
+            case "HEAD" if not key:
+                return _Reply(200)
+            case _:
+                return self._get(key, request.head)
+
+    def _put(self, key: str, request: Message) -> _Reply:
+        head = request.head
+        if source := head.get("x-amz-copy-source"):
+            return self._copy(unquote(source).removeprefix("/").partition("/")[2], key)
+        if refused := _damage(request):
+            return refused
+        if head.get("if-none-match") == "*" and key in self.objects:
+            return _error(412, "PreconditionFailed")
+        metadata = {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
+        etag = md5(request.body, usedforsecurity=False).hexdigest()
+        self.objects[key] = _Object(request.body, etag, metadata)
+        return _Reply(200, headers={"ETag": f'"{etag}"'})
+
+    def _copy(self, source: str, target: str) -> _Reply:
+        found = self.objects.get(source)
+        if found is None:
+            return _error(404, "NoSuchKey")
+        self.objects[target] = found
+        stated = f'<LastModified>{_MODIFIED}</LastModified><ETag>"{found.etag}"</ETag>'
+        return _xml("CopyObjectResult", stated)
+
+    def _get(self, key: str, head: Head) -> _Reply:
+        found = self.objects.get(key)
+        if found is None:
+            return _error(404, "NoSuchKey")
+        if head.get("if-match").strip('"') not in ("", found.etag):
+            return _error(412, "PreconditionFailed")
+        asked = _RANGE.fullmatch(head.get("range"))
+        if asked is None:
+            return _Reply(200, found.data, found.headers)
+        first, size = int(asked[1]), len(found.data)
+        end = min(int(asked[2]) + 1, size) if asked[2] else size
+        if first >= size:
+            return _error(416, "InvalidRange")
+        stated = {"Content-Range": f"bytes {first}-{end - 1}/{size}"}
+        return _Reply(206, found.data[first:end], found.headers | stated)
+
+    def _list(self, query: dict[str, str]) -> _Reply:
+        prefix, after = query.get("prefix", ""), query.get("continuation-token", "")
+        keys = [key for key in self.objects if key.startswith(prefix) and key > after]
+        keys.sort(key=str.encode)
+        page = keys[: min(int(query.get("max-keys", "1000")), 1000)]
+        rows = [
+            f"<Contents><Key>{quote(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
+            f'<ETag>"{self.objects[key].etag}"</ETag><Size>{len(self.objects[key].data)}</Size>'
+            "</Contents>"
+            for key in page
+        ]
+        more = len(page) < len(keys)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
+        encoding = "<EncodingType>url</EncodingType>"
+        return _xml("ListBucketResult", "".join([truncated, encoding, token, *rows]))
+
+    def _delete_many(self, request: Message) -> _Reply:
+        if refused := _damage(request):
+            return refused
+        keys = _KEY.findall(request.body.decode())
+        for key in keys:
+            _ = self.objects.pop(unescape(key), None)
+        deleted = [f"<Deleted><Key>{key}</Key></Deleted>" for key in keys]
+        return _xml("DeleteResult", "".join(deleted))
+
+
+def _damage(request: Message) -> _Reply | None:
+    """The refusal of a body that is not what its headers say."""
+    head, body = request.head, request.body
+    signed = head.get("x-amz-content-sha256")
+    if len(signed) == 64 and signed != sha256(body).hexdigest():
+        return _error(400, "XAmzContentSHA256Mismatch")
+    stated = head.get("x-amz-checksum-crc32c")
+    if stated and stated != b64encode(crc32c(body).to_bytes(4, "big")).decode():
+        return _error(400, "BadDigest")
+    return None
+
+
+def _error(status: int, code: str) -> _Reply:
+    return _Reply(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
+
+
+def _xml(root: str, inside: str) -> _Reply:
+    body = f'<?xml version="1.0"?><{root} xmlns="{_XMLNS}">{inside}</{root}>'
+    return _Reply(200, body.encode())
+
+
+@contextmanager
+def serve() -> Generator[str]:
+    """A `DictBucket` in a process of its own; gives its URL."""
+    spawn = get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_serve_until_told, args=(there,), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield here.recv()
+    finally:
+        here.send(None)
+        process.join()
+        here.close()
+
+
+def _serve_until_told(pipe: Pipe) -> None:
+    with DictBucket() as bucket:
+        pipe.send(bucket.url)
+        _ = pipe.recv()

@@ -1,0 +1,40 @@
+"""The result of a campaign as text: what was done, what was met, what was broken."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from campaign.run import Result
+from campaign.tally import PROMISES
+
+
+def text(result: Result) -> str:
+    """The figures, a line each."""
+    tally = result.tally
+    done = tally.operations.total()
+    met = result.faults.total()
+    lines = [
+        f"server        {result.server}, seed {result.seed}, {result.seconds:.0f} s",
+        f"operations    {done:,} ({_counts(result.by_kind)})",
+        f"requests      {result.requests:,}, of which {met:,} ({met / result.requests:.1%}) met",
+        f"  faults      {_counts(result.faults)}",
+        *(f"outage        {event}" for event in result.events),
+        f"ended in      {_counts(tally.failures) or 'no error'} ({_rate(tally.failures, done)})",
+        *(f"  {kind}: {tally.examples[kind]}" for kind in tally.failures),
+        f"  hurried     {_counts(tally.hurried) or 'no error'}",
+        f"read back     {tally.read_back:,} blocks that had to be there",
+        f"settled       {tally.settled:,} keys that a request given up might still have changed",
+        f"overrun       {max(tally.overrun, 0.0):.2f} s past a deadline at the most",
+        "",
+        *(f"{tally.broken[promise]:>6} {promise}" for promise in PROMISES),
+        *tally.details,
+    ]
+    return "\n".join(lines)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+
+
+def _rate(failures: Counter[str], operations: int) -> str:
+    return f"{failures.total() / max(operations, 1):.4%} of operations"

@@ -1,0 +1,65 @@
+"""What was done and what came of it, counted; the counts of many workers add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from campaign.expected import LOST, WRONG
+
+UNTYPED = "untyped errors"
+LEAKED = "connections and file descriptors leaked"
+OVERRUN = "deadlines overrun"
+PROMISES = (WRONG, LOST, UNTYPED, LEAKED, OVERRUN)
+_ANSWERS = {"BlockExistsError", "BlockNotFoundError", "InvalidRangeError"}
+_KEPT = 20
+
+
+def _counter() -> Counter[str]:
+    return Counter()
+
+
+@dataclass
+class Tally:
+    """Counts of one worker, or of all.
+
+    `errors` counts the operations that ended in each error, and `hurried` does so for those that
+    had been given hardly any time; `broken` counts broken promises, of which `details` tells the
+    first ones. `examples` has a message for each kind of error that an operation with time ended in,
+    `read_back` counts the blocks that had to be there at the end, and `settled` the keys that were
+    not written again, see `expected`. `overrun` is the most seconds by which a call outlived its deadline.
+    """
+
+    operations: Counter[str] = field(default_factory=_counter)
+    errors: Counter[str] = field(default_factory=_counter)
+    hurried: Counter[str] = field(default_factory=_counter)
+    broken: Counter[str] = field(default_factory=_counter)
+    details: list[str] = field(default_factory=list[str])
+    examples: dict[str, str] = field(default_factory=dict[str, str])
+    read_back: int = 0
+    settled: int = 0
+    overrun: float = 0.0
+
+    @property
+    def failures(self) -> Counter[str]:
+        """The errors that were no answer to what was asked, of operations that had time."""
+        named = {name: count for name, count in self.errors.items() if name not in _ANSWERS}
+        return Counter(named)
+
+    def breaks(self, promise: str, what: str) -> None:
+        """Count a broken promise."""
+        self.broken[promise] += 1
+        if len(self.details) < _KEPT:
+            self.details.append(f"{promise}: {what}")
+
+    def add(self, other: Tally) -> None:
+        """Add another worker's counts to these."""
+        self.operations += other.operations
+        self.errors += other.errors
+        self.hurried += other.hurried
+        self.broken += other.broken
+        self.details += other.details[: _KEPT - len(self.details)]
+        self.examples = other.examples | self.examples
+        self.read_back += other.read_back
+        self.settled += other.settled
+        self.overrun = max(self.overrun, other.overrun)

@@ -1,0 +1,90 @@
+"""The harm that the campaign does, drawn so that a run can be repeated.
+
+Which fault a request meets follows from the seed, from what is asked, and from how often that
+was asked before: not from the order in which concurrent requests happen to arrive.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+
+from blockyard.model import KIB
+from blockyard.testing.faults import (
+    Campaign,
+    Fault,
+    FlipBit,
+    FlipUploadBit,
+    LoseReply,
+    SeenRequest,
+    Stall,
+    Status,
+    TrickleBody,
+    any_reset,
+    any_truncation,
+)
+from blockyard.testing.faults.plans import Draw
+
+_SPARED = 8
+"""How many repeats of a request that met a flipped bit meet none."""
+_LONG_STALL = 1.3
+"""Times the no-progress timeout."""
+
+
+class Weather:
+    """A plan of faults for `FaultProxy`, at the rates that `forecast` gives."""
+
+    def __init__(self, seed: int, rates: Mapping[Fault | Draw, float]) -> None:
+        self._seed = seed
+        self._rates = rates
+        self._asked: Counter[str] = Counter()
+        self._flipped: dict[str, int] = {}
+
+    @property
+    def requests(self) -> int:
+        """How many requests there have been."""
+        return self._asked.total()
+
+    def __call__(self, request: SeenRequest) -> Fault | None:
+        """The fault for `request`."""
+        what = f"{request.method} {request.target} {request.headers.get('range', '')}"
+        self._asked[what] += 1
+        nth = self._asked[what]
+        seed = zlib.crc32(f"{self._seed} {nth} {what}".encode(), self._seed & 0xFFFFFFFF)
+        fault = Campaign(seed, self._rates)(request)
+        if isinstance(fault, FlipBit):
+            if nth <= self._flipped.get(what, 0):
+                return None  # two wrong reads running are an IntegrityError, as they should be
+            self._flipped[what] = nth + _SPARED
+        return fault
+
+
+def forecast(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw, float]:
+    """The rates: 15% resets, 10% 503, 5% 429, 2% truncations, 1% flipped bits, and more.
+
+    `patience` is the client's no-progress timeout in seconds. Bits of uploads are flipped only
+    where the server verifies them (`uploads_verified`): nobody else could notice.
+    """
+
+    def flipped_bit(source: random.Random, request: SeenRequest) -> Fault | None:
+        at, bit = source.random(), source.randrange(8)
+        if request.reads_object:
+            return FlipBit(at, bit)
+        return FlipUploadBit(at, bit) if uploads_verified and request.body_length else None
+
+    def stall(source: random.Random, request: SeenRequest) -> Fault:
+        seconds = source.choice((0.2, _LONG_STALL * patience))
+        return Stall(seconds, source.choice((None, source.random())))
+
+    return {
+        any_reset: 0.15,
+        Status(503): 0.10,
+        Status(429): 0.05,
+        any_truncation: 0.02,
+        flipped_bit: 0.01,
+        LoseReply(): 0.01,
+        stall: 0.005,
+        TrickleBody(4 * KIB, 0.005): 0.005,
+    }
