@@ -106,14 +106,12 @@ def connect_error(cause: OSError | UnicodeError, host: str, port: int) -> Transp
     """
     where = f"connecting to {host}:{port}"
     if isinstance(cause, (socket.gaierror, UnicodeError)):
-        error = TransportConnectionError(
+        return TransportConnectionError(
             f"{where}: the host name was not resolved: {cause}", established=False
         )
-    elif _refused_tls(cause):
-        error = TLSError(f"{where}: TLS: {cause}", established=False)
-    else:
-        error = TransportConnectionError(f"{where}: {cause}", established=False)
-    return error
+    if _refused_tls(cause):
+        return TLSError(f"{where}: TLS: {cause}", established=False)
+    return TransportConnectionError(f"{where}: {cause}", established=False)
 
 
 def broken_error(cause: OSError) -> TransportConnectionError:
@@ -136,11 +134,19 @@ def _proxy_variables() -> bool:
 
 
 def _parse_proxy(url: str) -> Proxy:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ConfigError("http.proxy (or HTTPS_PROXY): expected http://[user:password@]host:port")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        raise _bad_proxy() from None
+    if parts.scheme != "http" or not host:
+        raise _bad_proxy()
     authorization = ""
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + b64encode(user.encode()).decode()
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(host, port, authorization)
+
+
+def _bad_proxy() -> ConfigError:
+    return ConfigError("http.proxy (or HTTPS_PROXY): expected http://[user:password@]host:port")
