@@ -10,7 +10,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,9 @@ from blockyard.transport.aio import AsyncioRuntime
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
+
+_SIGNALS_SEEN_WITHIN = 0.5
+"""Seconds."""
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -69,11 +73,12 @@ class BackgroundLoop:
 
         try:
             _ = loop.call_soon_threadsafe(start)
+            _wait_for(outcome)
             return outcome.result()
         except BaseException:
             if not outcome.done():
                 _ = loop.call_soon_threadsafe(cancel)
-                _ = wait([outcome])
+                _wait_for(outcome)
             raise
 
     def close(self) -> None:
@@ -109,6 +114,17 @@ class BackgroundLoop:
                 )
                 self._thread.start()
             return self._loop
+
+
+def _wait_for(outcome: Future[Any]) -> None:
+    """Wait until the outcome is there.
+
+    A signal that comes when the wait is just about to begin does not end it, so it is begun
+    again now and then.
+    """
+    while not outcome.done():
+        with suppress(TimeoutError, CancelledError):
+            _ = outcome.exception(_SIGNALS_SEEN_WITHIN)
 
 
 def _pass_on(outcome: Future[Result], task: asyncio.Task[Result]) -> None:

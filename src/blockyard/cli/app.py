@@ -1,0 +1,247 @@
+"""The commands. Each is a function of an open store; `session.py` opens it and reports errors."""
+
+# Annotations are not postponed here: typer reads them when a command is defined.
+
+import os
+import stat as stat_module
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blockyard import __version__
+from blockyard.cli import exits
+from blockyard.cli.bench import bench
+from blockyard.cli.output import human, json_row, progress_bar, row, shown, watched
+from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
+from blockyard.cli.signals import nothing_to_tidy
+from blockyard.cli.streams import StandardInput
+from blockyard.content.layout import belongs_to, content_prefix
+from blockyard.errors import BlockNotFoundError
+
+if TYPE_CHECKING:
+    from blockyard.sync import BlockStore
+
+app = typer.Typer(
+    rich_markup_mode=None,  # the plain help needs no rich, which takes long to import
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Blocks and contents on S3 and its like, in a folder, or in memory.\n\n" + exits.HELP,
+)
+
+ContentId = Annotated[str, typer.Argument(metavar="CONTENT_ID", help="The content's name.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="The block's key.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"blockyard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    context.obj = Options(store, config, debug)
+
+
+@app.command()
+@with_store
+def put(
+    store: "BlockStore",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.")],
+    content_id: ContentId,
+) -> None:
+    """Store a file as a content, in blocks of 4 MiB.
+
+    A put that is interrupted leaves the content that was there before, or none.
+    """
+    total = None if file == "-" else _size_of(file)
+    with progress_bar(f"put {content_id}", total) as progress:
+        source = StandardInput() if file == "-" else file
+        _ = store.write_content(content_id, source, progress=progress)
+
+
+@app.command()
+@with_store
+def get(
+    store: "BlockStore",
+    content_id: ContentId,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard output.")],
+) -> None:
+    """Read a content into a file, which appears when it is whole."""
+    if file == "-":
+        _write_out(store, content_id, 0, None)
+        return
+    total = store.content_size(content_id) if watched() else None
+    with progress_bar(f"get {content_id}", total) as progress:
+        _ = store.read_content_into(content_id, file, progress=progress)
+
+
+@app.command()
+@with_store
+def cat(
+    store: "BlockStore",
+    content_id: ContentId,
+    offset: Annotated[int, typer.Option(min=0, help="The first byte.")] = 0,
+    length: Annotated[int | None, typer.Option(min=0, help="How many bytes.")] = None,
+) -> None:
+    """Write a content, or a range of it, to standard output."""
+    _write_out(store, content_id, offset, length)
+
+
+@app.command()
+@with_store
+def ls(
+    store: "BlockStore",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List blocks: size, time of the last change in UTC, key."""
+    show = json_row if as_json else row
+    for block in store.iter_blocks(prefix):
+        typer.echo(show(block))
+
+
+@app.command()
+@with_store
+def stat(store: "BlockStore", key: Key) -> None:
+    """Show what is known of a block, or of a content."""
+    if store.block_exists(key):
+        block = store.stat_block(key)
+        modified = block.last_modified.isoformat() if block.last_modified else "not known"
+        _describe(block=shown(key), size=_exact(block.size), etag=block.etag, modified=modified)
+        return
+    with _named("stat", key):
+        _describe(content=shown(key), size=_exact(store.content_size(key)))
+
+
+@app.command()
+@with_store
+def cp(
+    store: "BlockStore",
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A block or a content.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="The name of the copy.")],
+) -> None:
+    """Copy a block or a content inside the service, replacing what has the name."""
+    if store.block_exists(source):
+        _ = store.copy_block(source, target)
+        return
+    with _named("cp", source):
+        total = store.content_size(source)
+        with progress_bar(f"cp {source}", total) as progress:
+            _ = store.copy_content(source, target, progress=progress)
+
+
+@app.command()
+@with_store
+def rm(
+    store: "BlockStore",
+    name: Annotated[
+        str,
+        typer.Argument(metavar="KEY_OR_PREFIX", help="A block, a content, or with -r a prefix."),
+    ],
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", "-r", help="Delete every block below the prefix: asks first."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be deleted.")
+    ] = False,
+) -> None:
+    """Delete a block, a content, or all blocks below a prefix.
+
+    The prefix share1 is that of share1 itself and of all below share1/, but not of share10.
+    """
+    keys = _found(store, name, recursive=recursive)
+    if dry_run:
+        for key in keys:
+            typer.echo(shown(key))
+        return
+    if recursive and not yes:
+        question = f"Delete {_counted(keys)} below {shown(name)}?"
+        _ = typer.confirm(question, abort=True, err=True)
+    if recursive or keys == [name]:
+        store.delete_blocks(keys).raise_for_failures()
+    else:
+        store.delete_content(name)
+    typer.echo(f"deleted {_counted(keys)}")
+
+
+@app.command()
+@with_store
+def health(store: "BlockStore") -> None:
+    """Show that the bucket or folder can be used, and how long the answer took."""
+    report = store.health_check()
+    server = f", {report.server}" if report.server else ""
+    typer.echo(f"{report.store}: ok, {report.latency * 1000:.1f} ms{server}")
+
+
+_ = app.command()(bench)
+
+
+def _found(store: "BlockStore", name: str, *, recursive: bool) -> list[str]:
+    """The keys that `rm` is to delete. Raises `BlockNotFoundError` when there are none."""
+    if recursive:
+        keys = store.delete_by_prefix(name, dry_run=True).deleted
+    elif store.block_exists(name):
+        keys = [name]
+    else:
+        listed = (block.key for block in store.iter_blocks(content_prefix(name)))
+        keys = [key for key in listed if belongs_to(name, key)]
+    if not keys:
+        what = "nothing below that prefix" if recursive else "no block or content of that name"
+        raise BlockNotFoundError(f"rm {name!r}: there is {what}")
+    return keys
+
+
+def _counted(keys: list[str]) -> str:
+    return "1 block" if len(keys) == 1 else f"{len(keys)} blocks"
+
+
+@contextmanager
+def _named(command: str, name: str) -> Generator[None]:
+    """Where it is neither block nor content, say so."""
+    try:
+        yield
+    except BlockNotFoundError:
+        raise BlockNotFoundError(
+            f"{command} {name!r}: there is no block or content of that name"
+        ) from None
+
+
+def _write_out(store: "BlockStore", content_id: str, offset: int, length: int | None) -> None:
+    with nothing_to_tidy():
+        output = sys.stdout.buffer
+        _ = store.read_content_into(content_id, output, offset=offset, length=length)
+        _ = output.flush()
+
+
+def _describe(**fields: str) -> None:
+    for name, value in fields.items():
+        typer.echo(f"{name + ':':9} {value}")
+
+
+def _exact(size: int) -> str:
+    return f"{size} bytes ({human(size)})"
+
+
+def _size_of(path: str) -> int | None:
+    """The size of a regular file, for the progress bar; of others nobody knows it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None  # reading it says what is wrong
+    return status.st_size if stat_module.S_ISREG(status.st_mode) else None

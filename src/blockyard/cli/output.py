@@ -1,0 +1,95 @@
+"""How results are shown: sizes for people, keys that can't command a terminal, progress bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from blockyard.model import KIB
+
+if TYPE_CHECKING:
+    from blockyard.content.progress import Progress
+    from blockyard.model import BlockInfo
+
+
+def human(size: float) -> str:
+    """A number of bytes, short: 512 B, 4.0 MiB."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < KIB:
+            break
+        size, unit = size / KIB, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def shown(key: str) -> str:
+    """The key as it is, but on a terminal without the characters that would control it."""
+    if key.isprintable() or not sys.stdout.isatty():
+        return key
+    return key.encode("unicode_escape").decode()
+
+
+def row(block: BlockInfo) -> str:
+    """One line of `ls`: size, time in UTC and key."""
+    modified = f"{block.last_modified:%Y-%m-%d %H:%M:%S}" if block.last_modified else ""
+    return f"{human(block.size):>10}  {modified:19}  {shown(block.key)}"
+
+
+def json_row(block: BlockInfo) -> str:
+    """One line of `ls --json`."""
+    modified = block.last_modified.isoformat() if block.last_modified else None
+    return json.dumps(
+        {"key": block.key, "size": block.size, "etag": block.etag, "last_modified": modified}
+    )
+
+
+def watched() -> bool:
+    """Whether someone sees progress: stderr is a terminal."""
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None) -> Generator[Progress | None]:
+    """A bar on stderr while the work goes on, then one line that says how fast it was.
+
+    Nothing at all when stderr is no terminal.
+    """
+    if not watched():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and often not needed
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    done = 0
+    begun = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+
+        def advance(so_far: int) -> None:
+            nonlocal done
+            done = so_far
+            bar.update(task, completed=so_far)
+
+        yield advance
+    seconds = time.monotonic() - begun
+    typer.echo(f"{label}: {human(done)} in {seconds:.1f} s, {human(done / seconds)}/s", err=True)

@@ -1,0 +1,362 @@
+"""The command line, in this process: what it prints, what it does, how it exits."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import blockyard
+from blockyard.cli import output
+from blockyard.cli.app import app
+from blockyard.errors import AccessDeniedError, BlockStoreError, BucketNotFoundError, ThrottledError
+from blockyard.model import BLOCK_SIZE, BlockInfo, DeleteResult
+from blockyard.stores.filesystem import FilesystemStore
+from blockyard.sync import BlockStore
+
+DATA = random.Random(3).randbytes(BLOCK_SIZE + 100)  # noqa: S311 - the same every time
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default store, and a working folder that is neither the user's nor the project's."""
+    monkeypatch.delenv("BLOCKYARD_STORE", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data" / "blockyard"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(DATA)
+    return path
+
+
+def run(*arguments: object, answer: str = "") -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
+
+
+def ok(*arguments: object, answer: str = "") -> str:
+    result = run(*arguments, answer=answer)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def keys() -> list[str]:
+    return [json.loads(line)["key"] for line in ok("ls", "--json").splitlines()]
+
+
+class TestContents:
+    def test_what_was_put_is_got(self, source: Path, folder: Path) -> None:
+        assert ok("put", source, "a/movie") == ""
+        assert ok("get", "a/movie", "copy") == ""
+        assert Path("copy").read_bytes() == DATA
+        assert keys() == ["a/movie/chunk-0/block-0", "a/movie/chunk-0/block-1"]
+        with blockyard.open_store(folder.as_uri()) as store:
+            assert store.read_content("a/movie") == DATA
+
+    def test_cat_gives_ranges(self, source: Path) -> None:
+        ok("put", source, "movie")
+        assert run("cat", "movie").stdout_bytes == DATA
+        result = run("cat", "movie", "--offset", BLOCK_SIZE - 5, "--length", 10)
+        assert result.stdout_bytes == DATA[BLOCK_SIZE - 5 :][:10]
+        assert run("cat", "movie", "--offset", len(DATA) - 3).stdout_bytes == DATA[-3:]
+        assert run("get", "movie", "-").stdout_bytes == DATA
+
+    def test_an_empty_file(self) -> None:
+        Path("empty").touch()
+        ok("put", "empty", "nothing")
+        assert run("cat", "nothing").stdout_bytes == b""
+        ok("get", "nothing", "again")
+        assert Path("again").read_bytes() == b""
+
+
+class TestLooking:
+    def test_ls_shows_size_time_and_key_below_a_literal_prefix(self, source: Path) -> None:
+        ok("put", source, "movie")
+        ok("put", source, "movie2")
+        first, second = ok("ls", "movie/").splitlines()
+        pattern = r" +4\.0 MiB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie/chunk-0/block-0"
+        assert re.fullmatch(pattern, first)
+        assert second.split()[:2] == ["100", "B"]
+        assert len(ok("ls", "mov").splitlines()) == 4
+        assert ok("ls", "nothing") == ""
+
+    def test_json_lines_are_whole(self, source: Path) -> None:
+        ok("put", source, "ä movie")
+        line = json.loads(ok("ls", "--json").splitlines()[0])
+        assert sorted(line) == ["etag", "key", "last_modified", "size"]
+        assert (line["key"], line["size"]) == ("ä movie/chunk-0/block-0", BLOCK_SIZE)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*\+00:00", line["last_modified"])
+
+    def test_stat_of_a_block_and_of_a_content(self, source: Path) -> None:
+        ok("put", source, "movie")
+        block = ok("stat", "movie/chunk-0/block-1")
+        assert "block:    movie/chunk-0/block-1\nsize:     100 bytes (100 B)\netag:" in block
+        assert ok("stat", "movie") == f"content:  movie\nsize:     {len(DATA)} bytes (4.0 MiB)\n"
+
+    def test_health(self, folder: Path) -> None:
+        assert re.fullmatch(rf"{re.escape(str(folder))}: ok, [\d.]+ ms\n", ok("health"))
+
+    def test_keys_can_not_command_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        block = BlockInfo("a\x1b[31mred\x9b", 1, "", None)
+        assert output.row(block).endswith("a\x1b[31mred\x9b")
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        assert output.row(block).endswith(r"a\x1b[31mred\x9b")
+        assert output.shown("plain ä") == "plain ä"
+
+    @pytest.mark.parametrize(
+        ("size", "shown"),
+        [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 52, "4096.0 TiB"),
+        ],
+    )
+    def test_sizes(self, size: int, shown: str) -> None:
+        assert output.human(size) == shown
+
+
+class TestCopying:
+    def test_a_block_and_a_content(self, source: Path) -> None:
+        ok("put", source, "movie")
+        ok("cp", "movie", "b/movie")
+        ok("cp", "movie/chunk-0/block-1", "tail")
+        assert run("cat", "b/movie").stdout_bytes == DATA
+        assert "100 B" in ok("ls", "tail")
+
+
+class TestDeleting:
+    @pytest.fixture(autouse=True)
+    def contents(self, source: Path) -> None:
+        for name in ("share1/a", "share1/b", "share10/a"):
+            ok("put", source, name)
+        Path(source).write_bytes(b"x")
+
+    def test_a_block(self) -> None:
+        assert ok("rm", "share1/a/chunk-0/block-1") == "deleted 1 block\n"
+        assert len(keys()) == 5
+
+    def test_a_content_and_no_more(self) -> None:
+        assert ok("rm", "share1/a") == "deleted 2 blocks\n"
+        assert {key.split("/chunk")[0] for key in keys()} == {"share1/b", "share10/a"}
+
+    def test_a_content_that_is_unfinished(self) -> None:
+        ok("rm", "share1/a/chunk-0/block-0")
+        assert ok("rm", "share1/a") == "deleted 1 block\n"
+
+    def test_a_folder_of_contents_is_not_a_content(self) -> None:
+        result = run("rm", "share1")
+        assert result.exit_code == 3
+        assert (
+            result.stderr == "blockyard: rm 'share1': there is no block or content of that name\n"
+        )
+        assert len(keys()) == 6
+
+    def test_a_prefix_asks_first(self) -> None:
+        result = run("rm", "-r", "share1", answer="n\n")
+        assert result.exit_code == 1
+        assert "Delete 4 blocks below share1? [y/N]" in result.stderr
+        assert len(keys()) == 6
+        result = run("rm", "-r", "share1", answer="y\n")
+        assert result.exit_code == 0
+        assert result.stdout.endswith("deleted 4 blocks\n")  # after the answer, which is echoed
+        assert {key.split("/")[0] for key in keys()} == {"share10"}
+
+    def test_nobody_to_ask_means_no(self) -> None:
+        assert run("rm", "-r", "share1").exit_code == 1
+        assert len(keys()) == 6
+
+    def test_yes_does_not_ask(self) -> None:
+        assert ok("rm", "--recursive", "--yes", "share1/a") == "deleted 2 blocks\n"
+        assert len(keys()) == 4
+
+    @pytest.mark.parametrize(
+        ("arguments", "below"), [(["-r", "share1"], "share1/"), (["share1/a"], "share1/a/")]
+    )
+    def test_a_dry_run_only_shows(self, arguments: list[str], below: str) -> None:
+        before = keys()
+        shown = ok("rm", "--dry-run", *arguments).splitlines()
+        assert shown == [key for key in before if key.startswith(below)]
+        assert keys() == before
+
+    def test_nothing_below_a_prefix(self) -> None:
+        assert run("rm", "-r", "-y", "share").exit_code == 3
+
+    def test_everything_can_not_be_meant_by_accident(self) -> None:
+        result = run("rm", "-r", "-y", "")
+        assert result.exit_code == 2
+        assert "empty prefix" in result.stderr
+        assert len(keys()) == 6
+
+    @pytest.mark.parametrize("arguments", [["-r", "-y", "share1"], ["share1/a"]])
+    def test_keys_that_could_not_be_deleted_are_listed(
+        self, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = FilesystemStore.delete_blocks
+
+        async def fail_in_part(self: FilesystemStore, ctx: Any, wanted: list[str]) -> DeleteResult:
+            kept = [key for key in wanted if key.endswith("a/chunk-0/block-1")]
+            result = await real(self, ctx, [key for key in wanted if key not in kept])
+            return DeleteResult(result.deleted, dict.fromkeys(kept, BlockStoreError("held")))
+
+        monkeypatch.setattr(FilesystemStore, "delete_blocks", fail_in_part)
+        result = run("rm", *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "blockyard: share1/a/chunk-0/block-1: held\n" in result.stderr
+        assert "share1/a/chunk-0/block-1" in keys()
+
+
+class TestWhichStore:
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> str:
+        url = (tmp_path / "other").as_uri()
+        with blockyard.open_store(url) as store:
+            store.write_block("from the other", b"x")
+        return url
+
+    def test_the_option_stands_before_or_after_the_command(self, other: str) -> None:
+        assert "from the other" in ok("ls", "--store", other)
+        assert "from the other" in ok("--store", other, "ls")
+        assert "from the other" in ok("--store", "file:///nowhere", "ls", "--store", other)
+
+    def test_the_environment(self, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BLOCKYARD_STORE", other)
+        assert "from the other" in ok("ls")
+        assert ok("ls", "--store", "memory://") == ""
+
+    def test_a_file(self, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = other.removeprefix("file://")
+        config = tmp_path / "config.yaml"
+        config.write_text(f"block_store:\n  type: file\n  file:\n    path: {path}\n")
+        monkeypatch.setenv("BLOCKYARD_STORE", "memory://")
+        assert "from the other" in ok("ls", "--config", config)
+        assert "from the other" in ok("--config", config, "ls")
+        assert ok("--config", config, "ls", "--store", "memory://") == ""
+
+    def test_one_of_both(self, other: str) -> None:
+        result = run("ls", "--store", other, "--config", "x.yaml")
+        assert result.exit_code == 2
+        assert "expected one of them" in result.stderr
+
+    def test_without_a_word_it_is_a_folder_of_the_user(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("XDG_DATA_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "home with space"))
+        ok("put", source, "movie")
+        assert (tmp_path / "home with space/.local/share/blockyard").is_dir()
+        assert run("cat", "movie").stdout_bytes == DATA
+
+
+class TestErrors:
+    """One line on stderr and the exit code that the help tells of."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "says"),
+        [
+            (["get", "nix", "out"], 3, "'nix': there is no such content"),
+            (["cat", "nix"], 3, "'nix': there is no such content"),
+            (["stat", "nix"], 3, "stat 'nix': there is no block or content"),
+            (["cp", "nix", "x"], 3, "cp 'nix': there is no block or content"),
+            (["put", "nix", "x"], 1, "'nix': No such file"),
+            (["put", "source", "x/"], 2, "'x/': must not end with '/'"),
+            (["cat", "movie", "--offset", "99999999"], 2, "at or past the end"),
+            (["get", "movie", "no/such/folder"], 1, "No such file or directory"),
+            (["ls", "--store", "ftp://x"], 2, "expected s3://, file:// or memory://"),
+            (["ls", "--config", "nix.yaml"], 2, "nix.yaml"),
+            (
+                ["ls", "--store", "s3://bucket-x?endpoint=http://127.0.0.1:1&max_retries=0"],
+                5,
+                "127",
+            ),
+        ],
+    )
+    def test_what_went_wrong(
+        self,
+        source: Path,
+        arguments: list[str],
+        code: int,
+        says: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+        ok("put", source, "movie")
+        result = run(*arguments)
+        assert result.exit_code == code
+        assert result.stdout == ""
+        assert result.stderr.startswith("blockyard: ")
+        assert result.stderr.count("\n") == 1
+        assert says in result.stderr
+        assert "very-secret" not in result.stderr
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (AccessDeniedError("no", status=403), 4),
+            (BucketNotFoundError("no", status=404), 3),
+            (ThrottledError("slow down", status=503), 5),
+            (OSError(28, "No space left on device"), 1),
+        ],
+    )
+    def test_what_the_service_says(
+        self, error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: BlockStore) -> None:
+            raise error
+
+        monkeypatch.setattr(BlockStore, "health_check", fail)
+        result = run("health")
+        assert (result.exit_code, result.stderr) == (code, f"blockyard: {error}\n")
+
+    @pytest.mark.parametrize("arguments", [["--debug", "cat", "nix"], ["cat", "nix", "--debug"]])
+    def test_debug_shows_the_traceback_too(self, arguments: list[str]) -> None:
+        result = run(*arguments)
+        assert "Traceback (most recent call last)" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("blockyard: ")
+
+    @pytest.mark.parametrize(
+        "arguments", [["nix"], ["put", "one"], ["ls", "--nix"], ["cat", "x", "--offset", "-1"]]
+    )
+    def test_wrong_use(self, arguments: list[str]) -> None:
+        assert run(*arguments).exit_code == 2
+
+
+def test_the_help_names_every_exit_code() -> None:
+    text = ok("--help")
+    for code in (0, 1, 2, 3, 4, 5, 130, 141, 143):
+        assert re.search(rf"\b{code}\b", text)
+    for command in ("put", "get", "cat", "ls", "stat", "cp", "rm", "health"):
+        assert f"\n  {command} " in text
+        assert "--store" in ok(command, "--help")
+
+
+def test_the_version() -> None:
+    assert ok("--version") == f"blockyard {blockyard.__version__}\n"
+
+
+class TestProgress:
+    @pytest.fixture(autouse=True)
+    def watched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(output, "watched", lambda: True)
+        monkeypatch.setattr("blockyard.cli.app.watched", lambda: True)
+
+    def test_a_watcher_is_told_how_fast_it_was(self, source: Path) -> None:
+        for arguments in (["put", source, "m"], ["get", "m", "out"], ["cp", "m", "copy"]):
+            result = run(*arguments)
+            assert result.stdout == ""
+            assert re.search(
+                rf"{arguments[0]} m: 4\.0 MiB in [\d.]+ s, [\d.]+ .?i?B/s\n$", result.stderr
+            )
+
+    def test_markup_in_names_is_shown_as_it_is(self, source: Path) -> None:
+        assert "put [red]m: " in run("put", source, "[red]m").stderr
