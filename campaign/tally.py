@@ -24,10 +24,10 @@ class Tally:
     """Counts of one worker, or of all.
 
     `errors` counts the operations that ended in each error, and `hurried` does so for those that
-    had been given hardly any time; `broken` counts broken promises, of which `details` tells the
-    first ones. `examples` has a message for each kind of error that an operation with time ended in,
-    `read_back` counts the blocks that had to be there at the end, and `settled` the keys that were
-    not written again, see `expected`. `overrun` is the most seconds by which a call outlived its deadline.
+    had been given hardly any time; `examples` has a message for each kind among the former.
+    `broken` counts broken promises, of which `details` tells the first ones. `read_back` counts
+    the blocks that had to be there at the end, `settled` the keys that were not written again
+    (see `expected`). `overrun` is the most seconds by which a call outlived its deadline.
     """
 
     operations: Counter[str] = field(default_factory=_counter)
