@@ -41,12 +41,17 @@ def prose(text: str) -> str:
     return " ".join(_FENCE.sub("", text).split())
 
 
-def table(text: str, first_heading: str) -> list[list[str]]:
-    """The rows of the one table whose first column has that heading."""
+def tables(text: str, first_heading: str) -> list[list[list[str]]]:
+    """The rows of every table whose first column has that heading."""
     lines = text.split("\n")
     starts = [at for at, line in enumerate(lines) if line.startswith(f"| {first_heading} |")]
-    assert len(starts) == 1, f"{len(starts)} tables begin with the column {first_heading!r}"
-    return list(_rows(lines[starts[0] + 2 :]))
+    return [list(_rows(lines[start + 2 :])) for start in starts]
+
+
+def table(text: str, first_heading: str) -> list[list[str]]:
+    """The rows of the one table whose first column has that heading."""
+    [rows] = tables(text, first_heading)
+    return rows
 
 
 def named(cell: str) -> list[str]:
@@ -69,4 +74,4 @@ def _rows(lines: list[str]) -> Iterator[list[str]]:
     for line in lines:
         if not line.startswith("|"):
             return
-        yield [cell.strip() for cell in line.strip("|").split(" | ")]
+        yield [cell.strip() for cell in line.strip("|").split("|")]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 import blockyard
+from blockyard.cli import exits
+from blockyard.cli.app import app
 from blockyard.config import S3Config, load_config
 from blockyard.config.environment import own_variables
 from blockyard.config.tree import settings_below, walk
@@ -75,6 +80,38 @@ def test_the_services_can_be_used_as_they_are_opened(endpoint: Endpoint) -> None
         assert isinstance(statement, ast.Expr)
         with eval(compile(ast.Expression(statement.value), "README.md", "eval")) as store:  # noqa: S307
             assert store.health_check().store.startswith(f"s3://{BUCKET}/")
+
+
+@pytest.mark.usefixtures("surroundings")
+def test_the_commands_run_in_order(tmp_path: Path) -> None:
+    _ = (tmp_path / "video.bin").write_bytes(bytes(10_000_000))
+    commands = [code.text for code in fenced(README, "sh") if "blockyard health" in code.text]
+    assert commands
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        env=os.environ | {"PATH": search},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "back.bin").read_bytes() == bytes(10_000_000)
+    assert "\n16\n" in run.stdout
+    assert run.stdout.endswith("deleted 3 blocks\n")
+
+
+def test_every_command_is_named() -> None:
+    section = README.partition("## Command line")[2].partition("\n## ")[0]
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert "put" in names
+    assert [name for name in names if f"blockyard {name}" not in section] == []
+
+
+def test_the_table_of_exit_codes_is_that_of_the_help() -> None:
+    helped = re.findall(r"^ +(\d+)  (.+)$", exits.HELP, re.MULTILINE)
+    assert table(README, "exit code") == [list(row) for row in helped]
 
 
 def test_every_method_of_a_store_is_used() -> None:
