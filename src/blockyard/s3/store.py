@@ -137,7 +137,7 @@ class S3Store(Store):
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        call = self._listing(prefix, token, page_size)
+        call = self._listing("list_by_prefix", prefix, token, page_size)
         return await self._caller.call(
             ctx, call, lambda reply: responses.list_page(reply, self._prefix)
         )
@@ -145,7 +145,7 @@ class S3Store(Store):
     async def list_keys(
         self, ctx: Context, prefix: str, token: str | None, page_size: int
     ) -> tuple[list[str], str | None]:
-        call = self._listing(prefix, token, page_size)
+        call = self._listing("list_by_prefix", prefix, token, page_size)
         return await self._caller.call(
             ctx, call, lambda reply: responses.list_keys(reply, self._prefix)
         )
@@ -157,7 +157,8 @@ class S3Store(Store):
             reply = await self._caller.call(ctx, call, _whole)
         except S3Error:
             # the reply to a HEAD has no body: ask again in a way that says what is wrong
-            _ = await self.list_page(ctx, "", None, 1)
+            listing = self._listing("health_check", "", None, page_size=1)
+            _ = await self._caller.call(ctx, listing, _whole)
             raise
         where = self._config.endpoint or self._caller.site.address.host
         hedging = self._caller.hedging
@@ -169,10 +170,10 @@ class S3Store(Store):
             hedges=hedging.sent if hedging else 0,
         )
 
-    def _listing(self, prefix: str, token: str | None, page_size: int) -> Call:
+    def _listing(self, operation: str, prefix: str, token: str | None, page_size: int) -> Call:
         full_prefix = self._prefix + prefix
         return self._bodyless(
-            "list_by_prefix",
+            operation,
             None,
             lambda address: requests.list_objects(
                 address, full_prefix, token=token, max_keys=page_size
