@@ -23,7 +23,7 @@ from campaign.mix import NAMES, PREFIXES
 
 _STEPS = 50
 
-_names = st.sampled_from(NAMES)
+_names = st.sampled_from(NAMES[:6])  # so few that most steps meet an earlier one
 _sizes = st.one_of(st.integers(0, 64 * KIB), st.sampled_from([0, 1, 16 * KIB, 16 * KIB + 1]))
 _contents = st.builds(Content, st.integers(0, 2**64 - 1), _sizes)
 _offsets = st.integers(0, 64 * KIB)

@@ -56,6 +56,11 @@ class Mix:
             self._list: 3,
         }
 
+    @property
+    def keys(self) -> Sequence[str]:
+        """The keys that may be written."""
+        return list(self._names.values())
+
     async def step(self) -> None:
         """One operation, with hardly any time now and then."""
         hurried = self._random.random() < _HURRIED
@@ -101,7 +106,7 @@ class Mix:
             await self._actor.read_many(keys)
 
     async def _copy(self) -> None:
-        source, target = self._random.sample(list(self._names.values()), 2)
+        source, target = self._random.sample(self.keys, 2)
         await self._actor.copy(source, target)
 
     async def _stat(self) -> None:
@@ -125,14 +130,14 @@ class Mix:
         await self._actor.list(f"{self._actor.namespace}/{prefix}")
 
     def _key(self) -> str:
-        return self._random.choice(list(self._names.values()))
+        return self._random.choice(self.keys)
 
     def _some_keys(self) -> list[str]:
-        return self._random.sample(list(self._names.values()), self._random.randint(1, 6))
+        return self._random.sample(self.keys, self._random.randint(1, 6))
 
     def _present(self) -> Sequence[str]:
         expected = self._actor.expected
-        return [key for key in self._names.values() if None not in expected.values(key)][:5]
+        return [key for key in self.keys if None not in expected.values(key)][:5]
 
     def _content(self) -> Content:
         return Content(self._random.getrandbits(64), self._size())

@@ -128,7 +128,7 @@ def gathered(jobs: Sequence[Job], under_way: Sequence[Future[Tally]]) -> tuple[T
     return tally, by_kind
 
 
-def check_proxy(proxy: FaultProxy, tally: Tally) -> None:
-    """Count the connections that clients which are gone have left open."""
-    if not proxy.wait_until_drained():
+def check_proxy(proxy: FaultProxy, tally: Tally, within: float = 5.0) -> None:
+    """Count the connections still open `within` seconds after their clients are gone."""
+    if not proxy.wait_until_drained(within):
         tally.breaks(LEAKED, f"{proxy.open_connections} connections to the proxy are open")
