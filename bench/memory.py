@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -66,7 +67,8 @@ def main() -> None:
             asyncio.run(_read_asyncio(module.AsyncClient(site), iter(keys)))
         case _:
             _read_threads(module.Client(site), iter(keys))
-    print(json.dumps({"before": before, "peak": _peak()}))
+    print(json.dumps({"before": before, "peak": _peak()}), flush=True)
+    os._exit(0)  # some clients' threads abort the interpreter when it winds up
 
 
 def _read_many(client: Any, keys: list[str]) -> None:

@@ -40,6 +40,7 @@ def main() -> None:
         if read(peer, Site(url, bucket)) != _SIZE:
             sys.exit(f"{peer} read a block of another size")
     print(time.monotonic(), flush=True)
+    os._exit(0)  # some clients' threads abort the interpreter when it winds up
 
 
 def _read(peer: str, site: Site) -> int:

@@ -29,7 +29,9 @@ def sections(results: dict[str, Any]) -> list[tuple[str, Rows]]:
     if "memory" in results:
         found.append(("Peak memory", memory_rows(results["memory"])))
     if "startup" in results:
-        found.append(("From a fresh interpreter to the first 4 MiB read", startup_rows(results)))
+        found.append(
+            ("From a fresh interpreter to the first 4 MiB read", startup_rows(results["startup"]))
+        )
     if "processes" in results:
         found.append(("Several processes", process_rows(results["processes"])))
     found += [
@@ -64,20 +66,19 @@ def ratio_rows(samples: Samples) -> Rows:
 
 
 def cpu_rows(samples: Samples) -> Rows:
-    rows = [["work", "blockyard", "CPU us", "leanest peer", "CPU us", "ratio", ""]]
-    for outcome in cpu_outcomes(samples):
-        rows.append(
-            [
-                outcome.workload,
-                face(outcome.ours),
-                f"{outcome.our_cpu * 1e6:,.0f}",
-                outcome.peer,
-                f"{outcome.peer_cpu * 1e6:,.0f}",
-                f"{outcome.peer_cpu / outcome.our_cpu:.2f}x",
-                "pass" if outcome.held else "FAIL",
-            ]
-        )
-    return rows
+    heading = ["work", "blockyard", "CPU us", "leanest peer", "CPU us", "ratio", ""]
+    return [heading] + [
+        [
+            outcome.workload,
+            face(outcome.ours),
+            f"{outcome.our_cpu * 1e6:,.0f}",
+            outcome.peer,
+            f"{outcome.peer_cpu * 1e6:,.0f}",
+            f"{outcome.peer_cpu / outcome.our_cpu:.2f}x",
+            "pass" if outcome.held else "FAIL",
+        ]
+        for outcome in cpu_outcomes(samples)
+    ]
 
 
 def memory_rows(peaks: dict[str, Any]) -> Rows:
@@ -100,28 +101,27 @@ def memory_rows(peaks: dict[str, Any]) -> Rows:
     return rows
 
 
-def startup_rows(results: dict[str, Any]) -> Rows:
+def startup_rows(starts: dict[str, list[float]]) -> Rows:
     rows = [["client", "wall ms", "CPU ms"]]
-    for peer, (wall, cpu) in results["startup"].items():
+    for peer, (wall, cpu) in starts.items():
         rows.append([peer, f"{wall * 1000:.0f}", f"{cpu * 1000:.0f}"])
     return rows
 
 
 def process_rows(measured: list[dict[str, Any]]) -> Rows:
-    rows = [["work", "client", "processes", "op/s", "client cores", "server cores", "limit"]]
-    for each in measured:
-        rows.append(
-            [
-                each["workload"],
-                each["contender"],
-                str(each["processes"]),
-                f"{each['rate']:,.0f}",
-                f"{each['client_cores']:.2f}",
-                f"{each['server_cores']:.2f}",
-                each["limit"],
-            ]
-        )
-    return rows
+    heading = ["work", "client", "processes", "op/s", "client cores", "server cores", "limit"]
+    return [heading] + [
+        [
+            each["workload"],
+            each["contender"],
+            str(each["processes"]),
+            f"{each['rate']:,.0f}",
+            f"{each['client_cores']:.2f}",
+            f"{each['server_cores']:.2f}",
+            each["limit"],
+        ]
+        for each in measured
+    ]
 
 
 def workload_rows(workload: Workload, samples: Samples) -> Rows:

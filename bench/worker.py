@@ -37,6 +37,9 @@ _BATCH_BYTES = 64 * MIB
 _BATCH = 1024
 _PICKED = 4096
 
+Command = dict[str, Any]
+"""See `fleet.command_for`."""
+
 
 class Worker:
     """The clients of one peer, by face and endpoint."""
@@ -47,20 +50,19 @@ class Worker:
         self._loop = asyncio.Runner()
         self._verified: set[str] = set()
 
-    def run(self, command: dict[str, Any]) -> Sample:
+    def run(self, command: Command) -> Sample:
         """Measure one workload for a while; the first time, check what it reads or writes."""
-        work, face = command["workload"], command["face"]
+        work, seconds = command["workload"], command["seconds"]
         client = self._client(command)
         items = _items(work, command["contender"])
         if command["contender"] + work["name"] not in self._verified:
             self._verify(client, command, items)
             self._verified.add(command["contender"] + work["name"])
         if work["operation"] in {"list", "delete"}:
-            return self._drive(client, face, work, items, 0, 1)
-        seconds = command["seconds"]
-        warm = self._drive(client, face, work, items, seconds * _WARM_UP, work["in_flight"])
+            return self._drive(client, command, items, 0, 1)
+        warm = self._drive(client, command, items, seconds * _WARM_UP, work["in_flight"])
         batch = _batch(work, warm.operations / warm.seconds * seconds)
-        return self._drive(client, face, work, items, seconds, batch)
+        return self._drive(client, command, items, seconds, batch)
 
     def close(self) -> None:
         for (face, *_), client in self._clients.items():
@@ -70,7 +72,7 @@ class Worker:
                 client.close()
         self._loop.close()
 
-    def _client(self, command: dict[str, Any]) -> Any:
+    def _client(self, command: Command) -> Any:
         face, work, where = command["face"], command["workload"], command["where"]
         many = work["in_flight"] if face == "many" else None
         kind = "plain" if face == "threads" else face
@@ -105,17 +107,12 @@ class Worker:
                 return self._module.Client(site)
 
     def _drive(
-        self,
-        client: Any,
-        face: str,
-        work: dict[str, Any],
-        items: list[Any],
-        seconds: float,
-        batch: int,
+        self, client: Any, command: Command, items: list[Any], seconds: float, batch: int
     ) -> Sample:
-        call = _call(client, face, work["operation"])
+        work = command["workload"]
+        call = _call(client, command["face"], work["operation"])
         size = work["size"] if work["operation"] in {"read", "range"} else None
-        match face:
+        match command["face"]:
             case "plain":
                 return drive_plain(call, items, seconds, size)
             case "threads":
@@ -124,10 +121,10 @@ class Worker:
                 return self._loop.run(drive_asyncio(call, items, seconds, size, work["in_flight"]))
             case "many":
                 return drive_many(call, items, seconds, size, batch)
-            case _:
-                raise ValueError(face)
+            case other:
+                raise ValueError(other)
 
-    def _verify(self, client: Any, command: dict[str, Any], items: list[Any]) -> None:
+    def _verify(self, client: Any, command: Command, items: list[Any]) -> None:
         """Hold what one call reads, or what can be read back of what it wrote, to the truth."""
         work, face = command["workload"], command["face"]
         operation = work["operation"]

@@ -8,6 +8,7 @@ large files would only add requests to blocks of this size.
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class Client:
     def __init__(self, site: Site) -> None:
         keys = AwsCredentialsProvider.new_static(site.access_key, site.secret_key)
         signing = create_default_s3_signing_config(region=site.region, credential_provider=keys)
-        if site.sign_payload:
-            signing = signing.replace(signed_body_value=None)
+        self.signing = signing
+        self.sign_payload = site.sign_payload
         self.client = S3Client(
             region=site.region,
             signing_config=signing,
@@ -39,7 +40,10 @@ class Client:
     def write(self, key: str, data: bytes) -> None:
         headers = self._headers(("Content-Length", str(len(data))))
         request = HttpRequest("PUT", self.root + key, headers, io.BytesIO(data))
-        self._finish(S3RequestType.PUT_OBJECT, "PutObject", request, None)
+        signing = None
+        if self.sign_payload:  # left to itself it sends bodies unsigned
+            signing = self.signing.replace(signed_body_value=sha256(data).hexdigest())
+        self._finish(S3RequestType.PUT_OBJECT, "PutObject", request, signing_config=signing)
 
     def read(self, key: str) -> bytearray:
         return self._get(key, self._headers())
@@ -55,15 +59,15 @@ class Client:
     def _get(self, key: str, headers: HttpHeaders) -> bytearray:
         body = bytearray()
         request = HttpRequest("GET", self.root + key, headers)
-        self._finish(
-            S3RequestType.DEFAULT, "GetObject", request, lambda chunk, **_: body.extend(chunk)
-        )
+
+        def receive(chunk: bytes, **_: Any) -> None:
+            body.extend(chunk)
+
+        self._finish(S3RequestType.DEFAULT, "GetObject", request, on_body=receive)
         return body
 
-    def _finish(self, kind: S3RequestType, name: str, request: HttpRequest, on_body: Any) -> None:
-        sent = self.client.make_request(
-            type=kind, operation_name=name, request=request, on_body=on_body
-        )
+    def _finish(self, kind: S3RequestType, name: str, request: HttpRequest, **more: Any) -> None:
+        sent = self.client.make_request(type=kind, operation_name=name, request=request, **more)
         sent.finished_future.result(60)
 
     def _headers(self, *more: tuple[str, str]) -> HttpHeaders:

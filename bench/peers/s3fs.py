@@ -47,14 +47,6 @@ class Client:
     def list_keys(self) -> int:
         return len(self.files.find(self.root))
 
-    def delete(self, keys: list[str]) -> int:
-        for first in range(0, len(keys), 1000):
-            self.files.bulk_delete([self.root + key for key in keys[first : first + 1000]])
-        return len(keys)
-
-    def copy(self, source: str, target: str) -> None:
-        self.files.copy_basic(self.root + source, self.root + target)
-
     def close(self) -> None:
         self.files.close_session(self.files.loop, self.files.s3)
 
