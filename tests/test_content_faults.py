@@ -22,7 +22,7 @@ from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
-from blockyard.model import Page
+from blockyard.model import BlockInfo, Page
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.stores.memory import MemoryStore
@@ -126,7 +126,7 @@ async def interrupted(
 
     async def cancel() -> None:
         task.cancel()
-        await asyncio.sleep(60)
+        await asyncio.sleep(0)
 
     trace = Trace(place, cancel if how == "cancelled" else fail, ever_after=False)
     raised: str | None = None
@@ -268,6 +268,56 @@ def test_a_source_that_fails_leaves_the_old_content() -> None:
             assert await contents.keys() == before
 
     asyncio.run(main())
+
+
+class DetachedStore(HookedStore):
+    """A service that goes on with what it was asked for when the sender is gone."""
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        await self.hook("write_block", key)
+        return await self._detached(self.inner.write_block(ctx, key, data, if_absent=if_absent))
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        await self.hook("copy_block", target_key)
+        return await self._detached(self.inner.copy_block(ctx, source_key, target_key))
+
+    async def _detached(self, change: Coroutine[Any, Any, BlockInfo]) -> BlockInfo:
+        async def late() -> BlockInfo:
+            await asyncio.sleep(0.001)
+            return await change
+
+        return await asyncio.shield(asyncio.create_task(late()))
+
+
+@pytest.mark.parametrize("call", ["write", "copy"])
+def test_what_the_service_does_late_is_undone_too(call: str) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW})
+        task = asyncio.current_task()
+        assert task
+
+        async def cancel() -> None:
+            task.cancel()
+
+        trace = Trace(place, cancel, ever_after=False)
+        contents = Contents(DetachedStore(store, trace))
+        with suppress(asyncio.CancelledError):
+            await (
+                contents.write("target", NEW)
+                if call == "write"
+                else contents.copy("source", "target")
+            )
+        task.uncancel()
+        await asyncio.sleep(0.003)  # what is still to come comes
+        if await state(store, "target") is BlockNotFoundError:
+            assert [key for key in await Contents(store).keys() if key.startswith("target")] == []
+        else:
+            assert await state(store, "target") == NEW
+        return trace.acted
+
+    at_every_call(run)
 
 
 def test_what_could_not_be_tidied_is_said_in_a_note() -> None:

@@ -98,7 +98,10 @@ class Runtime(Protocol):
         ...
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
-        """Run a call that may block (a disk, the credential chain) without stalling others."""
+        """Run a call that may block (a disk, the credential chain) without stalling others.
+
+        Cancelled, it ends when a call that has begun has ended.
+        """
         ...
 
     async def both(
@@ -117,6 +120,14 @@ class Runtime(Protocol):
 
         Results come in the order of the items, which are drawn only as places become free. The
         first error cancels what is under way and is raised.
+        """
+        ...
+
+    async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        """Await an operation that is to end before its caller does, also when that is cancelled.
+
+        A service may go on with a request whose sender is gone, so what undoes a change waits
+        for it first: at most `seconds` from the cancellation on.
         """
         ...
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blockyard.content.layout import ContentInfo, block_key, check_content_id, staged_id
@@ -146,9 +145,9 @@ class ContentWriter:
         async def put_all(ctx: Context) -> None:
             if 0 in old and not _is_one_for_one(old, count):
                 await self._operations.delete_block(ctx, old[0].key)
-            _ = await ctx.gather(partial(put, ctx), range(1, count))
+            _ = await ctx.gather(lambda index: _finished(ctx, put(ctx, index)), range(1, count))
             await self._remove(ctx, _from(count, old))
-            _ = await put(ctx, 0)
+            _ = await _finished(ctx, put(ctx, 0))
 
         async def finish(ctx: Context, content_id: str) -> None:
             await put_all(ctx)
@@ -221,7 +220,15 @@ class _Upload:
         return self._put(0, self.first)
 
     def _put(self, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
-        return self._operations.write_block(self._ctx, block_key(self._content_id, index), data)
+        key = block_key(self._content_id, index)
+        return _finished(self._ctx, self._operations.write_block(self._ctx, key, data))
+
+
+def _finished(
+    ctx: Context, change: Coroutine[Any, Any, BlockInfo]
+) -> Coroutine[Any, Any, BlockInfo]:
+    """A change that has ended, when it is undone, and can't take effect afterwards."""
+    return ctx.runtime.finish(change, TIDY_SECONDS)
 
 
 def _is_one_for_one(old: Mapping[int, BlockInfo], count: int) -> bool:

@@ -157,6 +157,16 @@ class AsyncioRuntime:
             raise first
         return results
 
+    async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        task = asyncio.create_task(operation)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            _ = await asyncio.wait([task], timeout=seconds)
+            _ = task.cancel()
+            _ = await asyncio.gather(task, return_exceptions=True)
+            raise
+
     now = staticmethod(time.monotonic)
     wall_time = staticmethod(time.time)
     jitter = staticmethod(random.random)

@@ -100,6 +100,9 @@ class BlockingRuntime:
         """One after the other: what gains from more at once goes to the background loop."""
         return [await operation(item) for item in items]
 
+    async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        return await operation
+
     now = staticmethod(time.monotonic)
     wall_time = staticmethod(time.time)
     jitter = staticmethod(random.random)
