@@ -30,7 +30,7 @@ from blockyard.testing.messages import Message
 from blockyard.testing.steps import Steps
 
 _SPARED = 8
-"""How many repeats of a request that met a flipped bit meet none."""
+"""How many requests for the same block meet no flipped bit after one that did."""
 _LONG_STALL = 1.3
 """Times the no-progress timeout."""
 
@@ -49,7 +49,8 @@ class Weather:
         self._seed = seed
         self._rates = rates
         self._asked: Counter[str] = Counter()
-        self._flipped: dict[str, int] = {}
+        self._targets: Counter[str] = Counter()
+        self._spared_until: Counter[str] = Counter()
 
     @property
     def requests(self) -> int:
@@ -60,14 +61,18 @@ class Weather:
         """The fault for `request`."""
         what = f"{request.method} {request.target} {request.headers.get('range', '')}"
         self._asked[what] += 1
+        self._targets[request.target] += 1
         nth = self._asked[what]
         seed = zlib.crc32(f"{self._seed} {nth} {what}".encode(), self._seed & 0xFFFFFFFF)
         fault = Campaign(seed, self._rates)(request)
-        if isinstance(fault, FlipBit):
-            if nth <= self._flipped.get(what, 0):
-                return None  # two wrong reads running are an IntegrityError, as they should be
-            self._flipped[what] = nth + _SPARED
-        return fault
+        return None if isinstance(fault, FlipBit) and self._spared(request.target) else fault
+
+    def _spared(self, target: str) -> bool:
+        """Two wrong reads running are an IntegrityError, as they should be: not done here."""
+        if self._targets[target] <= self._spared_until[target]:
+            return True
+        self._spared_until[target] = self._targets[target] + _SPARED
+        return False
 
 
 def forecast(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw, float]:

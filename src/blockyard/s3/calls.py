@@ -15,6 +15,7 @@ from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     BlockStoreError,
+    DeadlineExceededError,
     S3Error,
     ThrottledError,
     TransportError,
@@ -188,14 +189,17 @@ class Caller:
         delay = delay_before_next(
             self._policy, failed, error, contacted=self._contacted, jitter=ctx.runtime.jitter()
         )
-        attempts.paid = 0 if delay is None else self._pace.pay(error)
-        if delay is None or not attempts.paid:
+        if delay is None:
             raise _final(error, operation, key, attempts)
-        attempts.notes.append(f"attempt {attempts.made}: {error}")
         try:
-            await ctx.sleep(delay)
-        except TransportError as past:
+            attempts.paid = await self._pace.pay(ctx, error)
+            if attempts.paid:
+                attempts.notes.append(f"attempt {attempts.made}: {error}")
+                await ctx.sleep(delay)
+        except DeadlineExceededError as past:
             raise _final(past, operation, key, attempts) from error
+        if not attempts.paid:
+            raise _final(error, operation, key, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""

@@ -3,7 +3,8 @@
 A service that throttles is sent fewer requests at a time: each bout of throttling halves the
 number, each success raises it a little (additive increase, multiplicative decrease: RFC 5681,
 section 3.1). Retries are paid for from a bucket of tokens that successes fill again, so that a
-service in trouble does not get several times its usual load.
+service in trouble does not get several times its usual load. An empty bucket fills slowly by
+itself: calls wait for their tokens, and so outlast a service that restarts, without a storm.
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 
 Threads and event loops share a pace without a lock: a race costs a little precision.
@@ -21,12 +22,18 @@ _RETRY_COST = 5
 _TIMEOUT_COST = 10
 _THROTTLED_COST = 1
 """Little, since the limit keeps throttled requests from becoming a storm."""
+_TOKENS_A_SECOND = 50
+"""What time alone gives back: ten retries a second, for all calls together."""
+_LONGEST_WAIT = 10.0
+"""Seconds that a call waits for tokens before it gives up."""
 _UNLIMITED_FROM = 256.0
 """A limit that has grown to this many requests is lifted."""
 _BOUT = 0.5
 """Seconds in which several throttled replies count as one bout."""
 _LOOK_AGAIN = 0.02
 """Seconds, on average, between looks for a free place."""
+_LOOK_FOR_TOKENS = 0.1
+"""Seconds, on average, between looks for tokens."""
 
 
 class Pace:
@@ -34,7 +41,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.limit: float | None = None
-        self.tokens = _TOKENS
+        self.tokens: float = _TOKENS
+        self._filled = 0.0
         self._under_way: set[object] = set()
         self._process = os.getpid()
         self._bout_ends = 0.0
@@ -68,13 +76,27 @@ class Pace:
             grown = self.limit + 1 / self.limit
             self.limit = None if grown >= _UNLIMITED_FROM else grown
 
-    def pay(self, error: BlockStoreError) -> int:
-        """The tokens that a retry after `error` cost; 0 when there are too few left."""
+    async def pay(self, ctx: Context, error: BlockStoreError) -> int:
+        """The tokens that a retry after `error` cost, waited for; 0 when that was in vain.
+
+        Raises `DeadlineExceededError` when the call has no time to wait.
+        """
         cost = _cost(error)
-        if self.tokens < cost:
-            return 0
-        self.tokens -= cost
+        give_up = ctx.runtime.now() + _LONGEST_WAIT
+        while not self._take(ctx.runtime.now(), cost):
+            if ctx.runtime.now() >= give_up:
+                return 0
+            await ctx.sleep(2 * _LOOK_FOR_TOKENS * ctx.runtime.jitter())
         return cost
+
+    def _take(self, now: float, cost: int) -> bool:
+        refilled = self.tokens + (now - self._filled) * _TOKENS_A_SECOND
+        self._filled = now
+        self.tokens = min(refilled, _TOKENS)
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
 
 
 def _cost(error: BlockStoreError) -> int:
