@@ -23,6 +23,7 @@ from blockyard.config import S3Config, load_config
 from blockyard.config.environment import own_variables
 from blockyard.config.tree import settings_below, walk
 from blockyard.errors import BlockStoreError
+from blockyard.s3 import pacing
 from blockyard.s3.integrity import SMALLEST_PAGE
 from blockyard.s3.retry import RetryPolicy
 from servers.endpoint import Endpoint, create_bucket
@@ -216,6 +217,7 @@ def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
         f"up to {policy.attempts} tries",
         f"double from {policy.base:g} s up to {policy.cap:g} s",
         f"has never answered gets {policy.before_contact} tries",
+        f"no more than {pacing._TOKENS_A_SECOND // pacing._RETRY_COST} retries a second",
         f"`connect` ({settings.timeouts.connect:g} s)",
         f"`no_progress` ({settings.timeouts.no_progress:g} s)",
         f"{settings.concurrency} requests are in flight",
