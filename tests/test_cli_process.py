@@ -31,7 +31,7 @@ def slowed(operation, seconds):
     return slow
 
 Store.write_block = slowed(Store.write_block, 0.2)
-Store.read_block = slowed(Store.read_block, 0.2)
+Store.read_block = slowed(Store.read_block, 20)
 from blockyard.cli import main
 main()
 """
@@ -85,12 +85,12 @@ class TestPipes:
             output, complaints = start(*arguments).communicate()
             assert (output, complaints) == (DATA, b"")
 
-    @pytest.mark.parametrize("arguments", [["cat", "big"], ["ls", "--json"], ["ls"]])
+    @pytest.mark.parametrize("arguments", [["cat", "big"], ["ls"]])
     def test_a_reader_that_stops_ends_the_command_quietly(
         self, start: Start, store: BlockStore, arguments: list[str]
     ) -> None:
         store.write_content("big", DATA)
-        store.write_blocks((f"small/{index}", b"") for index in range(1500))
+        store.write_blocks((f"small/{index:080}", b"") for index in range(1100))
         process = start(*arguments)
         assert process.stdout
         assert process.stdout.read(10)
@@ -144,7 +144,7 @@ class TestInterruptedPut:
 
 class TestInterruptedGet:
     def test_the_file_is_as_it_was(self, start: Start, store: BlockStore, tmp_path: Path) -> None:
-        store.write_content("movie", bytes(200 << 20))
+        store.write_content("movie", DATA)
         target = tmp_path / "out"
         target.mkdir()
         (target / "file").write_bytes(b"old")

@@ -29,7 +29,7 @@ from blockyard.testing.faces import FACES, open_face
 
 BLOCK = 32
 CHUNK = 16 * BLOCK
-SIZES = [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
+SIZES = [0, 1, BLOCK, BLOCK + 1, CHUNK, 3 * CHUNK + 5]
 
 
 def content(size: int, seed: int = 0) -> bytes:
@@ -112,8 +112,8 @@ class TestWriting:
         writer.join()
         assert store.read_content("piped") == content(1000)
 
-    @pytest.mark.parametrize("old", [0, 1, BLOCK, BLOCK + 1, CHUNK, 3 * CHUNK + 5])
-    @pytest.mark.parametrize("new", [0, 1, BLOCK, BLOCK + 1, CHUNK, 3 * CHUNK + 5])
+    @pytest.mark.parametrize("old", SIZES)
+    @pytest.mark.parametrize("new", SIZES)
     def test_a_rewrite_leaves_nothing_of_the_old(
         self, store: BlockStore, old: int, new: int
     ) -> None:
@@ -182,7 +182,7 @@ class TestReading:
                 call()
         assert list(tmp_path.glob("*out*")) == []
 
-    @pytest.mark.parametrize("concurrency", [1, 2, 7, 32])
+    @pytest.mark.parametrize("concurrency", [1, 7, 32])
     @pytest.mark.parametrize("size", SIZES)
     def test_every_way_out(
         self, store: BlockStore, tmp_path: Path, size: int, concurrency: int

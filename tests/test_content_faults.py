@@ -209,6 +209,22 @@ def test_an_interrupted_write_leaves_the_old_content_or_the_new_and_nothing_else
     at_every_call(run)
 
 
+def test_what_a_killed_rewrite_left_unfinished_can_be_brought_back() -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"movie": OLD})
+        trace = Trace(place, crash, ever_after=True)
+        with suppress(Crash):
+            await Contents(HookedStore(store, trace)).write("movie", NEW)
+        if await state(store, "movie") is IntegrityError:
+            staged = next(key for key in await Contents(store).keys() if "/chunk-new-" in key)
+            await Contents(store).copy(staged.partition("/chunk-0/")[0], "movie")
+            assert await state(store, "movie") == NEW
+            assert not any("/chunk-new-" in key for key in await Contents(store).keys())
+        return trace.acted
+
+    at_every_call(run)
+
+
 @pytest.mark.parametrize("target", [None, OLD, SHORT_OLD])
 def test_a_crash_while_copying(target: bytes | None) -> None:
     async def run(place: int) -> bool:

@@ -41,6 +41,7 @@ from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo, DeleteResult,
 if TYPE_CHECKING:
     from blockyard.aio import AsyncBlockStore
     from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+    from blockyard.content.layout import ContentInfo
     from blockyard.opening import open_async_store, open_store
     from blockyard.sync import BlockStore
 
@@ -60,6 +61,7 @@ __all__ = [
     "BucketNotFoundError",
     "BufferTooSmallError",
     "ConfigError",
+    "ContentInfo",
     "DeadlineExceededError",
     "DeleteResult",
     "FileConfig",
@@ -92,6 +94,7 @@ __all__ = [
 _LATER = {
     "AsyncBlockStore": "blockyard.aio",
     "BlockStore": "blockyard.sync",
+    "ContentInfo": "blockyard.content.layout",
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",
     "S3Config": "blockyard.config",
