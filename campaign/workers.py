@@ -10,6 +10,7 @@ import asyncio
 import os
 import pickle
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -169,6 +170,16 @@ def _fork(job: Job, store: BlockStore, number: int) -> tuple[int, int]:
     if pid:
         os.close(writing)
         return pid, reading
+    try:
+        with open(writing, "wb") as pipe:
+            pickle.dump(_child(job, store, number), pipe)
+    except BaseException:  # noqa: BLE001 - told, and the process ends
+        traceback.print_exc()
+        os._exit(1)  # never back into the parent's code
+    os._exit(0)
+
+
+def _child(job: Job, store: BlockStore, number: int) -> Tally:
     before = open_descriptors()
     names = [f"child{number}-{actor}" for actor in range(job.actors // _CHILDREN)]
     actors = _actors(job, BlockingFace(store), names)
@@ -176,9 +187,7 @@ def _fork(job: Job, store: BlockStore, number: int) -> tuple[int, int]:
     store.close()
     tally = _finished(job, actors)
     check_descriptors(before, tally, f"{job.name}, child {number}")
-    with open(writing, "wb") as pipe:
-        pickle.dump(tally, pipe)
-    os._exit(0)
+    return tally
 
 
 def _hypothesis(job: Job) -> Tally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from campaign.bucket import DictBucket
 from campaign.expected import LOST, WRONG, BrokenPromiseError, Expected, is_absent, is_present
 from campaign.faces import BlockingFace
 from campaign.mix import Mix
+from campaign.outages import run_outages
 from campaign.run import Result, check_proxy
 from campaign.tally import LEAKED, OVERRUN, UNTYPED, Tally
 from campaign.weather import Weather, forecast
+from servers.process import ServerError, require_programs
 
 ONE, TWO = Content(1, 40_000), Content(2, 40_000)
 Defect = Callable[[str, Any], Any]
@@ -328,3 +331,19 @@ class TestTheBucketInMemory(StoreConformance):
         with DictBucket() as bucket:
             keys = {"access_key": "a", "secret_key": "b"}
             yield workers.store_config({"bucket": "campaign", "endpoint": bucket.url, **keys})
+
+
+@pytest.mark.servers
+def test_ceph_is_ridden_out_while_its_osd_and_then_its_gateway_are_killed() -> None:
+    try:
+        require_programs("ceph-osd", "radosgw")
+    except ServerError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    result = run_outages(seed=1, seconds=20.0)
+    assert not result.tally.broken, result.tally.details
+    assert [event.split()[0] for event in result.events] == ["osd", "radosgw"]
+    done = result.tally.operations.total()
+    assert done > 100
+    assert result.tally.failures.total() < done / 100, report.text(result)
