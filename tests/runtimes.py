@@ -192,7 +192,7 @@ class EchoServer(LoopbackServer):
             request = await whole(head, framing, read_body(client.reader, framing))
             self._under_way += 1
             self.most_at_once = max(self.most_at_once, self._under_way)
-            await asyncio.sleep(self._delay)
+            _ = await asyncio.wait([client.gone], timeout=self._delay)
             self._under_way -= 1
             body = echo(head.target, request.body)
             await client.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
