@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Origin, Request, Response
-from blockyard.errors import DeadlineExceededError, TransportConnectionError
+from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
@@ -31,6 +31,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Other = TypeVar("Other")
 
+_CLOSED = "the store was closed"
+
 
 class AsyncioRuntime:
     """I/O on the running event loop. See `Runtime` for what each method does."""
@@ -39,6 +41,7 @@ class AsyncioRuntime:
         self._http = http
         self._timeouts = timeouts
         self._dialing = Dialing(http)
+        self._closed = False
         self._lines: _LoopConnections | None = None
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
         _runtimes.add(self)
@@ -175,9 +178,20 @@ class AsyncioRuntime:
         return os.urandom(12).hex()
 
     async def close(self) -> None:
-        """Close every connection of the running loop; requests under way fail."""
-        self._here().close()
-        del self._by_loop[asyncio.get_running_loop()]
+        """Close every connection; requests under way, and later ones, raise `StoreClosedError`.
+
+        Those of another loop that is running are closed there, in its next turn.
+        """
+        self._closed = True
+        here = asyncio.get_running_loop()
+        for loop, lines in list(self._by_loop.items()):
+            if loop is here:
+                lines.close()
+            elif loop.is_closed():
+                lines.abandon()
+            else:
+                _ = loop.call_soon_threadsafe(lines.close)
+        self._by_loop.clear()
         self._lines = None
 
     def start_afresh(self) -> None:
@@ -188,12 +202,15 @@ class AsyncioRuntime:
         self._lines = None
 
     def _here(self) -> _LoopConnections:
+        if self._closed:
+            raise StoreClosedError(_CLOSED)
         loop = asyncio.get_running_loop()
         lines = self._lines
         if lines is not None and lines.loop is loop:
             return lines
-        for ended in [other for other in self._by_loop if other.is_closed()]:
-            self._by_loop.pop(ended).abandon()
+        for other in list(self._by_loop):
+            if other.is_closed() and (ended := self._by_loop.pop(other, None)) is not None:
+                ended.abandon()
         lines = self._by_loop.get(loop)
         if lines is None:
             lines = _LoopConnections(loop, self._http, self._timeouts, self._dialing)
@@ -219,12 +236,15 @@ class _LoopConnections:
         self._pool: Pool[AsyncioConnection] = Pool(
             http.max_connections, http.max_idle, http.keep_alive
         )
+        self._closed = False
         self._open: set[AsyncioConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self, request: Request, patience: Patience) -> AsyncioConnection:
         origin = request.origin
         while True:
+            if self._closed:
+                raise StoreClosedError(_CLOSED)
             taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
             if taken is Take.WAIT:
                 await self._wait_for_place(patience)
@@ -250,10 +270,13 @@ class _LoopConnections:
             self._open.discard(each)
 
     def close(self) -> None:
+        self._closed = True
         self.watchdog.stop()
         for connection in list(self._open):
             connection.close()
         self.abandon()
+        while self._waiting:
+            self._wake_one()
 
     def abandon(self) -> None:
         """Close what a loop that has ended, or a parent process, left open."""
@@ -272,6 +295,9 @@ class _LoopConnections:
             self._wake_one()
             raise
         self._open.add(connection)
+        if self._closed:  # meanwhile
+            self.release(origin, connection, keep=False)
+            raise StoreClosedError(_CLOSED)
         return connection
 
     async def _wait_for_place(self, patience: Patience) -> None:
@@ -280,13 +306,13 @@ class _LoopConnections:
         try:
             async with asyncio.timeout(patience.remaining()):
                 await place
-        except TimeoutError:
-            raise DeadlineExceededError(
-                "the deadline of this call passed while all connections were taken"
-            ) from None
-        except asyncio.CancelledError:
+        except (TimeoutError, asyncio.CancelledError) as ended:
             if place.done() and not place.cancelled():
                 self._wake_one()  # the place was ours for a moment: it is the next one's
+            if isinstance(ended, TimeoutError):
+                raise DeadlineExceededError(
+                    "the deadline of this call passed while all connections were taken"
+                ) from None
             raise
 
     def _wake_one(self) -> None:

@@ -15,7 +15,7 @@ import ssl
 import time
 
 from blockyard.context import Origin, Request, Response
-from blockyard.errors import TransportConnectionError, TransportError
+from blockyard.errors import BlockStoreError, StoreClosedError, TransportError
 from blockyard.transport.dialing import (
     Dialing,
     broken_error,
@@ -94,7 +94,7 @@ class AsyncioConnection:
         _ = self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         if self._reply is not None:
-            self._fail(TransportConnectionError("the connection was closed by its store"))
+            self._end(StoreClosedError("the store was closed while the call was under way"))
 
     def abandon(self) -> None:
         """Close the socket alone: its loop has ended, or belongs to the parent process."""
@@ -194,7 +194,7 @@ class AsyncioConnection:
         if self._reply is not None:
             self._end(self._reply.broken(cause))
 
-    def _end(self, error: TransportError) -> None:
+    def _end(self, error: BlockStoreError) -> None:
         self._reply = None
         if not self._done.done():
             self._done.set_exception(error)

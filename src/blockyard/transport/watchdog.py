@@ -45,6 +45,7 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._due = math.inf
 
     def _look(self) -> None:
         self._timer = None
