@@ -54,8 +54,7 @@ class Response:
 
     `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
     or b"" when it went into the destination given to `exchange`; `size` counts its bytes
-    wherever they went. `waited` is how many seconds the first byte took to come; `hedged` is
-    whether a second request was sent meanwhile.
+    wherever they went. `waited` is how many seconds the first byte took to come.
     """
 
     status: int
@@ -63,7 +62,17 @@ class Response:
     body: bytes
     size: int
     waited: float = 0.0
-    hedged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hedge:
+    """When a request that is not answered goes out a second time, on another connection.
+
+    `after` is in seconds; `allowed` is asked once they have passed, and counts what it allows.
+    """
+
+    after: float
+    allowed: Callable[[], bool]
 
 
 class Runtime(Protocol):
@@ -76,7 +85,7 @@ class Runtime(Protocol):
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
-        hedge_after: float | None = None,
+        hedge: Hedge | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Send `request` and read the whole reply.
 
@@ -84,8 +93,7 @@ class Runtime(Protocol):
         as `Response.body` otherwise, as that of every other status does. A body of more than
         `limit` bytes (or than `into` holds) is refused before it is read.
 
-        When no byte of the reply has come after `hedge_after` seconds, the same request goes out
-        on a second connection, and the reply that begins first is the one; `into` must be None.
+        With a `hedge` the reply that begins first is the one; `into` must be None.
 
         Raises a `TransportError` and nothing else; `IncompleteBodyError` when the head of a 200
         or 206 came and the body broke off; `DeadlineExceededError` once `deadline` has passed.

@@ -157,15 +157,11 @@ class Caller:
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
     ) -> Response:
-        hedge_after = hedging.promise()
-        response = None
-        try:
-            response = await ctx.runtime.exchange(
-                request, limit=call.limit, deadline=ctx.deadline, hedge_after=hedge_after
-            )
-            return response
-        finally:
-            hedging.settle(response, promised=hedge_after is not None)
+        response = await ctx.runtime.exchange(
+            request, limit=call.limit, deadline=ctx.deadline, hedge=hedging.hedge
+        )
+        hedging.answered(response.waited)
+        return response
 
     async def pause_or_raise(
         self,

@@ -8,46 +8,51 @@ again, however slow the service becomes, so that hedging never doubles its load.
 from __future__ import annotations
 
 from collections import deque
+from threading import Lock
 
-from blockyard.context import Response
+from blockyard.context import Hedge
 
 _REMEMBERED = 512
 _ENOUGH = 64
 """Reads to have seen before the first hedge."""
 _RECOUNT = 32
 """Reads between two looks at the 95th percentile."""
-_BUDGET = 0.05
+_PRICE = 20
+"""Reads that pay for one hedge. No more than those remembered count."""
 
 
 class Hedging:
-    """What one store has seen of its reads. `sent` counts the second requests."""
+    """What one store has seen of its reads. `sent` counts the second requests.
+
+    `hedge` is for the next read; None while too few have been seen.
+    """
 
     def __init__(self) -> None:
         self.reads = 0
         self.sent = 0
-        self._promised = 0
+        self.hedge: Hedge | None = None
+        self._credit = 0
+        self._paying = Lock()
         self._waits: deque[float] = deque(maxlen=_REMEMBERED)
-        self._late: float | None = None
 
-    def promise(self) -> float | None:
-        """Seconds without a byte after which to ask again for the next read; None not to.
-
-        A promise counts against the budget until it is settled, so reads that are under way at
-        the same time can't overdraw it.
-        """
-        if self._late is None or self.sent + self._promised + 1 > self.reads * _BUDGET:
-            return None
-        self._promised += 1
-        return self._late
-
-    def settle(self, reply: Response | None, *, promised: bool) -> None:
-        """A read has ended, with `reply` or without."""
-        self._promised -= promised
-        if reply is None:
-            return
+    def answered(self, waited: float) -> None:
+        """A read's first byte came `waited` seconds after it was first asked for."""
         self.reads += 1
-        self.sent += reply.hedged
-        self._waits.append(reply.waited)
+        self._credit = min(self._credit + 1, _REMEMBERED)
+        self._waits.append(waited)
         if self.reads >= _ENOUGH and self.reads % _RECOUNT == 0:
             waits = sorted(self._waits)
-            self._late = waits[len(waits) * 95 // 100]
+            self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay)
+
+    def _pay(self) -> bool:
+        """Whether there is credit for one hedge, which is then used up. Never waits."""
+        if not self._paying.acquire(blocking=False):
+            return False
+        try:
+            if self._credit < _PRICE:
+                return False
+            self._credit -= _PRICE
+            self.sent += 1
+            return True
+        finally:
+            self._paying.release()

@@ -13,11 +13,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sized
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Origin, Request, Response
+from blockyard.context import Hedge, Origin, Request, Response
 from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
 from blockyard.transport.aio_connection import AsyncioConnection, connect
+from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
@@ -53,28 +55,23 @@ class AsyncioRuntime:
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
-        hedge_after: float | None = None,
+        hedge: Hedge | None = None,
     ) -> Coroutine[Any, Any, Response]:
         patience = Patience(self._timeouts.no_progress, deadline)
-        if hedge_after is None:
-            return self._exchange(request, into, limit, patience, [])
-        return self._hedged(request, limit, patience, hedge_after)
+        method = request.method
+        if hedge is None:
+            return self._exchange(request, patience, lambda: ReplyReader(method, into, limit))
+        in_room = Hedge(hedge.after, lambda: self._has_room(request) and hedge.allowed())
+        return hedged(partial(self._exchange, request, patience), in_room, method, limit)
 
     async def _exchange(
-        self,
-        request: Request,
-        into: memoryview | None,
-        limit: int,
-        patience: Patience,
-        replies: list[ReplyReader],
+        self, request: Request, patience: Patience, new_reply: NewReply
     ) -> Response:
-        """One exchange; each reply is put into `replies` as its request goes out."""
         lines = self._here()
         while True:
             connection = await lines.take(request, patience)
             reused = connection.used
-            reply = ReplyReader(request.method, into, limit)
-            replies.append(reply)
+            reply = new_reply()
             try:
                 lines.watchdog.watch(connection, patience.ends())
                 return await connection.exchange(request, reply, patience)
@@ -84,28 +81,6 @@ class AsyncioRuntime:
                 # closed by the other side while it was idle: a fresh one, at once
             finally:
                 lines.release(request.origin, connection, reply.complete and reply.keep_alive)
-
-    async def _hedged(
-        self, request: Request, limit: int, patience: Patience, hedge_after: float
-    ) -> Response:
-        replies: list[ReplyReader] = []
-
-        def begin() -> asyncio.Task[Response]:
-            return asyncio.create_task(self._exchange(request, None, limit, patience, replies))
-
-        tries = {begin()}
-        try:
-            _ = await asyncio.wait(tries, timeout=hedge_after)
-            if not any(reply.begun for reply in replies):
-                tries.add(begin())
-            done, _ = await asyncio.wait(tries, return_when=asyncio.FIRST_COMPLETED)
-            response = await done.pop()
-            response.hedged = len(tries) > 1
-            return response
-        finally:
-            for each in tries:
-                _ = each.cancel()
-            _ = await asyncio.gather(*tries, return_exceptions=True)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -201,6 +176,9 @@ class AsyncioRuntime:
         self._by_loop.clear()
         self._lines = None
 
+    def _has_room(self, request: Request) -> bool:
+        return self._here().has_room(request.origin)
+
     def _here(self) -> _LoopConnections:
         if self._closed:
             raise StoreClosedError(_CLOSED)
@@ -256,6 +234,9 @@ class _LoopConnections:
                 taken.close()
                 self._open.discard(taken)
                 self._pool.drop(origin)
+
+    def has_room(self, origin: Origin) -> bool:
+        return self._pool.has_room(origin)
 
     def release(self, origin: Origin, connection: AsyncioConnection, keep: bool) -> None:
         self.watchdog.unwatch(connection)

@@ -65,15 +65,13 @@ class AsyncioConnection:
         The caller closes the connection unless the reply is complete and may be kept alive.
         """
         self.patience = patience
-        self.moved = sent_at = time.monotonic()
+        self.moved = reply.sent = time.monotonic()
         self._reply = reply
         self._done = self._loop.create_future()
         self._cut_short = False
         self._send(encode_head(request), request.body)
         await self._done
-        response = reply.response()
-        response.waited = reply.first_byte - sent_at
-        return response
+        return reply.response()
 
     def expire(self, now: float) -> float:
         """End the exchange if it has waited too long; else say when it will have."""

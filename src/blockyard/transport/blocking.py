@@ -9,15 +9,13 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Origin, Request, Response
-from blockyard.errors import StoreClosedError, TransportConnectionError
-from blockyard.transport.blocking_connection import (
-    BlockingConnection,
-    connect,
-    first_to_answer,
-)
+from blockyard.context import Hedge, Origin, Request, Response
+from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
+from blockyard.transport.blocking_connection import BlockingConnection, connect
+from blockyard.transport.blocking_hedging import Try, first_to_begin
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Other = TypeVar("Other")
+
+_LEAST_HASTE = 0.05
+"""Seconds that a connection for a second request is waited for at least."""
 
 
 def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
@@ -59,11 +60,13 @@ class BlockingRuntime:
         into: memoryview | None = None,
         limit: int,
         deadline: float | None = None,
-        hedge_after: float | None = None,
+        hedge: Hedge | None = None,
     ) -> Response:
         patience = Patience(self._timeouts.no_progress, deadline)
-        if hedge_after is not None:
-            return self._hedged(request, limit, patience, hedge_after)
+        if hedge is not None:
+            response = self._hedged(request, limit, patience, hedge)
+            if response is not None:
+                return response
         while True:
             connection = self._take(request, patience)
             reused = connection.used
@@ -138,38 +141,39 @@ class BlockingRuntime:
         self._beside = ThreadPoolExecutor(thread_name_prefix="blockyard")
 
     def _hedged(
-        self, request: Request, limit: int, patience: Patience, hedge_after: float
-    ) -> Response:
-        tries: list[tuple[BlockingConnection, ReplyReader]] = []
-        won: ReplyReader | None = None
+        self, request: Request, limit: int, patience: Patience, hedge: Hedge
+    ) -> Response | None:
+        """The reply; None when no connection that was idle turned out to be open still."""
+        tries = [self._begin(request, limit, patience, patience)]
+        won = None
         try:
-            tries.append(self._begin(request, limit, patience))
-            if not first_to_answer(tries, min(hedge_after, patience.wait())):
-                tries.append(self._begin(request, limit, patience))
-            first = first_to_answer(tries, patience.wait())
-            if first is None:
-                raise patience.expired("no byte moved", patience.no_progress)
-            connection, won = first
-            response = connection.receive(won, patience)
-            response.hedged = len(tries) > 1
-            return response
+            won = first_to_begin(tries, patience, hedge.after)
+            late = won is None and tries[0].error is None
+            if late and self._has_room(request.origin) and hedge.allowed():
+                with suppress(TransportError):  # the first one may be answered yet
+                    tries.append(self._begin(request, limit, patience, _haste(hedge, patience)))
+            won = won or first_to_begin(tries, patience, patience.wait())
+            if won is not None:
+                response = won.read(patience)
+                response.waited += won.reply.sent - tries[0].reply.sent
+                return response
+            if any(each.stale for each in tries):
+                return None
+            raise tries[0].error or patience.expired("no byte moved", patience.no_progress)
         finally:
-            for connection, reply in tries:
-                keep = reply is won and reply.complete and reply.keep_alive
-                self._release(request.origin, connection, keep)
+            for each in tries:
+                self._release(request.origin, each.connection, each is won and each.read_whole)
 
-    def _begin(
-        self, request: Request, limit: int, patience: Patience
-    ) -> tuple[BlockingConnection, ReplyReader]:
+    def _begin(self, request: Request, limit: int, patience: Patience, to_connect: Patience) -> Try:
         """Send `request`, and leave its reply to be read."""
-        connection = self._take(request, patience)
-        reply = ReplyReader(request.method, None, limit)
+        connection = self._take(request, to_connect)
+        sent = Try(connection, ReplyReader(request.method, None, limit))
         try:
-            connection.send(request, reply, patience)
+            connection.send(request, sent.reply, patience)
         except BaseException:
             self._release(request.origin, connection, keep=False)
             raise
-        return connection, reply
+        return sent
 
     def _take(self, request: Request, patience: Patience) -> BlockingConnection:
         origin = request.origin
@@ -190,6 +194,10 @@ class BlockingRuntime:
                 raise
             self._open.add(connection)
             return connection
+
+    def _has_room(self, origin: Origin) -> bool:
+        with self._free:
+            return self._pool.has_room(origin)
 
     def _place(self, request: Request, patience: Patience) -> BlockingConnection | Take:
         """What the pool says once there is a place. The caller holds the lock."""
@@ -222,6 +230,13 @@ class BlockingRuntime:
     def _close(self, connection: BlockingConnection) -> None:
         connection.close()
         self._open.discard(connection)
+
+
+def _haste(hedge: Hedge, patience: Patience) -> Patience:
+    """How long a second request may wait for a connection: nobody reads the first one meanwhile."""
+    ends = time.monotonic() + max(2 * hedge.after, _LEAST_HASTE)
+    deadline = ends if patience.deadline is None else min(ends, patience.deadline)
+    return Patience(patience.no_progress, deadline)
 
 
 _runtimes: weakref.WeakSet[BlockingRuntime] = weakref.WeakSet()

@@ -38,7 +38,6 @@ class BlockingConnection:
         self.used = False
         self._sock = sock
         self._wait = -1.0
-        self._sent_at = 0.0
         self._cut_short = False
         self._scratch = bytearray(SCRATCH_SIZE)
         self._arrived = select.poll()
@@ -55,7 +54,7 @@ class BlockingConnection:
 
     def send(self, request: Request, reply: ReplyReader, patience: Patience) -> None:
         """Send `request`. Raises `TransportError`."""
-        self._sent_at = time.monotonic()
+        reply.sent = time.monotonic()
         try:
             self._bound(patience)
             self._cut_short = self._send(encode_head(request), request.body, patience)
@@ -64,19 +63,21 @@ class BlockingConnection:
 
     def receive(self, reply: ReplyReader, patience: Patience) -> Response:
         """Read `reply` to its end. Raises `TransportError`."""
-        try:
-            while not reply.complete:
-                self._bound(patience)
-                self._receive(reply)
-        except OSError as error:
-            raise self._typed(error, reply, patience) from None
+        while not reply.complete:
+            self.receive_some(reply, patience)
         surplus = isinstance(self._sock, TlsSocket) and self._sock.surplus()
         if self._cut_short or surplus:
             reply.keep_alive = False
         self.used = True
-        response = reply.response()
-        response.waited = reply.first_byte - self._sent_at
-        return response
+        return reply.response()
+
+    def receive_some(self, reply: ReplyReader, patience: Patience) -> None:
+        """Wait for more of `reply`, and take what comes. Raises `TransportError`."""
+        try:
+            self._bound(patience)
+            self._receive(reply)
+        except OSError as error:
+            raise self._typed(error, reply, patience) from None
 
     def close(self) -> None:
         """Close the socket; nothing is said to the other side beyond that."""
@@ -160,17 +161,6 @@ class BlockingConnection:
         limit = _TIMEVAL.pack(whole, max(int((wait - whole) * 1e6), 1))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-
-def first_to_answer(
-    tries: list[tuple[BlockingConnection, ReplyReader]], seconds: float
-) -> tuple[BlockingConnection, ReplyReader] | None:
-    """The first of several requests under way that has something to read, if any does in time."""
-    waiting = select.poll()
-    for connection, _ in tries:
-        waiting.register(connection, select.POLLIN)
-    ready = {descriptor for descriptor, _ in waiting.poll(seconds * 1000)}
-    return next((each for each in tries if each[0].fileno() in ready), None)
 
 
 def connect(

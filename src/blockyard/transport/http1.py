@@ -46,8 +46,8 @@ class ReplyReader:
 
     While `destination` is a view, the next bytes of the body belong there and `filled` says how
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
-    the stream goes to `end_of_stream`. All is read when `complete` is True. `first_byte` is for
-    the connection to note when it came.
+    the stream goes to `end_of_stream`. All is read when `complete` is True. `sent` and
+    `first_byte` are for the connection to note when the request went out and when that came.
     """
 
     __slots__ = (
@@ -66,6 +66,7 @@ class ReplyReader:
         "headers",
         "keep_alive",
         "received",
+        "sent",
         "status",
     )
 
@@ -83,6 +84,7 @@ class ReplyReader:
         self.headers: Mapping[str, str] = {}
         self.keep_alive = False
         self.received = 0
+        self.sent = 0.0
         self.first_byte = 0.0
         self.destination: memoryview | None = None
         self.complete = False
@@ -121,7 +123,8 @@ class ReplyReader:
 
     def response(self) -> Response:
         """The reply; call it when `complete`."""
-        return Response(self.status, self.headers, bytes(self._body), self.received)
+        waited = self.first_byte - self.sent
+        return Response(self.status, self.headers, bytes(self._body), self.received, waited)
 
     def broken(self, cause: TransportError) -> TransportError:
         """What to raise when `cause` ends the reply here."""

@@ -55,6 +55,11 @@ class Pool(Generic[Connection]):
             return host.idle.pop()[1]
         return Take.OPEN
 
+    def has_room(self, origin: Origin) -> bool:
+        """Whether `take` would not say WAIT."""
+        host = self._hosts.get(origin)
+        return host is None or host.taken < self._max_connections
+
     def give_back(self, origin: Origin, connection: Connection, now: float) -> list[Connection]:
         """The connection is ready for another request. Returns those to close now."""
         host = self._hosts[origin]
