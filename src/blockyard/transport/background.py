@@ -38,7 +38,8 @@ class BackgroundLoop:
         self._thread: threading.Thread | None = None
         self._owner = os.getpid()
         self._inherited: asyncio.AbstractEventLoop | None = None
-        self._starting = threading.Lock()
+        self._closed = False
+        self._lock = threading.Lock()
 
     def run(
         self,
@@ -55,24 +56,24 @@ class BackgroundLoop:
         runtime = self._runtime
         ends = None if deadline is None else runtime.now() + deadline
         call = operation(Context(runtime, ends, concurrency), argument)
-        loop = self._running_loop()
         outcome: Future[Result] = Future()
         task: asyncio.Task[Result] | None = None
 
         def start() -> None:
             nonlocal task
-            task = loop.create_task(call)
+            task = asyncio.get_running_loop().create_task(call)
             task.add_done_callback(partial(_pass_on, outcome))
 
         def cancel() -> None:
             if task is not None:
                 _ = task.cancel()
-            else:  # interrupted before it was started
-                call.close()
-                _ = outcome.cancel()
 
         try:
-            _ = loop.call_soon_threadsafe(start)
+            loop = self._schedule(start)
+        except BaseException:
+            call.close()
+            raise
+        try:
             _wait_for(outcome)
             return outcome.result()
         except BaseException:
@@ -83,10 +84,12 @@ class BackgroundLoop:
 
     def close(self) -> None:
         """Cut off what is under way, close the connections, stop the loop and its thread."""
-        with self._starting:
+        self._leave_to_parent()
+        with self._lock:
+            self._closed = True
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is None or thread is None or self._owner != os.getpid():
+        if loop is None or thread is None:
             return
         asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result()
         _ = loop.call_soon_threadsafe(loop.stop)
@@ -100,19 +103,28 @@ class BackgroundLoop:
         _ = await asyncio.gather(*under_way, return_exceptions=True)
         await self._runtime.close()
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._owner != os.getpid():  # a forked child has the object but not the thread
-            self._owner = os.getpid()
-            self._inherited = self._loop  # kept: a loop that never ran here can't be closed here
-            self._loop = self._thread = None
-            self._starting = threading.Lock()
-        with self._starting:
+    def _leave_to_parent(self) -> None:
+        """In a forked child: it has the object, but not the thread, nor the lock's holder."""
+        if self._owner == os.getpid():
+            return
+        self._owner = os.getpid()
+        self._inherited = self._loop  # kept: a loop that never ran here can't be closed here
+        self._loop = self._thread = None
+        self._lock = threading.Lock()
+
+    def _schedule(self, start: Callable[[], None]) -> asyncio.AbstractEventLoop:
+        """Have the loop call `start`, before what `close` has it do."""
+        self._leave_to_parent()
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closed")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="blockyard", daemon=True
                 )
                 self._thread.start()
+            _ = self._loop.call_soon_threadsafe(start)
             return self._loop
 
 
