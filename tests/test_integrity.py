@@ -17,10 +17,11 @@ from blockyard.errors import (
     BufferTooSmallError,
     IntegrityError,
     InvalidRangeError,
+    ServerError,
 )
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
 from blockyard.s3.integrity import Sums, page_size, upload_headers
-from tests.pretend import Pretended, Stored, asked_ranges, flip, path, with_body
+from tests.pretend import Pretended, Stored, Twist, asked_ranges, flip, path, refusal, with_body
 
 PAGE = 16 * KIB
 SUMS = "x-amz-meta-blockyard-sums"
@@ -131,6 +132,45 @@ def test_every_page_has_its_own_sum(size: int) -> None:
             assert found is not None
             assert sums.page(index) == found.whole
     assert sums.page(last) == crc32c_bit_by_bit(data[last * page :])
+
+
+def refusing_checksums(code: str) -> Twist:
+    def twist(request: Request, sent: Response) -> Response:
+        return refusal(400, code) if "x-amz-checksum-crc32c" in request.headers else sent
+
+    return twist
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+@pytest.mark.parametrize("code", ["NotImplemented", "InvalidArgument"])
+def test_a_service_that_refuses_the_checksum_header_is_spared_it(
+    code: str, if_absent: bool
+) -> None:
+    s3 = Pretended()
+    s3.service.always = refusing_checksums(code)
+    for key in ("a", "b", "c"):
+        s3.write(key, b"data", if_absent=if_absent)
+        assert SUMS in s3.stored(key).headers
+        assert s3.read(key) == b"data"
+    assert len([each for each in s3.requests if each.method == "PUT"]) == 4  # tried once
+
+
+def test_a_write_refused_for_something_else_tells_what() -> None:
+    s3 = Pretended()
+    s3.service.always = lambda *_: refusal(501, "NotImplemented")
+    for _ in range(2):
+        with pytest.raises(ServerError, match="NotImplemented"):
+            s3.write("k", b"data")
+    s3.service.always = None
+    s3.write("k", b"data")
+    assert "x-amz-checksum-crc32c" in s3.requests[-1].headers
+
+
+def test_a_wrong_checksum_is_no_reason_to_leave_it_out() -> None:
+    s3 = Pretended()
+    s3.service.twists = [lambda *_: refusal(400, "BadDigest")]
+    s3.write("k", b"data")
+    assert all("x-amz-checksum-crc32c" in each.headers for each in s3.requests)
 
 
 # What is read back.

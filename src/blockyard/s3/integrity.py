@@ -29,6 +29,8 @@ from blockyard.model import KIB, MAX_BLOCK_SIZE
 SMALLEST_PAGE = 16 * KIB
 """The page size of blocks of up to 4 MiB, in bytes."""
 MOST_PAGES = 256
+CHECKSUM = "x-amz-checksum-crc32c"
+"""The header that a service may hold the body of a write to."""
 _SUMS = "x-amz-meta-blockyard-sums"
 _PAGES = "x-amz-meta-blockyard-pages-"
 _PAGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
@@ -62,7 +64,7 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     page = page_size(len(view))
     whole = crc32c(view)
     headers = {
-        "x-amz-checksum-crc32c": _base64(whole.to_bytes(4, "big")),
+        CHECKSUM: _base64(whole.to_bytes(4, "big")),
         _SUMS: f"1 {len(view)} {page} {whole:08x}",
     }
     if len(view) > page:
@@ -194,7 +196,7 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _ENCRYPTION = "x-amz-server-side-encryption"
 _CUSTOMER_KEY = "x-amz-server-side-encryption-customer-algorithm"
 _CHECKSUMS: dict[str, Callable[[memoryview], str]] = {
-    "x-amz-checksum-crc32c": lambda body: _base64(crc32c(body).to_bytes(4, "big")),
+    CHECKSUM: lambda body: _base64(crc32c(body).to_bytes(4, "big")),
     "x-amz-checksum-crc32": lambda body: _base64(zlib.crc32(body).to_bytes(4, "big")),
     "x-amz-checksum-sha256": lambda body: _base64(sha256(body).digest()),
     "x-amz-checksum-sha1": lambda body: _base64(sha1(body, usedforsecurity=False).digest()),

@@ -24,7 +24,7 @@ from blockyard.s3.calls import Call, Caller
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
-from blockyard.s3.integrity import upload_headers
+from blockyard.s3.integrity import CHECKSUM, upload_headers
 from blockyard.s3.reading import Reader
 from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from blockyard.s3.xml import MAX_REPLY
@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
 _NONCE = "x-amz-meta-blockyard-nonce"
+_HEADER_REFUSED = frozenset({"InvalidArgument", "NotImplemented"})
+"""What services answer that refuse headers they do not know."""
 
 
 class S3Store(Store):
@@ -50,14 +52,36 @@ class S3Store(Store):
             config.sign_payload == "auto" and self._caller.site.address.origin.scheme == "http"
         )
         self._sign_payload = signed
+        self._checksum_welcome = True
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
-        full_key = self._full_key(key)
         payload_hash, headers = await self._guards(ctx, data)
         if if_absent:
             headers[_NONCE] = ctx.runtime.nonce()
+        if not self._checksum_welcome:
+            del headers[CHECKSUM]
+        try:
+            return await self._put(ctx, key, data, payload_hash, headers)
+        except S3Error as error:
+            if CHECKSUM not in headers or error.code not in _HEADER_REFUSED:
+                raise
+        del headers[CHECKSUM]
+        info = await self._put(ctx, key, data, payload_hash, headers)
+        self._checksum_welcome = False  # since it was that, and nothing else
+        return info
+
+    async def _put(
+        self,
+        ctx: Context,
+        key: str,
+        data: bytes | memoryview,
+        payload_hash: str,
+        headers: dict[str, str],
+    ) -> BlockInfo:
+        full_key = self._full_key(key)
+        if_absent = _NONCE in headers
         call = Call(
             "write_block",
             key,
