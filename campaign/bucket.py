@@ -7,9 +7,10 @@ signature. The real servers answer a campaign too; this one is quick enough for 
 from __future__ import annotations
 
 import re
+from asyncio import IncompleteReadError
 from base64 import b64encode
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import md5, sha256
 from multiprocessing import get_context
@@ -63,11 +64,12 @@ class DictBucket(LoopbackServer):
         self.objects: dict[str, _Object] = {}
 
     async def serve(self, client: Connection) -> None:
-        """Answer requests until the client has had enough."""
-        while (head := await read_head(client.reader)) is not None:
-            framing = request_framing(head)
-            request = await whole(head, framing, read_body(client.reader, framing))
-            await client.send(self.answer(request).encode(head.method))
+        """Answer requests until the client has had enough, or breaks one off."""
+        with suppress(IncompleteReadError):
+            while (head := await read_head(client.reader)) is not None:
+                framing = request_framing(head)
+                request = await whole(head, framing, read_body(client.reader, framing))
+                await client.send(self.answer(request).encode(head.method))
 
     def answer(self, request: Message) -> _Reply:
         """The reply to one request."""

@@ -323,6 +323,17 @@ def test_contents_of_different_numbers_differ_all_along() -> None:
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 100
 
 
+def test_the_bucket_outlives_a_client_that_breaks_off() -> None:
+    with DictBucket() as bucket:
+        with socket.create_connection(("127.0.0.1", bucket.port)) as broken:
+            broken.sendall(b"PUT /campaign/k HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
+        assert bucket.wait_until_drained()
+        with socket.create_connection(("127.0.0.1", bucket.port)) as sound:
+            sound.sendall(b"HEAD /campaign HTTP/1.1\r\n\r\n")
+            assert sound.recv(12) == b"HTTP/1.1 200"
+    assert not bucket.objects
+
+
 class TestTheBucketInMemory(StoreConformance):
     """The campaign's own server is an honest one."""
 
