@@ -45,7 +45,17 @@ def run_outages(seed: int, seconds: float) -> Result:
             tally, by_kind = gathered(jobs, under_way)
         check_proxy(proxy, tally)
         took = time.monotonic() - begun
-        return Result("ceph", seed, took, tally, by_kind, weather.requests, proxy.counts, events)
+        return Result(
+            "ceph",
+            seed,
+            took,
+            tally,
+            by_kind,
+            weather.requests,
+            proxy.counts,
+            proxy.upstream_failures,
+            events,
+        )
 
 
 def _strike(endpoint: Endpoint, seconds: float, outages: Sequence[Outage]) -> list[str]:

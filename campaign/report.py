@@ -18,6 +18,7 @@ def text(result: Result) -> str:
         f"operations    {done:,} ({_counts(result.by_kind)})",
         f"requests      {result.requests:,}, of which {met:,} ({met / result.requests:.1%}) met",
         f"  faults      {_counts(result.faults)}",
+        f"  lost        {result.server_lost:,} to a server that was down",
         *(f"outage        {event}" for event in result.events),
         f"ended in      {_counts(tally.failures) or 'no error'} ({_rate(tally.failures, done)})",
         *(f"  {kind}: {tally.examples[kind]}" for kind in tally.failures),

@@ -36,7 +36,10 @@ _SHARES: dict[Kind, tuple[int, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a campaign; `faults` are those met, by name, `events` what was done besides."""
+    """What came of a campaign; `faults` are those met, by name, `events` what was done besides.
+
+    `server_lost` is how often the server behind the faults was not reached or broke off.
+    """
 
     server: str
     seed: int
@@ -45,6 +48,7 @@ class Result:
     by_kind: Counter[str]
     requests: int
     faults: Counter[str]
+    server_lost: int = 0
     events: Sequence[str] = ()
 
 
@@ -59,7 +63,14 @@ def run_campaign(seed: int, operations: int, server: str) -> Result:
             tally, by_kind = gathered(jobs, under_way)
         check_proxy(proxy, tally)
         return Result(
-            server, seed, time.monotonic() - begun, tally, by_kind, weather.requests, proxy.counts
+            server,
+            seed,
+            time.monotonic() - begun,
+            tally,
+            by_kind,
+            weather.requests,
+            proxy.counts,
+            proxy.upstream_failures,
         )
 
 
