@@ -200,7 +200,7 @@ class EchoServer(LoopbackServer):
 
 def echo(target: str, body: bytes = b"") -> bytes:
     """What `EchoServer` answers."""
-    return (target.encode() + body) * 100
+    return target.encode() * 100 + body
 
 
 class Peer:
