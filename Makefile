@@ -52,7 +52,7 @@ faults: $(READY)
 	@$(RUN) campaign --outages 300 $(if $(SEED),--seed $(SEED))
 
 faults-short: $(READY)
-	@$(RUN) campaign --operations 20000 $(if $(SEED),--seed $(SEED))
+	@$(RUN) campaign --operations 30000 $(if $(SEED),--seed $(SEED))
 
 bench: $(BENCH_READY)
 	@bench/install-packages
