@@ -125,15 +125,15 @@ class Caller:
             try:
                 if pace.limit is not None:
                     ticket = await pace.enter(ctx)
-                credentials = await self._credentials.current(ctx)
-                request = self._signed(ctx, call, credentials)
+                site, credentials = self.site, await self._credentials.current(ctx)
+                request = self._signed(ctx, call, site, credentials)
                 response = await self._exchange(ctx, call, request)
                 self._contacted = True
                 if response.status in _SUCCESS:
                     result = check(response)
                     pace.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
-                if await self._healed(ctx, call, response, credentials):
+                if await self._healed(ctx, call, response, site, credentials):
                     continue
                 raise self._refusal(ctx, call, response)
             except call.handled:
@@ -202,8 +202,9 @@ class Caller:
         attempts.failed = failed
         self._pace.succeeded(attempts.paid)
 
-    def _signed(self, ctx: Context, call: Call, credentials: Credentials | None) -> Request:
-        site = self.site
+    def _signed(
+        self, ctx: Context, call: Call, site: Site, credentials: Credentials | None
+    ) -> Request:
         request = call.build(site.address)
         if credentials is not None:
             payload_hash = call.payload_hash or sha256(request.body).hexdigest()
@@ -215,22 +216,28 @@ class Caller:
         ctx: Context,
         call: Call,
         response: Response,
-        signed_with: Credentials | None,
+        site: Site,
+        credentials: Credentials | None,
     ) -> bool:
-        """Learn what a refusal teaches; whether the next attempt will differ because of it."""
+        """Learn what a refusal teaches; whether the next attempt will differ because of it.
+
+        `site` and `credentials` are those of the refused request: meanwhile another call may
+        have put right what was wrong with it.
+        """
         attempts = call.history()
         error = error_from(response, call.operation, call.key)
         code = error.code if isinstance(error, S3Error) else ""
         region = region_hint(response)
         if code in _EXPIRED and attempts.heal("credentials"):
-            return await self._credentials.renew(ctx, signed_with)
-        if code in _SKEWED and attempts.heal("clock"):
-            theirs = server_time(response)
-            self._clock_offset = (theirs or 0.0) - ctx.runtime.wall_time()
-            return theirs is not None
+            return await self._credentials.renew(ctx, credentials)
+        theirs = server_time(response)
+        if code in _SKEWED and theirs is not None and attempts.heal("clock"):
+            self._clock_offset = theirs - ctx.runtime.wall_time()
+            return True
         elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
-        if region and elsewhere and region != self.site.region and attempts.heal("region"):
-            self.site = self._site(region)
+        if region and elsewhere and region != site.region and attempts.heal("region"):
+            if region != self.site.region:
+                self.site = self._site(region)
             return True
         return False
 
