@@ -7,7 +7,7 @@ keys counts as 1000 requests there.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError
@@ -44,9 +44,10 @@ class Deleting:
         batched = [key for key in keys if requests.xml_safe(self._prefix + key)]
         single = [key for key in keys if not requests.xml_safe(self._prefix + key)]
         failed: dict[str, BlockStoreError] = {}
+        whole: list[BlockStoreError] = []
 
         async def batch(batch_keys: list[str]) -> None:
-            failed.update(await self._settle(ctx, batch_keys))
+            failed.update(await self._settle(ctx, batch_keys, whole))
 
         async def one(key: str) -> None:
             try:
@@ -56,8 +57,8 @@ class Deleting:
 
         _ = await ctx.runtime.gather(batch, self._batches(batched), _AT_ONCE)
         _ = await ctx.gather(one, single)
-        if failed and len(failed) == len(keys) and len(set(map(id, failed.values()))) == 1:
-            raise next(iter(failed.values()))  # not the keys' own failures: nothing was attempted
+        if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
+            raise whole[-1]  # not the keys' own failures: nothing was attempted
         return DeleteResult([key for key in keys if key not in failed], failed)
 
     def _batches(self, keys: list[str]) -> Iterator[list[str]]:
@@ -68,8 +69,14 @@ class Deleting:
             yield keys[begin:end]
             begin = end
 
-    async def _settle(self, ctx: Context, keys: list[str]) -> dict[str, BlockStoreError]:
-        """Delete one batch; returns the keys that are still there, with why."""
+    async def _settle(
+        self, ctx: Context, keys: list[str], whole: list[BlockStoreError]
+    ) -> dict[str, BlockStoreError]:
+        """Delete one batch; returns the keys that are still there, with why.
+
+        To `whole` it adds the errors of requests that failed for none of their keys' sake.
+        Tries that deleted some key are not counted.
+        """
         attempts = Attempts()
         failed: dict[str, BlockStoreError] = {}
         while keys:
@@ -78,11 +85,15 @@ class Deleting:
                 refused = await self._request(ctx, batch, attempts)
             except ThrottledError as error:
                 self._batch_size = max(self._batch_size // 2, _SMALLEST)
+                whole.append(error)
                 refused = dict.fromkeys(batch, error)
             except BlockStoreError as error:
+                whole.append(error)
                 return failed | dict.fromkeys(keys, error)
             else:
                 self._batch_size = min(self._batch_size + _GROWTH, requests.MAX_DELETED_AT_ONCE)
+                if len(refused) < len(batch):
+                    attempts.failed = attempts.throttled = 0
             again = [key for key, error in refused.items() if is_transient(error)]
             failed |= {key: error for key, error in refused.items() if not is_transient(error)}
             if again:
@@ -112,3 +123,8 @@ class Deleting:
         return await self._caller.call(
             ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)[1]
         )
+
+
+def _all_of(errors: Collection[BlockStoreError], those: list[BlockStoreError]) -> bool:
+    """Whether each of `errors` is one of `those`: the same object, not one that looks like it."""
+    return {id(error) for error in errors} <= {id(error) for error in those}
