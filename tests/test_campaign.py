@@ -266,16 +266,20 @@ def test_the_mix_is_repeated_by_its_seed() -> None:
 def test_the_machine_breaks_nothing_in_an_honest_store_and_finds_a_defect() -> None:
     ended: list[Actor] = []
 
-    def explore(face: DefectiveFace) -> None:
+    def explore(face: DefectiveFace, operations: int) -> None:
         def actor(name: str) -> Actor:
             return Actor(face, name, Tally(), 100.0)
 
-        machine.explore(actor, ended.append, seed=1, operations=500)
+        machine.explore(actor, ended.append, seed=1, operations=operations)
 
-    explore(DefectiveFace())
+    explore(DefectiveFace(), 500)
     assert ended
+    # what Hypothesis draws depends on the modules that are loaded, not on the seed alone:
+    # enough steps that some of them ask for the size of a block that is there
     with pytest.raises(AssertionError, match="wrong reads"):
-        explore(DefectiveFace(spoils("stat_block", lambda info: blockyard.BlockInfo("k", -1, ""))))
+        explore(
+            DefectiveFace(spoils("stat_block", lambda info: blockyard.BlockInfo("k", -1, ""))), 4000
+        )
 
 
 def request(number: int, target: str) -> SeenRequest:
