@@ -36,7 +36,14 @@ from blockyard.errors import (
     TransportError,
     TransportTimeoutError,
 )
-from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport
+from blockyard.model import (
+    BLOCK_SIZE,
+    MAX_BLOCK_SIZE,
+    BlockInfo,
+    DeleteResult,
+    HealthReport,
+    VerifyReport,
+)
 
 if TYPE_CHECKING:
     from blockyard.aio import AsyncBlockStore
@@ -86,6 +93,7 @@ __all__ = [
     "TransportConnectionError",
     "TransportError",
     "TransportTimeoutError",
+    "VerifyReport",
     "__version__",
     "open_async_store",
     "open_store",

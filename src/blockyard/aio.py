@@ -13,7 +13,8 @@ from blockyard.content.layout import ContentInfo
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
-from blockyard.model import BlockInfo, DeleteResult, HealthReport
+from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
+from blockyard.verifying import Verifier
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,6 +46,7 @@ class AsyncBlockStore:
         self._operations = operations
         self._reader = ContentReader(operations)
         self._writer = ContentWriter(operations)
+        self._verifier = Verifier(operations)
         self._runtime = runtime
         self._deadline = deadline
         self._concurrency = concurrency
@@ -131,6 +133,12 @@ class AsyncBlockStore:
             token = page.next_token
             if token is None:
                 return
+
+    async def verify_by_prefix(
+        self, prefix: str = "", *, progress: Progress | None = None
+    ) -> VerifyReport:
+        """See `BlockStore.verify_by_prefix`."""
+        return await self._verifier.verify_by_prefix(self._context(), prefix, progress)
 
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""

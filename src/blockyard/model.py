@@ -76,3 +76,21 @@ class HealthReport:
     server: str = ""
     reads: int = 0
     hedges: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What became of each block that was read to be verified.
+
+    `verified` counts the blocks whose bytes are right, by what they were held to: "page
+    checksums", "x-amz-checksum-crc32c" and its like, "ETag". `unverifiable` counts those with
+    nothing to hold them to. `damaged` maps the keys of blocks that are not as they were stored to
+    their errors, `unreadable` those of blocks that could not be read. `size` is what was read and
+    not found damaged, in bytes.
+    """
+
+    verified: Mapping[str, int]
+    unverifiable: int
+    damaged: Mapping[str, BlockStoreError]
+    unreadable: Mapping[str, BlockStoreError]
+    size: int

@@ -17,8 +17,9 @@ from blockyard.content.layout import ContentInfo
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
-from blockyard.model import BlockInfo, DeleteResult, HealthReport
+from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
 from blockyard.transport.blocking import run_to_end
+from blockyard.verifying import Verifier
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,6 +57,7 @@ class BlockStore:
         self._operations = operations
         self._reader = ContentReader(operations)
         self._writer = ContentWriter(operations)
+        self._verifier = Verifier(operations)
         self._runtime = runtime
         self._background = background
         self._deadline = deadline
@@ -186,6 +188,18 @@ class BlockStore:
             token = page.next_token
             if token is None:
                 return
+
+    def verify_by_prefix(
+        self, prefix: str = "", *, progress: Progress | None = None
+    ) -> VerifyReport:
+        """Read every block whose key begins with the literal `prefix`, and report the damaged.
+
+        A block is held to its page checksums, else to the checksum that the service keeps, else
+        to an ETag that is an MD5; in a folder or in memory there are none. Many blocks are read
+        at once, 256 MiB at most or a single one. Raises what a listing does. `progress` is called
+        with the bytes done so far, in another thread.
+        """
+        return self._run_many(partial(self._verifier.verify_by_prefix, progress=progress), prefix)
 
     def health_check(self) -> HealthReport:
         """Show that the bucket or folder can be used now; the typed error says why it can't."""

@@ -18,6 +18,7 @@ from blockyard.cli.output import human, json_row, progress_bar, row, shown, watc
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
 from blockyard.cli.signals import nothing_to_tidy
 from blockyard.cli.streams import StandardInput
+from blockyard.cli.verify import verify
 from blockyard.content.layout import belongs_to, content_prefix
 from blockyard.errors import BlockNotFoundError
 
@@ -190,6 +191,7 @@ def health(store: "BlockStore") -> None:
 
 
 _ = app.command()(bench)
+_ = app.command()(verify)
 
 
 def _found(store: "BlockStore", name: str, *, recursive: bool) -> list[str]:

@@ -85,6 +85,11 @@ class Sums:
     whole: int
     headers: Mapping[str, str]
 
+    @staticmethod
+    def stated(headers: Mapping[str, str]) -> bool:
+        """Whether the block was stored with sums, which may be damaged."""
+        return _SUMS in headers
+
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> Sums | None:
         """Those that the headers of a reply hold; None when the block was stored without.

@@ -12,6 +12,7 @@ from typing import Literal
 from blockyard.context import Context, Response
 from blockyard.errors import IntegrityError, InvalidRangeError
 from blockyard.keys import range_past_end
+from blockyard.model import KIB
 from blockyard.s3.calls import Caller
 from blockyard.s3.fetching import Asked, fetch, object_size
 from blockyard.s3.integrity import SMALLEST_PAGE, Claim, Sums, checksum_claim
@@ -21,6 +22,9 @@ VerifyRanges = Literal["widen", "covered", "off"]
 
 Claimed = Callable[[Mapping[str, str]], Claim | None]
 
+_CHECKED_INLINE = 64 * KIB
+"""Bodies up to this many bytes are held to any checksum at once; to the service's, which may be
+slow to compute, larger ones where they block no one."""
 _REREADS = 4
 """How often one read may find that its block has pages of yet another size."""
 
@@ -42,6 +46,8 @@ class Reader:
         if asked.first is not None and self._verify_ranges == "off":
             return Verified(reply)
         try:
+            if reply.size > _CHECKED_INLINE and not Sums.stated(reply.headers):
+                return await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
             return verify(asked, reply, claimed)
         except IntegrityError:
             again = replace(asked, fresh=True)

@@ -24,7 +24,7 @@ from blockyard.s3.calls import Call, Caller
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
-from blockyard.s3.integrity import CHECKSUM, upload_headers
+from blockyard.s3.integrity import CHECKSUM, checksum_or_etag_claim, upload_headers
 from blockyard.s3.reading import Reader
 from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
 from blockyard.s3.xml import MAX_REPLY
@@ -131,6 +131,16 @@ class S3Store(Store):
             return await self._reader.read_range(ctx, key, self._full_key(key), offset, length)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
+
+    async def verify_block(self, ctx: Context, key: str) -> str | None:
+        asked = Asked("verify_block", key, self._full_key(key))
+        try:
+            verified = await self._reader.read(ctx, asked, checksum_or_etag_claim)
+        except OversizedBodyError as error:
+            raise BlockTooLargeError(f"verify_block {key!r}: {error}") from None
+        if verified.sums is not None:
+            return "page checksums"
+        return None if verified.claim is None else verified.claim.name
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return responses.block_info(key, await self._head(ctx, "stat_block", key))

@@ -52,6 +52,16 @@ class Store(ABC):
         block is; a length of 0 within the block gives b"".
         """
 
+    async def verify_block(self, ctx: Context, key: str) -> str | None:
+        """Read the whole block and hold it to every checksum that it is kept with.
+
+        Returns what it was held to, None when there is nothing to hold it to; raises
+        `IntegrityError` when it does not match. The default, for stores that keep no checksums,
+        only shows that it can be read.
+        """
+        _ = await self.read_block(ctx, key)
+        return None
+
     @abstractmethod
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         """Size, ETag and time of the block, or `BlockNotFoundError`."""

@@ -38,6 +38,7 @@ from blockyard.testing.suite.many import ManyTests  # noqa: E402
 from blockyard.testing.suite.model import ModelTests  # noqa: E402
 from blockyard.testing.suite.odd_keys import OddKeyTests  # noqa: E402
 from blockyard.testing.suite.ranges import RangeTests  # noqa: E402
+from blockyard.testing.suite.verifying import VerifyTests  # noqa: E402
 
 __all__ = ["DeadlineTests", "DurabilityTests", "StoreConformance"]
 
@@ -50,6 +51,7 @@ class StoreConformance(
     DeleteTests,
     CopyTests,
     ManyTests,
+    VerifyTests,
     ContentTests,
     LifecycleTests,
     ModelTests,

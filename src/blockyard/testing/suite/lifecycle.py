@@ -31,6 +31,7 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "delete_by_prefix": lambda store: store.delete_by_prefix("a"),
     "list_by_prefix": lambda store: store.list_by_prefix(),
     "iter_blocks": lambda store: list(store.iter_blocks()),
+    "verify_by_prefix": lambda store: store.verify_by_prefix(),
     "health_check": lambda store: store.health_check(),
     "write_content": lambda store: store.write_content("a", b""),
     "read_content": lambda store: store.read_content("a"),

@@ -1,0 +1,108 @@
+"""Verifying what is stored: every block below a prefix is read whole, over any store.
+
+The store says what a block was held to (`Store.verify_block`); here is the walk over the listing,
+many blocks at a time in bounded memory, and the report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from blockyard.content.progress import Progress, Tally
+from blockyard.context import Context
+from blockyard.errors import (
+    BlockNotFoundError,
+    BlockStoreError,
+    DeadlineExceededError,
+    IntegrityError,
+    StoreClosedError,
+)
+from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo, VerifyReport
+
+if TYPE_CHECKING:
+    from blockyard.operations import Operations
+
+_MEMORY = 256 * MIB
+"""Blocks in memory at a time come to this much, or are a single one, in bytes."""
+
+
+class Verifier:
+    """Verifies blocks of one open store."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def verify_by_prefix(
+        self, ctx: Context, prefix: str, progress: Progress | None = None
+    ) -> VerifyReport:
+        walk = _Walk(self._operations, Tally(progress))
+        token: str | None = None
+        while True:
+            page = await self._operations.list_page(ctx, prefix, token)
+            await walk.verify(ctx, page.blocks)
+            token = page.next_token
+            if token is None:
+                return walk.report()
+
+
+class _Walk:
+    """One walk over a prefix, and what it has found."""
+
+    def __init__(self, operations: Operations, read: Tally) -> None:
+        self._store = operations.store
+        self._read = read
+        self._verified: Counter[str] = Counter()
+        self._unverifiable = 0
+        self._damaged: dict[str, BlockStoreError] = {}
+        self._unreadable: dict[str, BlockStoreError] = {}
+
+    async def verify(self, ctx: Context, blocks: Sequence[BlockInfo]) -> None:
+        """Blocks so large that fewer of them fit into memory come after the others."""
+        share = _MEMORY // ctx.concurrency
+        large = [block for block in blocks if block.size > share]
+        largest = max((block.size for block in large), default=share)
+        at_once = min(ctx.concurrency, max(1, _MEMORY // largest))
+
+        async def one(block: BlockInfo) -> None:
+            await self._verify_one(ctx, block)
+
+        _ = await ctx.gather(one, [block for block in blocks if block.size <= share])
+        _ = await ctx.runtime.gather(one, large, at_once)
+
+    def report(self) -> VerifyReport:
+        return VerifyReport(
+            dict(self._verified),
+            self._unverifiable,
+            dict(sorted(self._damaged.items())),
+            dict(sorted(self._unreadable.items())),
+            self._read.done,
+        )
+
+    async def _verify_one(self, ctx: Context, block: BlockInfo) -> None:
+        if block.size > MAX_BLOCK_SIZE:  # none of ours, and never in memory
+            self._unverifiable += 1
+            return
+        try:
+            held_to = await self._store.verify_block(ctx, block.key)
+        except (StoreClosedError, DeadlineExceededError):
+            raise
+        except BlockNotFoundError:  # deleted since it was listed
+            return
+        except IntegrityError as error:
+            self._damaged[block.key] = _bare(error)
+        except BlockStoreError as error:
+            self._unreadable[block.key] = _bare(error)
+        else:
+            self._read.add(block.size)
+            if held_to is None:
+                self._unverifiable += 1
+            else:
+                self._verified[held_to] += 1
+
+
+def _bare(error: BlockStoreError) -> BlockStoreError:
+    """`error` without the frames that it came through: they hold the bytes of the block."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
