@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from bench.peers import NAMES
+
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 def describe() -> dict[str, str]:
@@ -37,10 +41,42 @@ def commit() -> str:
     return found + ("+" if _said("git", "status", "--porcelain", "--", "src", "bench") else "")
 
 
-def load() -> float:
-    """How many programs wanted a core over the last minute: anything but a small part of one
-    disturbs the figures."""
-    return os.getloadavg()[0]
+class Disturbance:
+    """How much of the machine programs that are not ours take, since it was made. proc(5)."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._before = busy_seconds(interrupts=False) - _our_seconds()
+
+    def cores(self) -> float:
+        """Cores that others kept busy, on average. What is not near 0 disturbs the figures."""
+        others = busy_seconds(interrupts=False) - _our_seconds() - self._before
+        return max(0.0, others / (time.monotonic() - self._begun))
+
+
+def busy_seconds(*, interrupts: bool) -> float:
+    """Seconds that the cores spent on programs, and on interrupts if wanted, summed up."""
+    user, nice, system, _idle, _wait, hard, soft = map(
+        int, Path("/proc/stat").read_text().split()[1:8]
+    )
+    return (user + nice + system + (hard + soft if interrupts else 0)) / _TICK
+
+
+def _our_seconds() -> float:
+    """CPU seconds of this process and of all that descend from it, those that ended included."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended in the meantime
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)] = int(fields[1])
+            ticks[int(folder.name)] = sum(map(int, fields[11:15]))
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return sum(ticks.get(pid, 0) for pid in ours) / _TICK
 
 
 def _field(path: Path, name: str, separator: str = ":") -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.fleet import Worker, command_for
+from bench.machine import busy_seconds
 from bench.workloads import Workload
 from servers.endpoint import Endpoint
 from servers.procfs import living_members
@@ -45,10 +46,14 @@ def measure(
         workers = [stack.enter_context(Worker(peer)) for _ in range(processes)]
         _ = list(pool.map(lambda worker: worker.ask({**command, "seconds": 0.1}), workers))
         server = partial(_cpu_seconds, endpoint.processes["nginx"].pid)
-        begun, server_before, machine_before = time.monotonic(), server(), _machine_cpu()
+        begun, server_before, machine_before = (
+            time.monotonic(),
+            server(),
+            busy_seconds(interrupts=True),
+        )
         samples = list(pool.map(lambda worker: worker.ask(command), workers))
         passed = time.monotonic() - begun
-        server_after, machine_after = server(), _machine_cpu()
+        server_after, machine_after = server(), busy_seconds(interrupts=True)
     return Together(
         processes,
         sum(sample.operations / sample.seconds for sample in samples),
@@ -76,11 +81,3 @@ def _cpu_seconds(session: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / _TICK
-
-
-def _machine_cpu() -> float:
-    """Seconds that the cores of the machine were not idle, summed up. proc(5)."""
-    user, nice, system, _idle, _iowait, irq, softirq = map(
-        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
-    )
-    return (user + nice + system + irq + softirq) / _TICK

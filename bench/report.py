@@ -98,7 +98,7 @@ def _machine(results: dict[str, Any]) -> str:
         f"{results['date']}, commit {results['commit']}: {machine['cores']} cores of "
         f"{machine['processor']}, {machine['memory']}, {machine['system']}, Linux "
         f"{machine['kernel']}, Python {machine['python']}, nginx {machine['nginx']}, wrk "
-        f"{machine['wrk']}; load before the run {results['load']:.1f}."
+        f"{machine['wrk']}. Other programs used {results['others']:g} of the cores meanwhile."
     )
 
 

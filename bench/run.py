@@ -23,12 +23,18 @@ from bench.samples import samples_as_json
 from bench.workloads import LIMIT, MIB, Workload, all_workloads
 
 RESULTS = REPOSITORY / "bench" / "results"
+_QUIET = 0.1
+"""Cores that others may use before the figures are not to be trusted."""
 _LOCK = Path(gettempdir()) / "bench.lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much to measure. `peers` take part; the grid is what is not promised a ratio."""
+    """How much to measure: the promised ratios, the grid of all other work, and what follows.
+
+    `starts` are those of each client, `memory_bytes` what is read to find the peak, and the
+    seconds those of a sample of several processes, and of each store that `stores` looks at.
+    """
 
     name: str
     headline: Effort
@@ -47,29 +53,37 @@ class Scale:
 
 
 FULL = Scale(
-    "full", Effort(5, 0.5), Effort(3, 0), Effort(3, 0.25), NAMES, 5, 10 * 1024 * MIB, 1.0, 0.4
+    name="full",
+    headline=Effort(rounds=5, seconds=0.5),
+    services=Effort(rounds=3, seconds=0),
+    grid=Effort(rounds=3, seconds=0.25),
+    peers=NAMES,
+    starts=5,
+    memory_bytes=10 * 1024 * MIB,
+    process_seconds=1.0,
+    stores_seconds=8.0,
 )
 QUICK = Scale(
-    "quick",
-    Effort(3, 0.25),
-    Effort(2, 0),
-    None,
-    ("blockyard", "obstore", "minio", "boto3"),
-    3,
-    1024 * MIB,
-    0.5,
-    0.0,
+    name="quick",
+    headline=Effort(rounds=3, seconds=0.25),
+    services=Effort(rounds=2, seconds=0),
+    grid=None,
+    peers=("blockyard", "obstore", "minio", "boto3"),
+    starts=3,
+    memory_bytes=1024 * MIB,
+    process_seconds=0.5,
+    stores_seconds=0.0,
 )
 TINY = Scale(
-    "tiny",
-    Effort(1, 0.01),
-    Effort(1, 0),
-    None,
-    ("blockyard", "obstore", "boto3"),
-    1,
-    160 * MIB,
-    0.1,
-    0.0,
+    name="tiny",
+    headline=Effort(rounds=1, seconds=0.01),
+    services=Effort(rounds=1, seconds=0),
+    grid=None,
+    peers=("blockyard", "obstore", "boto3"),
+    starts=1,
+    memory_bytes=160 * MIB,
+    process_seconds=0.1,
+    stores_seconds=0.0,
 )
 
 
@@ -77,16 +91,22 @@ def main(scale: Scale, only: str, save: str) -> int:
     """Measure, print and save. Returns the process's exit status."""
     begun = time.monotonic()
     with _alone():
-        print(
-            f"blockyard {machine.commit()}, {scale.name} run; load {machine.load():.1f}", flush=True
-        )
+        print(f"blockyard {machine.commit()}, {scale.name} run", flush=True)
+        others = machine.Disturbance()
         results = _measure_all(scale, only)
+        results["others"] = round(others.cores(), 2)
     results["minutes"] = round((time.monotonic() - begun) / 60, 1)
     tables.show(results)
     path = Path(save) if save else RESULTS / f"{results['date'][:10]}-{scale.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     _ = path.write_text(_as_lines(results))
     print(f"\nsaved to {path} after {results['minutes']:g} minutes")
+    if results["others"] > _QUIET:
+        print(
+            f"warning: other programs used {results['others']:g} cores meanwhile; "
+            "on a machine that is not quiet, no figure here is worth much",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -95,7 +115,6 @@ def _measure_all(scale: Scale, only: str) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "scale": scale.name,
         "commit": machine.commit(),
-        "load": machine.load(),
         "machine": machine.describe(),
         "versions": machine.versions(),
     }

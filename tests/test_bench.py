@@ -198,7 +198,7 @@ def made_up_results(samples: Samples) -> dict[str, Any]:
     return {
         "date": "2026-01-02 03:04 UTC",
         "commit": "abc",
-        "load": 0.1,
+        "others": 0.01,
         "minutes": 12.0,
         "machine": dict.fromkeys(
             ("processor", "cores", "memory", "system", "kernel", "python", "nginx", "wrk"), "2"
