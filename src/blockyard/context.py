@@ -12,7 +12,7 @@ This module owns the protocol only: no socket, no asyncio, no clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from blockyard.errors import DeadlineExceededError
@@ -43,8 +43,8 @@ class Request:
     origin: Origin
     method: str
     target: str
-    headers: dict[str, str]
-    body: bytes | memoryview = b""
+    headers: dict[str, str] = field(repr=False)  # one of them may be the session token
+    body: bytes | memoryview = field(default=b"", repr=False)
     fresh: bool = False
 
 

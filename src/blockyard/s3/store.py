@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import TypeVar
 
@@ -231,9 +232,10 @@ class S3Store(Store):
         self, ctx: Context, key: str, nonce: str, refused: S3Error
     ) -> BlockInfo:
         """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
-        reply = await self._head(ctx, "write_block", key)
-        if reply.headers.get(_NONCE) == nonce:
-            return responses.block_info(key, reply)
+        with suppress(BlockNotFoundError):  # deleted since: at the time of the write it was there
+            reply = await self._head(ctx, "write_block", key)
+            if reply.headers.get(_NONCE) == nonce:
+                return responses.block_info(key, reply)
         error = BlockExistsError(f"write_block {key!r}: a block is there already")
         raise error from refused
 
