@@ -168,10 +168,9 @@ def test_kind_of_error_by_status_alone(
     assert type(error_from(reply(body, status), "health_check", None)) is of_bucket
 
 
-def test_no_text_but_the_code_decides() -> None:
-    told = refusal(
-        500, "InternalError", Message="404 NoSuchKey NotFound", Key="SlowDown", RequestId="404403"
-    )
+@pytest.mark.parametrize("code", ["InternalError", "NeverHeardOf404", ""])
+def test_no_text_but_the_code_decides(code: str) -> None:
+    told = refusal(500, code, Message="404 NoSuchKey NotFound", Key="SlowDown", RequestId="404403")
     assert type(error_from(told, "read_block", "404")) is ServerError
 
 
