@@ -111,7 +111,10 @@ def connect_error(cause: OSError | UnicodeError, host: str, port: int) -> Transp
         )
     if _refused_tls(cause):
         return TLSError(f"{where}: TLS: {cause}", established=False)
-    return TransportConnectionError(f"{where}: {cause}", established=False)
+    said = str(cause)
+    if cause.errno is not None and not isinstance(cause, ssl.SSLError):
+        said = os.strerror(cause.errno)  # which asyncio leaves out
+    return TransportConnectionError(f"{where}: {said}", established=False)
 
 
 def broken_error(cause: OSError) -> TransportConnectionError:
