@@ -7,10 +7,14 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.blockyard-ready
 LOCALSTACK_VENV := .venv-localstack
 LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
+FUZZ_VENV := .venv-fuzz
+FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
+FUZZ_TARGETS := replies xml headers sums urls yaml keys
+FUZZ_SECONDS ?= 60
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
-.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short bench bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short fuzz bench bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -20,6 +24,7 @@ help:
 	@echo "make test-servers  the tests on LocalStack and Ceph"
 	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
 	@echo "make faults-short  its short form, 3 minutes"
+	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
 	@echo "make bench-report  docs/BENCHMARKS.md from the saved results"
 
@@ -54,6 +59,14 @@ faults: $(READY)
 faults-short: $(READY)
 	@$(RUN) campaign --operations 30000 $(if $(SEED),--seed $(SEED))
 
+fuzz: $(FUZZ_READY)
+	@for target in $(FUZZ_TARGETS); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		$(FUZZ_VENV)/bin/python -m fuzz $$target -max_total_time=$(FUZZ_SECONDS) \
+			-timeout=10 -rss_limit_mb=1024 -max_len=4096 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=$(FUZZ_VENV)/ || exit 1; \
+	done
+
 bench: $(BENCH_READY)
 	@bench/install-packages
 	@$(BENCH_VENV)/bin/python -m bench run $(if $(QUICK),--quick)
@@ -62,7 +75,7 @@ bench-report: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m bench report
 
 clean:
-	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(FUZZ_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
 $(READY): pyproject.toml
@@ -77,6 +90,13 @@ $(LOCALSTACK_READY): servers/localstack-requirements.txt
 	@echo "setting up $(LOCALSTACK_VENV)"
 	@$(PYTHON) -m venv $(LOCALSTACK_VENV)
 	@$(LOCALSTACK_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+$(FUZZ_READY): pyproject.toml
+	@echo "setting up $(FUZZ_VENV)"
+	@$(PYTHON) -m venv $(FUZZ_VENV)
+	@$(FUZZ_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(FUZZ_VENV)/bin/python -m pip install --quiet --editable . --group fuzz
 	@touch $@
 
 $(BENCH_READY): pyproject.toml
