@@ -85,11 +85,20 @@ def test_the_index_of_decisions_has_every_page() -> None:
 
 def test_every_dependency_of_users_has_a_page() -> None:
     project = tomllib.loads(page("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"].values()
-    asked = {*project["dependencies"], *(each for extra in extras for each in extra)}
-    names = {re.split(r"[\[<>=]", each)[0] for each in asked} - {"blockyard"}
+    names = packages(project["dependencies"], *project["optional-dependencies"].values())
     decided = " ".join(path.name for path in (REPOSITORY / "docs" / "decisions").iterdir())
-    assert [name for name in names if name.lower() not in decided] == []
+    assert [name for name in names - {"blockyard"} if name.lower() not in decided] == []
+
+
+def test_every_dependency_of_development_has_a_line() -> None:
+    groups = tomllib.loads(page("pyproject.toml"))["dependency-groups"]
+    rows = table(page("docs/decisions/development.md"), "package")
+    assert {name for row in rows for name in named(row[0])} == packages(*groups.values())
+
+
+def packages(*requirements: list[str]) -> set[str]:
+    """The names in lists of requirements."""
+    return {re.split(r"[\[<>=]", each)[0] for asked in requirements for each in asked}
 
 
 def test_the_commands_for_contributors_are_there() -> None:
