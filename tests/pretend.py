@@ -53,7 +53,7 @@ class PretendS3:
 
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
-        reply = _METHODS[request.method](self, request)
+        reply = _METHODS.get(request.method, PretendS3.unknown)(self, request)
         twist = self.twists.pop(0) if self.twists else self.always
         twisted = reply if twist is None else twist(request, reply)
         if isinstance(twisted, TransportError):
@@ -77,6 +77,9 @@ class PretendS3:
             return refusal(416, "InvalidRange")
         headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
         return reply(206, headers, stored.body[first:end])
+
+    def unknown(self, request: Request) -> Response:
+        return refusal(501, "NotImplemented")
 
     def head(self, request: Request) -> Response:
         found = self.get(request)
@@ -210,6 +213,13 @@ class Pretended:
 
     def copy(self, source: str, target: str) -> None:
         _ = run_to_end(self.store.copy_block(self.ctx, source, target))
+
+    def delete(self, keys: list[str]) -> None:
+        _ = run_to_end(self.store.delete_blocks(self.ctx, keys))
+
+    def listed(self) -> list[str]:
+        page = run_to_end(self.store.list_page(self.ctx, "", None, 1000))
+        return [block.key for block in page.blocks]
 
     def read(self, key: str) -> bytes:
         return run_to_end(self.store.read_block(self.ctx, key))

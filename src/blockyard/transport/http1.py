@@ -27,6 +27,8 @@ HEAD_LIMIT = 64 * KIB
 """The longest reply head that is accepted, in bytes."""
 ERROR_BODY_LIMIT = 1 * MIB
 """The longest body of an error reply that is accepted, in bytes."""
+_FRAME = 16
+"""Bytes on the wire to each byte of a chunked body, beyond which its chunks lead nowhere."""
 SCRATCH_SIZE = 64 * KIB
 """What a connection receives heads and small bodies into, in bytes."""
 
@@ -276,6 +278,7 @@ class _ChunkedBody:
     def __init__(self, head: bytes) -> None:
         self.pieces: list[bytes] = []
         self.size = 0
+        self._fed = 0
         self.complete = False
         self.surplus = False
         self._parser = httptools.HttpResponseParser(self)
@@ -289,6 +292,9 @@ class _ChunkedBody:
             if not self.complete:
                 raise ProtocolError(f"the reply's chunked body is not valid: {error}") from None
             self.surplus = True
+        self._fed += len(data)
+        if not self.complete and self._fed > HEAD_LIMIT + _FRAME * self.size:
+            raise ProtocolError("the reply's chunked body is hardly anything but frame")
 
     def on_message_begin(self) -> None:
         """httptools: a message begins; after the end of this one, nobody asked for it."""
