@@ -171,7 +171,8 @@ def test_what_a_service_says_of_its_refusal_is_fit_to_be_shown(text: str) -> Non
     escaped = (
         text.replace("&", "&amp;").replace("<", "&lt;").replace("\x1b", "&#27;").replace("\x00", "")
     )
-    body = f"<Error><Code>{escaped}</Code><Message>{escaped}</Message><RequestId>{escaped}</RequestId></Error>"
+    fields = (f"<{name}>{escaped}</{name}>" for name in ("Code", "Message", "RequestId"))
+    body = f"<Error>{''.join(fields)}</Error>"
     s3.service.always = lambda *_: reply(
         403, {"x-amz-request-id": text, "x-amz-id-2": text}, f"<Error>{body}</Error>".encode()
     )
