@@ -68,9 +68,9 @@ class BlockingRuntime:
             if response is not None:
                 return response
         while True:
+            reply = ReplyReader(request.method, into, limit)
             connection = self._take(request, patience)
             reused = connection.used
-            reply = ReplyReader(request.method, into, limit)
             try:
                 connection.send(request, reply, patience)
                 return connection.receive(reply, patience)
@@ -118,7 +118,7 @@ class BlockingRuntime:
 
         No other request begins: what waits for a connection raises `StoreClosedError`.
         """
-        with self._free:
+        with self._lock:
             self._closed = True
             self._free.notify_all()
             for connection in self._pool.clear():
@@ -137,7 +137,10 @@ class BlockingRuntime:
             http.max_connections, http.max_idle, http.keep_alive
         )
         self._open: set[BlockingConnection] = set()
-        self._free = threading.Condition()
+        # Taken by itself, not through the condition, whose Python code an interrupt can end
+        # between the taking and the `with` that gives back.
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
         self._beside = ThreadPoolExecutor(thread_name_prefix="blockyard")
 
     def _hedged(
@@ -166,37 +169,35 @@ class BlockingRuntime:
 
     def _begin(self, request: Request, limit: int, patience: Patience, to_connect: Patience) -> Try:
         """Send `request`, and leave its reply to be read."""
+        reply = ReplyReader(request.method, None, limit)
         connection = self._take(request, to_connect)
-        sent = Try(connection, ReplyReader(request.method, None, limit))
         try:
-            connection.send(request, sent.reply, patience)
+            connection.send(request, reply, patience)
+            return Try(connection, reply)
         except BaseException:
             self._release(request.origin, connection, keep=False)
             raise
-        return sent
 
     def _take(self, request: Request, patience: Patience) -> BlockingConnection:
         origin = request.origin
         while True:
-            with self._free:
-                taken = self._place(request, patience)
-            if not isinstance(taken, Take):
+            taken: BlockingConnection | Take = Take.WAIT
+            try:
+                with self._lock:
+                    taken = self._place(request, patience)
+                if isinstance(taken, Take):
+                    taken = connect(origin, self._dialing, patience, self._timeouts.connect)
+                    self._open.add(taken)
+                    return taken
                 if taken.usable():
                     return taken
-                self._release(origin, taken, keep=False)
-                continue
-            try:
-                connection = connect(origin, self._dialing, patience, self._timeouts.connect)
             except BaseException:
-                with self._free:
-                    self._pool.drop(origin)
-                    self._free.notify()
+                self._give_up(origin, taken)
                 raise
-            self._open.add(connection)
-            return connection
+            self._release(origin, taken, keep=False)
 
     def _has_room(self, origin: Origin) -> bool:
-        with self._free:
+        with self._lock:
             return self._pool.has_room(origin)
 
     def _place(self, request: Request, patience: Patience) -> BlockingConnection | Take:
@@ -216,8 +217,16 @@ class BlockingRuntime:
             self._free.notify()  # a place may have been ours for a moment: it is the next one's
             raise
 
+    def _give_up(self, origin: Origin, taken: BlockingConnection | Take) -> None:
+        if isinstance(taken, BlockingConnection):
+            self._release(origin, taken, keep=False)
+        elif taken is Take.OPEN:
+            with self._lock:
+                self._pool.drop(origin)
+                self._free.notify()
+
     def _release(self, origin: Origin, connection: BlockingConnection, keep: bool) -> None:
-        with self._free:
+        with self._lock:
             surplus = [connection]
             if keep and not self._closed:
                 surplus = self._pool.give_back(origin, connection, time.monotonic())

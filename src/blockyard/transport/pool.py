@@ -50,10 +50,11 @@ class Pool(Generic[Connection]):
             host = self._hosts[origin] = _Host()
         if host.taken >= self._max_connections:
             return Take.WAIT
-        host.taken += 1
+        taken: Connection | Take = Take.OPEN
         if not fresh and host.idle and host.idle[-1][0] + self._keep_alive > now:
-            return host.idle.pop()[1]
-        return Take.OPEN
+            taken = host.idle.pop()[1]
+        host.taken += 1  # last: nothing that an interrupt can end comes between this and the caller
+        return taken
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not say WAIT."""
