@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import tracemalloc
 from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -168,11 +169,8 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_a_service_says_of_its_refusal_is_fit_to_be_shown(text: str) -> None:
     s3 = Pretended(max_retries=1)
-    escaped = (
-        text.replace("&", "&amp;").replace("<", "&lt;").replace("\x1b", "&#27;").replace("\x00", "")
-    )
-    fields = (f"<{name}>{escaped}</{name}>" for name in ("Code", "Message", "RequestId"))
-    body = f"<Error>{''.join(fields)}</Error>"
+    said = escape(text.replace("\x00", ""), {"\x1b": "&#27;"})
+    body = "".join(f"<{name}>{said}</{name}>" for name in ("Code", "Message", "RequestId"))
     s3.service.always = lambda *_: reply(
         403, {"x-amz-request-id": text, "x-amz-id-2": text}, f"<Error>{body}</Error>".encode()
     )
