@@ -48,10 +48,14 @@ http {{
             # S3 answers a PUT with an ETag, and some clients insist on it.
             if ($request_method = PUT) {{ add_header ETag '"x"' always; }}
         }}
+        location /{plain}/read/ {{ {cached} }}
 {kept}
     }}
 }}
 """
+
+# What is only read stays open, so that the server opens no file for a request.
+_CACHED = "open_file_cache max=16384 inactive=600s; open_file_cache_valid 600s;"
 
 _TLS = """ ssl;
         ssl_certificate {files.certificate};
@@ -77,6 +81,8 @@ def serve(*, tls: bool = False, workers: int = 1) -> Generator[Endpoint]:
                 # Its worker would become `nobody`, which can't enter the folder.
                 user="user root;" if os.geteuid() == 0 else "",
                 tls=_TLS.format(files=certificate) if certificate else "",
+                plain=data.PLAIN,
+                cached=_CACHED,
                 kept="\n".join(_kept_location(*place) for place in data.distinct_blocks()),
             )
         )
@@ -99,4 +105,4 @@ def _kept_location(folder: str, content: bytes) -> str:
         for name, value in upload_headers(content).items()
         if name.startswith("x-amz-meta-")
     )
-    return f"        location /{data.KEPT}/{folder}/ {{ {headers}}}"
+    return f"        location /{data.KEPT}/{folder}/ {{ {_CACHED} {headers}}}"
