@@ -42,6 +42,7 @@ from blockyard.testing.faults import (
     Status,
 )
 from blockyard.testing.loopback import Connection, LoopbackServer
+from blockyard.testing.messages import read_head
 from blockyard.transport.dialing import Dialing, Proxy
 from servers.endpoint import Endpoint, create_bucket
 
@@ -76,13 +77,15 @@ class Tunnels(LoopbackServer):
         self.opened = self.refused = 0
 
     async def serve(self, client: Connection) -> None:
-        head = (await client.reader.readuntil(b"\r\n\r\n")).decode()
-        if f"proxy-authorization: Basic {BASIC}\r\n" not in head:
+        head = await read_head(client.reader)
+        if head is None:
+            return
+        if head.get("proxy-authorization") != f"Basic {BASIC}":
             self.refused += 1
             await client.send(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
             return
         self.opened += 1
-        host, _, port = head.split(" ")[1].rpartition(":")
+        host, _, port = head.target.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         await client.send(b"HTTP/1.1 200 Here you are\r\n\r\n")
         up = asyncio.create_task(_pass_on(client.reader.read, writer.write))
