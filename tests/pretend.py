@@ -20,7 +20,6 @@ from blockyard.transport.blocking import run_to_end
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Other = TypeVar("Other")
 
 Twist = Callable[[Request, Response], Response | TransportError]
 """What becomes of a reply on its way."""
@@ -155,11 +154,6 @@ class PretendRuntime:
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
-
-    async def both(
-        self, first: Callable[[], Result], second: Callable[[], Other]
-    ) -> tuple[Result, Other]:
-        return first(), second()
 
     async def gather(
         self,

@@ -49,7 +49,9 @@ SOON = 0.1
 """Seconds until the timeouts of these tests strike."""
 LATE = 10.0
 """Seconds after which something that should have struck `SOON` has failed to."""
-SIZES = [0, 1, 2, 65_535, 65_536, 65_537, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1]
+LARGE = 768 * KIB
+"""From so many bytes that are to come, a blocking read is not woken for each piece."""
+SIZES = [0, 1, 2, 65_535, 65_536, 65_537, LARGE - 1, LARGE, LARGE + 1, 4 * MIB, 4 * MIB + 1]
 
 
 @pytest.fixture(scope="module")
@@ -439,9 +441,12 @@ def test_the_deadline_ends_a_reply_that_trickles(
 
 
 @both_runtimes
-def test_a_slow_reply_that_moves_is_not_given_up(runtime: RuntimeName, wire: Wire) -> None:
-    body = patterned(50_000)
-    trickled = Trickle(reply(body), 5_000, 0.05)
+@pytest.mark.parametrize("size", [50_000, LARGE + 200_000])
+def test_a_slow_reply_that_moves_is_not_given_up(
+    runtime: RuntimeName, wire: Wire, size: int
+) -> None:
+    body = patterned(size)
+    trickled = Trickle(reply(body), size // 10, 0.05)
     with (
         wire.server([Receive(), trickled]) as server,
         driving(runtime, wire.http, no_progress=0.4) as driver,

@@ -27,6 +27,7 @@ from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.aio_connection import AsyncioConnection
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
+from blockyard.transport.pool import Take
 from tests.authority import Authority
 from tests.runtimes import (
     LIMIT,
@@ -129,8 +130,8 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: str) -> None:
             lines, request = shared._here(), ask(server.url)
             assert lines._pool.take(request.origin, 0)
             soon = None if end == "cancellation" else time.monotonic() + 0.03
-            gives_up = asyncio.create_task(lines.take(request, Patience(60, soon)))
-            next_one = asyncio.create_task(lines.take(request, Patience(60, None)))
+            gives_up = asyncio.create_task(lines.open(request, Take.WAIT, Patience(60, soon)))
+            next_one = asyncio.create_task(lines.open(request, Take.WAIT, Patience(60, None)))
             await asyncio.sleep(0)
 
             def give_back() -> None:

@@ -13,17 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from blockyard.errors import DeadlineExceededError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Other = TypeVar("Other")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where requests go: `scheme` is "http" or "https", `host` a name or a bare IP address."""
 
     scheme: str
@@ -110,12 +108,6 @@ class Runtime(Protocol):
 
         Cancelled, it ends when a call that has begun has ended.
         """
-        ...
-
-    async def both(
-        self, first: Callable[[], Result], second: Callable[[], Other]
-    ) -> tuple[Result, Other]:
-        """Run two calls that keep a processor busy and let go of the interpreter lock."""
         ...
 
     async def gather(

@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
+from binascii import a2b_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,7 +119,7 @@ class Sums:
         value, place = divmod(index, _PAGES_A_VALUE)
         first, skipped = divmod(place * 4, 3)  # three bytes are four letters of base64
         letters = self.headers.get(f"{_PAGES}{value}", "")[first * 4 : first * 4 + 8]
-        packed = b64decode(letters, validate=True)[skipped : skipped + 4]
+        packed = a2b_base64(letters, strict_mode=True)[skipped : skipped + 4]
         if len(packed) < 4:
             raise ValueError(f"the stored checksum of page {index} is missing")
         return int.from_bytes(packed, "big")

@@ -242,12 +242,11 @@ class S3Store(Store):
     async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
         """The payload hash to sign and the checksum headers; for much data where it blocks none."""
 
-        def payload_hash() -> str:
-            return sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
+        def guards() -> tuple[str, dict[str, str]]:
+            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
+            return signed, upload_headers(data)
 
-        if len(data) <= _HASHED_INLINE:
-            return payload_hash(), upload_headers(data)
-        return await ctx.runtime.both(payload_hash, lambda: upload_headers(data))
+        return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
 
     def _full_key(self, key: str) -> str:
         full_key = self._prefix + key

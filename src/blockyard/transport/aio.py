@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Other = TypeVar("Other")
 
 _CLOSED = "the store was closed"
 
@@ -69,12 +68,15 @@ class AsyncioRuntime:
     ) -> Response:
         lines = self._here()
         while True:
-            connection = await lines.take(request, patience)
+            connection = lines.take(request)
+            if isinstance(connection, Take):
+                connection = await lines.open(request, connection, patience)
             reused = connection.used
             reply = new_reply()
             try:
                 lines.watchdog.watch(connection, patience.ends())
-                return await connection.exchange(request, reply, patience)
+                await connection.begin(request, reply, patience)
+                return reply.response()
             except TransportConnectionError:
                 if not reused or reply.begun:
                     raise
@@ -101,12 +103,6 @@ class AsyncioRuntime:
             abandoned = True
             _ = await asyncio.gather(future, return_exceptions=True)
             raise
-
-    async def both(
-        self, first: Callable[[], Result], second: Callable[[], Other]
-    ) -> tuple[Result, Other]:
-        """One after the other: with many writes in flight the processors are busy as it is."""
-        return await self.blocking(lambda: (first(), second()))
 
     async def gather(
         self,
@@ -218,22 +214,28 @@ class _LoopConnections:
         self._open: set[AsyncioConnection] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self, request: Request, patience: Patience) -> AsyncioConnection:
-        origin = request.origin
+    def take(self, request: Request) -> AsyncioConnection | Take:
+        """A connection that is open and idle; else what `Pool.take` says is to be done."""
         while True:
             if self._closed:
                 raise StoreClosedError(_CLOSED)
-            taken = self._pool.take(origin, time.monotonic(), fresh=request.fresh)
-            if taken is Take.WAIT:
-                await self._wait_for_place(patience)
-            elif taken is Take.OPEN:
-                return await self._connect(origin, patience)
-            elif taken.usable():
+            taken = self._pool.take(request.origin, time.monotonic(), fresh=request.fresh)
+            if isinstance(taken, Take) or taken.usable():
                 return taken
-            else:
-                taken.close()
-                self._open.discard(taken)
-                self._pool.drop(origin)
+            taken.close()
+            self._open.discard(taken)
+            self._pool.drop(request.origin)
+
+    async def open(self, request: Request, taken: Take, patience: Patience) -> AsyncioConnection:
+        """A connection for a request that found none idle."""
+        while True:
+            if taken is Take.OPEN:
+                return await self._connect(request.origin, patience)
+            await self._wait_for_place(patience)
+            found = self.take(request)
+            if not isinstance(found, Take):
+                return found
+            taken = found
 
     def has_room(self, origin: Origin) -> bool:
         return self._pool.has_room(origin)

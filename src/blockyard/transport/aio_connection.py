@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 
-from blockyard.context import Origin, Request, Response
+from blockyard.context import Origin, Request
 from blockyard.errors import BlockStoreError, StoreClosedError, TransportError
 from blockyard.transport.dialing import (
     Dialing,
@@ -59,8 +59,10 @@ class AsyncioConnection:
         """
         return not self.closed and not self._arrived.poll(0)
 
-    async def exchange(self, request: Request, reply: ReplyReader, patience: Patience) -> Response:
-        """Send `request` and read `reply` to its end. Raises `TransportError`.
+    def begin(
+        self, request: Request, reply: ReplyReader, patience: Patience
+    ) -> asyncio.Future[None]:
+        """Send `request` and read `reply`. The future ends with it, or with a `TransportError`.
 
         The caller closes the connection unless the reply is complete and may be kept alive.
         """
@@ -70,8 +72,7 @@ class AsyncioConnection:
         self._done = self._loop.create_future()
         self._cut_short = False
         self._send(encode_head(request), request.body)
-        await self._done
-        return reply.response()
+        return self._done
 
     def expire(self, now: float) -> float:
         """End the exchange if it has waited too long; else say when it will have."""

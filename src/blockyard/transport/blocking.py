@@ -8,7 +8,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Other = TypeVar("Other")
 
 _LEAST_HASTE = 0.05
 """Seconds that a connection for a second request is waited for at least."""
@@ -87,13 +85,6 @@ class BlockingRuntime:
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
 
-    async def both(
-        self, first: Callable[[], Result], second: Callable[[], Other]
-    ) -> tuple[Result, Other]:
-        """Side by side: a single write waits for all its hashing, and there is a free processor."""
-        beside = self._beside.submit(second)
-        return first(), beside.result()
-
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
@@ -123,7 +114,6 @@ class BlockingRuntime:
             self._free.notify_all()
             for connection in self._pool.clear():
                 self._close(connection)
-        self._beside.shutdown(wait=False)
 
     def start_afresh(self) -> None:
         """In a forked child: let go of the parent's connections, without a word to the peer."""
@@ -141,7 +131,6 @@ class BlockingRuntime:
         # between the taking and the `with` that gives back.
         self._lock = threading.Lock()
         self._free = threading.Condition(self._lock)
-        self._beside = ThreadPoolExecutor(thread_name_prefix="blockyard")
 
     def _hedged(
         self, request: Request, limit: int, patience: Patience, hedge: Hedge

@@ -12,10 +12,12 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import time
 
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportError
+from blockyard.model import KIB
 from blockyard.transport.dialing import (
     Dialing,
     Proxy,
@@ -29,6 +31,9 @@ from blockyard.transport.patience import Patience
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 
 _TIMEVAL = struct.Struct("@ll")
+_LOW_WATER = 256 * KIB
+_MARKS = sys.platform == "linux"
+"""Linux makes room for what a mark asks for; of others that is not known."""
 
 
 class BlockingConnection:
@@ -38,6 +43,7 @@ class BlockingConnection:
         self.used = False
         self._sock = sock
         self._wait = -1.0
+        self._mark = 1
         self._cut_short = False
         self._scratch = bytearray(SCRATCH_SIZE)
         self._arrived = select.poll()
@@ -125,14 +131,9 @@ class BlockingConnection:
             self._bound(patience)
 
     def _receive(self, reply: ReplyReader) -> None:
-        view, sock = reply.destination, self._sock
+        view = reply.destination
         try:
-            if view is None:
-                size = sock.recv_into(self._scratch)
-            elif isinstance(sock, TlsSocket):
-                size = sock.recv_into(view)
-            else:
-                size = sock.recv_into(view, len(view), socket.MSG_WAITALL)
+            size = self._receive_body(view) if view else self._sock.recv_into(self._scratch)
         except ssl.SSLWantReadError:  # a part of a TLS record: the next wait has its own limit
             return
         if size == 0:
@@ -143,6 +144,22 @@ class BlockingConnection:
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)
+
+    def _receive_body(self, view: memoryview) -> int:
+        """Fill `view` as far as one call can.
+
+        A large body comes in pieces of some 64 KiB, and to be woken for each would take longer
+        than to take it. With a low-water mark (SO_RCVLOWAT, socket(7)) a 4 MiB read is woken 3
+        times instead of 40. A `recv` waits for as many bytes *more* as the mark says, whatever
+        it has taken, so one that has a mark ends well before the body does.
+        """
+        mark = _LOW_WATER if len(view) >= 3 * _LOW_WATER else 1
+        if mark != self._mark and _MARKS:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+            self._mark = mark
+        if isinstance(self._sock, TlsSocket):
+            return self._sock.recv_into(view)
+        return self._sock.recv_into(view, len(view) - mark + 1, socket.MSG_WAITALL)
 
     def _typed(self, error: OSError, reply: ReplyReader, patience: Patience) -> TransportError:
         if isinstance(error, TransportError):  # some are OSErrors as well

@@ -8,8 +8,19 @@ from typing import TypeVar, overload
 Default = TypeVar("Default")
 
 _REMEMBERED = 1024
-_names: dict[bytes, str] = {}
-"""Names as servers spell them, and in lower case: the same few in every reply."""
+
+
+class _Names(dict[bytes, str]):
+    """Names as servers spell them, and in lower case: the same few in every reply."""
+
+    def __missing__(self, name: bytes) -> str:
+        lower = name.decode("latin-1").lower()
+        if len(self) < _REMEMBERED:
+            self[name] = lower
+        return lower
+
+
+_names = _Names()
 
 
 class Headers(Mapping[str, str]):
@@ -18,7 +29,7 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: dict[bytes, bytes]) -> None:
-        self._fields = {_names.get(name) or _lower(name): fields[name] for name in fields}
+        self._fields = {_names[name]: value for name, value in fields.items()}
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name].decode("latin-1").rstrip()
@@ -40,10 +51,3 @@ class Headers(Mapping[str, str]):
         """`Mapping.get` without the detour over an exception."""
         value = self._fields.get(name)
         return default if value is None else value.decode("latin-1").rstrip()
-
-
-def _lower(name: bytes) -> str:
-    lower = name.decode("latin-1").lower()
-    if len(_names) < _REMEMBERED:
-        _names[name] = lower
-    return lower

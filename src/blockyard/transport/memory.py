@@ -4,11 +4,19 @@ Python's own ways to fill memory (`bytearray`, then `bytes`) zero it first and c
 which together cost more than receiving it. CPython lets a `bytes` object be made uninitialised
 and filled before anyone else sees it: https://docs.python.org/3/c-api/bytes.html
 (PyBytes_FromStringAndSize). This is the only place that makes use of that.
+
+Fresh memory costs a page fault for every 4 KiB that is first written, a third of the time of
+reading many large blocks. Linux is therefore asked for pages of 2 MiB (madvise(2),
+MADV_HUGEPAGE), which it gives where they fit and are to be had.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import sys
+
+from blockyard.model import MIB
 
 _new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
 _new_bytes.restype = ctypes.py_object
@@ -16,6 +24,10 @@ _new_bytes.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t]
 _data_address = ctypes.pythonapi.PyBytes_AsString
 _data_address.restype = ctypes.c_void_p
 _data_address.argtypes = [ctypes.py_object]
+_HUGE_FROM = 1 * MIB
+_advise = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
+if _advise is not None:
+    _advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def receivable(size: int) -> tuple[bytes, memoryview]:
@@ -27,5 +39,16 @@ def receivable(size: int) -> tuple[bytes, memoryview]:
     block: bytes = _new_bytes(None, size)
     if size <= 1:  # CPython shares the empty and the one-byte objects
         raise ValueError("receivable memory starts at two bytes")
-    view = memoryview((ctypes.c_char * size).from_address(_data_address(block)))
+    address = _data_address(block)
+    if size >= _HUGE_FROM:
+        _ask_for_huge_pages(address, address + size)
+    view = memoryview((ctypes.c_char * size).from_address(address))
     return block, view.cast("B")
+
+
+def _ask_for_huge_pages(begin: int, end: int) -> None:
+    """It is advice: a system that can't follow it says so, and all goes on as before."""
+    begin -= begin % -mmap.PAGESIZE
+    end -= end % mmap.PAGESIZE
+    if _advise is not None:
+        _ = _advise(begin, end - begin, mmap.MADV_HUGEPAGE)
