@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,7 +35,13 @@ def serve(*, check_signatures: bool = False) -> Generator[Endpoint]:
         Process("moto", _command(port), folder, lambda: answers_http(port)) as process,
     ):
         url = f"http://127.0.0.1:{port}"
-        endpoint = Endpoint("moto", url, "testing", "testing", processes={"moto": process})
+        endpoint = Endpoint(
+            kind="moto",
+            url=url,
+            access_key="testing",
+            secret_key=secrets.token_hex(20),  # any will do
+            processes={"moto": process},
+        )
         yield _with_signatures_checked(endpoint) if check_signatures else endpoint
 
 

@@ -8,6 +8,7 @@ https://nginx.org/en/docs/http/ngx_http_dav_module.html
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def serve(*, tls: bool = False) -> Generator[Endpoint]:
                 kind="nginx",
                 url=f"{'https' if tls else 'http'}://127.0.0.1:{port}",
                 access_key="testing",
-                secret_key="testing",  # noqa: S106 - it looks at none
+                secret_key=secrets.token_hex(20),  # any will do
                 processes={"nginx": process},
                 ca_bundle=str(certificate.authority) if certificate else "",
             )

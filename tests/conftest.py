@@ -17,10 +17,15 @@ import pytest
 from servers import ceph, localstack, moto
 from servers.endpoint import Endpoint, create_bucket
 from servers.process import ServerError
+from tests.secrets_watch import SecretsWatch
 
 _SHARED_BUCKET = "blockyard-tests"
 _CLEARED_BUCKET = "blockyard-conformance"
 _EXTERNAL = {"localstack_endpoint", "ceph_endpoint"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _ = config.pluginmanager.register(SecretsWatch(), "secrets-watch")
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks select the tests
