@@ -1,0 +1,67 @@
+"""The search of the whole run for secrets finds one, wherever it is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = """\
+import sys
+import pytest
+from tests.secrets_watch import SecretsWatch
+sys.exit(pytest.main(["-p", "no:cacheprovider", sys.argv[1]], plugins=[SecretsWatch()]))
+"""
+SECRET = "Secret/key+with%41signs"
+TELLING = {
+    "print": "print({0!r})",
+    "print, in a URL": "print(urllib.parse.quote({0!r}, safe=''))",
+    "expected error": "with pytest.raises(ValueError): raise ValueError({0!r})",
+    "note of an expected error": """\
+with pytest.raises(ValueError):
+        error = ValueError()
+        error.add_note({0!r})
+        raise error""",
+    "log": "logging.getLogger('any').warning('signed with %s', {0!r})",
+    "log of an error": """\
+try:
+        raise ValueError({0!r})
+    except ValueError:
+        logging.getLogger('any').exception('refused')""",
+}
+TEST = """\
+import logging
+import urllib.parse
+import pytest
+from blockyard.s3.credentials import Credentials
+
+def test() -> None:
+    Credentials("known", SECRET)
+    {0}
+
+SECRET = {1!r}
+"""
+
+
+def run(tmp_path: Path, statement: str) -> subprocess.CompletedProcess[str]:
+    test = tmp_path / "test_told.py"
+    _ = test.write_text(TEST.format(statement, SECRET))
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(test)], capture_output=True, check=False, text=True
+    )
+
+
+@pytest.mark.parametrize("telling", TELLING.values(), ids=TELLING.keys())
+def test_a_run_that_tells_a_secret_fails(tmp_path: Path, telling: str) -> None:
+    ended = run(tmp_path, telling.format(SECRET))
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
+    assert "1 passed" in ended.stdout
+    assert "  a secret in " in ended.stdout
+
+
+def test_a_run_that_tells_none_passes(tmp_path: Path) -> None:
+    ended = run(tmp_path, "print('signed')")
+    assert ended.returncode == pytest.ExitCode.OK, ended.stdout
+    assert "secrets: 1 looked for" in ended.stdout
