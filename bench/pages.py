@@ -100,7 +100,9 @@ def _converse(pages: Pages, connection: socket.socket) -> None:
     """Answer one connection until the client closes it."""
     with connection, connection.makefile("rb") as incoming:
         while True:
-            head = b"".join(iter(incoming.readline, b"\r\n"))
+            head = b""
+            while (line := incoming.readline()) not in {b"\r\n", b""}:
+                head += line
             if not head.startswith((b"GET", b"PUT", b"POST", b"HEAD")):
                 return
             length = _LENGTH.search(head)

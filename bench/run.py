@@ -54,9 +54,9 @@ class Scale:
 
 FULL = Scale(
     name="full",
-    headline=Effort(rounds=5, seconds=0.5),
+    headline=Effort(rounds=5, seconds=0.4),
     services=Effort(rounds=3, seconds=0),
-    grid=Effort(rounds=3, seconds=0.25),
+    grid=Effort(rounds=3, seconds=0.15),
     peers=NAMES,
     starts=5,
     memory_bytes=10 * 1024 * MIB,
