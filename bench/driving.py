@@ -31,7 +31,7 @@ class WrongLengthError(Exception):
     """A read gave fewer or more bytes than the block or range has."""
 
 
-class _Stopwatch:
+class Stopwatch:
     """Wall and CPU time (user and system, of all threads) since it was made."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ def drive_plain(
 ) -> Sample:
     """One call after the other."""
     endless = itertools.cycle(items)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     return watch.sample(_work(call, endless, time.perf_counter() + seconds, size))
 
 
@@ -57,7 +57,7 @@ def drive_threads(
     endless = itertools.cycle(items)  # safe to share: its next() runs under the interpreter lock
     done: list[int] = []
     errors: list[BaseException] = []
-    watch = _Stopwatch()
+    watch = Stopwatch()
     end = time.perf_counter() + seconds
 
     def work() -> None:
@@ -85,7 +85,7 @@ async def drive_asyncio(
 ) -> Sample:
     """`count` tasks."""
     endless = itertools.cycle(items)
-    watch = _Stopwatch()
+    watch = Stopwatch()
     end = time.perf_counter() + seconds
 
     async def work() -> int:
@@ -114,7 +114,7 @@ def drive_many(
     """Calls of `batch` operations each."""
     endless = itertools.cycle(items)
     done = 0
-    watch = _Stopwatch()
+    watch = Stopwatch()
     end = time.perf_counter() + seconds
     while True:
         results = call(list(itertools.islice(endless, batch)))

@@ -7,17 +7,16 @@ body, so that is computed. In turns with blockyard, so that the two can be compa
 
 from __future__ import annotations
 
-import resource
 import select
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from statistics import median
 from urllib.parse import urlsplit
 
 from bench import data, wire
+from bench.driving import Sample, Stopwatch
+from bench.samples import cpu_per_operation, rate
 from bench.workloads import KIB, MIB, RANGED_BLOCK
 from blockyard import BlockStore, open_store
 
@@ -130,20 +129,15 @@ def _connected(address: tuple[str, int]) -> socket.socket:
 def _compare(
     what: str, operations: int, floor: Callable[[], object], ours: Callable[[], object]
 ) -> None:
-    taken: dict[str, list[tuple[float, float]]] = {"floor": [], "blockyard": []}
+    taken: dict[str, list[Sample]] = {"floor": [], "blockyard": []}
     for _ in range(_ROUNDS):
         for name, work in (("floor", floor), ("blockyard", ours)):
-            wall, cpu = time.perf_counter(), _cpu()
+            watch = Stopwatch()
             _ = work()
-            taken[name].append((time.perf_counter() - wall, _cpu() - cpu))
+            taken[name].append(watch.sample(operations))
     for name, samples in taken.items():
-        wall, cpu = (median(column) / operations * 1e6 for column in zip(*samples, strict=True))
+        wall, cpu = 1e6 / rate(samples), 1e6 * cpu_per_operation(samples)
         _ = sys.stdout.write(f"{what:30}{name:12}{wall:9,.0f} us{cpu:9,.0f} us of CPU\n")
-
-
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

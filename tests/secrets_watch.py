@@ -21,6 +21,11 @@ _LEAST = 8
 """Shorter secrets are those of tests that send nothing; they are found in any text."""
 
 
+def forms(secret: str) -> set[str]:
+    """A secret as it stands, and as it is written in URLs and in Python."""
+    return {secret, quote(secret), quote(secret, safe=""), repr(secret)[1:-1]}
+
+
 class SecretsWatch(logging.Handler):
     """A plugin of the test run, and a handler of all its logs."""
 
@@ -37,7 +42,7 @@ class SecretsWatch(logging.Handler):
         new = {each for each in secrets if len(each) >= _LEAST} - self.secrets
         self.secrets |= new
         for each in new:
-            self._forms += {each, quote(each), quote(each, safe=""), repr(each)[1:-1]}
+            self._forms += forms(each)
 
     def search(self, where: str, text: str) -> None:
         """Note `where`, and never the text itself, when there is a secret in it."""

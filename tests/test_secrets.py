@@ -45,6 +45,7 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.transport.dialing import Dialing, Proxy
 from servers.endpoint import Endpoint, create_bucket
+from tests.secrets_watch import forms
 
 SECRET = "Secret/key+with%41signs=and more"
 TOKEN = "Session/token+with%25signs=="
@@ -52,11 +53,6 @@ PASSWORD = "proxy:pass@word/%41"
 USER = "proxy-user"
 BUCKET = "blockyard-secrets"
 BLOCKYARD = [sys.executable, "-c", "from blockyard.cli import main; main()"]
-
-
-def forms(secret: str) -> set[str]:
-    """A secret as it stands, and as it is written in URLs and in Python."""
-    return {secret, quote(secret), quote(secret, safe=""), repr(secret)[1:-1]}
 
 
 BASIC = b64encode(f"{USER}:{PASSWORD}".encode()).decode()

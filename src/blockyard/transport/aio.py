@@ -226,16 +226,13 @@ class _LoopConnections:
             self._open.discard(taken)
             self._pool.drop(request.origin)
 
-    async def open(self, request: Request, taken: Take, patience: Patience) -> AsyncioConnection:
-        """A connection for a request that found none idle."""
-        while True:
-            if taken is Take.OPEN:
-                return await self._connect(request.origin, patience)
+    async def open(self, request: Request, missed: Take, patience: Patience) -> AsyncioConnection:
+        """A connection for a request that found none idle: `missed` is what `take` said."""
+        taken: AsyncioConnection | Take = missed
+        while taken is Take.WAIT:
             await self._wait_for_place(patience)
-            found = self.take(request)
-            if not isinstance(found, Take):
-                return found
-            taken = found
+            taken = self.take(request)
+        return await self._connect(request.origin, patience) if taken is Take.OPEN else taken
 
     def has_room(self, origin: Origin) -> bool:
         return self._pool.has_room(origin)
