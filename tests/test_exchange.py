@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
+from crc32c import crc32c
 
 from blockyard.config import HttpConfig
 from blockyard.errors import (
@@ -31,6 +32,7 @@ from blockyard.testing.scripted import (
     ScriptedServer,
     Trickle,
 )
+from blockyard.transport.http1 import SCRATCH_SIZE
 from servers.certificates import ServerCertificate, issue_certificate
 from servers.sockets import free_port
 from tests.runtimes import (
@@ -115,6 +117,21 @@ def test_bodies_of_every_size_arrive_whole_both_ways(runtime: RuntimeName, wire:
             assert (response.body, response.size) == (b"", len(body))
             assert buffer == body + b"\xff\xff"
         assert driver.counts() == (0, 1)
+
+
+@both_runtimes
+def test_a_body_is_summed_while_it_comes(runtime: RuntimeName, wire: Wire) -> None:
+    bodies = [patterned(size, size % 251) for size in SIZES]
+    steps = itertools.chain(*[[Receive(), reply(body)] * 2 for body in bodies])
+    with wire.server([*steps]) as server, driving(runtime, wire.http) as driver:
+        for body in bodies:
+            buffer = memoryview(bytearray(len(body) + 2))
+            for into in (None, buffer):
+                request = ask(server.url)
+                request.sum_body = True
+                summed = driver.exchange(request, into=into).crc32c
+                assert summed in {crc32c(body), None}
+                assert summed is not None or len(body) <= SCRATCH_SIZE
 
 
 @both_runtimes

@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import dataclass
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,14 +20,9 @@ from blockyard.errors import (
     TransportError,
     TransportTimeoutError,
 )
-from blockyard.model import MIB
-from blockyard.transport.http1 import (
-    ERROR_BODY_LIMIT,
-    HEAD_LIMIT,
-    SCRATCH_SIZE,
-    ReplyReader,
-    encode_head,
-)
+from blockyard.model import KIB, MIB
+from blockyard.transport.heads import encode_head
+from blockyard.transport.http1 import ERROR_BODY_LIMIT, HEAD_LIMIT, SCRATCH_SIZE, ReplyReader
 
 LIMIT = 4 * MIB
 
@@ -58,6 +54,19 @@ def read(
     if not reply.complete:
         reply.end_of_stream()
     return reply
+
+
+@pytest.mark.parametrize("piece", [999, 64 * KIB, 256 * KIB - 1, 256 * KIB, MIB])
+@pytest.mark.parametrize("size", [SCRATCH_SIZE, 256 * KIB, 256 * KIB + 1, 3 * MIB + 7])
+def test_a_body_is_summed_as_it_comes(size: int, piece: int) -> None:
+    body = (bytes(range(251)) * (size // 251 + 1))[:size]
+    wire = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body
+    for summed in (True, False):
+        reply = ReplyReader("GET", None, LIMIT, summed)
+        _ = deliver(reply, wire, piece)
+        response = reply.response()
+        assert response.body == body
+        assert response.crc32c == (crc32c(body) if summed else None)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class WireRuntime(PretendRuntime):
     ) -> Response:
         self.requests.append(request)
         wire = memoryview(self._answer(request))
-        reply = ReplyReader(request.method, into, limit)
+        reply = ReplyReader(request.method, into, limit, request.sum_body)
         while wire and not reply.complete:
             view = reply.destination
             size = min(len(wire), 65536 if view is None else len(view))

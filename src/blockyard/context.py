@@ -35,7 +35,7 @@ class Request:
 
     `target` is the path and query as they go on the wire (percent-encoded); `headers` hold
     every other header, `Host` included, as text that has no CR or LF. `fresh` asks for a new
-    connection.
+    connection; `sum_body` for the checksum of a large reply, taken while it comes.
     """
 
     origin: Origin
@@ -44,6 +44,7 @@ class Request:
     headers: dict[str, str] = field(repr=False)  # one of them may be the session token
     body: bytes | memoryview = field(default=b"", repr=False)
     fresh: bool = False
+    sum_body: bool = False
 
 
 @dataclass(slots=True)
@@ -52,7 +53,8 @@ class Response:
 
     `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
     or b"" when it went into the destination given to `exchange`; `size` counts its bytes
-    wherever they went. `waited` is how many seconds the first byte took to come.
+    wherever they went. `waited` is how many seconds the first byte took to come. `crc32c` is that
+    of the body where it was asked for and came in pieces; None elsewhere.
     """
 
     status: int
@@ -60,6 +62,7 @@ class Response:
     body: bytes
     size: int
     waited: float = 0.0
+    crc32c: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ bucket's region, the service's clock, fresh credentials; each heals a call once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
@@ -26,7 +27,8 @@ from blockyard.s3.pacing import Pace
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.retry import RetryPolicy, delay_before_next
-from blockyard.s3.signing import Signer
+from blockyard.s3.signing import EMPTY_SHA256, Signer
+from blockyard.s3.xml import MAX_REPLY
 
 Result = TypeVar("Result")
 
@@ -77,31 +79,43 @@ class Attempts:
 
 
 @dataclass(slots=True)
-class Call:
+class Call(ABC):
     """What is asked: how the request is built, what its reply must be, and whom to name.
 
-    `key` is the key as users know it; `payload_hash` is None for a body to hash when it is built;
-    `limit` and `into` are `Runtime.exchange`'s; errors of the
-    `handled` kinds are not tried again here: the operation deals with them.
-    `hedged` is for a read that may be asked twice, and has no `into`. `attempts` is what the
-    call has been through, once there is something to tell.
+    `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
+    is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
+    here: the operation deals with them. `hedged` is for a read that may be asked twice, and has
+    no `into`. `attempts` is what the call has been through, once there is something to tell.
     """
 
     operation: str
     key: str | None
-    build: Callable[[Address], Request]
-    payload_hash: str | None
-    limit: int
-    into: memoryview | None = None
-    handled: tuple[type[BlockStoreError], ...] = ()
-    hedged: bool = False
-    attempts: Attempts | None = None
+    limit: int = field(default=MAX_REPLY, kw_only=True)
+    into: memoryview | None = field(default=None, kw_only=True)
+    payload_hash: str | None = field(default=EMPTY_SHA256, kw_only=True)
+    handled: tuple[type[BlockStoreError], ...] = field(default=(), kw_only=True)
+    hedged: bool = field(default=False, kw_only=True)
+    attempts: Attempts | None = field(default=None, kw_only=True)
+
+    @abstractmethod
+    def request(self, address: Address) -> Request:
+        """The request, to be signed."""
 
     def history(self) -> Attempts:
         """`attempts`, from now on to be told of."""
         if self.attempts is None:
             self.attempts = Attempts()
         return self.attempts
+
+
+@dataclass(slots=True)
+class PlainCall(Call):
+    """A call whose request is built by a function, and whose reply needs nothing of the call."""
+
+    build: Callable[[Address], Request]
+
+    def request(self, address: Address) -> Request:
+        return self.build(address)
 
 
 class Caller:
@@ -127,7 +141,12 @@ class Caller:
                     ticket = await pace.enter(ctx)
                 site, credentials = self.site, await self._credentials.current(ctx)
                 request = self._signed(ctx, call, site, credentials)
-                response = await self._exchange(ctx, call, request)
+                if call.hedged and self.hedging is not None:
+                    response = await self._hedged(ctx, call, request, self.hedging)
+                else:
+                    response = await ctx.runtime.exchange(
+                        request, into=call.into, limit=call.limit, deadline=ctx.deadline
+                    )
                 self._contacted = True
                 if response.status in _SUCCESS:
                     result = check(response)
@@ -144,15 +163,6 @@ class Caller:
                 if ticket is not None:
                     pace.leave(ticket)
             await self.pause_or_raise(ctx, call.operation, call.key, call.history(), failure)
-
-    def _exchange(
-        self, ctx: Context, call: Call, request: Request
-    ) -> Coroutine[Any, Any, Response]:
-        if call.hedged and self.hedging is not None:
-            return self._hedged(ctx, call, request, self.hedging)
-        return ctx.runtime.exchange(
-            request, into=call.into, limit=call.limit, deadline=ctx.deadline
-        )
 
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
@@ -205,7 +215,7 @@ class Caller:
     def _signed(
         self, ctx: Context, call: Call, site: Site, credentials: Credentials | None
     ) -> Request:
-        request = call.build(site.address)
+        request = call.request(site.address)
         if credentials is not None:
             payload_hash = call.payload_hash or sha256(request.body).hexdigest()
             site.signer.sign(request, credentials, self._now(ctx), payload_hash)

@@ -13,10 +13,9 @@ from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
-from blockyard.s3.calls import Attempts, Call, Caller
+from blockyard.s3.calls import Attempts, Caller, PlainCall
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
-from blockyard.s3.xml import MAX_REPLY
 
 _AT_ONCE = 4
 """Batches in flight at a time."""
@@ -111,12 +110,11 @@ class Deleting:
     ) -> dict[str, BlockStoreError]:
         """One DeleteObjects request. Returns the keys it did not delete, with why."""
         full_keys = [self._prefix + key for key in batch]
-        call = Call(
+        call = PlainCall(
             _OPERATION,
             None,
             lambda address: requests.delete_objects(address, full_keys),
             payload_hash=None,
-            limit=MAX_REPLY,
             handled=(ThrottledError,),
             attempts=attempts,
         )

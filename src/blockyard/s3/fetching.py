@@ -9,10 +9,11 @@ and length. Checksums are not looked at here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blockyard.context import Context, Request, Response
 from blockyard.errors import (
+    BlockStoreError,
     IncompleteBodyError,
     OversizedBodyError,
     ProtocolError,
@@ -22,7 +23,6 @@ from blockyard.keys import range_past_end
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3.calls import Attempts, Call, Caller
 from blockyard.s3.requests import Address, get_object
-from blockyard.s3.signing import EMPTY_SHA256
 
 _HANDLED = (IncompleteBodyError, OversizedBodyError)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
@@ -31,31 +31,26 @@ _PROGRESS = 64 * KIB
 
 
 @dataclass(slots=True)
-class Asked:
+class Asked(Call):
     """What to read: `length` bytes from `first` (to the end when None); all when `first` is None.
 
-    `key` is as users know it, `full_key` as the bucket does. Only a whole block is read `into`
-    a buffer. `fresh` asks for another connection than those in use.
+    `key` is as users know it, `full_key` as the bucket does; `limit` is the most bytes that an
+    honest reply can hold. Only a whole block is read `into` a buffer. `fresh` asks for another
+    connection than those in use.
     """
 
-    operation: str
-    key: str
     full_key: str
     first: int | None = None
     length: int | None = None
-    into: memoryview | None = None
+    limit: int = field(default=MAX_BLOCK_SIZE, kw_only=True)
+    handled: tuple[type[BlockStoreError], ...] = field(default=_HANDLED, kw_only=True)
+    hedged: bool = field(default=True, kw_only=True)
     fresh: bool = False
-
-    @property
-    def limit(self) -> int:
-        """The most bytes that an honest reply can hold."""
-        if self.into is not None:
-            return len(self.into)
-        return MAX_BLOCK_SIZE if self.length is None else self.length
 
     def request(self, address: Address) -> Request:
         if self.first is None:
             request = get_object(address, self.full_key, checksum=True)
+            request.sum_body = True
         else:
             last = None if self.length is None else self.first + self.length - 1
             request = get_object(address, self.full_key, byte_range=(self.first, last))
@@ -68,7 +63,7 @@ class Asked:
             if response.status != 200:
                 raise ProtocolError(f"status {response.status} for a whole object")
         elif response.status == 200:
-            return _cut_from_whole(self.key, response, self.first, self.length)
+            return _cut_from_whole(self.key or "", response, self.first, self.length)
         else:
             check_range_reply(response, self.first, self.length)
         return response
@@ -107,19 +102,9 @@ def object_size(reply: Response) -> int:
 
 async def fetch(caller: Caller, ctx: Context, asked: Asked) -> Response:
     """The reply to `asked`, checked, its body complete."""
-    call = Call(
-        asked.operation,
-        asked.key,
-        asked.request,
-        EMPTY_SHA256,
-        asked.limit,
-        asked.into,
-        handled=_HANDLED,
-        hedged=asked.into is None,
-    )
     while True:
         try:
-            return await caller.call(ctx, call, asked.check)
+            return await caller.call(ctx, asked, asked.check)
         except IncompleteBodyError as error:
             broken = error
         except OversizedBodyError as error:
@@ -127,9 +112,9 @@ async def fetch(caller: Caller, ctx: Context, asked: Asked) -> Response:
                 raise
             if error.status == 200:
                 return await _ranged_from_whole(caller, ctx, asked, asked.first)
-            await caller.pause_or_raise(ctx, asked.operation, asked.key, call.history(), error)
+            await caller.pause_or_raise(ctx, asked.operation, asked.key, asked.history(), error)
             continue
-        resumed = await _resume(caller, ctx, asked, broken, call.history())
+        resumed = await _resume(caller, ctx, asked, broken, asked.history())
         if resumed is not None:
             return resumed
 
@@ -138,7 +123,7 @@ async def _ranged_from_whole(caller: Caller, ctx: Context, asked: Asked, first: 
     """For a service that ignores `Range`, as it may: read all and cut out what was asked."""
     all_of_it = Asked(asked.operation, asked.key, asked.full_key, fresh=asked.fresh)
     whole = await fetch(caller, ctx, all_of_it)
-    return _cut_from_whole(asked.key, whole, first, asked.length)
+    return _cut_from_whole(asked.key or "", whole, first, asked.length)
 
 
 def _cut_from_whole(key: str, whole: Response, first: int, length: int | None) -> Response:
@@ -175,9 +160,9 @@ async def _resume(
         await caller.pause_or_raise(ctx, asked.operation, asked.key, attempts, broken)
         if not etag:
             return None
-        rest = _Rest(asked, etag, (asked.first or 0) + have, first_reply.expected - have, have)
+        rest = _rest_of(asked, etag, first_reply.expected - have, have, attempts)
         try:
-            reply = await caller.call(ctx, rest.call(attempts), rest.check)
+            reply = await caller.call(ctx, rest, rest.check)
         except IncompleteBodyError as again:
             broken = again
             if not rest.begun_by(again):
@@ -194,28 +179,31 @@ async def _resume(
             return Response(first_reply.status, first_reply.headers, body, first_reply.expected)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
+def _rest_of(asked: Asked, etag: str, length: int, received: int, attempts: Attempts) -> _Rest:
+    """What is missing after the first `received` bytes."""
+    into = asked.into
+    return _Rest(
+        asked.operation,
+        asked.key,
+        asked.full_key,
+        etag,
+        (asked.first or 0) + received,
+        length,
+        limit=length,
+        into=None if into is None else into[received : received + length],
+        handled=_HANDLED,
+        attempts=attempts,
+    )
+
+
+@dataclass(slots=True)
+class _Rest(Call):
     """What is missing of a body: `length` bytes from `first`, of the version with `etag`."""
 
-    asked: Asked
+    full_key: str
     etag: str
     first: int
     length: int
-    received: int
-
-    def call(self, attempts: Attempts) -> Call:
-        into = self.asked.into
-        return Call(
-            self.asked.operation,
-            self.asked.key,
-            self._request,
-            EMPTY_SHA256,
-            self.length,
-            None if into is None else into[self.received : self.received + self.length],
-            handled=_HANDLED,
-            attempts=attempts,
-        )
 
     def check(self, response: Response) -> Response:
         check_range_reply(response, self.first, self.length)
@@ -230,11 +218,9 @@ class _Rest:
         same = _etag(broken.headers.get("etag", "")) == self.etag
         return same and _answers(broken, self.first, self.length)
 
-    def _request(self, address: Address) -> Request:
+    def request(self, address: Address) -> Request:
         last = self.first + self.length - 1
-        return get_object(
-            address, self.asked.full_key, byte_range=(self.first, last), if_match=self.etag
-        )
+        return get_object(address, self.full_key, byte_range=(self.first, last), if_match=self.etag)
 
 
 def _answers(broken: IncompleteBodyError, first: int, length: int | None) -> bool:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha1, sha256
+from typing import ClassVar
 
 from crc32c import crc32c
 
@@ -77,28 +78,31 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     return headers
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sums:
-    """The sums a block was stored with. All sizes in bytes."""
+    """The sums a block was stored with, but for those of its pages, which stay in the headers.
+
+    All sizes in bytes. `name` is what a block that has them is held to.
+    """
 
     size: int
     page_size: int
     whole: int
-    headers: Mapping[str, str]
+    name: ClassVar = "page checksums"
 
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:
         """Whether the block was stored with sums, which may be damaged."""
         return _SUMS in headers
 
-    @classmethod
-    def of(cls, headers: Mapping[str, str]) -> Sums | None:
+    @staticmethod
+    def of(headers: Mapping[str, str]) -> Sums | None:
         """Those that the headers of a reply hold; None when the block was stored without.
 
         Raises `ValueError` for sums that were damaged on their way.
         """
         stated = headers.get(_SUMS)
-        return None if stated is None else cls(*_parsed(stated), headers)
+        return None if stated is None else _parsed(stated)
 
     def check_size(self, size: int) -> None:
         """Raise `ValueError` when the object has another size than the block had."""
@@ -112,46 +116,54 @@ class Sums:
         last_page_end = min(-(-end // page) * page, self.size)
         return offset - offset % page >= first and last_page_end <= first + got
 
-    def page(self, index: int) -> int:
+    def page(self, index: int, headers: Mapping[str, str]) -> int:
         """The CRC32C of page `index`. Raises `ValueError` when it is damaged or missing."""
         if self.size <= self.page_size:
             return self.whole
         value, place = divmod(index, _PAGES_A_VALUE)
         first, skipped = divmod(place * 4, 3)  # three bytes are four letters of base64
-        letters = self.headers.get(f"{_PAGES}{value}", "")[first * 4 : first * 4 + 8]
+        letters = headers.get(f"{_PAGES}{value}", "")[first * 4 : first * 4 + 8]
         packed = a2b_base64(letters, strict_mode=True)[skipped : skipped + 4]
         if len(packed) < 4:
             raise ValueError(f"the stored checksum of page {index} is missing")
         return int.from_bytes(packed, "big")
 
-    def mismatch(self, body: memoryview, first: int) -> Mismatch | None:
+    def mismatch(
+        self,
+        body: memoryview,
+        first: int,
+        headers: Mapping[str, str],
+        crc32c_of_body: int | None = None,
+    ) -> Mismatch | None:
         """The first page that `body`, the bytes from `first` on, has wrong.
 
-        Looked at are the pages that lie wholly within `body`. Raises `ValueError` for damaged
-        sums.
+        Looked at are the pages that lie wholly within `body`; `headers` hold their sums. Raises
+        `ValueError` for damaged sums.
         """
+        whole = self.whole
+        if len(body) == self.size:
+            whole = crc32c(body) if crc32c_of_body is None else crc32c_of_body
+            if whole == self.whole:
+                return None
         page, end = self.page_size, first + len(body)
-        whole = crc32c(body) if len(body) == self.size else self.whole
-        if whole == self.whole and len(body) == self.size:
-            return None
         for index in range(-(-first // page), -(-end // page)):
             begin, stop = index * page, min((index + 1) * page, self.size)
             if stop > end:
                 break
-            found, stored = crc32c(body[begin - first : stop - first]), self.page(index)
+            found, stored = crc32c(body[begin - first : stop - first]), self.page(index, headers)
             if found != stored:
                 return Mismatch(index, f"{stored:08x}", f"{found:08x}")
         return None if whole == self.whole else Mismatch(None, f"{self.whole:08x}", f"{whole:08x}")
 
 
 @lru_cache(maxsize=4096)
-def _parsed(stated: str) -> tuple[int, int, int]:
-    """Size, page size and CRC32C of the whole. Ranges of one block state the same."""
+def _parsed(stated: str) -> Sums:
+    """The sums as `upload_headers` wrote them. Ranges of one block state the same."""
     match = _STATED.fullmatch(stated)
     if match is not None:
         size, page = int(match[1]), int(match[2])
         if size <= MAX_BLOCK_SIZE and page == page_size(size):
-            return size, page, int(match[3], 16)
+            return Sums(size, page, int(match[3], 16))
     raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
 
 

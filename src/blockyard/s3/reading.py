@@ -6,13 +6,18 @@ What does not match is read once more, on another connection, before that is an 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from blockyard.context import Context, Response
-from blockyard.errors import IntegrityError, InvalidRangeError
+from blockyard.errors import (
+    BlockTooLargeError,
+    IntegrityError,
+    InvalidRangeError,
+    OversizedBodyError,
+)
 from blockyard.keys import range_past_end
-from blockyard.model import KIB
+from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3.calls import Caller
 from blockyard.s3.fetching import Asked, fetch, object_size
 from blockyard.s3.integrity import SMALLEST_PAGE, Claim, Sums, checksum_claim
@@ -37,21 +42,25 @@ class Reader:
         self._verify_ranges = verify_ranges
         self._page = SMALLEST_PAGE
 
-    async def read(self, ctx: Context, asked: Asked, claimed: Claimed = checksum_claim) -> Verified:
-        """The reply to `asked`, complete (in `asked.into` where given) and as it was stored.
+    async def read(
+        self, ctx: Context, asked: Asked, claimed: Claimed = checksum_claim
+    ) -> tuple[Response, Sums | Claim | None]:
+        """The reply to `asked`, complete (in `asked.into` where given), and what it was held to.
 
         `claimed` is what an object that has no sums of ours is held to, when it is read whole.
         """
         reply = await fetch(self._caller, ctx, asked)
         if asked.first is not None and self._verify_ranges == "off":
-            return Verified(reply)
+            return reply, None
         try:
-            if reply.size > _CHECKED_INLINE and not Sums.stated(reply.headers):
-                return await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
-            return verify(asked, reply, claimed)
+            large = reply.size > _CHECKED_INLINE and asked.first is None
+            if large and not Sums.stated(reply.headers):
+                return reply, await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
+            return reply, verify(asked, reply, claimed)
         except IntegrityError:
-            again = replace(asked, fresh=True)
-            return verify(again, await fetch(self._caller, ctx, again), claimed)
+            again = replace(asked, fresh=True, attempts=None)
+            reply = await fetch(self._caller, ctx, again)
+            return reply, verify(again, reply, claimed)
 
     async def read_range(
         self, ctx: Context, key: str, full_key: str, offset: int, length: int | None
@@ -66,15 +75,18 @@ class Reader:
         for _ in range(_REREADS):
             first = offset - offset % page
             wanted = None if length is None else -(-(offset + length) // page) * page - first
-            asked = Asked("read_block_range", key, full_key, first, wanted)
+            limit = MAX_BLOCK_SIZE if wanted is None else wanted
+            asked = Asked("read_block_range", key, full_key, first, wanted, limit=limit)
             try:
-                verified = await self.read(ctx, asked)
+                reply, held_to = await self.read(ctx, asked)
             except InvalidRangeError as error:
                 raise range_past_end(key, offset) from error
-            sums, body = verified.sums, verified.reply.body
-            if widen and sums is not None and sums.page_size != page:
-                page = self._page = sums.page_size
-                if not sums.cover(offset, length, first, len(body)):
+            except OversizedBodyError as error:
+                raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
+            body = reply.body
+            if widen and isinstance(held_to, Sums) and held_to.page_size != page:
+                page = self._page = held_to.page_size
+                if not held_to.cover(offset, length, first, len(body)):
                     continue
             begin = offset - first
             if begin >= len(body):
@@ -87,32 +99,24 @@ class Reader:
         )
 
 
-@dataclass(slots=True)
-class Verified:
-    """A reply that matches what it was held to.
+def verify(asked: Asked, reply: Response, claimed: Claimed) -> Sums | Claim | None:
+    """Hold what was read to its checksums, and say to which. Raises `IntegrityError`.
 
-    `sums` are the block's own, None when it has none; `claim` is the service's, used instead.
+    To the block's own sums; to what the service claims of a block that has none, and was read
+    whole; to nothing, None.
     """
-
-    reply: Response
-    sums: Sums | None = None
-    claim: Claim | None = None
-
-
-def verify(asked: Asked, reply: Response, claimed: Claimed) -> Verified:
-    """Hold what was read to its checksums. Raises `IntegrityError`."""
     body = memoryview(reply.body) if asked.into is None else asked.into[: reply.size]
-    whole = asked.first is None
-    claim = wrong = None
+    held_to: Sums | Claim | None
+    wrong = None
     try:
-        sums = Sums.of(reply.headers)
+        held_to = sums = Sums.of(reply.headers)
         if sums is not None:
-            sums.check_size(len(body) if whole else object_size(reply))
-            wrong = sums.mismatch(body, asked.first or 0)
-        elif whole and (claim := claimed(reply.headers)) is not None:
-            wrong = claim.mismatch(body)
+            sums.check_size(len(body) if asked.first is None else object_size(reply))
+            wrong = sums.mismatch(body, asked.first or 0, reply.headers, reply.crc32c)
+        elif asked.first is None and (held_to := claimed(reply.headers)) is not None:
+            wrong = held_to.mismatch(body)
     except ValueError as error:  # sums that can't be read, or of another size
         raise IntegrityError(f"{asked.operation} {asked.key!r}: {error}") from None
     if wrong is not None:
         raise IntegrityError(f"{asked.operation} {asked.key!r}: {wrong}")
-    return Verified(reply, sums, claim)
+    return held_to

@@ -125,15 +125,15 @@ def get_object(
     `if_match` is an ETag without quotes: the service answers 412 when the object has another.
     With `checksum` it says what checksum it keeps, if any, of an object that is read whole.
     """
-    request = _request(address, "GET", _object_path(address, key))
+    headers = {"host": address.host}
     if byte_range is not None:
         first, last = byte_range
-        request.headers["range"] = f"bytes={first}-" if last is None else f"bytes={first}-{last}"
+        headers["range"] = f"bytes={first}-" if last is None else f"bytes={first}-{last}"
     if if_match is not None:
-        request.headers["if-match"] = _header_value("if-match", f'"{if_match}"')
+        headers["if-match"] = _header_value("if-match", f'"{if_match}"')
     if checksum:
-        request.headers["x-amz-checksum-mode"] = "ENABLED"
-    return request
+        headers["x-amz-checksum-mode"] = "ENABLED"
+    return Request(address.origin, "GET", f"{address.root}/{encode_key(key)}", headers)
 
 
 def head_object(address: Address, key: str) -> Request:

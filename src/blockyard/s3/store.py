@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any
 
 from blockyard.config import S3Config
-from blockyard.context import Context, Request, Response
+from blockyard.context import Context, Response
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
@@ -21,17 +21,14 @@ from blockyard.errors import (
 from blockyard.keys import MAX_KEY_BYTES, range_past_end
 from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Call, Caller
+from blockyard.s3.calls import Caller, PlainCall
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
 from blockyard.s3.integrity import CHECKSUM, checksum_or_etag_claim, upload_headers
 from blockyard.s3.reading import Reader
-from blockyard.s3.signing import EMPTY_SHA256, UNSIGNED_PAYLOAD
-from blockyard.s3.xml import MAX_REPLY
+from blockyard.s3.signing import UNSIGNED_PAYLOAD
 from blockyard.stores.base import Store
-
-Result = TypeVar("Result")
 
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
@@ -83,14 +80,13 @@ class S3Store(Store):
     ) -> BlockInfo:
         full_key = self._full_key(key)
         if_absent = _NONCE in headers
-        call = Call(
+        call = PlainCall(
             "write_block",
             key,
             lambda address: requests.put_object(
                 address, full_key, data, headers=headers, if_absent=if_absent
             ),
-            payload_hash,
-            MAX_REPLY,
+            payload_hash=payload_hash,
         )
         try:
             return await self._caller.call(
@@ -104,51 +100,53 @@ class S3Store(Store):
     async def read_block(self, ctx: Context, key: str) -> bytes:
         asked = Asked("read_block", key, self._full_key(key))
         try:
-            verified = await self._reader.read(ctx, asked)
+            reply, _ = await self._reader.read(ctx, asked)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"read_block {key!r}: {error}") from None
-        return verified.reply.body
+        return reply.body
 
     async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        asked = Asked("read_block_into", key, self._full_key(key), into=buffer)
+        full_key = self._full_key(key)
+        asked = Asked(
+            "read_block_into", key, full_key, into=buffer, limit=len(buffer), hedged=False
+        )
         try:
-            verified = await self._reader.read(ctx, asked)
+            reply, _ = await self._reader.read(ctx, asked)
         except OversizedBodyError as error:
             raise BufferTooSmallError(
                 f"read_block_into {key!r}: the block has {error.size} bytes, "
                 f"the buffer {len(buffer)}"
             ) from None
-        return verified.reply.size
+        return reply.size
 
-    async def read_block_range(
+    def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
-        if length == 0:  # HTTP has no empty range
-            info = await self.stat_block(ctx, key)
-            if offset >= info.size:
-                raise range_past_end(key, offset, info.size)
-            return b""
-        try:
-            return await self._reader.read_range(ctx, key, self._full_key(key), offset, length)
-        except OversizedBodyError as error:
-            raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
+    ) -> Coroutine[Any, Any, bytes]:
+        if length == 0:
+            return self._read_nothing(ctx, key, offset)
+        return self._reader.read_range(ctx, key, self._full_key(key), offset, length)
+
+    async def _read_nothing(self, ctx: Context, key: str, offset: int) -> bytes:
+        """An empty range, which HTTP has none of."""
+        info = await self.stat_block(ctx, key)
+        if offset >= info.size:
+            raise range_past_end(key, offset, info.size)
+        return b""
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         asked = Asked("verify_block", key, self._full_key(key))
         try:
-            verified = await self._reader.read(ctx, asked, checksum_or_etag_claim)
+            _, held_to = await self._reader.read(ctx, asked, checksum_or_etag_claim)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"verify_block {key!r}: {error}") from None
-        if verified.sums is not None:
-            return "page checksums"
-        return None if verified.claim is None else verified.claim.name
+        return None if held_to is None else held_to.name
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return responses.block_info(key, await self._head(ctx, "stat_block", key))
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
         source, target = self._full_key(source_key), self._full_key(target_key)
-        call = self._bodyless(
+        call = PlainCall(
             "copy_block",
             source_key,
             lambda address: requests.copy_object(address, source, target),
@@ -160,7 +158,7 @@ class S3Store(Store):
 
     async def delete_block(self, ctx: Context, key: str) -> None:
         full_key = self._full_key(key)
-        call = self._bodyless(
+        call = PlainCall(
             "delete_block", key, lambda address: requests.delete_object(address, full_key)
         )
         try:
@@ -187,7 +185,7 @@ class S3Store(Store):
 
     async def health_check(self, ctx: Context) -> HealthReport:
         begun = ctx.runtime.now()
-        call = self._bodyless("health_check", None, requests.head_bucket)
+        call = PlainCall("health_check", None, requests.head_bucket)
         try:
             reply = await self._caller.call(ctx, call, _whole)
         except S3Error:
@@ -205,9 +203,9 @@ class S3Store(Store):
             hedges=hedging.sent if hedging else 0,
         )
 
-    def _listing(self, operation: str, prefix: str, token: str | None, page_size: int) -> Call:
+    def _listing(self, operation: str, prefix: str, token: str | None, page_size: int) -> PlainCall:
         full_prefix = self._prefix + prefix
-        return self._bodyless(
+        return PlainCall(
             operation,
             None,
             lambda address: requests.list_objects(
@@ -218,13 +216,11 @@ class S3Store(Store):
     async def _head(self, ctx: Context, operation: str, key: str) -> Response:
         """The headers of an object. A 404 to a HEAD does not say what is missing: ask."""
         full_key = self._full_key(key)
-        call = self._bodyless(
-            operation, key, lambda address: requests.head_object(address, full_key)
-        )
+        call = PlainCall(operation, key, lambda address: requests.head_object(address, full_key))
         try:
             return await self._caller.call(ctx, call, _whole)
         except BlockNotFoundError:
-            bucket = self._bodyless(operation, None, requests.head_bucket)
+            bucket = PlainCall(operation, None, requests.head_bucket)
             _ = await self._caller.call(ctx, bucket, _whole)
             raise
 
@@ -256,11 +252,6 @@ class S3Store(Store):
                 f"the limit is {MAX_KEY_BYTES}"
             )
         return full_key
-
-    def _bodyless(
-        self, operation: str, key: str | None, build: Callable[[requests.Address], Request]
-    ) -> Call:
-        return Call(operation, key, build, EMPTY_SHA256, MAX_REPLY)
 
 
 def _whole(reply: Response) -> Response:

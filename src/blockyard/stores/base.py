@@ -10,7 +10,8 @@ that comes with the context.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
@@ -43,9 +44,9 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def read_block_range(
+    def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
+    ) -> Coroutine[Any, Any, bytes]:
         """`length` bytes from `offset` (to the end when None), clamped at the block's end.
 
         `InvalidRangeError` when `offset` is at or past the end, which every offset of an empty

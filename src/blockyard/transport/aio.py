@@ -41,6 +41,7 @@ class AsyncioRuntime:
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._http = http
         self._timeouts = timeouts
+        self._endless = Patience(timeouts.no_progress, None)
         self._dialing = Dialing(http)
         self._closed = False
         self._lines: _LoopConnections | None = None
@@ -56,12 +57,14 @@ class AsyncioRuntime:
         deadline: float | None = None,
         hedge: Hedge | None = None,
     ) -> Coroutine[Any, Any, Response]:
-        patience = Patience(self._timeouts.no_progress, deadline)
-        method = request.method
+        patience = self._endless
+        if deadline is not None:
+            patience = Patience(self._timeouts.no_progress, deadline)
         if hedge is None:
-            return self._exchange(request, patience, lambda: ReplyReader(method, into, limit))
+            new_reply = partial(ReplyReader, request.method, into, limit, request.sum_body)
+            return self._exchange(request, patience, new_reply)
         in_room = Hedge(hedge.after, lambda: self._has_room(request) and hedge.allowed())
-        return hedged(partial(self._exchange, request, patience), in_room, method, limit)
+        return hedged(partial(self._exchange, request, patience), in_room, request, limit)
 
     async def _exchange(
         self, request: Request, patience: Patience, new_reply: NewReply

@@ -23,7 +23,8 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.heads import encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 
@@ -46,7 +47,7 @@ class AsyncioConnection:
         self._scratch = bytearray(SCRATCH_SIZE)
         self._reply: ReplyReader | None = None
         self._done: asyncio.Future[None]
-        self._outgoing: list[memoryview] = []
+        self._outgoing: list[bytes | memoryview] = []
         self._cut_short = False
         self._arrived = select.poll()
         self._arrived.register(sock, select.POLLIN)
@@ -101,9 +102,7 @@ class AsyncioConnection:
         self._sock.close()
 
     def _send(self, head: bytes, body: bytes | memoryview) -> None:
-        self._outgoing = [memoryview(head)]
-        if body:
-            self._outgoing.append(memoryview(body))
+        self._outgoing = [head, body] if body else [head]
         if not self._send_on():
             self._loop.add_writer(self._sock.fileno(), self._writable)
 
@@ -136,7 +135,7 @@ class AsyncioConnection:
         while size and size >= len(self._outgoing[0]):
             size -= len(self._outgoing.pop(0))
         if size:
-            self._outgoing[0] = self._outgoing[0][size:]
+            self._outgoing[0] = memoryview(self._outgoing[0])[size:]
 
     def _readable(self) -> None:
         """Receive while there is more. What comes between exchanges ends the connection."""
@@ -181,7 +180,7 @@ class AsyncioConnection:
             return True
         self.moved = time.monotonic()
         if view is None:
-            if not reply.begun:
+            if not reply.first_byte:
                 reply.first_byte = self.moved
             reply.feed(self._scratch, size)
         else:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from blockyard.context import Hedge, Response
+from blockyard.context import Hedge, Request, Response
 from blockyard.transport.http1 import ReplyReader
 
 NewReply = Callable[[], ReplyReader]
@@ -15,13 +15,13 @@ Exchange = Callable[[NewReply], Coroutine[Any, Any, Response]]
 """An exchange that calls for a new reply each time that its request goes out."""
 
 
-async def hedged(exchange: Exchange, hedge: Hedge, method: str, limit: int) -> Response:
+async def hedged(exchange: Exchange, hedge: Hedge, request: Request, limit: int) -> Response:
     """The reply of one exchange, or of a second one that is begun when it is late."""
     news = asyncio.Event()
-    tries = [_Try(exchange, method, limit, news)]
+    tries = [_Try(exchange, request, limit, news)]
     try:
         if await _is_late(tries[0], news, hedge.after) and hedge.allowed():
-            tries.append(_Try(exchange, method, limit, news))
+            tries.append(_Try(exchange, request, limit, news))
         winner = await _first_to_begin(tries, news)
         response = await winner.exchange
         response.waited += winner.sent - tries[0].sent
@@ -35,9 +35,11 @@ async def hedged(exchange: Exchange, hedge: Hedge, method: str, limit: int) -> R
 class _Try:
     """An exchange under way; `news` is set when its reply begins or it ends."""
 
-    def __init__(self, exchange: Exchange, method: str, limit: int, news: asyncio.Event) -> None:
+    def __init__(
+        self, exchange: Exchange, request: Request, limit: int, news: asyncio.Event
+    ) -> None:
         self.reply: ReplyReader | None = None
-        self._method = method
+        self._request = request
         self._limit = limit
         self._news = news
         self.exchange = asyncio.create_task(exchange(self._new_reply))
@@ -57,7 +59,7 @@ class _Try:
         return self.exchange.done() and not self.begun
 
     def _new_reply(self) -> ReplyReader:
-        self.reply = _TellingReply(self._method, self._limit, self._news)
+        self.reply = _TellingReply(self._request, self._limit, self._news)
         return self.reply
 
 
@@ -66,8 +68,8 @@ class _TellingReply(ReplyReader):
 
     __slots__ = ("_news",)
 
-    def __init__(self, method: str, limit: int, news: asyncio.Event) -> None:
-        super().__init__(method, None, limit)
+    def __init__(self, request: Request, limit: int, news: asyncio.Event) -> None:
+        super().__init__(request.method, None, limit, request.sum_body)
         self._news = news
 
     def feed(self, buffer: bytearray, size: int) -> None:

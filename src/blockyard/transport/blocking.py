@@ -66,7 +66,7 @@ class BlockingRuntime:
             if response is not None:
                 return response
         while True:
-            reply = ReplyReader(request.method, into, limit)
+            reply = ReplyReader(request.method, into, limit, request.sum_body)
             connection = self._take(request, patience)
             reused = connection.used
             try:
@@ -158,7 +158,7 @@ class BlockingRuntime:
 
     def _begin(self, request: Request, limit: int, patience: Patience, to_connect: Patience) -> Try:
         """Send `request`, and leave its reply to be read."""
-        reply = ReplyReader(request.method, None, limit)
+        reply = ReplyReader(request.method, None, limit, request.sum_body)
         connection = self._take(request, to_connect)
         try:
             connection.send(request, reply, patience)

@@ -17,7 +17,7 @@ import time
 
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportError
-from blockyard.model import KIB
+from blockyard.model import KIB, MIB
 from blockyard.transport.dialing import (
     Dialing,
     Proxy,
@@ -26,12 +26,15 @@ from blockyard.transport.dialing import (
     connect_error,
     connect_head,
 )
-from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
+from blockyard.transport.heads import encode_head
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 
 _TIMEVAL = struct.Struct("@ll")
 _LOW_WATER = 256 * KIB
+_TAKEN_AT_ONCE = 1 * MIB
+"""Bytes of a body to a call, so that what has come is summed while more does."""
 _MARKS = sys.platform == "linux"
 """Linux makes room for what a mark asks for; of others that is not known."""
 
@@ -139,19 +142,19 @@ class BlockingConnection:
         if size == 0:
             reply.end_of_stream()
         elif view is None:
-            if not reply.begun:
+            if not reply.first_byte:
                 reply.first_byte = time.monotonic()
             reply.feed(self._scratch, size)
         else:
             reply.filled(size)
 
     def _receive_body(self, view: memoryview) -> int:
-        """Fill `view` as far as one call can.
+        """Take what `view` has room for, up to `_TAKEN_AT_ONCE`.
 
         A large body comes in pieces of some 64 KiB, and to be woken for each would take longer
-        than to take it. With a low-water mark (SO_RCVLOWAT, socket(7)) a 4 MiB read is woken 3
-        times instead of 40. A `recv` waits for as many bytes *more* as the mark says, whatever
-        it has taken, so one that has a mark ends well before the body does.
+        than to take it. With a low-water mark (SO_RCVLOWAT, socket(7)) a 4 MiB read is woken a
+        few times instead of 40. A `recv` waits for as many bytes *more* as the mark says,
+        whatever it has taken, so one that has a mark ends well before the body does.
         """
         mark = _LOW_WATER if len(view) >= 3 * _LOW_WATER else 1
         if mark != self._mark and _MARKS:
@@ -159,7 +162,8 @@ class BlockingConnection:
             self._mark = mark
         if isinstance(self._sock, TlsSocket):
             return self._sock.recv_into(view)
-        return self._sock.recv_into(view, len(view) - mark + 1, socket.MSG_WAITALL)
+        size = min(len(view), _TAKEN_AT_ONCE) - mark + 1
+        return self._sock.recv_into(view, size, socket.MSG_WAITALL)
 
     def _typed(self, error: OSError, reply: ReplyReader, patience: Patience) -> TransportError:
         if isinstance(error, TransportError):  # some are OSErrors as well

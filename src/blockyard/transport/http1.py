@@ -1,17 +1,17 @@
-"""HTTP/1.1 messages from and to bytes (RFC 9112). No I/O happens here.
+"""HTTP/1.1 replies from bytes (RFC 9112). No I/O happens here.
 
-`encode_head` makes a request's head; its body goes out as it is. `ReplyReader` takes a reply
-as it comes, in pieces of any size, and says where the next bytes should go, so that a body is
-received straight into the memory its caller gets.
+`ReplyReader` takes a reply as it comes, in pieces of any size, and says where the next bytes
+should go, so that a body is received straight into the memory its caller gets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import httptools
+from crc32c import crc32c
 
-from blockyard.context import Request, Response
+from blockyard.context import Response
 from blockyard.errors import (
     IncompleteBodyError,
     OversizedBodyError,
@@ -20,7 +20,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import KIB, MIB
-from blockyard.transport.headers import Headers
+from blockyard.transport.heads import parse_head
 from blockyard.transport.memory import receivable
 
 HEAD_LIMIT = 64 * KIB
@@ -29,22 +29,14 @@ ERROR_BODY_LIMIT = 1 * MIB
 """The longest body of an error reply that is accepted, in bytes."""
 _FRAME = 16
 """Bytes on the wire to each byte of a chunked body, beyond which its chunks lead nowhere."""
+_SUMMED_AT_ONCE = 256 * KIB
+"""Bytes of a body that are summed together: still in the processor's cache, and worth a call."""
 SCRATCH_SIZE = 64 * KIB
 """What a connection receives heads and small bodies into, in bytes."""
 
 
-def encode_head(request: Request) -> bytes:
-    """The request line and headers, up to and with the empty line. RFC 9112, section 3."""
-    lines = [f"{request.method} {request.target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    if request.body or request.method in {"PUT", "POST"}:
-        lines.append(f"content-length: {len(request.body)}")
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("latin-1")
-
-
 class ReplyReader:
-    """One reply being read. See `Runtime.exchange` for `into` and `limit`.
+    """One reply being read. See `Runtime.exchange` for `into` and `limit`, `Request` for `summed`.
 
     While `destination` is a view, the next bytes of the body belong there and `filled` says how
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
@@ -55,13 +47,16 @@ class ReplyReader:
     __slots__ = (
         "_body",
         "_chunked",
+        "_crc32c",
         "_early",
         "_expected",
         "_into",
         "_limit",
         "_method",
         "_room",
+        "_summed",
         "_to_stream_end",
+        "_unsummed",
         "complete",
         "destination",
         "first_byte",
@@ -72,7 +67,9 @@ class ReplyReader:
         "status",
     )
 
-    def __init__(self, method: str, into: memoryview | None, limit: int) -> None:
+    def __init__(
+        self, method: str, into: memoryview | None, limit: int, summed: bool = False
+    ) -> None:
         self._method = method
         self._into = into
         self._limit = limit if into is None else min(limit, len(into))
@@ -82,6 +79,9 @@ class ReplyReader:
         self._chunked: _ChunkedBody | None = None
         self._to_stream_end: bytearray | None = None
         self._expected = 0
+        self._summed = summed
+        self._unsummed: memoryview | None = None
+        self._crc32c = 0
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.keep_alive = False
@@ -109,6 +109,8 @@ class ReplyReader:
     def filled(self, size: int) -> None:
         """`size` more bytes were received into `destination`."""
         self.received += size
+        if self._unsummed is not None:
+            self._sum(self._unsummed)
         if self.received == self._expected:
             self.destination = None
             self.complete = True
@@ -126,7 +128,8 @@ class ReplyReader:
     def response(self) -> Response:
         """The reply; call it when `complete`."""
         waited = self.first_byte - self.sent
-        return Response(self.status, self.headers, bytes(self._body), self.received, waited)
+        summed = None if self._unsummed is None else self._crc32c
+        return Response(self.status, self.headers, bytes(self._body), self.received, waited, summed)
 
     def broken(self, cause: TransportError) -> TransportError:
         """What to raise when `cause` ends the reply here."""
@@ -170,13 +173,13 @@ class ReplyReader:
     def _begin_body(self, head: memoryview, rest: memoryview) -> None:
         if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
             self._begin_sized(0, rest)
-        elif "transfer-encoding" in self.headers:
-            if self.headers["transfer-encoding"].lower() != "chunked":
+        elif (coding := self.headers.get("transfer-encoding")) is not None:
+            if coding.lower() != "chunked":
                 raise ProtocolError("the reply has a transfer coding that nothing asked for")
             self._chunked = _ChunkedBody(bytes(head))
             self._feed_chunked(self._chunked, bytes(rest))
-        elif "content-length" in self.headers:
-            self._begin_sized(int(self.headers["content-length"]), rest)
+        elif (length := self.headers.get("content-length")) is not None:
+            self._begin_sized(int(length), rest)
         elif self.status >= 300:
             self.keep_alive = False
             self._to_stream_end = bytearray(rest)
@@ -205,7 +208,17 @@ class ReplyReader:
             self._body, destination = receivable(length)
         destination[: len(rest)] = rest
         self.destination = destination
+        if self._summed:
+            self._unsummed = destination
         self.filled(len(rest))
+
+    def _sum(self, unsummed: memoryview) -> None:
+        """Add to the checksum what has come, once that is enough or all."""
+        left = self._expected - self.received
+        come = len(unsummed) - left
+        if come >= _SUMMED_AT_ONCE or left == 0:
+            self._crc32c = crc32c(unsummed[:come], self._crc32c)
+            self._unsummed = unsummed[come:]
 
     def _feed_chunked(self, chunked: _ChunkedBody, data: bytes) -> None:
         chunked.feed(data)
@@ -229,47 +242,6 @@ class ReplyReader:
                 status=self.status,
                 size=size,
             )
-
-
-def parse_head(head: memoryview) -> tuple[int, Mapping[str, str], bool]:
-    """Status, headers (lower-case names) and whether the connection may be kept alive."""
-    raw: dict[bytes, bytes] = {}
-    collected = _Collected()
-    collected.on_header = raw.__setitem__
-    parser = httptools.HttpResponseParser(collected)
-    try:
-        parser.feed_data(head)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-        raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
-    headers: Mapping[str, str] = Headers(raw)
-    text = bytes(head)
-    if len(headers) != text.count(b"\n") - 2:
-        headers = _joined_headers(text)
-    status = parser.get_status_code()
-    if status < 200 and status not in {100, 103}:
-        raise ProtocolError(f"the reply has status {status}, which nothing asked for")
-    connection = headers.get("connection", "").lower()
-    if text.startswith(b"HTTP/1.1"):
-        return status, headers, "close" not in connection
-    return status, headers, "keep-alive" in connection
-
-
-def _joined_headers(head: bytes) -> dict[str, str]:
-    """The headers of a valid head in which some are repeated. RFC 9110, section 5.3."""
-    headers: dict[str, str] = {}
-    for line in head.strip().decode("latin-1").split("\r\n")[1:]:
-        name, _, value = line.partition(":")
-        name, value = name.lower(), value.strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
-
-
-class _Collected:
-    """What httptools reports a head to: `on_header(name, value)`."""
-
-    __slots__ = ("on_header",)
-
-    on_header: Callable[[bytes, bytes], None]
 
 
 class _ChunkedBody:

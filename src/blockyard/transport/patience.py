@@ -32,7 +32,10 @@ class Patience:
 
     def ends(self) -> float:
         """When an exchange that begins now will have waited too long, if nothing moves."""
-        return time.monotonic() + self.wait()
+        now = time.monotonic()
+        if self.deadline is None:
+            return now + self.no_progress
+        return now + self.wait()
 
     def expired(
         self, what: str, seconds: float, *, established: bool = True

@@ -66,7 +66,12 @@ class Pool(Generic[Connection]):
         host = self._hosts[origin]
         host.taken -= 1
         host.idle.append((now, connection))
-        return self._surplus(host, now)
+        surplus: list[Connection] = []
+        while host.idle and (
+            len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now
+        ):
+            surplus.append(host.idle.popleft()[1])
+        return surplus
 
     def drop(self, origin: Origin) -> None:
         """The connection was closed, or never came about: its place is free."""
@@ -83,11 +88,3 @@ class Pool(Generic[Connection]):
         """How many connections are taken and how many idle, over all origins."""
         hosts = self._hosts.values()
         return sum(host.taken for host in hosts), sum(len(host.idle) for host in hosts)
-
-    def _surplus(self, host: _Host[Connection], now: float) -> list[Connection]:
-        surplus: list[Connection] = []
-        while host.idle and (
-            len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now
-        ):
-            surplus.append(host.idle.popleft()[1])
-        return surplus

@@ -66,11 +66,11 @@ class TlsSocket:
         except ssl.SSLZeroReturnError:
             return 0
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Take some of `data`, and return how much; none before what was taken is sent."""
         if not self.flush():
             return 0
-        size = self._tls.write(data[:_SENT_AT_ONCE])
+        size = self._tls.write(memoryview(data)[:_SENT_AT_ONCE])
         self._unsent = memoryview(self._outgoing.read())
         return size
 
