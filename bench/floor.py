@@ -2,7 +2,9 @@
 
 One socket, or 32 under epoll; requests prepared and unsigned; the reply's body made `bytes`;
 nothing parsed, nothing checked, nothing tried again. What a write needs is the SHA-256 of its
-body, so that is computed. In turns with blockyard, so that the two can be compared.
+body, so that is computed. For ranges also with what each read can't do without: signed by
+blockyard's own functions, the head parsed, the body held to its checksum; still with no store,
+no event loop, no timeout and nothing tried again. In turns with blockyard, to compare.
 """
 
 from __future__ import annotations
@@ -10,8 +12,12 @@ from __future__ import annotations
 import select
 import socket
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from bench import data, wire
@@ -19,6 +25,14 @@ from bench.driving import Sample, Stopwatch
 from bench.samples import cpu_per_operation, rate
 from bench.workloads import KIB, MIB, RANGED_BLOCK
 from blockyard import BlockStore, open_store
+from blockyard.context import Response
+from blockyard.s3.credentials import Credentials
+from blockyard.s3.fetching import Asked
+from blockyard.s3.integrity import checksum_claim
+from blockyard.s3.reading import verify
+from blockyard.s3.requests import Address, bucket_address
+from blockyard.s3.signing import EMPTY_SHA256, Signer
+from blockyard.transport.heads import encode_head, parse_head
 
 _ROUNDS = 9
 _RANGE = 16 * KIB
@@ -33,34 +47,85 @@ def main() -> None:
             f"s3://{data.KEPT}?endpoint={endpoint.url}&region=us-east-1&force_path_style=true"
             f"&access_key={endpoint.access_key}&secret_key={endpoint.secret_key}"
         ) as store:
-            _ranges(store, address)
+            _ranges(store, endpoint, address)
             _writes(store, address)
 
 
-def _ranges(store: BlockStore, address: tuple[str, int]) -> None:
+def _ranges(store: BlockStore, endpoint: wire.Endpoint, address: tuple[str, int]) -> None:
     keys = data.read_keys(RANGED_BLOCK)
-    asked = [(keys[n % len(keys)], n * 37 % 256 * _RANGE, _RANGE) for n in range(_RANGES)]
-    requests = [
-        f"GET /{data.KEPT}/{key} HTTP/1.1\r\nHost: floor\r\n"
-        f"Range: bytes={first}-{first + length - 1}\r\n\r\n".encode()
-        for key, first, length in asked
+    wanted = [(keys[n % len(keys)], n * 37 % 256 * _RANGE, _RANGE) for n in range(_RANGES)]
+    bare, verified = [_Bare(*each) for each in wanted], _verified(endpoint, wanted)
+    for what, at_once, ours in (
+        ("one at a time", 1, lambda: [store.read_block_range(*each) for each in wanted]),
+        ("32 in flight", _AT_ONCE, lambda: store.read_block_ranges(wanted)),
+    ):
+        socks = [_connected(address) for _ in range(at_once)]
+        _compare(
+            f"16 KiB ranges, {what}",
+            _RANGES,
+            {
+                "floor": partial(_read_all, socks, bare),
+                "signed, verified": partial(_read_all, socks, verified),
+                "blockyard": ours,
+            },
+        )
+        for sock in socks:
+            sock.close()
+
+
+class _Read(Protocol):
+    """A ranged read: what is sent, and what becomes of the reply."""
+
+    def request(self) -> bytes: ...
+
+    def take(self, head: memoryview, body: memoryview) -> bytes: ...
+
+
+class _Bare:
+    """A request prepared, a reply not looked at."""
+
+    def __init__(self, key: str, first: int, length: int) -> None:
+        self._request = (
+            f"GET /{data.KEPT}/{key} HTTP/1.1\r\nHost: floor\r\n"
+            f"Range: bytes={first}-{first + length - 1}\r\n\r\n"
+        ).encode()
+
+    def request(self) -> bytes:
+        return self._request
+
+    def take(self, head: memoryview, body: memoryview) -> bytes:
+        return bytes(body)
+
+
+@dataclass
+class _Verified:
+    """A request signed when it is sent, a reply parsed and held to its checksum."""
+
+    address: Address
+    signer: Signer
+    credentials: Credentials
+    asked: Asked
+
+    def request(self) -> bytes:
+        request = self.asked.request(self.address)
+        self.signer.sign(request, self.credentials, time.time(), EMPTY_SHA256)
+        return encode_head(request)
+
+    def take(self, head: memoryview, body: memoryview) -> bytes:
+        status, headers, _ = parse_head(head)
+        reply = Response(status, headers, bytes(body), len(body))
+        _ = verify(self.asked, self.asked.check(reply), checksum_claim)
+        return reply.body
+
+
+def _verified(endpoint: wire.Endpoint, wanted: Sequence[tuple[str, int, int]]) -> list[_Verified]:
+    address = bucket_address(endpoint.url, "us-east-1", data.KEPT, path_style=True)
+    signer = Signer("us-east-1")
+    credentials = Credentials(endpoint.access_key, endpoint.secret_key)
+    return [
+        _Verified(address, signer, credentials, Asked("floor", key, key, first, length))
+        for key, first, length in wanted
     ]
-    alone = [_connected(address)]
-    together = [_connected(address) for _ in range(_AT_ONCE)]
-    _compare(
-        "16 KiB ranges, one at a time",
-        _RANGES,
-        lambda: _read_all(alone, requests),
-        lambda: [store.read_block_range(*each) for each in asked],
-    )
-    _compare(
-        "16 KiB ranges, 32 in flight",
-        _RANGES,
-        lambda: _read_all(together, requests),
-        lambda: store.read_block_ranges(asked),
-    )
-    for sock in (*alone, *together):
-        sock.close()
 
 
 def _writes(store: BlockStore, address: tuple[str, int]) -> None:
@@ -80,44 +145,44 @@ def _writes(store: BlockStore, address: tuple[str, int]) -> None:
             _ = store.write_block(key, body)
 
     with _connected(address) as sock:
-        _compare("write 4 MiB, one at a time", len(keys), floor, ours)
+        _compare("write 4 MiB, one at a time", len(keys), {"floor": floor, "blockyard": ours})
 
 
-def _read_all(socks: list[socket.socket], requests: list[bytes]) -> list[bytes]:
-    """Send every request, on whichever socket has been answered."""
-    left = iter(requests)
+def _read_all(socks: list[socket.socket], reads: Sequence[_Read]) -> list[bytes]:
+    """Make every read, on whichever socket has been answered."""
+    left = iter(reads)
     scratch = bytearray(64 * KIB)
-    by_number = {sock.fileno(): sock for sock in socks}
     ready = select.epoll()
-    under_way = 0
-    for number, sock in by_number.items():
+    under_way: dict[int, tuple[socket.socket, _Read]] = {}
+
+    def send_next(sock: socket.socket) -> None:
+        read = next(left, None)
+        if read is not None:
+            under_way[sock.fileno()] = sock, read
+            _ = sock.send(read.request())
+
+    for sock in socks:
         if len(socks) > 1:
-            ready.register(number, select.EPOLLIN)
-        under_way += _send_next(sock, left)
+            ready.register(sock, select.EPOLLIN)
+        send_next(sock)
     bodies: list[bytes] = []
     while under_way:
-        numbers = [number for number, _ in ready.poll()] if len(socks) > 1 else [*by_number]
+        numbers = [number for number, _ in ready.poll()] if len(socks) > 1 else [*under_way]
         for number in numbers:
-            bodies.append(_receive(by_number[number], scratch))
-            under_way -= 1 - _send_next(by_number[number], left)
+            sock, read = under_way.pop(number)
+            bodies.append(read.take(*_receive(sock, scratch)))
+            send_next(sock)
     ready.close()
     return bodies
 
 
-def _send_next(sock: socket.socket, left: Iterator[bytes]) -> int:
-    request = next(left, None)
-    if request is None:
-        return 0
-    _ = sock.send(request)
-    return 1
-
-
-def _receive(sock: socket.socket, scratch: bytearray) -> bytes:
+def _receive(sock: socket.socket, scratch: bytearray) -> tuple[memoryview, memoryview]:
+    view = memoryview(scratch)
     size = sock.recv_into(scratch)
     begin = scratch.find(b"\r\n\r\n", 0, size) + 4
     while size < begin + _RANGE:
-        size += sock.recv_into(memoryview(scratch)[size:])
-    return bytes(memoryview(scratch)[begin:size])
+        size += sock.recv_into(view[size:])
+    return view[:begin], view[begin:size]
 
 
 def _connected(address: tuple[str, int]) -> socket.socket:
@@ -126,18 +191,16 @@ def _connected(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def _compare(
-    what: str, operations: int, floor: Callable[[], object], ours: Callable[[], object]
-) -> None:
-    taken: dict[str, list[Sample]] = {"floor": [], "blockyard": []}
+def _compare(what: str, operations: int, works: Mapping[str, Callable[[], object]]) -> None:
+    taken: dict[str, list[Sample]] = {name: [] for name in works}
     for _ in range(_ROUNDS):
-        for name, work in (("floor", floor), ("blockyard", ours)):
+        for name, work in works.items():
             watch = Stopwatch()
             _ = work()
             taken[name].append(watch.sample(operations))
     for name, samples in taken.items():
         wall, cpu = 1e6 / rate(samples), 1e6 * cpu_per_operation(samples)
-        _ = sys.stdout.write(f"{what:30}{name:12}{wall:9,.0f} us{cpu:9,.0f} us of CPU\n")
+        _ = sys.stdout.write(f"{what:30}{name:18}{wall:9,.0f} us{cpu:9,.0f} us of CPU\n")
 
 
 if __name__ == "__main__":
