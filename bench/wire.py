@@ -54,8 +54,9 @@ http {{
 }}
 """
 
-# What is only read stays open, so that the server opens no file for a request.
-_CACHED = "open_file_cache max=16384 inactive=600s; open_file_cache_valid 600s;"
+# What is only read stays open, so that the server opens no file for a request: less than the limit
+# of open files, and more than any work reads.
+_CACHED = "open_file_cache max=4096 inactive=600s; open_file_cache_valid 600s;"
 
 _TLS = """ ssl;
         ssl_certificate {files.certificate};
