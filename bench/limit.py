@@ -67,7 +67,7 @@ def measure(workload: Workload, endpoint: Endpoint, seconds: float) -> Sample:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
     told = json.loads(output.rpartition("\n{")[2].join(("{", ""))) if "\n{" in output else {}
-    if process.returncode or not told or told["failed"]:
+    if process.returncode or not told or told["failed"] or not told["operations"]:
         raise RuntimeError(f"wrk failed on {workload.name}:\n{output}")
     cpu = usage.ru_utime + usage.ru_stime
     return Sample(told["operations"], told["microseconds"] / 1e6, cpu)

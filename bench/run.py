@@ -96,10 +96,10 @@ def main(scale: Scale, only: str, save: str) -> int:
         results = _measure_all(scale, only)
         results["others"] = round(others.cores(), 2)
     results["minutes"] = round((time.monotonic() - begun) / 60, 1)
-    tables.show(results)
     path = Path(save) if save else RESULTS / f"{results['date'][:10]}-{scale.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     _ = path.write_text(_as_lines(results))
+    tables.show(results)
     print(f"\nsaved to {path} after {results['minutes']:g} minutes")
     if results["others"] > _QUIET:
         print(
