@@ -54,9 +54,9 @@ http {{
 }}
 """
 
-# What is only read stays open, so that the server opens no file for a request: less than the limit
-# of open files, and more than any work reads.
-_CACHED = "open_file_cache max=4096 inactive=600s; open_file_cache_valid 600s;"
+# What is only read stays open, so that the server opens no file for a request. Each location keeps
+# its own files: all of them, and those of two sizes in `plain`, are fewer than it may open.
+_CACHED = "open_file_cache max=2048 inactive=600s; open_file_cache_valid 600s;"
 
 _TLS = """ ssl;
         ssl_certificate {files.certificate};
