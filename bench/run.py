@@ -25,6 +25,8 @@ from bench.workloads import LIMIT, MIB, Workload, all_workloads
 RESULTS = REPOSITORY / "bench" / "results"
 _QUIET = 0.1
 """Cores that others may use before the figures are not to be trusted."""
+_LONG_FROM = 64 * MIB
+"""Bytes in flight from which on a short sample would show each place's first block alone."""
 _LOCK = Path(gettempdir()) / "bench.lock"
 
 
@@ -49,14 +51,15 @@ class Scale:
     def effort(self, workload: Workload) -> Effort:
         if workload.operation in {"list", "delete"}:
             return self.services
-        return self.headline if workload.headline or self.grid is None else self.grid
+        long = workload.headline or workload.size * workload.in_flight >= _LONG_FROM
+        return self.headline if long or self.grid is None else self.grid
 
 
 FULL = Scale(
     name="full",
-    headline=Effort(rounds=5, seconds=0.4),
+    headline=Effort(rounds=5, seconds=0.5),
     services=Effort(rounds=3, seconds=0),
-    grid=Effort(rounds=3, seconds=0.15),
+    grid=Effort(rounds=3, seconds=0.25),
     peers=NAMES,
     starts=5,
     memory_bytes=10 * 1024 * MIB,

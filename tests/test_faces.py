@@ -19,7 +19,7 @@ from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
 
-MANY = {"read_blocks", "read_block_ranges", "write_blocks"}
+MANY = {"read_blocks", "read_block_ranges", "write_blocks", "delete_blocks", "delete_by_prefix"}
 """What the blocking face hands to its background loop."""
 
 ARGUMENTS: dict[str, Any] = {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 1000
 """Keys to a page of a listing: S3's own limit."""
+_PAGES_DELETED_TOGETHER = 4
+"""So that the batches of a store that deletes in batches go out side by side."""
 
 
 class Operations:
@@ -135,15 +137,14 @@ class Operations:
         deleted: list[str] = []
         failed: dict[str, BlockStoreError] = {}
         if not literal and not prefix.endswith("/") and await self.block_exists(ctx, prefix):
-            await self._delete_page(ctx, [prefix], dry_run, deleted, failed)
+            await self._delete_some(ctx, [prefix], dry_run, deleted, failed)
         listed = prefix if literal else below(prefix)
         if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
             return DeleteResult(deleted, failed)
         token: str | None = None
         while True:
-            self._check_open("delete_by_prefix")
-            keys, token = await self.store.list_keys(ctx, listed, token, PAGE_SIZE)
-            await self._delete_page(ctx, keys, dry_run, deleted, failed)
+            keys, token = await self._some_pages(ctx, listed, token)
+            await self._delete_some(ctx, keys, dry_run, deleted, failed)
             if token is None:
                 return DeleteResult(deleted, failed)
 
@@ -177,7 +178,20 @@ class Operations:
         if self._closed:
             raise StoreClosedError(f"{operation}: the store is closed")
 
-    async def _delete_page(
+    async def _some_pages(
+        self, ctx: Context, prefix: str, token: str | None
+    ) -> tuple[list[str], str | None]:
+        """The keys of the next pages of a listing, as many as are deleted together."""
+        keys: list[str] = []
+        for _ in range(_PAGES_DELETED_TOGETHER):
+            self._check_open("delete_by_prefix")
+            more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
+            keys += more
+            if token is None:
+                break
+        return keys, token
+
+    async def _delete_some(
         self,
         ctx: Context,
         keys: Sequence[str],
@@ -185,7 +199,7 @@ class Operations:
         deleted: list[str],
         failed: dict[str, BlockStoreError],
     ) -> None:
-        """Delete one page; after the first, an error is kept against its keys, not raised."""
+        """Delete `keys`; after the first time, an error is kept against them, not raised."""
         if dry_run or not keys:
             deleted += keys
             return

@@ -152,11 +152,11 @@ class BlockStore:
         return run_to_end(self._operations.delete_block(self._context(), key))
 
     def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
-        """Delete many blocks, in batches, and say what became of each key.
+        """Delete many blocks, in batches of 1000, and say what became of each key.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
         """
-        return run_to_end(self._operations.delete_blocks(self._context(), keys))
+        return self._run_many(self._operations.delete_blocks, keys)
 
     def delete_by_prefix(
         self, prefix: str, *, literal: bool = False, dry_run: bool = False
@@ -166,10 +166,8 @@ class BlockStore:
         With `literal`, every key that begins with `prefix` instead; the empty prefix needs it.
         With `dry_run` nothing is deleted, and `deleted` holds what would be.
         """
-        return run_to_end(
-            self._operations.delete_by_prefix(
-                self._context(), prefix, literal=literal, dry_run=dry_run
-            )
+        return self._run_many(
+            partial(self._operations.delete_by_prefix, literal=literal, dry_run=dry_run), prefix
         )
 
     def list_by_prefix(self, prefix: str = "") -> list[str]:
@@ -315,7 +313,7 @@ class BlockStore:
 
         Raises `PartialDeleteError` when some of its blocks could not be deleted.
         """
-        return run_to_end(self._writer.delete_content(self._context(), content_id))
+        return self._run_many(self._writer.delete_content, content_id)
 
     def close(self) -> None:
         """Close the store and its connections. Later calls raise `StoreClosedError`."""
