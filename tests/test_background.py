@@ -52,6 +52,17 @@ def loops() -> int:
     return sum(thread.name == "blockyard" for thread in threading.enumerate())
 
 
+def test_a_call_that_would_wait_for_itself_is_refused() -> None:
+    with background() as loop:
+
+        async def nested(ctx: Context, call: Callable[[], object]) -> None:
+            _ = call()
+
+        for call in (lambda: loop.run(nested, int, None, 1), loop.close):
+            with pytest.raises(RuntimeError, match="wait for itself"):
+                loop.run(nested, call, None, 1)
+
+
 def test_nothing_is_started_before_it_is_needed() -> None:
     with background() as loop, EchoServer() as server:
         assert loops() == 0

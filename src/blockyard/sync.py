@@ -43,6 +43,8 @@ class BlockStore:
     Every method raises `StoreClosedError` after `close`, `InvalidKeyError` for a key that no
     store can hold, and a `TransportError` or `S3Error` when the service can't be reached or
     refuses; what else a method raises is said there. `AsyncBlockStore` has the same methods.
+    Those for many blocks, for contents, and `close` raise `RuntimeError` in a `progress` callback:
+    they need its thread.
     """
 
     def __init__(

@@ -51,8 +51,10 @@ class BackgroundLoop:
         """`operation(context, argument)` on the loop.
 
         An interrupt here cancels it there, and is raised when it has ended: what an operation
-        does on its way out is done by then. Raises `StoreClosedError` when `close` cuts it off.
+        does on its way out is done by then. Raises `StoreClosedError` when `close` cuts it off,
+        and `RuntimeError` on the loop's own thread, where it would wait for itself.
         """
+        self._refuse_own_thread()
         runtime = self._runtime
         ends = None if deadline is None else runtime.now() + deadline
         call = operation(Context(runtime, ends, concurrency), argument)
@@ -83,7 +85,11 @@ class BackgroundLoop:
             raise
 
     def close(self) -> None:
-        """Cut off what is under way, close the connections, stop the loop and its thread."""
+        """Cut off what is under way, close the connections, stop the loop and its thread.
+
+        Raises `RuntimeError` on that thread.
+        """
+        self._refuse_own_thread()
         self._leave_to_parent()
         with self._lock:
             self._closed = True
@@ -102,6 +108,13 @@ class BackgroundLoop:
             _ = task.cancel()
         _ = await asyncio.gather(*under_way, return_exceptions=True)
         await self._runtime.close()
+
+    def _refuse_own_thread(self) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "this call would wait for itself: it came from a progress callback, "
+                "and needs the thread that the callback runs on"
+            )
 
     def _leave_to_parent(self) -> None:
         """In a forked child: it has the object, but not the thread, nor the lock's holder."""
