@@ -34,6 +34,7 @@ from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.transport.heads import encode_head, parse_head
 
+_REGION = "us-east-1"
 _ROUNDS = 9
 _RANGE = 16 * KIB
 _RANGES = 640
@@ -44,7 +45,7 @@ def main() -> None:
     with wire.serve() as endpoint:
         address = ("127.0.0.1", urlsplit(endpoint.url).port or 0)
         with open_store(
-            f"s3://{data.KEPT}?endpoint={endpoint.url}&region=us-east-1&force_path_style=true"
+            f"s3://{data.KEPT}?endpoint={endpoint.url}&region={_REGION}&force_path_style=true"
             f"&access_key={endpoint.access_key}&secret_key={endpoint.secret_key}"
         ) as store:
             _ranges(store, endpoint, address)
@@ -119,8 +120,8 @@ class _Verified:
 
 
 def _verified(endpoint: wire.Endpoint, wanted: Sequence[tuple[str, int, int]]) -> list[_Verified]:
-    address = bucket_address(endpoint.url, "us-east-1", data.KEPT, path_style=True)
-    signer = Signer("us-east-1")
+    address = bucket_address(endpoint.url, _REGION, data.KEPT, path_style=True)
+    signer = Signer(_REGION)
     credentials = Credentials(endpoint.access_key, endpoint.secret_key)
     return [
         _Verified(address, signer, credentials, Asked("floor", key, key, first, length))

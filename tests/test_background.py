@@ -222,6 +222,15 @@ def test_a_child_can_close_what_its_parent_uses() -> None:
         assert server.connections == 1
 
 
+def test_a_child_forked_on_the_loops_own_thread_waits_for_nobody() -> None:
+    with background() as loop:
+
+        async def forking(ctx: Context, work: Callable[[], object]) -> None:
+            in_child(work)
+
+        loop.run(forking, loop.close, None, 1)
+
+
 def test_a_child_forked_while_the_parent_holds_the_lock() -> None:
     """Another thread may be starting or closing the loop at the moment of the fork."""
     with EchoServer() as server, background() as loop:

@@ -127,10 +127,11 @@ class TestFolder:
     def test_descriptors_are_closed(self, store: BlockStore, root: Path) -> None:
         _ = store.write_blocks([(key, b"") for key in ODD_KEYS.values()])
         store.close()
+        before = len(os.listdir("/proc/self/fd"))
 
         with opened(root) as again:
             _ = again.delete_blocks([])  # starts the background loop, which has some for itself
-            before = len(os.listdir("/proc/self/fd"))
+            started = len(os.listdir("/proc/self/fd"))
             _ = again.list_by_prefix()
             _ = next(again.iter_blocks())
             for call in (
@@ -148,7 +149,8 @@ class TestFolder:
                         call()
                     except (BlockNotFoundError, BlockExistsError, ValueError):
                         continue
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) == started
+        assert len(os.listdir("/proc/self/fd")) == before
 
     def test_a_file_system_that_ignores_case_is_refused(self, root: Path) -> None:
         (root / ".blockyard").mkdir(parents=True)

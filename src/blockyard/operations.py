@@ -7,6 +7,7 @@ here from what it can. Both faces call these and add nothing but the way to run 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,21 +144,17 @@ class Operations:
             return DeleteResult(deleted, failed)
         token: str | None = None
         while True:
-            keys, token = await self._some_pages(ctx, listed, token)
+            keys, token = await self._pages(
+                ctx, "delete_by_prefix", listed, token, at_most=_PAGES_DELETED_TOGETHER
+            )
             await self._delete_some(ctx, keys, dry_run, deleted, failed)
             if token is None:
                 return DeleteResult(deleted, failed)
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
         check_prefix(prefix)
-        keys: list[str] = []
-        token: str | None = None
-        while True:
-            self._check_open("list_by_prefix")
-            more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
-            keys += more
-            if token is None:
-                return keys
+        keys, _ = await self._pages(ctx, "list_by_prefix", prefix, None, at_most=sys.maxsize)
+        return keys
 
     def list_page(self, ctx: Context, prefix: str, token: str | None) -> Coroutine[Any, Any, Page]:
         """One page of a listing: what the faces' `iter_blocks` walk."""
@@ -178,13 +175,13 @@ class Operations:
         if self._closed:
             raise StoreClosedError(f"{operation}: the store is closed")
 
-    async def _some_pages(
-        self, ctx: Context, prefix: str, token: str | None
+    async def _pages(
+        self, ctx: Context, operation: str, prefix: str, token: str | None, *, at_most: int
     ) -> tuple[list[str], str | None]:
-        """The keys of the next pages of a listing, as many as are deleted together."""
+        """The keys of the pages of a listing from `token` on, and the token of what follows."""
         keys: list[str] = []
-        for _ in range(_PAGES_DELETED_TOGETHER):
-            self._check_open("delete_by_prefix")
+        for _ in range(at_most):
+            self._check_open(operation)
             more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
             keys += more
             if token is None:

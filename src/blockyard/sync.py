@@ -154,7 +154,7 @@ class BlockStore:
         return run_to_end(self._operations.delete_block(self._context(), key))
 
     def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
-        """Delete many blocks, in batches of 1000, and say what became of each key.
+        """Delete many blocks, in batches, and say what became of each key.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
         """

@@ -54,7 +54,6 @@ class BackgroundLoop:
         does on its way out is done by then. Raises `StoreClosedError` when `close` cuts it off,
         and `RuntimeError` on the loop's own thread, where it would wait for itself.
         """
-        self._refuse_own_thread()
         runtime = self._runtime
         ends = None if deadline is None else runtime.now() + deadline
         call = operation(Context(runtime, ends, concurrency), argument)
@@ -89,8 +88,8 @@ class BackgroundLoop:
 
         Raises `RuntimeError` on that thread.
         """
-        self._refuse_own_thread()
         self._leave_to_parent()
+        self._refuse_own_thread()
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
@@ -128,6 +127,7 @@ class BackgroundLoop:
     def _schedule(self, start: Callable[[], None]) -> asyncio.AbstractEventLoop:
         """Have the loop call `start`, before what `close` has it do."""
         self._leave_to_parent()
+        self._refuse_own_thread()
         with self._lock:
             if self._closed:
                 raise StoreClosedError("the store is closed")
