@@ -15,9 +15,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+import blockyard
 from blockyard.testing.faults import (
     Fault,
     FaultProxy,
+    Hold,
+    Match,
     Script,
     SeenRequest,
     Stall,
@@ -26,6 +29,7 @@ from blockyard.testing.faults import (
 )
 from blockyard.testing.scripted import Close, Pause, Receive, Reset, ScriptedServer, Trickle
 from servers.certificates import ServerCertificate, issue_certificate
+from servers.endpoint import Endpoint, boto3_client, create_bucket
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 GET = b"GET /a%2Bb?c=d%20e HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:  a ,b\r\n\r\n"
@@ -380,3 +384,127 @@ def test_a_client_may_leave_while_it_is_being_closed_on(certificate: ServerCerti
             secure.sendall(GET)
             assert secure.recv(100) == OK[:-5]  # and no answer to the close_notify after it
         assert proxy.wait_until_drained()
+
+
+@contextmanager
+def late(
+    moto: Endpoint, bucket: str, fault: Hold, method: str, **settings: object
+) -> Generator[tuple[blockyard.BlockStore, FaultProxy]]:
+    """A store whose first `method` request meets `fault`; every other request is let through."""
+    plan = Script([fault], Match(method=method))
+    with FaultProxy(moto.url, plan) as proxy:
+        through = moto.s3_settings(bucket) | {"endpoint": proxy.url, **settings}
+        with blockyard.open_store(blockyard.StoreConfig(s3=blockyard.S3Config(**through))) as store:
+            yield store, proxy
+        assert proxy.counts == {"hold": 1}
+
+
+def test_a_write_takes_effect_after_its_client_gave_up(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}late"
+    with late(moto_endpoint, bucket, Hold(reset=True), "PUT", max_retries=1) as (store, proxy):
+        with pytest.raises(blockyard.TransportConnectionError):
+            _ = store.write_block(key, b"given up")
+        assert not store.block_exists(key)
+        assert proxy.held == 1
+        assert proxy.release() == [200]
+        assert store.read_block(key) == b"given up"
+        assert proxy.held == 0
+
+
+def test_a_client_that_waits_for_a_held_request_meets_silence(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}silent"
+    settings = {"max_retries": 1, "timeouts": {"no_progress": 0.2}}
+    with late(moto_endpoint, bucket, Hold(), "PUT", **settings) as (store, proxy):
+        with pytest.raises(blockyard.TransportTimeoutError):
+            _ = store.write_block(key, b"silence")
+        assert proxy.release() == [200]
+        assert store.read_block(key) == b"silence"
+
+
+def test_a_write_takes_effect_again_after_its_retry(moto_endpoint: Endpoint) -> None:
+    create_bucket(moto_endpoint, "versions")
+    client = boto3_client(moto_endpoint)
+    client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    fault = Hold(answered=1, reset=True)
+    with late(moto_endpoint, "versions", fault, "PUT") as (store, proxy):
+        _ = store.write_block("twice", b"twice")
+        _ = proxy.release()  # waits for what is under way already
+        assert store.read_block("twice") == b"twice"
+    versions = client.list_object_versions(Bucket="versions", Prefix="twice")["Versions"]
+    assert len(versions) == 2
+    client.close()
+
+
+def test_a_late_write_overwrites_a_newer_one(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}overwritten"
+    fault = Hold(answered=2, reset=True)
+    with late(moto_endpoint, bucket, fault, "PUT") as (store, proxy):
+        _ = store.write_block(key, b"old")  # the first try is held, the second succeeds
+        assert store.read_block(key) == b"old"
+        assert proxy.held == 1
+        _ = store.write_block(key, b"new")
+        _ = proxy.release()
+        assert store.read_block(key) == b"old"
+
+
+def test_a_late_write_resurrects_a_deleted_block(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}resurrected"
+    fault = Hold(answered=2, reset=True)
+    with late(moto_endpoint, bucket, fault, "PUT") as (store, proxy):
+        _ = store.write_block(key, b"gone")
+        store.delete_block(key)
+        _ = proxy.release()
+        assert store.read_block(key) == b"gone"
+
+
+def test_a_late_delete_takes_a_newer_block_away(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}taken"
+    fault = Hold(answered=2, reset=True)
+    with late(moto_endpoint, bucket, fault, "DELETE") as (store, proxy):
+        _ = store.write_block(key, b"old")
+        store.delete_block(key)
+        _ = store.write_block(key, b"new")
+        _ = proxy.release()
+        assert not store.block_exists(key)
+
+
+def test_a_held_request_goes_on_after_some_time_whatever_else_is_asked(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    key = f"{key_prefix}timed"
+    fault = Hold(seconds=0.05, reset=True)
+    with late(moto_endpoint, bucket, fault, "PUT", max_retries=1) as (store, proxy):
+        with pytest.raises(blockyard.TransportConnectionError):
+            _ = store.write_block(key, b"timed")
+        while proxy.held:
+            time.sleep(0.01)
+        assert store.read_block(key) == b"timed"
+
+
+def test_what_is_held_at_the_end_is_dropped_and_a_lost_server_is_told() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with (
+            FaultProxy(url, Script([Hold(reset=True), Hold(reset=True)])) as proxy,
+            connected(proxy) as first,
+            connected(proxy) as second,
+        ):
+            first.sendall(GET)
+            with pytest.raises(ConnectionResetError):
+                _ = first.recv(1)
+            assert proxy.release() == [0]
+            second.sendall(GET)
+            with pytest.raises(ConnectionResetError):
+                _ = second.recv(1)
+            assert proxy.held == 1

@@ -7,10 +7,12 @@
         assert proxy.counts["truncate"] == 1
 
 `requests.py` holds the faults that keep a request from the server, `replies.py` those that
-lose, delay or damage its reply, `meaning.py` those that make a reply say something else.
+lose, delay or damage its reply, `meaning.py` those that make a reply say something else,
+`held.py` the one that hands a request to the server late.
 """
 
 from blockyard.testing.faults.fault import Fault, Position, ReplyFault, RequestFault
+from blockyard.testing.faults.held import Hold
 from blockyard.testing.faults.meaning import (
     FailKeys,
     IgnoreRange,
@@ -62,6 +64,7 @@ __all__ = [
     "FlipHeaderBit",
     "FlipUploadBit",
     "GarbageHead",
+    "Hold",
     "IgnoreRange",
     "LoseReply",
     "Match",

@@ -8,7 +8,8 @@ import re
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from blockyard.testing.faults.fault import Fault, ReplyFault, RequestFault
+from blockyard.testing.faults.fault import Fault, RequestFault
+from blockyard.testing.faults.held import HeldRequests, Hold
 from blockyard.testing.faults.plans import Plan, SeenRequest
 from blockyard.testing.faults.upstream import Address, Upstream, UpstreamLostError
 from blockyard.testing.loopback import Connection, LoopbackServer
@@ -26,8 +27,6 @@ from blockyard.testing.steps import play
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
-
 _HOP_BY_HOP = ("connection", "keep-alive", "proxy-connection")
 _SECRET = ("authorization", "proxy-authorization", "cookie", "x-amz-security-token")
 _SECRET_IN_TARGET = re.compile(r"(x-amz-(?:signature|security-token)=)[^&]*", re.IGNORECASE)
@@ -60,6 +59,7 @@ class FaultProxy(LoopbackServer):
     ) -> None:
         super().__init__(tls=tls, handshake_delay=handshake_delay)
         self._address = Address.of(upstream_url, upstream_tls)
+        self._held = HeldRequests(self._address)
         self._plan = plan
         self._close_after = close_after
         self._numbers = itertools.count(1)
@@ -81,6 +81,18 @@ class FaultProxy(LoopbackServer):
     def upstream_failures(self) -> int:
         """How often the server behind was not reached or broke off, and the client was reset."""
         return self._upstream_failures
+
+    @property
+    def held(self) -> int:
+        """How many requests are kept by `Hold` and have not been answered by the server yet."""
+        return len(self._held)
+
+    def release(self) -> list[int]:
+        """Hand every request that `Hold` keeps to the server, the oldest first.
+
+        Returns the statuses of the replies, 0 where the server broke off, when all have come.
+        """
+        return asyncio.run_coroutine_threadsafe(self._held.release(), self._loop).result()
 
     async def serve(self, client: Connection) -> None:
         """Pass requests on until either side has had enough."""
@@ -117,19 +129,42 @@ class FaultProxy(LoopbackServer):
         self, client: Connection, upstream: Upstream, head: Head, fault: Fault | None
     ) -> None:
         if fault is None:
-            await _pass_on(client, upstream, head)
+            await self._pass_on(client, upstream, head)
+        elif isinstance(fault, Hold):
+            self._held.hold(await _whole_request(client, head), fault)
+            self._counts[fault.name] += 1
+            await play(fault.steps(head.method), client)
         elif isinstance(fault, RequestFault):
             await _read_some(client, head, fault)
             self._counts[fault.name] += 1
             await play(fault.steps(head.method), client)
         else:
-            request, reply = await _ask_whole(client, upstream, head, fault)
+            request = await _whole_request(client, head)
+            reply = await upstream.ask_whole(fault.passed_on(request))
+            self._answered(head, reply.head)
+            reply = Message(_as_ours(reply.head), reply.body)
             steps = fault.steps(request, reply)
             if steps is None:
                 steps = [reply.encode()]
             else:
                 self._counts[fault.name] += 1
             await play(steps, client)
+
+    async def _pass_on(self, client: Connection, upstream: Upstream, head: Head) -> None:
+        """The request and its reply unharmed, piece by piece."""
+        sent = request_framing(head)
+        reply = await upstream.ask(head, framed(sent, read_body(client.reader, sent)))
+        self._answered(head, reply)
+        framing = reply_framing(reply, head.method)
+        await client.send(_as_ours(reply).encode())
+        async for piece in framed(framing, upstream.answer(reply, framing)):
+            await client.send(piece)
+        if framing == "until close" or not upstream.took_all:
+            await client.close()
+
+    def _answered(self, request: Head, reply: Head) -> None:
+        if reply.status < 300:
+            self._held.answered(request)
 
     def _see(self, client: Connection, head: Head) -> SeenRequest:
         framing = request_framing(head)
@@ -145,18 +180,6 @@ class FaultProxy(LoopbackServer):
         return request
 
 
-async def _pass_on(client: Connection, upstream: Upstream, head: Head) -> None:
-    """The request and its reply unharmed, piece by piece."""
-    sent = request_framing(head)
-    reply = await upstream.ask(head, framed(sent, read_body(client.reader, sent)))
-    framing = reply_framing(reply, head.method)
-    await client.send(_as_ours(reply).encode())
-    async for piece in framed(framing, upstream.answer(reply, framing)):
-        await client.send(piece)
-    if framing == "until close" or not upstream.took_all:
-        await client.close()
-
-
 async def _read_some(client: Connection, head: Head, fault: RequestFault) -> None:
     """As much of the request's body as the fault lets through."""
     framing = request_framing(head)
@@ -166,20 +189,10 @@ async def _read_some(client: Connection, head: Head, fault: RequestFault) -> Non
         pass
 
 
-async def _ask_whole(
-    client: Connection, upstream: Upstream, head: Head, fault: ReplyFault
-) -> tuple[Message, Message]:
-    """The request as it came, and the reply, each with all of its body."""
+async def _whole_request(client: Connection, head: Head) -> Message:
+    """The request as it came, with all of its body."""
     framing = request_framing(head)
-    request = await whole(head, framing, read_body(client.reader, framing))
-    passed = fault.passed_on(request)
-    reply = await upstream.ask(passed.head, _one_piece(passed.body))
-    framing = reply_framing(reply, head.method)
-    return request, await whole(_as_ours(reply), framing, upstream.answer(reply, framing))
-
-
-async def _one_piece(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+    return await whole(head, framing, read_body(client.reader, framing))
 
 
 def _as_ours(reply: Head) -> Head:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from blockyard.testing.loopback import BUFFER
-from blockyard.testing.messages import Framing, Head, read_body, read_head
+from blockyard.testing.messages import (
+    Framing,
+    Head,
+    Message,
+    read_body,
+    read_head,
+    reply_framing,
+    whole,
+)
 
 
 class UpstreamLostError(Exception):
@@ -62,6 +70,12 @@ class Upstream:
             raise UpstreamLostError("the connection ended before a reply")
         return reply
 
+    async def ask_whole(self, request: Message) -> Message:
+        """Send a request, and return its reply with all of its body."""
+        reply = await self.ask(request.head, _one_piece(request.body))
+        framing = reply_framing(reply, request.head.method)
+        return await whole(reply, framing, self.answer(reply, framing))
+
     async def answer(self, reply: Head, framing: Framing) -> AsyncIterator[bytes]:
         """The body of the reply, to its end; then the connection is ready for the next request."""
         assert self._streams is not None, "`ask` comes first"
@@ -97,6 +111,10 @@ class Upstream:
             except OSError as error:
                 raise UpstreamLostError(f"connecting to {where.host}:{where.port}") from error
         return self._streams
+
+
+async def _one_piece(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 async def _send(writer: asyncio.StreamWriter, head: Head, body: AsyncIterator[bytes]) -> None:
