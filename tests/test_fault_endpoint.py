@@ -16,6 +16,9 @@ from botocore.credentials import Credentials
 
 from blockyard.testing.faults import (
     INJECTED_REQUEST_ID,
+    CachedListing,
+    Created,
+    EarlyStatus,
     FailKeys,
     Fault,
     FaultProxy,
@@ -23,11 +26,15 @@ from blockyard.testing.faults import (
     FlipHeaderBit,
     FlipUploadBit,
     GarbageHead,
+    HalfStored,
+    IgnoreHeader,
     IgnoreRange,
     LoseReply,
+    RangeAs200,
     ResetBefore,
     ResetDuringBody,
     ResetDuringRequest,
+    SameToken,
     Script,
     ShortRange,
     ShuffleXml,
@@ -35,6 +42,8 @@ from blockyard.testing.faults import (
     Status,
     TrickleBody,
     Truncate,
+    UntilClose,
+    WebPage,
     WrongLength,
     WrongRange,
 )
@@ -120,7 +129,7 @@ def parse(reply: Reply) -> ElementTree.Element:
 
 @contextmanager
 def faulty(
-    upstream: Endpoint, *faults: Fault, timeout: float = 5
+    upstream: Endpoint, *faults: Fault | None, timeout: float = 5
 ) -> Generator[tuple[FaultProxy, Client]]:
     with (
         FaultProxy(upstream.url, Script(faults)) as proxy,
@@ -405,9 +414,125 @@ def test_fail_keys(upstream: Endpoint) -> None:
     ] == [("many/a", "SlowDown"), ("many/b", "SlowDown")]
 
 
+# Services that are nearly S3.
+
+
+def test_a_web_page(upstream: Endpoint) -> None:
+    with faulty(upstream, WebPage(), WebPage()) as (proxy, client):
+        reply = client.ask("PUT", "/bucket/page", BODY)
+        assert (reply.status, reply.body[:15]) == (200, b"<!DOCTYPE html>")
+        assert reply.headers["Content-Type"].startswith("text/html")
+        assert client.ask("HEAD", "/bucket/page").status == 200
+        assert client.ask("GET", "/bucket/page").status == 404  # on the same connection
+        assert proxy.counts == {"web_page": 2}
+
+
+def test_an_early_status_comes_though_the_body_is_not_read(upstream: Endpoint) -> None:
+    with faulty(upstream, EarlyStatus(413, "EntityTooLarge", seconds=1.0)) as (proxy, client):
+        client.http.putrequest("PUT", "/bucket/early")
+        client.http.putheader("Content-Length", str(64 << 20))
+        client.http.endheaders(b"only a part of the body")
+        reply = client.http.getresponse()
+        assert (reply.status, b"EntityTooLarge" in reply.read()) == (413, True)
+        with pytest.raises(
+            ConnectionError
+        ):  # nobody reads the rest, and at last the connection ends
+            client.http.sock.sendall(bytes(64 << 20))
+        assert proxy.counts == {"early_status_413": 1}
+        assert proxy.wait_until_drained()
+
+
+def test_ignore_header(upstream: Endpoint) -> None:
+    with faulty(upstream, None, IgnoreHeader("If-None-Match"), None) as (proxy, client):
+        condition = {"If-None-Match": "*"}
+        assert client.ask("PUT", "/bucket/ignored", b"one", **condition).status == 200
+        assert client.ask("PUT", "/bucket/ignored", b"two", **condition).status == 200
+        assert client.ask("PUT", "/bucket/ignored", b"three", **condition).status == 412
+        assert proxy.counts == {"ignore_header": 1}
+    assert stored(upstream, "ignored") == b"two"
+
+
+def test_created(upstream: Endpoint) -> None:
+    with faulty(upstream, Created()) as (_, client):
+        reply = client.ask("PUT", "/bucket/created", b"webdav")
+        assert reply.status == 201
+        assert reply.headers["ETag"]
+    assert stored(upstream, "created") == b"webdav"
+
+
+def test_a_range_under_200(upstream: Endpoint) -> None:
+    with faulty(upstream, RangeAs200()) as (_, client):
+        reply = client.ask("GET", "/bucket/block", Range="bytes=10-19")
+        assert (reply.status, reply.body) == (200, BODY[10:20])
+        assert reply.headers["Content-Range"] == f"bytes 10-19/{len(BODY)}"
+
+
+def test_until_close(upstream: Endpoint) -> None:
+    with faulty(upstream, UntilClose(), UntilClose()) as (proxy, client):
+        reply = client.ask("PUT", "/bucket/until-close", b"no length")
+        assert (reply.status, "Content-Length" in reply.headers) == (200, False)
+        assert client.ask("GET", "/bucket/until-close").headers["Content-Length"] == "9"
+        assert [seen.connection for seen in proxy.requests] == [1, 2]
+        assert proxy.counts == {"until_close": 1}
+
+
+def test_half_stored(moto_endpoint: Endpoint, bucket: str) -> None:
+    with faulty(moto_endpoint, HalfStored()) as (_, client):
+        assert client.ask("PUT", f"/{bucket}/half", b"abcdef").status == 200
+        assert client.ask("GET", f"/{bucket}/half").body == b"abc"
+        assert client.ask("DELETE", f"/{bucket}/half").status == 204
+
+
+def test_a_stale_listing_is_an_earlier_one_of_the_same_query(upstream: Endpoint) -> None:
+    cache = CachedListing()
+    with faulty(upstream, cache, None, cache, cache, None) as (proxy, client):
+        stale = "/bucket?list-type=2&prefix=stale/"
+        assert listed(client.ask("GET", stale)) == []
+        assert client.ask("PUT", "/bucket/stale/a", b"new").status == 200
+        assert listed(client.ask("GET", stale)) == []
+        assert listed(client.ask("GET", LIST)) == ["list/a", "list/b", "list/c"]
+        assert listed(client.ask("GET", stale)) == ["stale/a"]
+        assert proxy.counts == {"cached_listing": 1}
+
+
+def test_a_foreign_listing_is_one_of_another_query(upstream: Endpoint) -> None:
+    cache = CachedListing(foreign=True)
+    with faulty(upstream, cache, cache) as (proxy, client):
+        assert len(listed(client.ask("GET", LIST))) == 3
+        assert len(listed(client.ask("GET", "/bucket?list-type=2&prefix=nothing/"))) == 3
+        assert proxy.counts == {"cached_listing": 1}
+
+
+def test_a_listing_that_never_ends(upstream: Endpoint) -> None:
+    with faulty(upstream, SameToken(), None) as (_, client):
+        reply = client.ask("GET", LIST)
+        assert listed(reply) == ["list/a", "list/b", "list/c"]
+        assert parse(reply).findtext(f"{XML}IsTruncated") == "true"
+        assert parse(reply).findtext(f"{XML}NextContinuationToken") == "list/c"
+
+
+def test_a_listing_that_never_ends_asks_for_its_first_page_again(moto_endpoint: Endpoint) -> None:
+    target = "/blockyard-tests?list-type=2&prefix=endless/"
+    with faulty(moto_endpoint, *[None] * 2, SameToken(), SameToken()) as (_, client):
+        for name in "ab":
+            assert client.ask("PUT", f"/blockyard-tests/endless/{name}", b"x").status == 200
+        first = client.ask("GET", target)
+        again = client.ask("GET", f"{target}&continuation-token=endless/b")
+        assert listed(first) == listed(again) == ["endless/a", "endless/b"]
+        for name in "ab":
+            assert client.ask("DELETE", f"/blockyard-tests/endless/{name}").status == 204
+
+
 @pytest.mark.parametrize(
     "fault",
     [
+        CachedListing(),
+        Created(),
+        HalfStored(),
+        IgnoreHeader("if-none-match"),
+        RangeAs200(),
+        SameToken(),
+        UntilClose(),
         FailKeys(),
         Truncate(0.5),
         Truncate(10**9),

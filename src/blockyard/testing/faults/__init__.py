@@ -8,7 +8,8 @@
 
 `requests.py` holds the faults that keep a request from the server, `replies.py` those that
 lose, delay or damage its reply, `meaning.py` those that make a reply say something else,
-`held.py` the one that hands a request to the server late.
+`held.py` the one that hands a request to the server late, `services.py` those of services that
+are nearly S3.
 """
 
 from blockyard.testing.faults.fault import Fault, Position, ReplyFault, RequestFault
@@ -51,11 +52,25 @@ from blockyard.testing.faults.requests import (
     ResetDuringRequest,
     Status,
 )
+from blockyard.testing.faults.services import (
+    CachedListing,
+    Created,
+    EarlyStatus,
+    HalfStored,
+    IgnoreHeader,
+    RangeAs200,
+    SameToken,
+    UntilClose,
+    WebPage,
+)
 
 __all__ = [
     "INJECTED_REQUEST_ID",
     "ROUGH_WEATHER",
+    "CachedListing",
     "Campaign",
+    "Created",
+    "EarlyStatus",
     "FailKeys",
     "Fault",
     "FaultProxy",
@@ -64,17 +79,21 @@ __all__ = [
     "FlipHeaderBit",
     "FlipUploadBit",
     "GarbageHead",
+    "HalfStored",
     "Hold",
+    "IgnoreHeader",
     "IgnoreRange",
     "LoseReply",
     "Match",
     "Plan",
     "Position",
+    "RangeAs200",
     "ReplyFault",
     "RequestFault",
     "ResetBefore",
     "ResetDuringBody",
     "ResetDuringRequest",
+    "SameToken",
     "Script",
     "SeenRequest",
     "ShortRange",
@@ -83,6 +102,8 @@ __all__ = [
     "Status",
     "TrickleBody",
     "Truncate",
+    "UntilClose",
+    "WebPage",
     "WrongLength",
     "WrongRange",
     "any_flipped_bit",

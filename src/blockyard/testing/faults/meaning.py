@@ -28,12 +28,12 @@ class IgnoreRange(ReplyFault):
     """
 
     def passed_on(self, request: Message) -> Message:
-        if _signs_range(request.head):
+        if signs(request.head, "range"):
             return request
         return Message(request.head.without("range"), request.body)
 
     def steps(self, request: Message, reply: Message) -> Steps | None:
-        ranged = request.head.get("range") and not _signs_range(request.head)
+        ranged = request.head.get("range") and not signs(request.head, "range")
         return [reply.encode()] if ranged and reply.head.status == 200 else None
 
 
@@ -115,9 +115,10 @@ class FailKeys(ReplyFault):
         return [reply.with_body(body).encode()]
 
 
-def _signs_range(head: Head) -> bool:
+def signs(head: Head, header: str) -> bool:
+    """Whether the request's signature covers `header`."""
     signed = re.search(r"SignedHeaders=([^,\s]*)", head.get("authorization"))
-    return signed is not None and "range" in signed.group(1).split(";")
+    return signed is not None and header.lower() in signed.group(1).split(";")
 
 
 def _content_range(reply: Message) -> tuple[int, int, str] | None:
