@@ -250,7 +250,7 @@ class TestListing:
 def listed(
     local: FilesystemStore, prefix: str, token: str | None, size: int
 ) -> tuple[list[str], str | None]:
-    page = local._list(prefix, token or "", size)
+    page = local._list(prefix, token or "", size, lambda: None)
     return [block.key for block in page.blocks], page.next_token
 
 

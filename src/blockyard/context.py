@@ -169,6 +169,11 @@ class Context:
         """`Runtime.gather` with this call's concurrency."""
         return self.runtime.gather(operation, items, self.concurrency)
 
+    def check_deadline(self) -> None:
+        """Raise `DeadlineExceededError` once the deadline has passed."""
+        if self.deadline is not None and self.runtime.now() >= self.deadline:
+            raise DeadlineExceededError("the deadline of this call has passed")
+
     async def sleep(self, seconds: float) -> None:
         """Pause, or raise `DeadlineExceededError` at once when the deadline would pass first."""
         if self.deadline is not None and self.runtime.now() + seconds >= self.deadline:

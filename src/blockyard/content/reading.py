@@ -7,19 +7,25 @@ that a range touches are read, and of the outer ones only the part within.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
-from io import FileIO
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blockyard.content.batches import batch_sizes, overlapped
 from blockyard.content.layout import Layout, Piece, check_content_id, check_span
 from blockyard.content.listing import ContentListing
-from blockyard.content.local import local_errors
 from blockyard.content.progress import Progress, Tally
-from blockyard.content.targets import ContentTarget, NewFile, Writable, is_special, write_all
+from blockyard.content.targets import (
+    ContentTarget,
+    NewFile,
+    Writable,
+    is_written_in_order,
+    open_in_order,
+    opened_in_order,
+    path_of_target,
+    write_all,
+)
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError, InvalidRangeError
 from blockyard.model import BLOCK_SIZE
@@ -68,16 +74,15 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
+        path = None if isinstance(target, Writable) else path_of_target(target)
         found = await self.find(ctx, content_id, "read_content_into", offset, length)
         tally = Tally(progress)
         if isinstance(target, Writable):
             await self._into_stream(ctx, found, target, tally)
-        elif is_special(path := os.fspath(target)):
-            with local_errors("read_content_into", path):
-                file = FileIO(path, "w")
-            with file:
-                await self._into_stream(ctx, found, file, tally)
-        else:
+        elif path is not None and is_written_in_order(path):
+            with opened_in_order(path, await open_in_order(ctx, path)) as file:
+                await self._in_order(ctx, found, partial(file.write, ctx), tally)
+        elif path is not None:
             await self._into_new_file(ctx, found, path, tally)
         return tally.done
 
@@ -116,6 +121,18 @@ class ContentReader:
     async def _into_stream(
         self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
     ) -> None:
+        async def write(block: bytes) -> None:
+            await ctx.runtime.blocking(partial(write_all, file, block))
+
+        await self._in_order(ctx, found, write, tally)
+
+    async def _in_order(
+        self,
+        ctx: Context,
+        found: ContentRange,
+        write: Callable[[bytes], Coroutine[Any, Any, None]],
+        tally: Tally,
+    ) -> None:
         rest = iter(found.pieces)
 
         async def fetch_batch(size: int) -> list[bytes]:
@@ -123,7 +140,7 @@ class ContentReader:
 
         async def write_batch(blocks: list[bytes]) -> None:
             for block in blocks:
-                await ctx.runtime.blocking(partial(write_all, file, block))
+                await write(block)
                 tally.add(len(block))
 
         await overlapped(ctx, fetch_batch, write_batch)
@@ -131,7 +148,7 @@ class ContentReader:
     async def _into_new_file(
         self, ctx: Context, found: ContentRange, path: str, tally: Tally
     ) -> None:
-        file = NewFile(path, sum(piece.length for piece in found.pieces))
+        file = NewFile(path)
 
         async def copy(piece: Piece) -> None:
             data = await self._read(ctx, found.layout, piece)

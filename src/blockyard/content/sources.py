@@ -16,7 +16,7 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from blockyard.content.batches import overlapped
-from blockyard.content.local import local_errors
+from blockyard.content.local import checked_path, local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 
@@ -28,6 +28,8 @@ Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
 Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
 
 _END = memoryview(b"")
+_TICK = 0.012
+"""Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
 
 
 @runtime_checkable
@@ -51,7 +53,7 @@ class Source(Protocol):
 def source_of(given: AsyncContentSource, block_size: int) -> Source:
     """The source for what a caller gave. Raises `TypeError` for what can't be one."""
     if isinstance(given, str | os.PathLike):
-        return PathSource(os.fspath(given), block_size)
+        return PathSource(checked_path("write_content: source", given), block_size)
     if isinstance(given, AsyncIterable):
         return StreamSource(_drawn_async(given, block_size), block_size)
     try:
@@ -84,7 +86,12 @@ class BufferSource:
 
 
 class PathSource:
-    """The file at a path. As much is stored as it held when it was opened."""
+    """The file at a path, stored as it was at one time: one that changes meanwhile is an error.
+
+    A regular file that says its size is read at many places at once. One that says 0 bytes may
+    hold some all the same (/proc, FUSE): it is read in order, to its end, as pipes and devices
+    are.
+    """
 
     def __init__(self, path: str, block_size: int) -> None:
         self._path = path
@@ -92,11 +99,16 @@ class PathSource:
 
     async def feed(self, ctx: Context, write: Write) -> None:
         with await ctx.runtime.blocking(self._open) as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode):
-                await self._feed_regular(ctx, write, file, status.st_size)
-            else:  # a pipe or a device is read in order, to its end
+            known = self._status(file)
+            if not stat.S_ISREG(known.st_mode):
                 await _file_source(file, self._block_size).feed(ctx, write)
+                return
+            await self._check_settled(ctx, file, known)
+            if known.st_size:
+                await self._feed_regular(ctx, write, file, known.st_size)
+            else:
+                await _file_source(file, self._block_size).feed(ctx, write)
+            await ctx.runtime.blocking(partial(self._check_unchanged, file, known))
 
     async def _feed_regular(self, ctx: Context, write: Write, file: FileIO, size: int) -> None:
         async def send(start: int) -> None:
@@ -105,19 +117,48 @@ class PathSource:
             await write(start // self._block_size, data)
 
         _ = await ctx.gather(send, _starts(size, self._block_size))
+        if await ctx.runtime.blocking(partial(self._read_some, file, size, 1)):
+            raise self._changed(f"it goes on after its {size} bytes")
 
     def _open(self) -> FileIO:
         with local_errors("write_content", self._path):
             return FileIO(self._path)
 
-    def _read_at(self, file: FileIO, start: int, length: int) -> bytes:
+    def _status(self, file: FileIO) -> os.stat_result:
         with local_errors("write_content", self._path):
-            data = os.pread(file.fileno(), length, start)
-        if len(data) < length:
-            raise LocalStorageError(
-                f"write_content: {self._path!r}: the file was cut short while it was read"
-            )
+            return os.fstat(file.fileno())
+
+    async def _check_settled(self, ctx: Context, file: FileIO, known: os.stat_result) -> None:
+        """Let a file that has just been written age until a further change would show in its time.
+
+        The clock of a file system ticks only every few ms.
+        """
+        if known.st_mtime + _TICK > ctx.runtime.wall_time():
+            await ctx.sleep(_TICK)
+            self._check_unchanged(file, known)
+
+    def _check_unchanged(self, file: FileIO, known: os.stat_result) -> None:
+        now = self._status(file)
+        if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
+            raise self._changed(f"it had {known.st_size} bytes and now has {now.st_size}")
+
+    def _read_at(self, file: FileIO, start: int, length: int) -> bytes:
+        data = self._read_some(file, start, length)
+        while len(data) < length:
+            more = self._read_some(file, start + len(data), length - len(data))
+            if not more:
+                raise self._changed(f"it ends at byte {start + len(data)}")
+            data += more
         return data
+
+    def _read_some(self, file: FileIO, start: int, length: int) -> bytes:
+        with local_errors("write_content", self._path):
+            return os.pread(file.fileno(), length, start)
+
+    def _changed(self, how: str) -> LocalStorageError:
+        return LocalStorageError(
+            f"write_content: {self._path!r}: the file changed while it was read: {how}"
+        )
 
 
 class StreamSource:

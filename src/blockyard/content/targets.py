@@ -1,19 +1,40 @@
-"""Files that contents are read into: one appears under its name only when it is whole."""
+"""Where contents are read into: a file that appears when it is whole, or one written in order."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import operator
 import os
+import re
 import stat
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from blockyard.content.local import local_errors
+from blockyard import syscalls
+from blockyard.content.local import checked_path, local_errors
+from blockyard.context import Context
+from blockyard.errors import LocalStorageError
+from blockyard.model import MIB
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _OPERATION = "read_content_into"
 _NOT_OPEN = -1
+_LEFT_BEHIND = 3600.0
+"""Seconds after its last change until a draft counts as left by a killed process."""
+_NAMES_LOOKED_AT = 10_000
+"""In the search for drafts that were left behind, so that a huge folder costs little."""
+_DRAFT = re.compile(r"\.blockyard-[0-9a-f]{16}\.part")
+_READER_WAIT = 30.0
+"""Seconds that a named pipe is given until somebody reads it."""
+_PAUSE = 0.001
+"""Seconds until the next look whether a pipe has room."""
+_OWN_DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
+_LINKS = 40  # as many as Linux follows
 
 
 @runtime_checkable
@@ -27,17 +48,49 @@ ContentTarget: TypeAlias = str | os.PathLike[str] | Writable
 
 
 def write_all(file: Writable, data: bytes) -> None:
-    """Write all of `data`, in as many calls as that takes."""
+    """Write all of `data` to the caller's own file, in as many calls as that takes.
+
+    What its `write` raises is raised as it is. An answer that is no count of bytes would have some
+    of them written twice or never: `TypeError` or `ValueError`; `LocalStorageError` when it takes
+    none.
+    """
     rest = memoryview(data)
     while rest:
-        written = file.write(rest)
-        if written is None:
-            raise BlockingIOError(f"{_OPERATION}: the target is a file that does not block")
-        rest = rest[written:]
+        rest = rest[_count(file, file.write(rest), len(rest)) :]
 
 
-def is_special(path: str) -> bool:
-    """Whether a pipe or a device is at `path`: that is written to, not replaced."""
+def _count(file: Writable, answer: object, asked: int) -> int:
+    what = f"{_OPERATION}: target: write of {type(file).__name__}"
+    if answer is None or answer == 0:
+        raise LocalStorageError(
+            f"{what} took none of {asked} bytes and returned {answer!r}: expected a file that "
+            "waits until it can take some, and returns how many that were"
+        )
+    try:
+        count = operator.index(answer)  # pyright: ignore[reportArgumentType] # that is the question
+    except TypeError:
+        raise TypeError(
+            f"{what} returned {type(answer).__name__}, expected the number of bytes it took"
+        ) from None
+    if not 0 < count <= asked or isinstance(answer, bool):
+        raise ValueError(f"{what} returned {answer!r} for {asked} bytes, expected 1 to {asked}")
+    return count
+
+
+def path_of_target(target: str | os.PathLike[str]) -> str:
+    """The path that a content is to be read into. Raises `TypeError` and `ValueError`."""
+    if not isinstance(target, str | os.PathLike):
+        raise TypeError(
+            f"{_OPERATION}: target: expected a path or a file open for writing bytes, "
+            f"got {type(target).__name__}"
+        )
+    return checked_path(f"{_OPERATION}: target", target)
+
+
+def is_written_in_order(path: str) -> bool:
+    """Whether a pipe, a device or an open descriptor is at `path`: written to, not replaced."""
+    if own_descriptor(path) is not None:
+        return True
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -45,47 +98,138 @@ def is_special(path: str) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-class NewFile:
-    """A file written beside its path, at any place, and renamed to it when it is whole.
+def own_descriptor(path: str) -> int | None:
+    """The descriptor of this process that `/dev/stdout`, `/dev/fd/3` and the like stand for.
 
-    It takes over the permissions of the file it replaces. Where the path is a symbolic link,
+    What they lead to may be a regular file that a shell opened to append to.
+    """
+    for _ in range(_LINKS):
+        folder, name = os.path.split(path)
+        match = _OWN_DESCRIPTORS.fullmatch(os.path.realpath(folder))
+        if match and int(match[1]) == os.getpid():
+            return int(name) if name.isdecimal() else None
+        try:
+            path = os.path.join(folder, os.readlink(path))
+        except OSError:
+            return None
+    return None
+
+
+class OrderedFile:
+    """A pipe, a device or a descriptor of this process, written in order from where it stands.
+
+    Nothing here waits in the system: a reader that stalls holds up neither a deadline nor a
+    cancellation.
+    """
+
+    def __init__(self, path: str, file: int) -> None:
+        self._path = path
+        self._file = file
+
+    async def write(self, ctx: Context, data: bytes) -> None:
+        """Write all of `data`."""
+        rest = memoryview(data)
+        with local_errors(_OPERATION, self._path):
+            while rest:
+                count = await ctx.runtime.blocking(partial(self._write_some, rest[:MIB]))
+                rest = rest[count:]
+                if count == 0:
+                    await ctx.sleep(_PAUSE)
+
+    def _write_some(self, data: memoryview) -> int:
+        try:
+            return os.write(self._file, data)
+        except BlockingIOError:
+            return 0
+
+
+@contextmanager
+def opened_in_order(path: str, file: int) -> Generator[OrderedFile]:
+    """An `OrderedFile` of an open descriptor, which is closed after it."""
+    try:
+        yield OrderedFile(path, file)
+    finally:
+        os.close(file)
+
+
+async def open_in_order(ctx: Context, path: str) -> int:
+    """A descriptor to write to what is at `path`; a pipe is waited for until it has a reader."""
+    ends = ctx.runtime.now() + _READER_WAIT
+    with local_errors(_OPERATION, path):
+        while True:
+            file = _open_in_order(path)
+            if file is not None:
+                return file
+            if ctx.runtime.now() >= ends:
+                raise OSError(errno.ENXIO, f"nobody reads this pipe, for {_READER_WAIT:.0f} s now")
+            await ctx.sleep(50 * _PAUSE)
+
+
+def _open_in_order(path: str) -> int | None:
+    """None for a pipe without a reader."""
+    number = own_descriptor(path)
+    if number is not None:
+        mode = os.fstat(number).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISSOCK(mode):  # opened anew it would start at its begin
+            return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 0)
+    try:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        file = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
+            return None
+        raise
+    with suppress(OSError):  # not a pipe, or not allowed: it then fills up sooner
+        _ = fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, MIB)
+    return file
+
+
+class NewFile:
+    """A file without a name, written at any place, that gets its name when it is whole.
+
+    A process that is killed leaves nothing of it where the file system has `O_TMPFILE`. Elsewhere
+    it is a draft beside its path, and the next one in that folder removes it when it is an hour
+    old. It takes over the permissions of the file it replaces. Where the path is a symbolic link,
     the file that it leads to is replaced. Call `close` at the end, come what may.
     """
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str) -> None:
         self._given = path
-        self._size = size
         self._path = os.path.realpath(path)
-        folder = os.path.dirname(self._path)
-        self._draft = os.path.join(folder, f".blockyard-{os.urandom(8).hex()}.part")
+        self._folder = os.path.dirname(self._path)
+        self._draft = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
+        self._drafted = False
         self._file = _NOT_OPEN
 
     def create(self) -> None:
-        """Make the draft and reserve its room on the disk."""
+        """Make the file. Its room is taken as it is written: where a file system can't reserve
+        any, the C library would write every block of it twice.
+        """
         with local_errors(_OPERATION, self._given):
             if os.path.isdir(self._path):
                 raise IsADirectoryError(None, "is a folder, not a file")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file = os.open(self._draft, flags, 0o666)
+            self._open()
             with suppress(FileNotFoundError):
-                os.fchmod(self._file, stat.S_IMODE(os.stat(self._path).st_mode))
-            if self._size:
-                os.posix_fallocate(self._file, 0, self._size)
+                self._take_over(stat.S_IMODE(os.stat(self._path).st_mode))
 
     def write_at(self, position: int, data: bytes) -> None:
         """Write all of `data` at `position`. Threads may do so at the same time."""
-        rest = memoryview(data)
         with local_errors(_OPERATION, self._given):
-            while rest:
-                written = os.pwrite(self._file, rest, position)
-                position += written
-                rest = rest[written:]
+            syscalls.write_all_at(self._file, data, position)
 
     def publish(self) -> None:
-        """Let the file appear under its path; a power cut leaves it whole too."""
+        """Let the file appear under its path, durably."""
         with local_errors(_OPERATION, self._given):
             os.fsync(self._file)
-            os.replace(self._draft, self._path)
+            if not self._drafted:
+                try:
+                    self._name(self._path)
+                except FileExistsError:  # which only a rename can replace
+                    self._name(self._draft)
+                    self._drafted = True
+            if self._drafted:
+                syscalls.rename(self._file, self._draft, self._path)
+            syscalls.sync_folder_at(self._folder)
 
     def close(self) -> None:
         """Close the file, and remove it unless it was published."""
@@ -93,5 +237,38 @@ class NewFile:
             return
         os.close(self._file)
         self._file = _NOT_OPEN
-        with suppress(FileNotFoundError):  # renamed
-            os.unlink(self._draft)
+        if self._drafted:
+            with suppress(FileNotFoundError):  # renamed
+                os.unlink(self._draft)
+
+    def _open(self) -> None:
+        if os.path.isdir("/proc/self/fd"):  # by which it gets its name
+            with suppress(OSError):  # the other way works, or says what is wrong
+                self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+                return
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = os.open(self._draft, flags, 0o666)
+        self._drafted = True
+        with suppress(OSError):  # it is not what was asked for
+            _sweep(self._folder, os.fstat(self._file).st_mtime)
+
+    def _take_over(self, permissions: int) -> None:
+        """Some file systems have the same for all files, and refuse to be told any."""
+        if stat.S_IMODE(os.fstat(self._file).st_mode) != permissions:
+            os.fchmod(self._file, permissions)
+
+    def _name(self, path: str) -> None:
+        file = self._file
+        syscalls.link(file, f"/proc/self/fd/{file}", path, src_dir_fd=file)
+
+
+def _sweep(folder: str, now: float) -> None:
+    """Remove the drafts that killed processes left in a folder; `now` as its file system has it."""
+    with os.scandir(folder) as entries:
+        for _, entry in zip(range(_NAMES_LOOKED_AT), entries, strict=False):
+            if _DRAFT.fullmatch(entry.name) is None:
+                continue
+            with suppress(OSError):  # gone meanwhile, or not ours to remove
+                known = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(known.st_mode) and now - known.st_mtime > _LEFT_BEHIND:
+                    os.unlink(entry.path)

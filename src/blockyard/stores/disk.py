@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from blockyard.model import BlockInfo
+from blockyard import syscalls
+from blockyard.model import MIB, BlockInfo
 from blockyard.stores.paths import OWN_AREA, BlockPath
 
 LEFT_BEHIND = 3600.0
@@ -27,7 +28,25 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe must not hang the reader
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _PUBLISH_TRIES = 100
-_NOT_COPIED_INSIDE = (errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL)
+_NOT_COPIED_INSIDE = (
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+    errno.EPERM,
+    errno.EIO,
+    errno.ETXTBSY,
+)
+"""What copy_file_range(2) fails with where reading and writing may work: some of FUSE and SMB."""
+_GONE = (errno.ENOENT, errno.ESTALE)
+"""What a folder answers that was removed; over NFS, on another machine."""
+STEP = 64 * MIB
+"""Bytes read, written or copied between two looks at the deadline: well below a second's work."""
+_NAMES_SWEPT = 10_000
+"""Names looked at in one sweep, so that it costs little however many there are."""
+
+Check = Callable[[], None]
+"""Raises `DeadlineExceededError` once the deadline of the call has passed."""
 
 
 class NotABlockError(OSError):
@@ -106,65 +125,87 @@ def drafted(root: Path) -> Generator[Draft, None, None]:
                 os.unlink(name, dir_fd=area)
 
 
-def publish(root: Path, draft: Draft, path: BlockPath, *, replace: bool) -> os.stat_result:
+def publish(
+    root: Path, draft: Draft, path: BlockPath, *, replace: bool, check: Check
+) -> os.stat_result:
     """Put the draft under its path, durably and at once, and return what `fstat` says of it.
 
-    Without `replace`, `FileExistsError` when a block is there: one of several racing wins.
+    Without `replace`, `FileExistsError` when a block is there: one of several racing wins. Past
+    the deadline nothing is put there.
     """
     _mark(draft.file)
     os.fsync(draft.file)
+    give_name = syscalls.rename if replace else syscalls.link
     for tries_left in reversed(range(_PUBLISH_TRIES)):
+        check()
         try:
             with opened_folder(root, path.folders, make=True) as folder:
-                if replace:
-                    os.rename(draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder)
-                else:
-                    os.link(draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder)
-                os.fsync(folder)
+                give_name(
+                    draft.file, draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder
+                )
+                syscalls.sync_folder(folder)
             break
-        except FileNotFoundError:  # a delete removed the folder while it was empty
-            if not tries_left:
+        except OSError as error:  # a delete removed the folder while it was empty
+            if error.errno not in _GONE or not tries_left:
                 raise
     return os.fstat(draft.file)
 
 
-def write_all(file: int, data: bytes | memoryview) -> None:
-    """Write all of `data`; one call may write less."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def write_all(file: int, data: bytes | memoryview, check: Check) -> None:
+    """Write all of `data`; what is large goes to the disk bit by bit, which can't be cut short."""
+    view = memoryview(data)
+    check()
+    syscalls.write_all(file, view[:STEP])
+    for start in range(STEP, len(view), STEP):
+        os.fdatasync(file)
+        check()
+        syscalls.write_all(file, view[start : start + STEP])
 
 
-def copy_all(source: int, target: int, size: int) -> None:
-    """Copy `size` bytes within the kernel, sharing them where the file system can."""
+def copy_all(source: int, target: int, size: int, check: Check) -> None:
+    """Copy `size` bytes, within the kernel and sharing them where the file system can."""
     copied = 0
     while copied < size:
-        try:
-            count = os.copy_file_range(source, target, size - copied, copied)
-        except OSError as error:
-            if error.errno not in _NOT_COPIED_INSIDE:
-                raise
-            count = os.sendfile(target, source, copied, size - copied)
-        if count == 0:
-            raise broken_off(copied, size)
+        check()
+        step = min(STEP, size - copied)
+        count = _copied_inside(source, target, step, copied)
+        if count == 0:  # the end, or a kernel that does not say that it can't
+            data = os.pread(source, step, copied)
+            if not data:
+                raise broken_off(copied, size)
+            syscalls.write_all_at(target, data, copied)
+            count = len(data)
         copied += count
 
 
-def read_range(file: int, offset: int, length: int) -> bytes:
+def _copied_inside(source: int, target: int, size: int, position: int) -> int:
+    """How many bytes from a position were copied within the kernel; 0 where it can't."""
+    try:
+        return os.copy_file_range(source, target, size, position, position)
+    except OSError as error:
+        if error.errno not in _NOT_COPIED_INSIDE:
+            raise
+        return 0
+
+
+def read_range(file: int, offset: int, length: int, check: Check) -> bytes:
     """`length` bytes from `offset`, which the file had when it was opened."""
-    data = os.pread(file, length, offset)
+    data = os.pread(file, min(length, STEP), offset)
     if len(data) == length:
         return data
     whole = bytearray(length)
     whole[: len(data)] = data
-    read_into(file, memoryview(whole), offset, len(data))
+    read_into(file, memoryview(whole), check, offset, len(data))
     return bytes(whole)
 
 
-def read_into(file: int, buffer: memoryview, offset: int = 0, filled: int = 0) -> None:
+def read_into(
+    file: int, buffer: memoryview, check: Check, offset: int = 0, filled: int = 0
+) -> None:
     """Fill `buffer`, of which `filled` bytes are there, from `offset` of the file on."""
     while filled < len(buffer):
-        count = os.preadv(file, [buffer[filled:]], offset + filled)
+        check()
+        count = os.preadv(file, [buffer[filled : filled + STEP]], offset + filled)
         if count == 0:
             raise broken_off(offset + filled, offset + len(buffer))
         filled += count
@@ -181,19 +222,23 @@ def remove(root: Path, folders: Sequence[str], names: Iterable[str]) -> dict[str
                 continue
             except OSError as error:
                 failed[name] = error
-        os.fsync(folder)
+        syscalls.sync_folder(folder)
     _remove_empty(root, folders)
     return failed
 
 
-def sweep(root: Path, now: float) -> None:
-    """Remove the temporary files that killed writers left behind; `now` since the epoch."""
-    with opened_folder(root, [OWN_AREA]) as area:
-        for name in os.listdir(area):
+def sweep(draft: Draft) -> None:
+    """Remove the temporary files beside a new one that killed writers left behind.
+
+    Their age is held against the time of the new one: both are the file system's own.
+    """
+    now = os.fstat(draft.file).st_mtime
+    with suppress(OSError), os.scandir(draft.area) as entries:
+        for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
             with suppress(OSError):  # its writer has just finished, or it is not ours to remove
-                known = stat_file(area, name)
+                known = stat_file(draft.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
-                    os.unlink(name, dir_fd=area)
+                    os.unlink(entry.name, dir_fd=draft.area)
 
 
 def check_writable(root: Path) -> None:
@@ -224,7 +269,7 @@ def _open_root(root: Path, make: bool) -> int:
         if not folder.exists():
             folder.mkdir(exist_ok=True)
             with opened_folder(folder.parent, []) as above:
-                os.fsync(above)
+                syscalls.sync_folder(above)
     return os.open(root, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -234,7 +279,7 @@ def _open_made(folder: int, name: str) -> int:
     except FileNotFoundError:
         with suppress(FileExistsError):  # another writer was first
             os.mkdir(name, dir_fd=folder)
-        os.fsync(folder)
+        syscalls.sync_folder(folder)
         return open_below(folder, name)
 
 

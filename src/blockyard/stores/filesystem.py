@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 from blockyard.context import Context
 from blockyard.errors import (
@@ -21,16 +23,21 @@ from blockyard.errors import (
     BlockStoreError,
     BlockTooLargeError,
     BufferTooSmallError,
+    DeadlineExceededError,
     LocalStorageError,
 )
 from blockyard.keys import range_past_end
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores import disk
 from blockyard.stores.base import Store
+from blockyard.stores.disk import Check
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
 
 _WALKS_KEPT = 8
+_STALE_TRIES = 4
+
+Result = TypeVar("Result")
 
 
 class FilesystemStore(Store):
@@ -38,43 +45,51 @@ class FilesystemStore(Store):
 
     The folder need not exist: the first write, or `health_check`, makes it, and until then the
     store is empty. A block is durable, with the folders that lead to it, before a write returns.
-    A writer that is killed leaves at most a temporary file, which no reader sees and which the
-    first write of a store opened later removes once it is an hour old. `if_absent` needs a file
-    system with hard links.
+    A writer that is killed leaves at most a temporary file, which no reader sees and which a
+    store removes once it is an hour old: at its first write, and then once an hour. `if_absent`
+    needs a file system with hard links. The deadline of a call is looked at between the steps
+    of its work on the disk; a single step is not cut short.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._prepared = False
+        self._sweep_at = -inf
         self._walks: dict[tuple[str, str], Walk] = {}
         self._walks_changing = threading.Lock()
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
-        now = ctx.runtime.wall_time()
-        return await ctx.runtime.blocking(lambda: self._write(key, data, if_absent, now))
+        now = ctx.runtime.now()
+        return await ctx.runtime.blocking(
+            lambda: self._write(key, data, if_absent, now, ctx.check_deadline)
+        )
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
-        return await ctx.runtime.blocking(lambda: self._read(key))
+        return await self._reading(ctx, lambda: self._read(key, ctx.check_deadline))
 
     async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        return await ctx.runtime.blocking(lambda: self._read_into(key, buffer))
+        return await self._reading(ctx, lambda: self._read_into(key, buffer, ctx.check_deadline))
 
     async def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None
     ) -> bytes:
-        return await ctx.runtime.blocking(lambda: self._read_range(key, offset, length))
+        return await self._reading(
+            ctx, lambda: self._read_range(key, offset, length, ctx.check_deadline)
+        )
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        return await ctx.runtime.blocking(lambda: self._stat(key))
+        return await self._reading(ctx, lambda: self._stat(key, ctx.check_deadline))
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
-        now = ctx.runtime.wall_time()
-        return await ctx.runtime.blocking(lambda: self._copy(source_key, target_key, now))
+        now = ctx.runtime.now()
+        return await self._reading(
+            ctx, lambda: self._copy(source_key, target_key, now, ctx.check_deadline)
+        )
 
     async def delete_block(self, ctx: Context, key: str) -> None:
-        failed = await ctx.runtime.blocking(lambda: self._delete([key]))
+        failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
         for error in failed.values():
             raise error
 
@@ -83,79 +98,106 @@ class FilesystemStore(Store):
         for key in dict.fromkeys(keys):
             by_folder.setdefault(path_of(key).folders, []).append(key)
         outcomes = await ctx.gather(
-            lambda group: ctx.runtime.blocking(lambda: self._delete(group)), by_folder.values()
+            lambda group: ctx.runtime.blocking(lambda: self._delete(group, ctx.check_deadline)),
+            by_folder.values(),
         )
         failed = {key: error for outcome in outcomes for key, error in outcome.items()}
         return DeleteResult([key for key in dict.fromkeys(keys) if key not in failed], failed)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        return await ctx.runtime.blocking(lambda: self._list(prefix, token or "", page_size))
+        return await ctx.runtime.blocking(
+            lambda: self._list(prefix, token or "", page_size, ctx.check_deadline)
+        )
 
     async def health_check(self, ctx: Context) -> HealthReport:
         started = ctx.runtime.now()
-        wall_time = ctx.runtime.wall_time()
-        await ctx.runtime.blocking(lambda: self._check_writable(wall_time))
+        await ctx.runtime.blocking(lambda: self._check_writable(started, ctx.check_deadline))
         return HealthReport(ctx.runtime.now() - started, store=str(self._root))
 
-    def _write(self, key: str, data: bytes | memoryview, if_absent: bool, now: float) -> BlockInfo:
+    async def _reading(self, ctx: Context, call: Callable[[], Result]) -> Result:
+        """Run a call that reads; again when another machine removes, over NFS, what it reads.
+
+        To that machine's readers a block that is replaced stays as it was until they close it.
+        """
+        for _ in range(_STALE_TRIES):
+            try:
+                return await ctx.runtime.blocking(call)
+            except LocalStorageError as error:
+                if not _is_stale(error):
+                    raise
+        return await ctx.runtime.blocking(call)
+
+    def _write(
+        self, key: str, data: bytes | memoryview, if_absent: bool, now: float, check: Check
+    ) -> BlockInfo:
         path = path_of(key)
         with self._errors(f"write_block {key!r}"):
-            self._prepare(now)
+            check()
+            self._prepare()
             if if_absent and self._holds(path):
                 raise _exists(key)
             with disk.drafted(self._root) as draft:
-                disk.write_all(draft.file, data)
+                self._sweep(draft, now)
+                disk.write_all(draft.file, data, check)
                 try:
-                    known = disk.publish(self._root, draft, path, replace=not if_absent)
+                    known = disk.publish(
+                        self._root, draft, path, replace=not if_absent, check=check
+                    )
                 except FileExistsError:
                     raise _exists(key) from None
         return disk.block_info(key, known)
 
-    def _read(self, key: str) -> bytes:
-        with self._opened("read_block", key) as (file, size):
+    def _read(self, key: str, check: Check) -> bytes:
+        with self._opened("read_block", key, check) as (file, size):
             if size > MAX_BLOCK_SIZE:
                 raise BlockTooLargeError(
                     f"read_block {key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
                 )
-            return disk.read_range(file, 0, size)
+            return disk.read_range(file, 0, size, check)
 
-    def _read_into(self, key: str, buffer: memoryview) -> int:
-        with self._opened("read_block_into", key) as (file, size):
+    def _read_into(self, key: str, buffer: memoryview, check: Check) -> int:
+        with self._opened("read_block_into", key, check) as (file, size):
             if size > len(buffer):
                 raise BufferTooSmallError(
                     f"read_block_into {key!r}: the block has {size} bytes, the buffer {len(buffer)}"
                 )
-            disk.read_into(file, buffer[:size], 0)
+            disk.read_into(file, buffer[:size], check)
             return size
 
-    def _read_range(self, key: str, offset: int, length: int | None) -> bytes:
-        with self._opened("read_block_range", key) as (file, size):
+    def _read_range(self, key: str, offset: int, length: int | None, check: Check) -> bytes:
+        with self._opened("read_block_range", key, check) as (file, size):
             if offset >= size:
                 raise range_past_end(key, offset, size)
             rest = size - offset
-            return disk.read_range(file, offset, rest if length is None else min(length, rest))
+            wanted = rest if length is None else min(length, rest)
+            return disk.read_range(file, offset, wanted, check)
 
-    def _stat(self, key: str) -> BlockInfo:
+    def _stat(self, key: str, check: Check) -> BlockInfo:
         path = path_of(key)
         with self._errors(f"stat_block {key!r}"):
+            check()
             try:
                 known = disk.stat_block(self._root, path)
             except FileNotFoundError:
                 raise _not_found("stat_block", key) from None
         return disk.block_info(key, known)
 
-    def _copy(self, source_key: str, target_key: str, now: float) -> BlockInfo:
-        with self._opened("copy_block", source_key) as (file, size):
-            self._prepare(now)
+    def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> BlockInfo:
+        with self._opened("copy_block", source_key, check) as (file, size):
+            self._prepare()
             with disk.drafted(self._root) as draft:
-                disk.copy_all(file, draft.file, size)
-                known = disk.publish(self._root, draft, path_of(target_key), replace=True)
+                self._sweep(draft, now)
+                disk.copy_all(file, draft.file, size, check)
+                target = path_of(target_key)
+                known = disk.publish(self._root, draft, target, replace=True, check=check)
         return disk.block_info(target_key, known)
 
-    def _delete(self, keys: Sequence[str]) -> dict[str, BlockStoreError]:
+    def _delete(self, keys: Sequence[str], check: Check) -> dict[str, BlockStoreError]:
         """Delete keys of one folder; the error of each that is still there."""
         paths = {key: path_of(key) for key in keys}
         folders = paths[keys[0]].folders
+        with self._errors(f"delete_block {keys[0]!r}"):
+            check()
         try:
             failed = disk.remove(self._root, folders, [path.name for path in paths.values()])
         except FileNotFoundError:
@@ -168,13 +210,13 @@ class FilesystemStore(Store):
             if path.name in failed
         }
 
-    def _list(self, prefix: str, after: str, size: int) -> Page:
+    def _list(self, prefix: str, after: str, size: int, check: Check) -> Page:
         with self._walks_changing:
             walk = self._walks.pop((prefix, after), None)
         if walk is None:
             walk = Walk(self._root, prefix, after)
         with self._errors(f"list {prefix!r}"):
-            blocks, more = walk.page(size)
+            blocks, more = walk.page(size, check)
         if not more:
             return Page(blocks, None)
         token = blocks[-1].key
@@ -188,16 +230,19 @@ class FilesystemStore(Store):
             if len(self._walks) > _WALKS_KEPT:
                 del self._walks[next(iter(self._walks))]
 
-    def _check_writable(self, now: float) -> None:
+    def _check_writable(self, now: float, check: Check) -> None:
         with self._errors("health_check"):
-            self._prepare(now)
+            check()
+            self._prepare()
             with disk.drafted(self._root) as draft:
-                disk.write_all(draft.file, b"writable")
+                self._sweep(draft, now)
+                disk.write_all(draft.file, b"writable", check)
                 os.fsync(draft.file)
             disk.check_writable(self._root)
+            check()
 
-    def _prepare(self, now: float) -> None:
-        """Before the first write: see that this folder can hold blocks, and tidy up."""
+    def _prepare(self) -> None:
+        """Before the first write: see that this folder can hold blocks."""
         if self._prepared:
             return
         with disk.opened_folder(self._root, [OWN_AREA], make=True):
@@ -207,8 +252,13 @@ class FilesystemStore(Store):
                 errno.ENOTSUP,
                 "the file system ignores case: keys that differ in nothing else would be one",
             )
-        disk.sweep(self._root, now)
         self._prepared = True
+
+    def _sweep(self, draft: disk.Draft, now: float) -> None:
+        """Tidy up at the first write, and then once an hour; `now` on the runtime's clock."""
+        if now >= self._sweep_at:
+            self._sweep_at = now + disk.LEFT_BEHIND
+            disk.sweep(draft)
 
     def _holds(self, path: BlockPath) -> bool:
         try:
@@ -218,9 +268,12 @@ class FilesystemStore(Store):
         return True
 
     @contextmanager
-    def _opened(self, operation: str, key: str) -> Generator[tuple[int, int], None, None]:
+    def _opened(
+        self, operation: str, key: str, check: Check
+    ) -> Generator[tuple[int, int], None, None]:
         """The block's file, open for reading, and its size in bytes."""
         with self._errors(f"{operation} {key!r}"):
+            check()
             try:
                 file, size = disk.open_block(self._root, path_of(key))
             except FileNotFoundError:
@@ -234,11 +287,18 @@ class FilesystemStore(Store):
     def _errors(self, what: str) -> Generator[None, None, None]:
         try:
             yield
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(f"{what}: {error} (in {self._root})") from None
         except OSError as error:
             raise self._error(what, error) from error
 
     def _error(self, what: str, error: OSError) -> LocalStorageError:
         return LocalStorageError(f"{what}: {error.strerror or error} (in {self._root})")
+
+
+def _is_stale(error: LocalStorageError) -> bool:
+    """Whether what was opened was removed meanwhile, on another machine."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ESTALE
 
 
 def _not_found(operation: str, key: str) -> BlockNotFoundError:

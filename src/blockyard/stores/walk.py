@@ -12,7 +12,14 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from blockyard.model import BlockInfo
-from blockyard.stores.disk import NotABlockError, block_info, open_below, opened_folder, stat_file
+from blockyard.stores.disk import (
+    Check,
+    NotABlockError,
+    block_info,
+    open_below,
+    opened_folder,
+    stat_file,
+)
 from blockyard.stores.paths import Entry, entry_of, folders_of, key_of
 
 
@@ -35,7 +42,7 @@ class Walk:
         # The next place to visit is the last.
         self._pending = [_Place(start, folders_of(start), None)]
 
-    def page(self, size: int) -> tuple[list[BlockInfo], bool]:
+    def page(self, size: int, check: Check) -> tuple[list[BlockInfo], bool]:
         """The next blocks, at most `size`, and whether there are more."""
         found: list[BlockInfo] = []
         try:
@@ -44,6 +51,7 @@ class Walk:
             return found, False
         with folder:
             while self._pending:
+                check()
                 place = self._pending.pop()
                 if place.name is None:
                     self._pending += reversed(self._inside(place, folder))

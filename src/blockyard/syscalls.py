@@ -1,0 +1,102 @@
+"""System calls on files that are held to their effect, not to their answer.
+
+Over NFS a call may take effect and its reply be lost: the client sends it again, and the second
+answer is about the work of the first (link(2) says EEXIST, rename(2) ENOENT). SMB and FUSE refuse
+to sync a folder, which they keep in order by themselves. Each call here raises `OSError` only
+when what it was for has not happened. See "Bugs" in link(2) and rename(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+
+_FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems answer that have no fsync for folders."""
+
+
+def write_all(file: int, data: bytes | memoryview) -> None:
+    """Write all of `data`; one write(2) may take less."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[_taken(os.write(file, rest)) :]
+
+
+def write_all_at(file: int, data: bytes | memoryview, position: int) -> None:
+    """Write all of `data` at `position`. Threads may do so at the same time."""
+    rest = memoryview(data)
+    while rest:
+        count = _taken(os.pwrite(file, rest, position))
+        position += count
+        rest = rest[count:]
+
+
+def link(
+    file: int,
+    source: str,
+    target: str,
+    *,
+    src_dir_fd: int | None = None,
+    dst_dir_fd: int | None = None,
+) -> None:
+    """Give the open `file`, which is at `source`, the further name `target`.
+
+    A symbolic link at `source` is followed if `src_dir_fd` is given. `FileExistsError` when
+    something else has that name.
+    """
+    try:
+        os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    except FileExistsError:
+        if not is_at(file, target, dst_dir_fd):
+            raise
+
+
+def rename(
+    file: int,
+    source: str,
+    target: str,
+    *,
+    src_dir_fd: int | None = None,
+    dst_dir_fd: int | None = None,
+) -> None:
+    """Give the open `file` the name `target` instead of `source`, replacing what was there."""
+    try:
+        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+    except FileNotFoundError:
+        if not is_at(file, target, dst_dir_fd):
+            raise
+
+
+def is_at(file: int, name: str, folder: int | None = None) -> bool:
+    """Whether the open `file` is what has that name."""
+    try:
+        there = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(file))
+
+
+def sync_folder(folder: int) -> None:
+    """Have the names in an open folder on the disk, where its file system offers that."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _FOLDER_NOT_SYNCED:
+            raise
+
+
+def sync_folder_at(path: str) -> None:
+    """`sync_folder` of one that may be written to and yet not be opened."""
+    with suppress(PermissionError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_folder(folder)
+        finally:
+            os.close(folder)
+
+
+def _taken(count: int) -> int:
+    if count == 0:
+        raise OSError(errno.EIO, "the file took none of the bytes")
+    return count
