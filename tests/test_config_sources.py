@@ -328,13 +328,6 @@ def test_secrets_of_a_store_config_are_kept_when_it_is_changed() -> None:
     assert load_s3(config, region="eu-west-1").secret_key.get_secret_value() == "hunter2"
 
 
-@pytest.mark.parametrize("source", [3, b"s3://x", S3Config(bucket="abc"), ["s3://x"]])
-def test_sources_of_another_type(source: object) -> None:
-    assert "source: expected a URL, the path of a YAML file or a StoreConfig, got" in refused(
-        source
-    )
-
-
 def test_no_source_at_all() -> None:
     assert "no store is named: pass a URL" in refused()
     assert "or set BLOCKYARD_STORE" in refused(region="eu-west-1")

@@ -238,7 +238,7 @@ class TestReading:
 
     @pytest.mark.parametrize(
         ("size", "offset", "length"),
-        [(10, 10, None), (10, 11, 1), (0, 1, None), (10, -1, 2), (10, 0, -1), (10, 1.5, None)],
+        [(10, 10, None), (10, 11, 1), (0, 1, None), (10, -1, 2), (10, 0, -1), (10, 2**63, None)],
     )
     def test_ranges_outside(
         self, store: BlockStore, size: int, offset: int, length: int | None
@@ -388,7 +388,7 @@ class TestDoubt:
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", ["", "a/", "a\nb", "a" * 961, "ä" * 481, 7])
+    @pytest.mark.parametrize("name", ["", "a/", "a\nb", "a" * 961, "ä" * 481])
     def test_what_is_no_content_id(self, store: BlockStore, name: str) -> None:
         for call in (
             lambda: store.write_content(name, b""),

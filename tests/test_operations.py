@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blockyard import operations as module
+from blockyard import arguments
 from blockyard.context import Context
 from blockyard.errors import (
     AccessDeniedError,
@@ -124,7 +124,7 @@ def test_bad_input_never_reaches_the_store(
 
 
 def test_the_largest_block_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BLOCK_SIZE", 100)
+    monkeypatch.setattr(arguments, "MAX_BLOCK_SIZE", 100)
 
     with open_face("blocking", MemoryStore()) as face:
         _ = face.store.write_block("a", bytes(100))

@@ -6,26 +6,24 @@ A store may be used from one event loop after another: a new loop starts with fr
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
+from typing_extensions import Buffer
+
+from blockyard import arguments
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
+from blockyard.content.progress import Progress
 from blockyard.content.reading import ContentReader
+from blockyard.content.sources import AsyncContentSource
+from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
+from blockyard.operations import Operations
+from blockyard.transport.aio import AsyncioRuntime
 from blockyard.verifying import Verifier
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer
-
-    from blockyard.content.progress import Progress
-    from blockyard.content.sources import AsyncContentSource
-    from blockyard.content.targets import ContentTarget
-    from blockyard.operations import Operations
-    from blockyard.transport.aio import AsyncioRuntime
 
 
 class AsyncBlockStore:
@@ -59,8 +57,8 @@ class AsyncBlockStore:
         return AsyncBlockStore(
             self._operations,
             self._runtime,
-            deadline=self._deadline if deadline is None else deadline,
-            concurrency=self._concurrency if concurrency is None else concurrency,
+            deadline=arguments.deadline(deadline, self._deadline),
+            concurrency=arguments.concurrency(concurrency, self._concurrency),
         )
 
     async def write_block(self, key: str, data: Buffer, *, if_absent: bool = False) -> BlockInfo:

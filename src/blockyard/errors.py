@@ -34,11 +34,10 @@ in the error's notes (PEP 678), so a traceback shows them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from blockyard.model import DeleteResult
 
 

@@ -1,4 +1,4 @@
-"""What a key, a prefix and a range may be, checked before anything is sent.
+"""What a key and a prefix may be, and the error for a range past the end of a block.
 
 A key is text of 1 to 1024 bytes in UTF-8
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html). Every character
@@ -14,28 +14,27 @@ MAX_KEY_BYTES = 1024
 _REFUSED = ("\r", "\n", "\0")
 
 
-def check_key(key: str) -> None:
-    """Raise `InvalidKeyError` unless `key` can name a block."""
-    if isinstance(key, str) and key == "":
-        raise InvalidKeyError("key: expected at least one character, got an empty string")
-    _check_text("key", key)
+def check_key(key: str, what: str = "key") -> None:
+    """Raise `InvalidKeyError` unless `key`, which the error calls `what`, can name a block."""
+    if key == "":
+        raise InvalidKeyError(f"{what}: expected at least one character, got an empty string")
+    check_prefix(key, what)
 
 
-def check_prefix(prefix: str) -> None:
+def check_prefix(prefix: str, what: str = "prefix") -> None:
     """Raise `InvalidKeyError` unless keys could begin with `prefix`; the empty prefix may."""
-    _check_text("prefix", prefix)
-
-
-def check_range(key: str, offset: int, length: int | None) -> None:
-    """Raise `InvalidRangeError` unless offset and length (bytes) are whole and not negative."""
-    if not isinstance(offset, int) or offset < 0:
-        raise InvalidRangeError(
-            f"read_block_range {key!r}: offset: expected a whole number from 0, got {offset!r}"
-        )
-    if length is not None and (not isinstance(length, int) or length < 0):
-        raise InvalidRangeError(
-            f"read_block_range {key!r}: length: expected a whole number from 0 or None, "
-            f"got {length!r}"
+    for character in _REFUSED:
+        if character in prefix:
+            raise InvalidKeyError(f"{what} {_short(prefix)}: CR, LF and NUL are not allowed")
+    try:
+        size = len(prefix.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidKeyError(
+            f"{what} {_short(prefix)}: not valid unicode ({error.reason})"
+        ) from None
+    if size > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"{what} {_short(prefix)}: {size} bytes in UTF-8, the limit is {MAX_KEY_BYTES}"
         )
 
 
@@ -52,20 +51,6 @@ def below(prefix: str) -> str:
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
-def _check_text(what: str, text: str) -> None:
-    if not isinstance(text, str):
-        raise InvalidKeyError(f"{what}: expected str, got {type(text).__name__}")
-    for character in _REFUSED:
-        if character in text:
-            raise InvalidKeyError(f"{what} {text!r}: CR, LF and NUL are not allowed")
-    if text.isascii():
-        size = len(text)
-    else:
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidKeyError(f"{what} {text!r}: not valid unicode ({error.reason})") from None
-    if size > MAX_KEY_BYTES:
-        raise InvalidKeyError(
-            f"{what} {text[:40]!r}...: {size} bytes in UTF-8, the limit is {MAX_KEY_BYTES}"
-        )
+def _short(text: str) -> str:
+    """`text` for a message: the whole of a key, the beginning of what is too long for one."""
+    return repr(text) if len(text) <= MAX_KEY_BYTES else f"{text[:40]!r}..."

@@ -17,6 +17,12 @@ BLOCK_SIZE = 4 * MIB
 MAX_BLOCK_SIZE = 1024 * MIB
 """The largest block that can be written or read whole, in bytes."""
 
+MAX_CONCURRENCY = 10_000
+"""The most requests that a many-at-once call may keep in flight."""
+
+MAX_SECONDS = 7 * 24 * 3600
+"""The longest timeout or deadline, in seconds: a week."""
+
 
 class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this is made fastest
     """What a store knows of a block without reading it.

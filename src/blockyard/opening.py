@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
 from blockyard.config import (
     DEFAULT_CONCURRENCY,
@@ -37,9 +38,10 @@ def open_store(source: Source = None, **settings: object) -> BlockStore:
     and `blockyard.config` says what else fills the gaps. Each `memory://` is a new, empty store.
 
     Nothing is sent or written yet: `health_check` shows whether the store can be used. Raises
-    `ConfigError`, which lists every setting that is wrong.
+    `ConfigError`, which lists every setting that is wrong, and `TypeError` for a source that is
+    none of these.
     """
-    stack = _compose(load_config(source, settings, os.environ))
+    stack = _compose(load_config(_source("open_store", source), settings, os.environ))
     return BlockStore(
         stack.operations,
         BlockingRuntime(stack.http, stack.timeouts),
@@ -51,7 +53,7 @@ def open_store(source: Source = None, **settings: object) -> BlockStore:
 
 async def open_async_store(source: Source = None, **settings: object) -> AsyncBlockStore:
     """Open a block store for asyncio. See `open_store`."""
-    stack = _compose(load_config(source, settings, os.environ))
+    stack = _compose(load_config(_source("open_async_store", source), settings, os.environ))
     return AsyncBlockStore(
         stack.operations,
         AsyncioRuntime(stack.http, stack.timeouts),
@@ -67,6 +69,19 @@ class _Stack(NamedTuple):
     http: HttpConfig = HttpConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     concurrency: int = DEFAULT_CONCURRENCY
+
+
+def _source(operation: str, source: Source) -> Source:
+    """A source of one of the types that there are. Raises `TypeError`."""
+    if source is None or isinstance(source, StoreConfig | str | os.PathLike):
+        return source
+    if isinstance(source, S3Config):
+        expected = "a StoreConfig: StoreConfig(s3=...)"
+    elif isinstance(source, FileConfig):
+        expected = "a StoreConfig: StoreConfig(type='file', file=...)"
+    else:
+        expected = "a URL, the path of a YAML file or a StoreConfig"
+    raise arguments.unsuitable(operation, "source", expected, source)
 
 
 def _compose(config: StoreConfig) -> _Stack:

@@ -11,20 +11,20 @@ import sys
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Buffer
+
+from blockyard import arguments
 from blockyard.context import Context
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
-    BlockTooLargeError,
     InvalidKeyError,
     StoreClosedError,
 )
-from blockyard.keys import MAX_KEY_BYTES, below, check_key, check_prefix, check_range
-from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.keys import MAX_KEY_BYTES, below
+from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from blockyard.stores.base import Store
 
 PAGE_SIZE = 1000
@@ -44,61 +44,56 @@ class Operations:
         self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
     ) -> Coroutine[Any, Any, BlockInfo]:
         self._check_open("write_block")
-        check_key(key)
-        return self.store.write_block(ctx, key, _block_bytes(key, data), if_absent=if_absent)
+        key = arguments.key("write_block", key)
+        block = arguments.data("write_block", key, data)
+        if_absent = arguments.flag("write_block", if_absent, "if_absent")
+        return self.store.write_block(ctx, key, block, if_absent=if_absent)
 
     def read_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, bytes]:
         self._check_open("read_block")
-        check_key(key)
-        return self.store.read_block(ctx, key)
+        return self.store.read_block(ctx, arguments.key("read_block", key))
 
     def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> Coroutine[Any, Any, int]:
         self._check_open("read_block_into")
-        check_key(key)
-        return self.store.read_block_into(ctx, key, _writable_bytes(buffer))
+        key = arguments.key("read_block_into", key)
+        return self.store.read_block_into(ctx, key, arguments.writable("read_block_into", buffer))
 
     def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None = None
     ) -> Coroutine[Any, Any, bytes]:
         self._check_open("read_block_range")
-        check_key(key)
-        check_range(key, offset, length)
+        key = arguments.key("read_block_range", key)
+        offset, length = arguments.span("read_block_range", key, offset, length)
         return self.store.read_block_range(ctx, key, offset, length)
 
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
         self._check_open("read_blocks")
-        wanted = _several("read_blocks: keys", keys)
-        for key in wanted:
-            check_key(key)
+        wanted = arguments.keys("read_blocks", keys)
         return ctx.gather(lambda key: self.store.read_block(ctx, key), wanted)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> Coroutine[Any, Any, list[bytes]]:
         self._check_open("read_block_ranges")
-        wanted = list(ranges)
-        for key, offset, length in wanted:
-            check_key(key)
-            check_range(key, offset, length)
+        wanted = arguments.ranges("read_block_ranges", ranges)
         return ctx.gather(lambda asked: self.store.read_block_range(ctx, *asked), wanted)
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]
     ) -> Coroutine[Any, Any, list[BlockInfo]]:
         self._check_open("write_blocks")
-        if isinstance(blocks, Sequence):  # an iterator is drawn, and checked, block by block
-            for key, _ in blocks:
-                check_key(key)
-        return ctx.gather(lambda block: self.write_block(ctx, *block), blocks)
+        given = arguments.blocks("write_blocks", blocks)
+        return ctx.gather(lambda block: self._write_one(ctx, *block), given)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
         self._check_open("stat_block")
-        check_key(key)
-        return self.store.stat_block(ctx, key)
+        return self.store.stat_block(ctx, arguments.key("stat_block", key))
 
     async def block_exists(self, ctx: Context, key: str) -> bool:
+        self._check_open("block_exists")
+        key = arguments.key("block_exists", key)
         try:
-            _ = await self.stat_block(ctx, key)
+            _ = await self.store.stat_block(ctx, key)
         except BlockNotFoundError:
             return False
         return True
@@ -107,29 +102,28 @@ class Operations:
         self, ctx: Context, source_key: str, target_key: str
     ) -> Coroutine[Any, Any, BlockInfo]:
         self._check_open("copy_block")
-        check_key(source_key)
-        check_key(target_key)
+        source_key = arguments.key("copy_block", source_key, "source_key")
+        target_key = arguments.key("copy_block", target_key, "target_key")
         if source_key == target_key:
             return self.store.stat_block(ctx, source_key)
         return self.store.copy_block(ctx, source_key, target_key)
 
     def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
         self._check_open("delete_block")
-        check_key(key)
-        return self.store.delete_block(ctx, key)
+        return self.store.delete_block(ctx, arguments.key("delete_block", key))
 
     def delete_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, DeleteResult]:
         self._check_open("delete_blocks")
-        unique = list(dict.fromkeys(_several("delete_blocks: keys", keys)))
-        for key in unique:
-            check_key(key)
-        return self.store.delete_blocks(ctx, unique)
+        unique = dict.fromkeys(arguments.keys("delete_blocks", keys))
+        return self.store.delete_blocks(ctx, list(unique))
 
     async def delete_by_prefix(
         self, ctx: Context, prefix: str, *, literal: bool = False, dry_run: bool = False
     ) -> DeleteResult:
         self._check_open("delete_by_prefix")
-        check_prefix(prefix)
+        prefix = arguments.prefix("delete_by_prefix", prefix)
+        literal = arguments.flag("delete_by_prefix", literal, "literal")
+        dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
         if prefix == "" and not literal:
             raise InvalidKeyError(
                 "delete_by_prefix: an empty prefix would delete every block; "
@@ -152,14 +146,16 @@ class Operations:
                 return DeleteResult(deleted, failed)
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
-        check_prefix(prefix)
+        prefix = arguments.prefix("list_by_prefix", prefix)
         keys, _ = await self._pages(ctx, "list_by_prefix", prefix, None, at_most=sys.maxsize)
         return keys
 
-    def list_page(self, ctx: Context, prefix: str, token: str | None) -> Coroutine[Any, Any, Page]:
+    def list_page(
+        self, ctx: Context, prefix: str, token: str | None, operation: str = "iter_blocks"
+    ) -> Coroutine[Any, Any, Page]:
         """One page of a listing: what the faces' `iter_blocks` walk."""
-        self._check_open("iter_blocks")
-        check_prefix(prefix)
+        self._check_open(operation)
+        prefix = arguments.prefix(operation, prefix)
         return self.store.list_page(ctx, prefix, token, PAGE_SIZE)
 
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
@@ -174,6 +170,12 @@ class Operations:
     def _check_open(self, operation: str) -> None:
         if self._closed:
             raise StoreClosedError(f"{operation}: the store is closed")
+
+    def _write_one(
+        self, ctx: Context, key: str, data: bytes | memoryview
+    ) -> Coroutine[Any, Any, BlockInfo]:
+        self._check_open("write_blocks")
+        return self.store.write_block(ctx, key, data, if_absent=False)
 
     async def _pages(
         self, ctx: Context, operation: str, prefix: str, token: str | None, *, at_most: int
@@ -209,38 +211,3 @@ class Operations:
             return
         deleted += outcome.deleted
         failed.update(outcome.failed)
-
-
-def _several(what: str, keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, str):
-        raise TypeError(f"{what}: expected several keys, got one str")
-    return list(keys)
-
-
-def _block_bytes(key: str, data: Buffer) -> bytes | memoryview:
-    """`data` as flat bytes, not copied."""
-    block = data if type(data) is bytes else _flat("data", data)
-    if len(block) > MAX_BLOCK_SIZE:
-        raise BlockTooLargeError(
-            f"write_block {key!r}: {len(block)} bytes, the limit is {MAX_BLOCK_SIZE}"
-        )
-    return block
-
-
-def _writable_bytes(buffer: Buffer) -> memoryview:
-    view = _flat("buffer", buffer)
-    if memoryview(buffer).readonly:
-        raise TypeError("buffer: expected a writable buffer, got a read-only one")
-    return view
-
-
-def _flat(what: str, data: Buffer) -> memoryview:
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(
-            f"{what}: expected bytes or another buffer, got {type(data).__name__}"
-        ) from None
-    if not view.c_contiguous:
-        raise TypeError(f"{what}: expected a contiguous buffer")
-    return view.cast("B") if view.nbytes else memoryview(bytearray())

@@ -10,28 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
+from typing_extensions import Buffer
+
+from blockyard import arguments
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
+from blockyard.content.progress import Progress
 from blockyard.content.reading import ContentReader
+from blockyard.content.sources import ContentSource
+from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
-from blockyard.transport.blocking import run_to_end
+from blockyard.operations import Operations
+from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.verifying import Verifier
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer
-
-    from blockyard.content.progress import Progress
-    from blockyard.content.sources import ContentSource
-    from blockyard.content.targets import ContentTarget
-    from blockyard.operations import Operations
-    from blockyard.transport.background import BackgroundLoop
-    from blockyard.transport.blocking import BlockingRuntime
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -79,8 +76,8 @@ class BlockStore:
             self._operations,
             self._runtime,
             self._background,
-            deadline=self._deadline if deadline is None else deadline,
-            concurrency=self._concurrency if concurrency is None else concurrency,
+            deadline=arguments.deadline(deadline, self._deadline),
+            concurrency=arguments.concurrency(concurrency, self._concurrency),
         )
 
     def write_block(self, key: str, data: Buffer, *, if_absent: bool = False) -> BlockInfo:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from blockyard import arguments
 from blockyard.content.progress import Progress, Tally
 from blockyard.context import Context
 from blockyard.errors import (
@@ -37,10 +38,11 @@ class Verifier:
     async def verify_by_prefix(
         self, ctx: Context, prefix: str, progress: Progress | None = None
     ) -> VerifyReport:
+        progress = arguments.progress("verify_by_prefix", progress)
         walk = _Walk(self._operations, Tally(progress))
         token: str | None = None
         while True:
-            page = await self._operations.list_page(ctx, prefix, token)
+            page = await self._operations.list_page(ctx, prefix, token, "verify_by_prefix")
             await walk.verify(ctx, page.blocks)
             token = page.next_token
             if token is None:

@@ -50,12 +50,7 @@ def _read(source: Source, environ: Mapping[str, str]) -> tuple[Layer, str]:
     if source is None:
         named = environ.get(STORE, "")
         return _read_named(named, f"{STORE}: ") if named else ({}, "")
-    if not isinstance(source, str | os.PathLike):
-        raise ConfigError(
-            "source: expected a URL, the path of a YAML file or a StoreConfig, "
-            f"got {type(source).__name__}"
-        )
-    return _read_named(os.fspath(source), "")
+    return _read_named(os.fsdecode(source), "")
 
 
 def _read_named(name: str, label: str) -> tuple[Layer, str]:

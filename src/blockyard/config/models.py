@@ -25,15 +25,13 @@ from pydantic import (
 
 from blockyard.config import checks
 from blockyard.config.problems import config_error
-
-_WEEK = 7 * 24 * 3600
-_MANY = 10_000
+from blockyard.model import MAX_CONCURRENCY, MAX_SECONDS
 
 DEFAULT_CONCURRENCY = 32
 """Operations that a many-at-once call keeps in flight, unless configured."""
 
-Seconds = Annotated[float, Field(gt=0, le=_WEEK, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=_MANY)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)]
 ReadableFile = Annotated[str, AfterValidator(checks.check_file)]
 
 
@@ -82,13 +80,13 @@ class HttpConfig(Section):
     max_idle: int = Field(
         default=200,
         ge=0,
-        le=_MANY,
+        le=MAX_CONCURRENCY,
         description="a whole number from 0 to 10000 (the most idle connections kept)",
     )
     keep_alive: float = Field(
         default=30.0,
         ge=0,
-        le=_WEEK,
+        le=MAX_SECONDS,
         allow_inf_nan=False,
         description="seconds from 0 to a week (how long an idle connection is kept)",
     )

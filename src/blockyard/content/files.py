@@ -9,17 +9,16 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from types import TracebackType
+from typing import Self
 
+from typing_extensions import Buffer
+
+from blockyard import arguments
 from blockyard.content.layout import Layout
 from blockyard.content.reading import ContentReader
 from blockyard.context import Context
 from blockyard.model import KIB
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Buffer
 
 FIRST_WINDOW = 128 * KIB
 """How much a read fetches after a seek, in bytes, when it asks for less."""
@@ -60,6 +59,8 @@ class Cursor:
 
     def seek(self, offset: int, whence: int) -> int:
         """Move as `io.IOBase.seek` says, also past the end. Raises `ValueError` below 0."""
+        offset = arguments.whole("seek", offset, "offset")
+        whence = arguments.whole("seek", whence, "whence")
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.size}.get(whence)
         if start is None:
             raise ValueError(f"seek: whence: expected 0, 1 or 2, got {whence!r}")
@@ -170,12 +171,15 @@ class AsyncContentFile:
         self._check_free()
         return self._cursor.seek(offset, whence)
 
-    async def read(self, size: int = -1) -> bytes:
-        """`size` bytes from the position, or all that is left: fewer at the end only.
+    async def read(self, size: int | None = -1) -> bytes:
+        """`size` bytes from the position (-1 or None: all that is left); fewer at the end only.
 
         Raises what `BlockStore.read_content` does, and `ValueError` on a closed file.
         """
         self._check_free()
+        size = -1 if size is None else arguments.whole("read", size, "size")
+        if size < -1:
+            raise ValueError(f"read: size: expected a whole number from -1, got {size}")
         self._reading = True
         try:
             return await self._read(self.size if size < 0 else size)

@@ -13,13 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from blockyard.errors import (
-    BlockNotFoundError,
-    IntegrityError,
-    InvalidKeyError,
-    InvalidRangeError,
-)
-from blockyard.keys import MAX_KEY_BYTES, check_key
+from blockyard import arguments
+from blockyard.errors import BlockNotFoundError, IntegrityError, InvalidKeyError, InvalidRangeError
+from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import BlockInfo
 
 BLOCKS_PER_CHUNK = 16
@@ -110,17 +106,18 @@ class Layout:
         )
 
 
-def check_content_id(content_id: str) -> None:
-    """Raise `InvalidKeyError` unless `content_id` can name a content."""
-    check_key(content_id)
+def check_content_id(operation: str, value: str, name: str = "content_id") -> str:
+    """The id of a content. Raises `TypeError`, `InvalidKeyError`."""
+    content_id = arguments.key(operation, value, name)
     if content_id.endswith("/"):
-        raise InvalidKeyError(f"content id {content_id!r}: must not end with '/'")
+        raise InvalidKeyError(f"{operation}: {name} {content_id!r}: must not end with '/'")
     size = len(content_id.encode())
     if size > MAX_CONTENT_ID_BYTES:
         raise InvalidKeyError(
-            f"content id {content_id[:40]!r}...: {size} bytes in UTF-8, "
+            f"{operation}: {name} {content_id[:40]!r}...: {size} bytes in UTF-8, "
             f"the limit is {MAX_CONTENT_ID_BYTES}"
         )
+    return content_id
 
 
 def content_prefix(content_id: str) -> str:
@@ -195,14 +192,3 @@ def whole_layout(
                 f"{where}: {block.key!r} has {block.size} bytes where {block_size} were expected"
             )
     return Layout(where, content_id, [found[index] for index in range(last + 1)], block_size)
-
-
-def check_span(operation: str, content_id: str, offset: int, length: int | None) -> None:
-    """Raise `InvalidRangeError` unless offset and length (bytes) are whole and not negative."""
-    for name, value in (("offset", offset), ("length", length)):
-        if value is None and name == "length":
-            continue
-        if not isinstance(value, int) or value < 0:
-            raise InvalidRangeError(
-                f"{operation} {content_id!r}: {name}: expected a whole number from 0, got {value!r}"
-            )

@@ -10,7 +10,6 @@ from blockyard.content.layout import (
     Piece,
     block_index,
     block_key,
-    check_content_id,
     chunk_prefix,
     content_prefix,
     is_staged,
@@ -51,7 +50,6 @@ class ContentListing:
         Raises `BlockNotFoundError` when nothing is stored of it, and `IntegrityError` when it
         is unfinished, has a hole, or was written again while it was listed.
         """
-        check_content_id(content_id)
         blocks, staged, pages = await self.find(ctx, content_id)
         if 0 not in blocks and staged:
             raise IntegrityError(

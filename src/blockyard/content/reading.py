@@ -12,8 +12,9 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from blockyard import arguments
 from blockyard.content.batches import batch_sizes, overlapped
-from blockyard.content.layout import Layout, Piece, check_content_id, check_span
+from blockyard.content.layout import Layout, Piece, check_content_id
 from blockyard.content.listing import ContentListing
 from blockyard.content.progress import Progress, Tally
 from blockyard.content.targets import (
@@ -23,7 +24,7 @@ from blockyard.content.targets import (
     is_written_in_order,
     open_in_order,
     opened_in_order,
-    path_of_target,
+    target_of,
     write_all,
 )
 from blockyard.context import Context
@@ -74,29 +75,30 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
-        path = None if isinstance(target, Writable) else path_of_target(target)
+        into = target_of(target)
+        tally = Tally(arguments.progress("read_content_into", progress))
         found = await self.find(ctx, content_id, "read_content_into", offset, length)
-        tally = Tally(progress)
-        if isinstance(target, Writable):
-            await self._into_stream(ctx, found, target, tally)
-        elif path is not None and is_written_in_order(path):
-            with opened_in_order(path, await open_in_order(ctx, path)) as file:
+        if not isinstance(into, str):
+            await self._into_stream(ctx, found, into, tally)
+        elif is_written_in_order(into):
+            with opened_in_order(into, await open_in_order(ctx, into)) as file:
                 await self._in_order(ctx, found, partial(file.write, ctx), tally)
-        elif path is not None:
-            await self._into_new_file(ctx, found, path, tally)
+        else:
+            await self._into_new_file(ctx, found, into, tally)
         return tally.done
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
+        content_id = check_content_id(operation, content_id)
         return await self._listing.layout(ctx, content_id, operation)
 
     async def find(
         self, ctx: Context, content_id: str, operation: str, offset: int, length: int | None
     ) -> ContentRange:
         """List a content and find what to read for a range of it."""
-        check_content_id(content_id)
-        check_span(operation, content_id, offset, length)
-        layout = await self.layout(ctx, content_id, operation)
+        content_id = check_content_id(operation, content_id)
+        offset, length = arguments.span(operation, content_id, offset, length)
+        layout = await self._listing.layout(ctx, content_id, operation)
         return ContentRange(layout, layout.pieces(*layout.span(offset, length)))
 
     async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:

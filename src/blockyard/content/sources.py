@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from io import FileIO
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from io import FileIO, TextIOBase
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
+from typing_extensions import Buffer
+
+from blockyard import arguments
 from blockyard.content.batches import overlapped
-from blockyard.content.local import checked_path, local_errors
+from blockyard.content.local import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 Block: TypeAlias = bytes | bytearray | memoryview
 Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
 Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
 
 _END = memoryview(b"")
+_OPERATION = "write_content"
 _TICK = 0.012
 """Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
 
@@ -39,9 +40,8 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-if TYPE_CHECKING:
-    ContentSource: TypeAlias = str | os.PathLike[str] | Buffer | Readable | Iterable[Buffer]
-    AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
+ContentSource: TypeAlias = str | os.PathLike[str] | Buffer | Readable | Iterable[Buffer]
+AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
 
 
 class Source(Protocol):
@@ -53,21 +53,18 @@ class Source(Protocol):
 def source_of(given: AsyncContentSource, block_size: int) -> Source:
     """The source for what a caller gave. Raises `TypeError` for what can't be one."""
     if isinstance(given, str | os.PathLike):
-        return PathSource(checked_path("write_content: source", given), block_size)
+        return PathSource(arguments.path(_OPERATION, given, "source"), block_size)
     if isinstance(given, AsyncIterable):
         return StreamSource(_drawn_async(given, block_size), block_size)
-    try:
-        return BufferSource(flat(cast("Buffer", given)), block_size)
-    except TypeError:
-        pass  # not a buffer
-    if isinstance(given, Readable):
+    if arguments.is_buffer(given):
+        buffer = arguments.flat(_OPERATION, cast("Buffer", given), "source")
+        return BufferSource(buffer, block_size)
+    if isinstance(given, Readable) and not isinstance(given, TextIOBase):
         return _file_source(given, block_size)
-    if isinstance(given, Iterable):
+    if isinstance(given, Iterable) and not isinstance(given, TextIOBase | Mapping):
         return StreamSource(_drawn(given, block_size), block_size)
-    raise TypeError(
-        "source: expected a path, a buffer, a binary file or an iterable of buffers, "
-        f"got {type(given).__name__}"
-    )
+    expected = "a path, a buffer, a file open for reading bytes or an iterable of buffers"
+    raise arguments.unsuitable(_OPERATION, "source", expected, cast("object", given))
 
 
 class BufferSource:
@@ -121,11 +118,11 @@ class PathSource:
             raise self._changed(f"it goes on after its {size} bytes")
 
     def _open(self) -> FileIO:
-        with local_errors("write_content", self._path):
+        with local_errors(_OPERATION, self._path):
             return FileIO(self._path)
 
     def _status(self, file: FileIO) -> os.stat_result:
-        with local_errors("write_content", self._path):
+        with local_errors(_OPERATION, self._path):
             return os.fstat(file.fileno())
 
     async def _check_settled(self, ctx: Context, file: FileIO, known: os.stat_result) -> None:
@@ -152,7 +149,7 @@ class PathSource:
         return data
 
     def _read_some(self, file: FileIO, start: int, length: int) -> bytes:
-        with local_errors("write_content", self._path):
+        with local_errors(_OPERATION, self._path):
             return os.pread(file.fileno(), length, start)
 
     def _changed(self, how: str) -> LocalStorageError:
@@ -202,7 +199,7 @@ class _Cutter:
         self._rest = memoryview(b"")
 
     def add(self, data: Buffer) -> None:
-        self._rest = flat(data)
+        self._rest = arguments.flat(_OPERATION, data, "a piece of the source")
 
     def fill(self) -> bool:
         """Move what was added into the block, as far as it fits, and say whether it is full."""
@@ -252,12 +249,6 @@ def _drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
         return cutter.take()
 
     return draw
-
-
-def flat(data: Buffer) -> memoryview:
-    """`data` as flat bytes, not copied. Raises `TypeError` when it is no contiguous buffer."""
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _starts(size: int, block_size: int) -> range:

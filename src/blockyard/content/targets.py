@@ -11,16 +11,16 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from io import TextIOBase
+from typing import Protocol, TypeAlias, runtime_checkable
 
-from blockyard import syscalls
-from blockyard.content.local import checked_path, local_errors
+from typing_extensions import Buffer
+
+from blockyard import arguments, syscalls
+from blockyard.content.local import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.model import MIB
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 _OPERATION = "read_content_into"
 _NOT_OPEN = -1
@@ -77,14 +77,14 @@ def _count(file: Writable, answer: object, asked: int) -> int:
     return count
 
 
-def path_of_target(target: str | os.PathLike[str]) -> str:
-    """The path that a content is to be read into. Raises `TypeError` and `ValueError`."""
-    if not isinstance(target, str | os.PathLike):
-        raise TypeError(
-            f"{_OPERATION}: target: expected a path or a file open for writing bytes, "
-            f"got {type(target).__name__}"
-        )
-    return checked_path(f"{_OPERATION}: target", target)
+def target_of(given: ContentTarget) -> str | Writable:
+    """The file, or the path of one. Raises `TypeError`, and `ValueError` for no possible path."""
+    if isinstance(given, str | os.PathLike):
+        return arguments.path(_OPERATION, given, "target")
+    if isinstance(given, Writable) and not isinstance(given, TextIOBase):
+        return given
+    expected = "a path or a file open for writing bytes"
+    raise arguments.unsuitable(_OPERATION, "target", expected, given)
 
 
 def is_written_in_order(path: str) -> bool:

@@ -12,19 +12,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from blockyard import arguments
 from blockyard.content.layout import ContentInfo, block_key, check_content_id, staged_id
 from blockyard.content.listing import ContentListing, Found
 from blockyard.content.progress import Progress, Tally
-from blockyard.content.sources import Block, Source, source_of
+from blockyard.content.sources import AsyncContentSource, Block, Source, source_of
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
-
-if TYPE_CHECKING:
-    from blockyard.content.sources import AsyncContentSource
 
 TIDY_SECONDS = 30.0
 """How long an operation that failed or was interrupted may take to leave things in order."""
@@ -44,20 +42,22 @@ class ContentWriter:
     async def write_content(
         self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
     ) -> ContentInfo:
-        check_content_id(content_id)
+        content_id = check_content_id("write_content", content_id)
         blocks = source_of(source, self._block_size)
+        tally = Tally(arguments.progress("write_content", progress))
         found = await self._listing.find(ctx, content_id)
         write = self._rewrite if 0 in found.blocks else self._write_new
-        return await write(ctx, content_id, found, blocks, Tally(progress))
+        return await write(ctx, content_id, found, blocks, tally)
 
     async def copy_content(
         self, ctx: Context, source_id: str, target_id: str, progress: Progress | None
     ) -> ContentInfo:
-        check_content_id(target_id)
+        source_id = check_content_id("copy_content", source_id, "source_id")
+        target_id = check_content_id("copy_content", target_id, "target_id")
+        tally = Tally(arguments.progress("copy_content", progress))
         layout = await self._listing.layout(ctx, source_id, "copy_content")
         if source_id == target_id:
             return layout.info
-        tally = Tally(progress)
 
         async def put(ctx: Context, index: int) -> BlockInfo:
             block = layout.blocks[index]
@@ -77,7 +77,7 @@ class ContentWriter:
         return ContentInfo(target_id, layout.size, len(layout.blocks))
 
     async def delete_content(self, ctx: Context, content_id: str) -> None:
-        check_content_id(content_id)
+        content_id = check_content_id("delete_content", content_id)
         found = await self._listing.find(ctx, content_id)
         await self._remove_blocks(ctx, found.blocks, found.staged)
 

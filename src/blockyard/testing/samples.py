@@ -111,7 +111,7 @@ ODD_KEYS = {
 }
 """Keys that all stores hold, by what is odd about them."""
 
-REFUSED_KEYS: dict[str, Any] = {
+REFUSED_KEYS: dict[str, str] = {
     "empty": "",
     "carriage return": "a\rb",
     "line feed": "a\nb",
@@ -119,8 +119,8 @@ REFUSED_KEYS: dict[str, Any] = {
     "too long": "k" * (MAX_KEY_BYTES + 1),
     "too long in UTF-8": "\u00e9" * (MAX_KEY_BYTES // 2) + "k",
     "lone surrogate": "a\ud800b",
-    "bytes": b"a",
-    "None": None,
-    "number": 7,
 }
 """Keys that no store may be asked for, by what is wrong with them."""
+
+MISTYPED_KEYS: dict[str, Any] = {"bytes": b"a", "None": None, "number": 7, "list": ["a"]}
+"""What is no text, and so no key."""

@@ -33,10 +33,10 @@ class SuiteBase:
         return face.store
 
 
-def refusal(call: Callable[[], Any]) -> type[BlockStoreError] | None:
+def refusal(call: Callable[[], Any]) -> type[Exception] | None:
     """The kind of error that the call ends with, to compare many outcomes at once."""
     try:
         call()
-    except BlockStoreError as error:
+    except (BlockStoreError, TypeError) as error:
         return type(error)
     return None

@@ -74,7 +74,7 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule()
     def read_all(self) -> None:
-        assert self.store.read_blocks(self.blocks) == list(self.blocks.values())
+        assert self.store.read_blocks(self.blocks.keys()) == list(self.blocks.values())
 
     @rule(key=_KEYS, copy_key=_KEYS)
     def copy(self, key: str, copy_key: str) -> None:

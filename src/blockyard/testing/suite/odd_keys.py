@@ -10,7 +10,7 @@ import pytest
 
 from blockyard.errors import BlockNotFoundError, BlockStoreError, InvalidKeyError
 from blockyard.sync import BlockStore
-from blockyard.testing.samples import ODD_KEYS, REFUSED_KEYS, content
+from blockyard.testing.samples import MISTYPED_KEYS, ODD_KEYS, REFUSED_KEYS, content
 from blockyard.testing.suite.base import SuiteBase, refusal
 
 _CALLS: dict[str, Callable[[BlockStore, str], Any]] = {
@@ -100,16 +100,17 @@ class OddKeyTests(SuiteBase):
     def test_keys_that_none_may_have(self, store: BlockStore) -> None:
         _ = store.write_block("a", b"untouched")
 
-        for what, key in REFUSED_KEYS.items():
+        for what, key in (REFUSED_KEYS | MISTYPED_KEYS).items():
             outcomes = {name: refusal(partial(call, store, key)) for name, call in _CALLS.items()}
-            assert outcomes == dict.fromkeys(_CALLS, InvalidKeyError), what
+            expected = TypeError if what in MISTYPED_KEYS else InvalidKeyError
+            assert outcomes == dict.fromkeys(_CALLS, expected), what
 
         assert [(block.key, block.size) for block in store.iter_blocks()] == [("a", 9)]
 
     def test_prefixes_that_no_key_can_have(self, store: BlockStore) -> None:
         _ = store.write_block("a", b"untouched")
 
-        for what, prefix in REFUSED_KEYS.items():
+        for what, prefix in (REFUSED_KEYS | MISTYPED_KEYS).items():
             if prefix == "":
                 continue
             calls = {
@@ -119,6 +120,7 @@ class OddKeyTests(SuiteBase):
                 "literally": partial(store.delete_by_prefix, prefix, literal=True),
             }
             outcomes = {name: refusal(call) for name, call in calls.items()}
-            assert outcomes == dict.fromkeys(calls, InvalidKeyError), what
+            expected = TypeError if what in MISTYPED_KEYS else InvalidKeyError
+            assert outcomes == dict.fromkeys(calls, expected), what
 
         assert store.list_by_prefix() == ["a"]

@@ -1,0 +1,339 @@
+"""Validation of the arguments of public methods, for the operations, the contents and both faces.
+
+Each function takes the name of the operation, the value and, where it varies, the name of the
+parameter. It returns the value in the one form that the code below works with (an exact `str`
+or `int`, flat bytes) or raises before anything is sent or lost: `TypeError` for a wrong type; for
+a wrong value `ValueError`, or the subclass of it in `errors.py` that says more. Integers are what
+`operator.index` takes, numpy's included, but never a `bool`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Set
+from inspect import iscoroutinefunction
+from operator import index
+from pickle import PickleBuffer
+from typing import TypeVar, cast
+
+from typing_extensions import Buffer
+
+from blockyard.errors import BlockTooLargeError, InvalidRangeError
+from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
+from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS
+
+Item = TypeVar("Item")
+
+_LARGEST = 2**63 - 1
+"""The largest offset that files and services can hold, in bytes."""
+
+_IN_MEMORY = (list, tuple, deque, Set)
+"""Collections whose items are all there: they are checked before the first one is used."""
+
+_RANGE = ("ranges", "(key, offset, length)", 3)
+_BLOCK = ("blocks", "(key, data)", 2)
+
+_FIELD_NAMES = re.compile(r":[^:]*:")
+
+
+def key(operation: str, value: str, name: str = "key") -> str:
+    """A key of a block. Raises `TypeError`, `InvalidKeyError`."""
+    if _is_plain(value):
+        return value
+    text = _text(operation, value, name)
+    check_key(text, f"{operation}: {name}")
+    return text
+
+
+def _is_plain(value: object) -> bool:
+    """Whether `value` is printable ASCII within the limit: almost every key is, and it is quick."""
+    return (
+        type(value) is str
+        and value.isascii()
+        and value.isprintable()
+        and 0 < len(value) <= MAX_KEY_BYTES
+    )
+
+
+def prefix(operation: str, value: str) -> str:
+    """The beginning of keys; it may be empty. Raises `TypeError`, `InvalidKeyError`."""
+    text = _text(operation, value, "prefix")
+    check_prefix(text, f"{operation}: prefix")
+    return text
+
+
+def keys(operation: str, values: Iterable[str]) -> list[str]:
+    """Several keys. Raises as `key` does, naming the place of the one that is wrong."""
+    several = _several(operation, values, "keys", "keys")
+    for place, value in enumerate(several):
+        if not _is_plain(value):
+            several[place] = key(operation, value, f"keys[{place}]")
+    return several
+
+
+def span(operation: str, subject: str, offset: int, length: int | None) -> tuple[int, int | None]:
+    """A range of `subject` in bytes: where it begins, and how long it is or None for its end.
+
+    Longer than anything can be means the end, too. Raises `TypeError`, `InvalidRangeError`.
+    """
+    if (
+        type(offset) is int
+        and type(length) is int
+        and 0 <= offset < _LARGEST
+        and 0 <= length < _LARGEST - offset
+    ):  # as almost always, and told quickly
+        return offset, length
+    start = _bytes(operation, subject, offset, "offset")
+    if start > _LARGEST:
+        raise InvalidRangeError(
+            f"{operation} {subject!r}: offset: expected less than 2**63, got {_shown(start)}"
+        )
+    if length is None:
+        return start, None
+    size = _bytes(operation, subject, length, "length")
+    return start, size if start + size <= _LARGEST else None
+
+
+def ranges(
+    operation: str, values: Iterable[tuple[str, int, int | None]]
+) -> list[tuple[str, int, int | None]]:
+    """Several `(key, offset, length)`. Raises what `key` and `span` do."""
+    several = _several(operation, values, "ranges", "(key, offset, length)")
+    return [_range(operation, place, value) for place, value in enumerate(several)]
+
+
+def blocks(
+    operation: str, values: Iterable[tuple[str, Buffer]]
+) -> Iterable[tuple[str, bytes | memoryview]]:
+    """Several `(key, data)`, checked at once where all are in memory, else as they are drawn."""
+    if isinstance(values, _IN_MEMORY):
+        return [_block(operation, place, value) for place, value in enumerate(values)]
+    drawn = _iterable(operation, values, "blocks", "(key, data)")
+    return (_block(operation, place, value) for place, value in enumerate(drawn))
+
+
+def data(operation: str, subject: str, value: Buffer) -> bytes | memoryview:
+    """The bytes of a block, flat and not copied. Raises `TypeError`, `BlockTooLargeError`."""
+    block = value if type(value) is bytes else flat(operation, value, "data")
+    if len(block) > MAX_BLOCK_SIZE:
+        raise BlockTooLargeError(
+            f"{operation} {subject!r}: {len(block)} bytes, the limit is {MAX_BLOCK_SIZE}"
+        )
+    return block
+
+
+def writable(operation: str, value: Buffer) -> memoryview:
+    """Memory of the caller's to read into, as flat bytes. Raises `TypeError`."""
+    view = flat(operation, value, "buffer")
+    if memoryview(value).readonly:
+        raise TypeError(f"{operation}: buffer: expected a writable buffer, got a read-only one")
+    return view
+
+
+def flat(operation: str, value: Buffer, name: str) -> memoryview:
+    """The memory of a contiguous buffer of any item type as flat bytes, not copied.
+
+    Raises `TypeError`, and `ValueError` for memory that was released.
+    """
+    what = f"{operation}: {name}"
+    try:
+        view = memoryview(value)
+    except TypeError:
+        raise TypeError(f"{what}: expected bytes or another buffer, got {_type(value)}") from None
+    except ValueError as error:  # a view that was released, a map that was closed
+        raise ValueError(f"{what}: expected a buffer that can be used: {error}") from None
+    if not view.c_contiguous:
+        raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps")
+    if "O" in _FIELD_NAMES.sub("", view.format):
+        raise TypeError(f"{what}: expected a buffer of bytes, got one of Python objects")
+    if not view.nbytes:
+        return memoryview(bytearray())
+    # Unlike `memoryview.cast` this takes every item type: structures, other byte orders.
+    return view if view.format == "B" and view.ndim == 1 else PickleBuffer(view).raw()
+
+
+def is_buffer(value: object) -> bool:
+    """Whether `value` exports its memory, contiguous or not."""
+    try:
+        _ = memoryview(cast("Buffer", value))
+    except TypeError:
+        return False
+    except ValueError:  # released; `flat` says so
+        return True
+    return True
+
+
+def flag(operation: str, value: bool, name: str) -> bool:
+    """True or False. Raises `TypeError` for all else: the text "no" would mean yes."""
+    if value is True or value is False:
+        return value
+    raise TypeError(f"{operation}: {name}: expected True or False, got {_shown(value)}")
+
+
+def whole(operation: str, value: int, name: str) -> int:
+    """A whole number. Raises `TypeError`."""
+    if type(value) is int:
+        return value
+    try:
+        if not isinstance(value, bool):
+            return index(value)
+    except TypeError:
+        pass  # it has no __index__, or is an array of several
+    raise TypeError(f"{operation}: {name}: expected a whole number, got {_shown(value)}")
+
+
+def concurrency(value: int | None, default: int) -> int:
+    """Requests in flight, from 1 to `MAX_CONCURRENCY`. Raises `TypeError`, `ValueError`."""
+    if value is None:
+        return default
+    number = whole("with_options", value, "concurrency")
+    if not 1 <= number <= MAX_CONCURRENCY:
+        raise ValueError(
+            f"with_options: concurrency: expected a whole number from 1 to {MAX_CONCURRENCY}, "
+            f"got {_shown(number)}"
+        )
+    return number
+
+
+def deadline(value: float | None, default: float | None) -> float | None:
+    """Seconds, more than 0 and up to `MAX_SECONDS`. Raises `TypeError`, `ValueError`."""
+    if value is None:
+        return default
+    seconds = _number(value)
+    if seconds is None:
+        raise TypeError(
+            f"with_options: deadline: expected a number of seconds, got {_shown(value)}"
+        )
+    if not 0 < seconds <= MAX_SECONDS:  # nan is neither
+        raise ValueError(
+            f"with_options: deadline: expected seconds, more than 0 and up to a week, "
+            f"got {_shown(value)}"
+        )
+    return seconds
+
+
+def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    """What is called as a content comes along, or None. Raises `TypeError`."""
+    if value is None:
+        return None
+    if not callable(value):
+        raise TypeError(f"{operation}: progress: expected a function, got {_shown(value)}")
+    if iscoroutinefunction(value) or iscoroutinefunction(type(value).__call__):
+        raise TypeError(
+            f"{operation}: progress: expected a plain function, got a coroutine function, "
+            "which nobody would await"
+        )
+    return value
+
+
+def path(operation: str, value: str | os.PathLike[str], name: str) -> str:
+    """The path of a file, as text. Raises `ValueError` when no file can be at it.
+
+    That is left to the system but for what it can't be asked: NUL, and text that has no bytes.
+    """
+    what = f"{operation}: {name}"
+    text = os.fsdecode(value)
+    try:
+        written = os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what}: {text!r} can't be written as a path: {error.reason}") from None
+    if b"\0" in written:
+        raise ValueError(f"{what}: expected a path without NUL, got {text!r}")
+    return text
+
+
+def unsuitable(operation: str, name: str, expected: str, value: object) -> TypeError:
+    """The error for a value of a wrong type."""
+    return TypeError(f"{operation}: {name}: expected {expected}, got {_type(value)}")
+
+
+def _text(operation: str, value: str, name: str) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enum's member, too, its text and not its name
+    raise unsuitable(operation, name, "str", value)
+
+
+def _number(value: object) -> float | None:
+    """`value` as a float, infinite where it is too large for one; None when it is no number."""
+    if isinstance(value, str | bytes | bytearray | bool):  # which `float` takes
+        return None
+    try:
+        return float(cast("float", value))
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
+
+
+def _bytes(operation: str, subject: str, value: int, name: str) -> int:
+    number = whole(f"{operation} {subject!r}", value, name)
+    if number < 0:
+        raise InvalidRangeError(
+            f"{operation} {subject!r}: {name}: expected a whole number from 0, got {_shown(number)}"
+        )
+    return number
+
+
+def _range(operation: str, place: int, value: object) -> tuple[str, int, int | None]:
+    given = _items(operation, _RANGE, place, value)
+    found, start, size = cast("tuple[str, int, int | None]", given)
+    if not _is_plain(found):
+        found = key(operation, found, f"ranges[{place}]: key")
+    return found, *span(operation, found, start, size)
+
+
+def _block(operation: str, place: int, value: object) -> tuple[str, bytes | memoryview]:
+    pair = _items(operation, _BLOCK, place, value)
+    found, given = cast("tuple[str, Buffer]", pair)
+    if not _is_plain(found):
+        found = key(operation, found, f"blocks[{place}]: key")
+    if type(given) is not bytes:
+        given = flat(f"{operation} {found!r}", given, f"blocks[{place}]: data")
+    return found, data(operation, found, given)
+
+
+def _items(operation: str, form: tuple[str, str, int], place: int, value: object) -> object:
+    """`value`, when it is a tuple or list of that form: parameter, items, how many they are."""
+    name, expected, count = form
+    if not isinstance(value, tuple | list):
+        raise unsuitable(operation, f"{name}[{place}]", expected, value)
+    given = cast("tuple[object, ...] | list[object]", value)
+    if len(given) != count:
+        raise ValueError(
+            f"{operation}: {name}[{place}]: expected {expected}, got {len(given)} items"
+        )
+    return given
+
+
+def _several(operation: str, values: Iterable[Item], name: str, item: str) -> list[Item]:
+    return list(_iterable(operation, values, name, item))
+
+
+def _iterable(operation: str, values: Iterable[Item], name: str, item: str) -> Iterable[Item]:
+    """`values`, unless it is one text, one buffer or a mapping: those iterate over other things."""
+    what = f"{operation}: {name}: expected several {item}"
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        raise TypeError(f"{what}, got one {_type(values)}")
+    if isinstance(values, Mapping):
+        raise TypeError(f"{what}, got a mapping: pass its keys() or items()")
+    if not isinstance(values, Iterable) and not hasattr(type(values), "__getitem__"):
+        raise TypeError(f"{what}, got {_type(values)}")
+    return values
+
+
+def _shown(value: object) -> str:
+    """`value` in an error, short."""
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return repr(int(value))
+    if isinstance(value, str) and len(value) <= 40:
+        return repr(value)
+    return f"a value of type {_type(value)}"
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
