@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportE
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
 from blockyard.transport.blocking import run_to_end
+from blockyard.user_code import run_user_code
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -154,6 +156,22 @@ class PretendRuntime:
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
+
+    async def user(
+        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
+    ) -> Result:
+        return run_user_code(call)
+
+    def start(self, call: Callable[[], Result]) -> Future[Result]:
+        begun: Future[Result] = Future()
+        try:
+            begun.set_result(call())
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            begun.set_exception(error)
+        return begun
+
+    async def wait(self, future: Future[Result], deadline: float | None) -> Result:
+        return future.result()
 
     async def gather(
         self,

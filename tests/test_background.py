@@ -142,7 +142,7 @@ def test_a_closed_loop_starts_no_other() -> None:
         loop.close()
         with pytest.raises(StoreClosedError):
             _ = loop.run(Fetch(server).one, "/x", None, 4)
-        assert loops() == 0
+        assert eventually(lambda: loops() == 0)
         loop.close()
 
 

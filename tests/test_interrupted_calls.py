@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -112,10 +113,12 @@ def test_a_blocking_call_that_has_not_begun_never_does_when_cancelled() -> None:
 
     async def main() -> None:
         blocker = threading.Event()
-        loop = asyncio.get_running_loop()
-        # the default executor has no more than 32 threads: these take all of them
-        taken = [loop.run_in_executor(None, blocker.wait, 30) for _ in range(40)]
-        call = asyncio.create_task(_runtime().blocking(call_it))
+        runtime = _runtime()
+        # it has no more than 32 threads for these: they take all of them
+        taken = [
+            asyncio.create_task(runtime.blocking(partial(blocker.wait, 30))) for _ in range(40)
+        ]
+        call = asyncio.create_task(runtime.blocking(call_it))
         await asyncio.sleep(0.01)
         call.cancel()
         await asyncio.sleep(0)

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from blockyard.errors import DeadlineExceededError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -107,9 +110,41 @@ class Runtime(Protocol):
         ...
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
-        """Run a call that may block (a disk, the credential chain) without stalling others.
+        """Run a call that may block (a disk, a large hash) without stalling others.
 
-        Cancelled, it ends when a call that has begun has ended.
+        None of the caller's own code: see `user`. Cancelled, it ends when a call that has begun
+        has ended.
+        """
+        ...
+
+    async def user(
+        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
+    ) -> Result:
+        """Run the caller's own code: an iterator's `next`, a file's `read`, a `progress`.
+
+        A blocking store runs it on the thread that made the call, and nowhere else. An asyncio
+        store runs it on a thread of its own, since it may block, or on the event loop if it is
+        `quick`. Never on a loop or in a pool that calls share.
+
+        Raises `UserCodeError`, which carries whatever the code raised, so that no exception of it
+        is taken for a cancellation or an end. Raises `DeadlineExceededError` at the `deadline`;
+        code on a blocking store's calling thread can't be interrupted: it goes on, and the call
+        returns when it has ended.
+        """
+        ...
+
+    def start(self, call: Callable[[], Result]) -> Future[Result]:
+        """Begin a call that may block, on a private daemon thread, whoever waits for it.
+
+        Raises `TransportError` when the system has no thread to give.
+        """
+        ...
+
+    async def wait(self, future: Future[Result], deadline: float | None) -> Result:
+        """What a call begun by `start` returns or raises.
+
+        Raises `DeadlineExceededError` at the deadline. The call goes on for others that wait for
+        it, when one of them has waited too long, is cancelled or is interrupted.
         """
         ...
 
@@ -121,8 +156,10 @@ class Runtime(Protocol):
     ) -> list[Result]:
         """Await `operation(item)` for every item, at most `concurrency` at a time.
 
-        Results come in the order of the items, which are drawn only as places become free. The
-        first error cancels what is under way and is raised.
+        Results come in the order of the items, which are drawn only as places become free; they
+        are no iterator of the caller's (see `user`). The first error cancels what is under way and
+        is raised when all of that has ended. Returns when every item is done, and not otherwise.
+        Raises `ValueError` when `concurrency` is below 1.
         """
         ...
 
@@ -179,3 +216,13 @@ class Context:
         if self.deadline is not None and self.runtime.now() + seconds >= self.deadline:
             raise DeadlineExceededError("the deadline of this call would pass before its next try")
         await self.runtime.sleep(seconds)
+
+    def user(self, call: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
+        """`Runtime.user` with this call's deadline."""
+        return self.runtime.user(call, deadline=self.deadline)
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raise `ValueError` for a concurrency under which nothing would be done."""
+    if concurrency < 1:
+        raise ValueError(f"concurrency: expected 1 or more, got {concurrency!r}")

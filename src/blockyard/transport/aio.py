@@ -16,23 +16,40 @@ from collections.abc import Callable, Coroutine, Iterable, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Hedge, Origin, Request, Response
+from blockyard.context import Hedge, Origin, Request, Response, check_concurrency
 from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
+from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
+from blockyard.transport.tasks import (
+    all_done,
+    finished,
+    told_when_done,
+    until_done,
+    until_done_or,
+)
+from blockyard.transport.threads import Threads, deadline_passed, outcome_of
 from blockyard.transport.watchdog import Watchdog
+from blockyard.user_code import run_user_code
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from blockyard.config import HttpConfig, TimeoutConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CLOSED = "the store was closed"
+
+_MOST_WORKERS = min(32, (os.cpu_count() or 1) + 4)
+"""Threads for disk calls and large hashes, whose number nothing else bounds."""
+_LET_GO_AFTER = 0.5
+"""Seconds that the caller's own code has to end, on a thread of its own, when its call is over."""
 
 
 class AsyncioRuntime:
@@ -43,6 +60,8 @@ class AsyncioRuntime:
         self._timeouts = timeouts
         self._endless = Patience(timeouts.no_progress, None)
         self._dialing = Dialing(http)
+        self._threads = Threads()
+        self._workers = Threads(_MOST_WORKERS)
         self._closed = False
         self._lines: _LoopConnections | None = None
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
@@ -99,13 +118,30 @@ class AsyncioRuntime:
                 raise RuntimeError("cancelled before it began: nobody sees this")
             return call()
 
-        future = asyncio.get_running_loop().run_in_executor(None, begin)
+        future = self._workers.start(begin)
         try:
-            return await asyncio.shield(future)
+            await told_when_done(future)
         except asyncio.CancelledError:
             abandoned = True
-            _ = await asyncio.gather(future, return_exceptions=True)
+            await until_done([told_when_done(future)])
             raise
+        return outcome_of(future)
+
+    async def user(
+        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
+    ) -> Result:
+        caller = calling_thread.get()
+        if caller is not None:
+            return await caller.run(call, deadline)
+        if quick:
+            return run_user_code(call)
+        return await self._wait(self.start(partial(run_user_code, call)), deadline, _LET_GO_AFTER)
+
+    def start(self, call: Callable[[], Result]) -> Future[Result]:
+        return self._threads.start(call)
+
+    async def wait(self, future: Future[Result], deadline: float | None) -> Result:
+        return await self._wait(future, deadline, 0)
 
     async def gather(
         self,
@@ -114,6 +150,7 @@ class AsyncioRuntime:
         concurrency: int,
     ) -> list[Result]:
         """As many workers as places, each drawing the next item: one task a worker, not an item."""
+        check_concurrency(concurrency)
         results: list[Any] = []
         places = min(concurrency, len(items)) if isinstance(items, Sized) else concurrency
         numbered = enumerate(items)
@@ -123,26 +160,11 @@ class AsyncioRuntime:
                 results.append(None)
                 results[index] = await operation(item)
 
-        first: BaseException | None = None
-        try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(places):
-                    _ = workers.create_task(work())
-        except BaseExceptionGroup as group:
-            first = group.exceptions[0]
-        if first is not None:
-            raise first
+        await all_done([work() for _ in range(places)])
         return results
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
-        task = asyncio.create_task(operation)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            _ = await asyncio.wait([task], timeout=seconds)
-            _ = task.cancel()
-            _ = await asyncio.gather(task, return_exceptions=True)
-            raise
+        return await finished(operation, seconds)
 
     now = staticmethod(time.monotonic)
     wall_time = staticmethod(time.time)
@@ -157,6 +179,8 @@ class AsyncioRuntime:
         Those of another loop that is running are closed there, in its next turn.
         """
         self._closed = True
+        self._threads.close()
+        self._workers.close()
         here = asyncio.get_running_loop()
         for loop, lines in list(self._by_loop.items()):
             if loop is here:
@@ -174,6 +198,21 @@ class AsyncioRuntime:
             lines.abandon()
         self._by_loop.clear()
         self._lines = None
+
+    async def _wait(
+        self, future: Future[Result], deadline: float | None, let_go_after: float
+    ) -> Result:
+        """See `wait`. When this is to end first, the call has some seconds more to end as well."""
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
+                await told_when_done(future)
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            if let_go_after:
+                await until_done_or(future, let_go_after)
+            if isinstance(ended, TimeoutError):
+                raise deadline_passed() from None
+            raise
+        return outcome_of(future)
 
     def _has_room(self, request: Request) -> bool:
         return self._here().has_room(request.origin)

@@ -1,29 +1,35 @@
 """One event loop on one thread, for the blocking face's many-at-once calls.
 
 Many operations at once run better on one loop than on many threads that fight for the
-interpreter lock. The thread starts with the first such call and ends with the store.
+interpreter lock. The thread starts with the first such call and ends with the store. It does I/O
+alone: the caller's own code runs on the thread that made the call (`calling_thread.py`).
+
+A signal handler may raise at any bytecode of the calling thread. So the loop's thread makes and
+closes the loop, and begins, ends and cancels the calls; the calling thread asks for that, any
+number of times, and waits in C.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from blockyard.context import Context
-from blockyard.errors import StoreClosedError
+from blockyard.errors import StoreClosedError, TransportError
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.calling_thread import CallingThread, calling_thread
+from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
+from blockyard.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
-
-_SIGNALS_SEEN_WITHIN = 0.5
-"""Seconds."""
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -34,10 +40,9 @@ class BackgroundLoop:
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._runtime = AsyncioRuntime(http, timeouts)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = _LoopThread()
         self._owner = os.getpid()
-        self._inherited: asyncio.AbstractEventLoop | None = None
+        self._inherited: _LoopThread | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -50,38 +55,21 @@ class BackgroundLoop:
     ) -> Result:
         """`operation(context, argument)` on the loop.
 
-        An interrupt here cancels it there, and is raised when it has ended: what an operation
-        does on its way out is done by then. Raises `StoreClosedError` when `close` cuts it off,
-        and `RuntimeError` on the loop's own thread, where it would wait for itself.
+        Whatever is raised on this thread meanwhile (an interrupt, a signal handler's exception)
+        cancels the operation there, and is raised when it has ended: what an operation does on
+        its way out is done by then. Raises `StoreClosedError` when `close` cuts it off,
+        `TransportError` when the system has no thread or descriptor to give, and `RuntimeError`
+        on the loop's own thread, where it would wait for itself.
         """
-        runtime = self._runtime
-        ends = None if deadline is None else runtime.now() + deadline
-        call = operation(Context(runtime, ends, concurrency), argument)
-        outcome: Future[Result] = Future()
-        task: asyncio.Task[Result] | None = None
-
-        def start() -> None:
-            nonlocal task
-            task = asyncio.get_running_loop().create_task(call)
-            task.add_done_callback(partial(_pass_on, outcome))
-
-        def cancel() -> None:
-            if task is not None:
-                _ = task.cancel()
-
+        ends = None if deadline is None else self._runtime.now() + deadline
+        call = _Call(operation(Context(self._runtime, ends, concurrency), argument))
         try:
-            loop = self._schedule(start)
+            self._begin(call)
+            call.caller.serve()
         except BaseException:
-            call.close()
+            call.cut_off()
             raise
-        try:
-            _wait_for(outcome)
-            return outcome.result()
-        except BaseException:
-            if not outcome.done():
-                _ = loop.call_soon_threadsafe(cancel)
-                _wait_for(outcome)
-            raise
+        return call.result()
 
     def close(self) -> None:
         """Cut off what is under way, close the connections, stop the loop and its thread.
@@ -92,27 +80,32 @@ class BackgroundLoop:
         self._refuse_own_thread()
         with self._lock:
             self._closed = True
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result()
-        _ = loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        if not self._thread.end(self._runtime.close):
+            self._runtime.start_afresh()
 
-    async def _wind_up(self) -> None:
-        under_way = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in under_way:
-            _ = task.cancel()
-        _ = await asyncio.gather(*under_way, return_exceptions=True)
-        await self._runtime.close()
+    def _begin(self, call: _Call[Any]) -> None:
+        """Have the loop begin `call`, before what `close` has it do."""
+        self._leave_to_parent()
+        self._refuse_own_thread()
+        with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closed")
+            try:
+                loop = self._thread.loop()
+            except TransportError:
+                if not threads_are_over():
+                    raise
+            else:
+                call.loop = loop
+                _ = loop.call_soon_threadsafe(call.begin)
+                return
+        call.run_here()
 
     def _refuse_own_thread(self) -> None:
-        if threading.current_thread() is self._thread:
+        if self._thread.is_current():
             raise RuntimeError(
-                "this call would wait for itself: it came from a progress callback, "
-                "and needs the thread that the callback runs on"
+                "this call would wait for itself: it came from a finalizer "
+                "that ran on the thread that does the store's I/O"
             )
 
     def _leave_to_parent(self) -> None:
@@ -120,42 +113,167 @@ class BackgroundLoop:
         if self._owner == os.getpid():
             return
         self._owner = os.getpid()
-        self._inherited = self._loop  # kept: a loop that never ran here can't be closed here
-        self._loop = self._thread = None
+        self._inherited = self._thread  # kept: a loop that never ran here can't be closed here
+        self._thread = _LoopThread()
         self._lock = threading.Lock()
 
-    def _schedule(self, start: Callable[[], None]) -> asyncio.AbstractEventLoop:
-        """Have the loop call `start`, before what `close` has it do."""
-        self._leave_to_parent()
-        self._refuse_own_thread()
+
+class _LoopThread:
+    """An event loop on a daemon thread of its own, which ends when `end` is called."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ident: int | None = None
+        self._ending = False
+        self._winding_up: asyncio.Task[None] | None = None
+        self._ended: SimpleQueue[None] = SimpleQueue()
+
+    def is_current(self) -> bool:
+        """Whether this is that thread."""
+        return threading.get_ident() == self._ident
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop, started if need be. Raises `TransportError` when it can't be."""
+        if sys.is_finalizing():
+            raise TransportError("the interpreter is ending, and its threads have")
+        if self._loop is None:
+            told: SimpleQueue[OSError | None] = SimpleQueue()
+            try:
+                start_thread(partial(self._serve, told), "blockyard")
+            except RuntimeError as error:
+                raise TransportError(f"no thread could be started: {error}") from error
+            failure = told.get()
+            if failure is not None:
+                raise TransportError(f"no event loop could be made: {failure}") from failure
+        loop = self._loop
+        assert loop is not None  # noqa: S101 - the thread has published it
+        return loop
+
+    def end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Cancel what runs on the loop, await `close()` there, and wait until the thread ends.
+
+        False when there is nothing to end: no loop was started, or all threads have ended.
+        """
         with self._lock:
-            if self._closed:
-                raise StoreClosedError("the store is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="blockyard", daemon=True
-                )
-                self._thread.start()
-            _ = self._loop.call_soon_threadsafe(start)
-            return self._loop
+            self._ending = True
+            loop = self._loop
+        if loop is None or sys.is_finalizing():
+            return False
+        with suppress(RuntimeError):  # another call of this has ended it
+            _ = loop.call_soon_threadsafe(self._begin_to_end, loop, close)
+        while self._loop is not None:
+            with suppress(Empty):
+                self._ended.get(timeout=SIGNALS_SEEN_WITHIN)
+        return True
+
+    def _serve(self, told: SimpleQueue[OSError | None]) -> None:
+        try:
+            loop = asyncio.new_event_loop()
+        except OSError as error:
+            told.put(error)
+            return
+        with self._lock:
+            surplus = self._ending or self._loop is not None  # the start before was interrupted
+            if not surplus:
+                self._loop, self._ident = loop, threading.get_ident()
+        told.put(None)
+        if not surplus:
+            loop.run_forever()
+        loop.close()
+        if not surplus:
+            self._loop = self._ident = None
+            self._ended.put(None)
+
+    def _begin_to_end(
+        self, loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        if self._winding_up is None:
+            self._winding_up = loop.create_task(_wind_up(close))
+            self._winding_up.add_done_callback(lambda _: loop.stop())
 
 
-def _wait_for(outcome: Future[Any]) -> None:
-    """Wait until the outcome is there.
-
-    A signal that comes when the wait is just about to begin does not end it, so it is begun
-    again now and then.
-    """
-    while not outcome.done():
-        with suppress(TimeoutError, CancelledError):
-            _ = outcome.exception(_SIGNALS_SEEN_WITHIN)
+async def _wind_up(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    under_way = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in under_way:
+        _ = task.cancel()
+    _ = await asyncio.gather(*under_way, return_exceptions=True)
+    await close()
 
 
-def _pass_on(outcome: Future[Result], task: asyncio.Task[Result]) -> None:
-    if task.cancelled():
-        outcome.set_exception(StoreClosedError("the store was closed while the call was under way"))
-    elif (error := task.exception()) is not None:
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(task.result())
+class _Call(Generic[Result]):
+    """One call: `begin` and `cancel` are for the loop, the rest for the calling thread."""
+
+    def __init__(self, operation: Coroutine[Any, Any, Result]) -> None:
+        self.caller = CallingThread()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._operation = operation
+        self._task: asyncio.Task[Result] | None = None
+        self._cancelled = False
+        self._outcome: tuple[Result] | BaseException
+
+    def begin(self) -> None:
+        """Start the operation; it finds the calling thread in its context."""
+        if not self._cancelled:
+            _ = calling_thread.set(self.caller)
+            self._task = asyncio.get_running_loop().create_task(self._operation)
+            self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Cancel the operation, once."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if self._task is None:
+            self._operation.close()
+            self._outcome = StoreClosedError("the call never began")
+            self.caller.end()
+        else:
+            _ = self._task.cancel()
+
+    def run_here(self) -> None:
+        """Run the operation to its end on this thread: the interpreter starts no other."""
+        try:
+            with asyncio.Runner() as runner:
+                self._outcome = (runner.run(self._operation),)
+        except Exception as error:  # noqa: BLE001 - `result` raises it
+            self._outcome = error
+        self.caller.end()
+
+    def cut_off(self) -> None:
+        """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile."""
+        try:
+            if self.loop is None:
+                self._operation.close()
+                return
+            if self.caller.over:
+                return
+            try:
+                _ = self.loop.call_soon_threadsafe(self.cancel)
+            except RuntimeError:  # the loop has ended, and with it what ran there
+                if self.loop.is_closed():
+                    return
+                raise
+            self.caller.wait()
+        except BaseException:
+            self.cut_off()
+            raise
+
+    def result(self) -> Result:
+        """What the operation returned or raised, once it has ended."""
+        outcome = self._outcome
+        if isinstance(outcome, UserCodeError):
+            outcome = outcome.error
+        if isinstance(outcome, BaseException):
+            try:
+                raise outcome
+            finally:
+                del outcome  # which its traceback refers to
+        return outcome[0]
+
+    def _end(self, task: asyncio.Task[Result]) -> None:
+        if task.cancelled():
+            self._outcome = StoreClosedError("the store was closed while the call was under way")
+        else:
+            self._outcome = task.exception() or (task.result(),)
+        self.caller.end()

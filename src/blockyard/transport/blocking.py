@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Hedge, Origin, Request, Response
+from blockyard.context import Hedge, Origin, Request, Response, check_concurrency
 from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
 from blockyard.transport.blocking_connection import BlockingConnection, connect
 from blockyard.transport.blocking_hedging import Try, first_to_begin
@@ -19,8 +19,12 @@ from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
+from blockyard.transport.threads import Threads, deadline_passed, outcome_of, wait_until_done
+from blockyard.user_code import UserCodeError, run_user_code
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from blockyard.config import HttpConfig, TimeoutConfig
 
 Item = TypeVar("Item")
@@ -36,8 +40,15 @@ def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
         operation.send(None)
     except StopIteration as done:
         return done.value
-    operation.close()
-    raise RuntimeError("an operation suspended under the blocking runtime")
+    except UserCodeError as carried:
+        error = carried.error
+    else:
+        operation.close()
+        error = RuntimeError("an operation suspended under the blocking runtime")
+    try:  # out here, so that it gets no context that it did not have
+        raise error
+    finally:
+        del error  # which its traceback refers to
 
 
 class BlockingRuntime:
@@ -47,6 +58,7 @@ class BlockingRuntime:
         self._http = http
         self._timeouts = timeouts
         self._dialing = Dialing(http)
+        self._threads = Threads()
         self._closed = False
         self._start()
         _runtimes.add(self)
@@ -85,6 +97,23 @@ class BlockingRuntime:
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
 
+    async def user(
+        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
+    ) -> Result:
+        """On the calling thread, where this is."""
+        result = run_user_code(call)
+        _ = Patience(self._timeouts.no_progress, deadline).wait()
+        return result
+
+    def start(self, call: Callable[[], Result]) -> Future[Result]:
+        return self._threads.start(call)
+
+    async def wait(self, future: Future[Result], deadline: float | None) -> Result:
+        patience = Patience(self._timeouts.no_progress, deadline)
+        if not wait_until_done(future, patience.remaining()):
+            raise deadline_passed()
+        return outcome_of(future)
+
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
@@ -92,6 +121,7 @@ class BlockingRuntime:
         concurrency: int,
     ) -> list[Result]:
         """One after the other: what gains from more at once goes to the background loop."""
+        check_concurrency(concurrency)
         return [await operation(item) for item in items]
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
@@ -109,6 +139,7 @@ class BlockingRuntime:
 
         No other request begins: what waits for a connection raises `StoreClosedError`.
         """
+        self._threads.close()
         with self._lock:
             self._closed = True
             self._free.notify_all()

@@ -1,0 +1,54 @@
+"""Exceptions of the caller's own code, carried through coroutines and event loops.
+
+Sources, targets, iterables and `progress` are the caller's own code, and may raise anything.
+Raised bare on an event loop, `CancelledError` reads as a cancellation, `StopIteration` as an end
+and `SystemExit` stops the loop. So whatever they raise is wrapped where it leaves their code, and
+unwrapped where the call returns to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class UserCodeError(Exception):
+    """Carries `error`, which the caller's own code raised. Never seen outside of blockyard."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(repr(error))
+        self.error = error
+
+    def add_note(self, note: str) -> None:
+        """Note it on the error that the caller will see."""
+        self.error.add_note(note)
+
+
+def run_user_code(call: Callable[[], Result]) -> Result:
+    """The result of the caller's own code; whatever it raises is carried by `UserCodeError`.
+
+    A `StopIteration` becomes a `RuntimeError`, as PEP 479 has it: it would end an iteration that
+    has more to come.
+    """
+    try:
+        return call()
+    except StopIteration as stop:
+        error = RuntimeError(f"the caller's code raised StopIteration: {stop!r}")
+        error.__cause__ = stop
+        raise UserCodeError(error) from None
+    except BaseException as error:  # noqa: BLE001 - whatever it is, and it is carried on
+        raise UserCodeError(error) from None
+
+
+async def deliver(operation: Coroutine[Any, Any, Result]) -> Result:
+    """Await an operation; what the caller's own code raised in it is raised as it was."""
+    try:
+        return await operation
+    except UserCodeError as carried:
+        error = carried.error
+    try:  # out here, so that it gets no context that it did not have
+        raise error
+    finally:
+        del error  # which its traceback refers to

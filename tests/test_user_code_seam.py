@@ -1,0 +1,333 @@
+"""`Runtime.user`, `start`, `wait` and `gather`, on every way that operations are run."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Literal
+
+import pytest
+
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.context import Context
+from blockyard.errors import DeadlineExceededError, TransportError
+from blockyard.transport import threads
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.tasks import all_done, finished
+from blockyard.transport.threads import Threads
+from blockyard.user_code import UserCodeError, deliver
+from tests.runtimes import eventually
+
+Run = Callable[[Callable[[Context], Coroutine[Any, Any, Any]]], Any]
+WAYS: tuple[Literal["blocking", "background", "asyncio"], ...] = (
+    "blocking",
+    "background",
+    "asyncio",
+)
+
+EXCEPTIONS: list[BaseException] = [
+    asyncio.CancelledError("own"),
+    concurrent.futures.CancelledError("own"),
+    StopAsyncIteration("own"),
+    GeneratorExit("own"),
+    SystemExit(3),
+    KeyboardInterrupt("own"),
+    TimeoutError("own"),
+    MemoryError("own"),
+    OSError("own"),
+]
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def run(way: str) -> Iterator[Run]:
+    """Runs an operation the way that a face does."""
+    settings = HttpConfig(), TimeoutConfig()
+    if way == "blocking":
+        blocking = BlockingRuntime(*settings)
+        yield lambda operation: run_to_end(operation(Context(blocking)))
+        blocking.close()
+    elif way == "background":
+        background = BackgroundLoop(*settings)
+        yield lambda operation: background.run(lambda ctx, _: operation(ctx), None, None, 4)
+        background.close()
+    else:
+        runtime = AsyncioRuntime(*settings)
+        with asyncio.Runner() as runner:
+            yield lambda operation: runner.run(deliver(operation(Context(runtime))))
+            runner.run(runtime.close())
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("quick", [False, True])
+def test_whatever_the_callers_code_raises_reaches_the_caller(
+    run: Run, error: BaseException, quick: bool
+) -> None:
+    cause, context = ValueError("cause"), ValueError("context")
+    error.__cause__, error.__context__ = cause, context
+    tidied = False
+
+    async def operation(ctx: Context) -> None:
+        nonlocal tidied
+
+        async def one(_: int) -> None:
+            await ctx.runtime.user(raising(error), quick=quick)
+
+        try:
+            _ = await ctx.gather(one, range(3))
+        finally:
+            await ctx.runtime.sleep(0)
+            tidied = True
+
+    with pytest.raises(type(error)) as raised:
+        run(operation)
+    assert raised.value is error
+    assert (error.__cause__, error.__context__) == (cause, context)
+    assert tidied
+    assert run(answer) == 42  # what was raised has ended nothing but its own call
+
+
+async def answer(ctx: Context) -> int:
+    return await ctx.runtime.user(lambda: 42)
+
+
+def test_a_stop_iteration_is_a_runtime_error(run: Run) -> None:
+    stop = StopIteration("own")
+    with pytest.raises(RuntimeError, match="StopIteration") as raised:
+        run(lambda ctx: ctx.runtime.user(raising(stop)))
+    assert raised.value.__cause__ is stop
+
+
+def test_where_the_callers_code_runs(run: Run, way: str) -> None:
+    here = threading.get_ident()
+    ran = run(lambda ctx: ctx.runtime.user(threading.get_ident))
+    quick = run(lambda ctx: ctx.runtime.user(threading.get_ident, quick=True))
+    assert (ran == here) is (way != "asyncio")
+    assert quick == here
+
+
+def test_the_deadline_is_raised_when_the_callers_code_is_too_slow(run: Run, way: str) -> None:
+    let_go = threading.Event()
+
+    async def operation(ctx: Context) -> None:
+        deadline = ctx.runtime.now() + 0.05
+        seconds = 30 if way == "asyncio" else 1
+        _ = await ctx.runtime.user(lambda: let_go.wait(seconds), deadline=deadline)
+
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceededError):
+        run(operation)
+    assert time.monotonic() - begun < 20
+    let_go.set()
+
+
+def test_a_started_call_is_waited_for_by_many(run: Run) -> None:
+    calls = 0
+    go_on = threading.Event()
+
+    def call() -> int:
+        nonlocal calls
+        assert go_on.wait(30)
+        calls += 1
+        return calls
+
+    async def operation(ctx: Context) -> list[int]:
+        begun = ctx.runtime.start(call)
+        with pytest.raises(DeadlineExceededError):
+            _ = await ctx.runtime.wait(begun, ctx.runtime.now() + 0.02)
+        go_on.set()
+        return [
+            await ctx.runtime.wait(begun, deadline) for deadline in (None, ctx.runtime.now() + 30)
+        ]
+
+    assert run(operation) == [1, 1]
+
+
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_what_a_started_call_raises(run: Run, error: BaseException) -> None:
+    async def operation(ctx: Context) -> None:
+        await ctx.runtime.wait(ctx.runtime.start(raising(error)), None)
+
+    plain = isinstance(error, Exception) and not isinstance(error, StopAsyncIteration)
+    with pytest.raises(type(error) if plain else RuntimeError) as raised:
+        run(operation)
+    assert error in {raised.value, raised.value.__cause__}
+
+
+@pytest.mark.parametrize("concurrency", [0, -1])
+def test_nothing_at_once_is_refused(run: Run, concurrency: int) -> None:
+    async def one(item: int) -> int:
+        return item
+
+    with pytest.raises(ValueError, match="concurrency"):
+        run(lambda ctx: ctx.runtime.gather(one, [1, 2], concurrency))
+
+
+def test_a_worker_cancelled_from_elsewhere_is_not_taken_for_one_that_is_done() -> None:
+    async def main() -> None:
+        async def one(item: int) -> None:
+            if item == 3:
+                raise asyncio.CancelledError
+            await asyncio.sleep(0)
+
+        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        with pytest.raises(asyncio.CancelledError):
+            _ = await runtime.gather(one, range(10), 2)
+
+    asyncio.run(main())
+
+
+def test_what_must_end_has_ended_however_often_it_is_cancelled() -> None:
+    ended: list[str] = []
+
+    async def stubborn(name: str) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            ended.append(name)
+
+    async def slow(name: str) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        ended.append(name)
+
+    async def main() -> None:
+        calls = {
+            "many": all_done([stubborn("a"), stubborn("b")]),
+            "one": finished(slow("c"), 30),
+        }
+        for call in calls.values():
+            task = asyncio.create_task(call)
+            await asyncio.sleep(0.002)
+            while not task.done():
+                task.cancel()
+                await asyncio.sleep(0)
+            assert task.cancelled()
+        assert sorted(ended) == ["a", "b", "c"]
+
+    asyncio.run(main())
+
+
+def test_what_takes_too_long_to_end_is_cancelled_at_last() -> None:
+    async def main() -> None:
+        task = asyncio.create_task(finished(asyncio.sleep(30), 0.01))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+def test_calls_on_threads_do_not_hold_each_other_up() -> None:
+    pool = Threads()
+    together = threading.Barrier(100)
+    calls = [pool.start(lambda: together.wait(30)) for _ in range(100)]
+    assert sorted(call.result(30) for call in calls) == list(range(100))
+    pool.close()
+    assert eventually(lambda: call_threads() == 0)
+
+
+def test_no_more_threads_than_allowed() -> None:
+    pool = Threads(3)
+    lock, at_once, most = threading.Lock(), 0, 0
+
+    def call() -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.002)
+        with lock:
+            at_once -= 1
+
+    for _ in range(3):
+        calls = [pool.start(call) for _ in range(20)]
+        for each in calls:
+            each.result(30)
+    assert most == 3
+    assert call_threads() == 3
+    pool.close()
+
+
+def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_IDLE_SECONDS", 0.01)
+    pool = Threads()
+    assert pool.start(lambda: 1).result(30) == 1
+    assert eventually(lambda: call_threads() == 0)
+    assert pool.start(lambda: 2).result(30) == 2
+
+
+def test_a_thread_that_can_not_be_had_is_a_typed_error_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    async def operation(ctx: Context) -> int:
+        return await ctx.runtime.wait(ctx.runtime.start(lambda: 7), None)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads._thread, "start_new_thread", none_left)
+        patch.setattr(threading, "_start_new_thread", none_left)
+        with pytest.raises(TransportError, match="thread"):
+            run(operation)
+    assert run(operation) == 7
+
+
+def test_threads_stay_with_the_parent_in_a_fork() -> None:
+    pool = Threads()
+    go_on = threading.Event()
+    begun = pool.start(lambda: go_on.wait(30))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            with pytest.raises(TransportError, match="fork"):
+                begun.result()
+            assert pool.start(lambda: 5).result(10) == 5
+            os._exit(0)
+        finally:
+            os._exit(1)
+    go_on.set()
+    assert os.waitpid(child, 0)[1] == 0
+    assert begun.result(30)
+    pool.close()
+
+
+def test_a_note_on_what_is_carried_is_on_the_error_itself() -> None:
+    error = ValueError("own")
+    UserCodeError(error).add_note("a note")
+    assert error.__notes__ == ["a note"]
+
+
+def test_the_deadline_is_checked() -> None:
+    runtime = BlockingRuntime(HttpConfig(), TimeoutConfig())
+    Context(runtime).check_deadline()
+    Context(runtime, runtime.now() + 1000).check_deadline()
+    with pytest.raises(DeadlineExceededError):
+        Context(runtime, runtime.now()).check_deadline()
+
+
+def call_threads() -> int:
+    return sum(thread.name == "blockyard-call" for thread in threading.enumerate())
