@@ -89,7 +89,7 @@ class _Blocking(Driver):
         return run_to_end(operation)
 
     def counts(self) -> tuple[int, int]:
-        return self._blocking._pool.counts()
+        return self._blocking._pools.here()._pool.counts()
 
     def close(self) -> None:
         self._blocking.close()
@@ -104,7 +104,7 @@ class _Asyncio(Driver):
         return self._runner.run(operation)
 
     def counts(self) -> tuple[int, int]:
-        lines = self._asyncio._lines
+        lines = self._asyncio._pools.here()._last
         return (0, 0) if lines is None else lines._pool.counts()
 
     def close(self) -> None:

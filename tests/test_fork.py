@@ -145,7 +145,7 @@ def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(face: FaceNa
         waiting = threading.Thread(target=lambda: swallow(lambda: fetch(busy.url)))
         waiting.start()
         assert eventually(lambda: busy.most_at_once == 1)
-        lines = [blocking, *aio._by_loop.values()]
+        lines = [blocking._pools.here(), *aio._pools.here()._by_loop.values()]
         (connection,) = [each for line in lines for each in line._open]
         socket = os.readlink(f"/proc/self/fd/{connection._sock.fileno()}")
         assert socket in open_sockets()

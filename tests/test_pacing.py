@@ -196,13 +196,13 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
         call = asyncio.ensure_future(s3.store.read_block(Context(Hanging(s3.service)), "k"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert ends != "cancelled" or len(pace._under_way) == 1
+        assert ends != "cancelled" or len(pace._under_way.here()) == 1
         _ = call.cancel()
         with pytest.raises((asyncio.CancelledError, BlockStoreError)):
             _ = await call
 
     asyncio.run(main())
-    assert pace._under_way == set()
+    assert pace._under_way.here() == set()
     assert s3.read("k") == b"data"
 
 
@@ -457,5 +457,5 @@ def test_both_faces_slow_down_together(
             for thread in threads:
                 thread.join()
             assert pace.limit > limited
-            assert pace._under_way == set()
+            assert pace._under_way.here() == set()
     assert proxy.counts["status_503"] == 3

@@ -22,8 +22,10 @@ from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.model import MIB
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.blocking_pool import BlockingPool
 from blockyard.transport.memory import receivable
 from blockyard.transport.patience import Patience
+from blockyard.transport.pool import Take
 from tests.runtimes import (
     LIMIT,
     OK,
@@ -43,9 +45,13 @@ def runtime(http: HttpConfig | None = None, **timeouts: float) -> Generator[Bloc
         runtime = BlockingRuntime(http or HttpConfig(), TimeoutConfig(**timeouts))
         try:
             yield runtime
-            assert runtime._pool.counts()[0] == 0
+            assert pool(runtime)._pool.counts()[0] == 0
         finally:
             runtime.close()
+
+
+def pool(runtime: BlockingRuntime) -> BlockingPool:
+    return runtime._pools.here()
 
 
 def exchange(runtime: BlockingRuntime, request: Request, deadline: float | None = None) -> bytes:
@@ -64,7 +70,7 @@ def test_threads_get_each_their_own_bytes_over_a_few_connections() -> None:
     with EchoServer() as server, runtime(http) as shared, ThreadPoolExecutor(32) as threads:
         _ = list(threads.map(work, range(32)))
         assert server.connections <= 8
-        assert shared._pool.counts()[0] == 0
+        assert pool(shared)._pool.counts()[0] == 0
 
 
 def test_requests_over_the_limit_wait_for_a_place() -> None:
@@ -80,10 +86,10 @@ def test_requests_over_the_limit_wait_for_a_place() -> None:
 def test_the_deadline_ends_waiting_for_a_place() -> None:
     shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
     request = ask("http://127.0.0.1:9")
-    assert shared._pool.take(request.origin, 0)
+    assert pool(shared)._pool.take(request.origin, 0)
     with pytest.raises(DeadlineExceededError):
         _ = exchange(shared, request, time.monotonic() + 0.05)
-    assert shared._pool.counts() == (1, 0)
+    assert pool(shared)._pool.counts() == (1, 0)
 
 
 class _GivesUpOnceWoken(Patience):
@@ -102,31 +108,29 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: BaseException
     shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
     with EchoServer() as server:
         request = ask(server.url)
-        assert shared._pool.take(request.origin, 0)
+        assert pool(shared)._pool.take(request.origin, 0)
 
         def give_up() -> None:
             with pytest.raises(type(end)):
-                _ = shared._take(request, _GivesUpOnceWoken(end))
+                _ = pool(shared).take(request, _GivesUpOnceWoken(end))
 
         def get_it() -> None:
-            connection = shared._take(request, Patience(60, None))
-            shared._release(request.origin, connection, keep=False)
+            connection = pool(shared).take(request, Patience(60, None))
+            pool(shared).release(request.origin, connection, keep=False)
 
         waiters = [threading.Thread(target=each, daemon=True) for each in (give_up, get_it)]
         for number, waiter in enumerate(waiters, 1):
             waiter.start()
             assert eventually(lambda number=number: waiting(shared) == number)
-        with shared._free:
-            shared._pool.drop(request.origin)
-            shared._free.notify()
+        pool(shared)._give_up(request.origin, Take.OPEN)
         for waiter in waiters:
             waiter.join(10)
             assert not waiter.is_alive()
-        assert shared._pool.counts() == (0, 0)
+        assert pool(shared)._pool.counts() == (0, 0)
 
 
 def waiting(runtime: BlockingRuntime) -> int:
-    return len(runtime._free._waiters)  # type: ignore[attr-defined]
+    return len(pool(runtime)._waiting)
 
 
 def interrupt_when(condition: Callable[[], bool]) -> threading.Thread:
@@ -159,29 +163,29 @@ def test_an_interrupted_exchange_leaves_nothing_behind(sent: list[bytes], method
         with pytest.raises(KeyboardInterrupt):
             _ = exchange(shared, ask(server.url, method, body))
         interrupter.join()
-        assert shared._pool.counts() == (0, 0)
+        assert pool(shared)._pool.counts() == (0, 0)
         assert exchange(shared, ask(server.url)) == b"hello"
 
 
 def test_an_interrupt_while_connecting_leaves_nothing_behind() -> None:
     with runtime(connect=60) as shared, black_hole() as url:
-        interrupter = interrupt_when(lambda: shared._pool.counts() == (1, 0))
+        interrupter = interrupt_when(lambda: pool(shared)._pool.counts() == (1, 0))
         with pytest.raises(KeyboardInterrupt):
             _ = exchange(shared, ask(url))
         interrupter.join()
-        assert shared._pool.counts() == (0, 0)
+        assert pool(shared)._pool.counts() == (0, 0)
 
 
 def test_an_interrupt_while_waiting_for_a_place_leaves_nothing_behind() -> None:
     shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
     request = ask("http://127.0.0.1:9")
-    assert shared._pool.take(request.origin, 0)
+    assert pool(shared)._pool.take(request.origin, 0)
     interrupter = interrupt_when(lambda: waiting(shared) == 1)
     with pytest.raises(KeyboardInterrupt):
         _ = exchange(shared, request)
     interrupter.join()
     assert waiting(shared) == 0
-    assert shared._pool.counts() == (1, 0)
+    assert pool(shared)._pool.counts() == (1, 0)
 
 
 def test_closing_lets_requests_under_way_finish_and_begins_no_others() -> None:
@@ -201,7 +205,7 @@ def test_closing_lets_requests_under_way_finish_and_begins_no_others() -> None:
         results = [outcome.result() for outcome in outcomes]
         assert results.count(StoreClosedError) == 2
         assert sum(results.count(echo(f"/{number}")) for number in range(4)) == 2
-        assert shared._pool.counts() == (0, 0)
+        assert pool(shared)._pool.counts() == (0, 0)
         assert server.wait_until_drained()
         with pytest.raises(StoreClosedError):
             _ = exchange(shared, ask(server.url))

@@ -8,7 +8,7 @@ again, however slow the service becomes, so that hedging never doubles its load.
 from __future__ import annotations
 
 from collections import deque
-from threading import Lock
+from itertools import count
 
 from blockyard.context import Hedge
 
@@ -24,35 +24,33 @@ _PRICE = 20
 class Hedging:
     """What one store has seen of its reads. `sent` counts the second requests.
 
-    `hedge` is for the next read; None while too few have been seen.
+    `hedge` is for the next read; None while too few have been seen. Threads share this without a
+    lock: taking from the credit is one step, and the rest may lose a count.
     """
 
     def __init__(self) -> None:
         self.reads = 0
         self.sent = 0
         self.hedge: Hedge | None = None
-        self._credit = 0
-        self._paying = Lock()
+        self._reads = count(1)
+        self._credit: deque[None] = deque(maxlen=_REMEMBERED // _PRICE)
         self._waits: deque[float] = deque(maxlen=_REMEMBERED)
 
     def answered(self, waited: float) -> None:
         """A read's first byte came `waited` seconds after it was first asked for."""
-        self.reads += 1
-        self._credit = min(self._credit + 1, _REMEMBERED)
+        self.reads = reads = next(self._reads)
         self._waits.append(waited)
-        if self.reads >= _ENOUGH and self.reads % _RECOUNT == 0:
+        if reads % _PRICE == 0:
+            self._credit.append(None)
+        if reads >= _ENOUGH and reads % _RECOUNT == 0:
             waits = sorted(self._waits)
             self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay)
 
     def _pay(self) -> bool:
         """Whether there is credit for one hedge, which is then used up. Never waits."""
-        if not self._paying.acquire(blocking=False):
-            return False
         try:
-            if self._credit < _PRICE:
-                return False
-            self._credit -= _PRICE
-            self.sent += 1
-            return True
-        finally:
-            self._paying.release()
+            _ = self._credit.pop()
+        except IndexError:
+            return False
+        self.sent += 1
+        return True

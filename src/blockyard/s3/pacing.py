@@ -12,10 +12,9 @@ Threads and event loops share a pace without a lock: a race costs a little preci
 
 from __future__ import annotations
 
-import os
-
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError, TransportTimeoutError
+from blockyard.process import PerProcess
 
 _TOKENS = 500
 _RETRY_COST = 5
@@ -43,23 +42,20 @@ class Pace:
         self.limit: float | None = None
         self.tokens: float = _TOKENS
         self._filled = 0.0
-        self._under_way: set[object] = set()
-        self._process = os.getpid()
+        self._under_way: PerProcess[set[object]] = PerProcess(set)
         self._bout_ends = 0.0
 
     async def enter(self, ctx: Context) -> object:
         """Wait for a place under the limit; the ticket goes back by `leave`."""
-        if self._process != os.getpid():  # what is under way in the parent never ends here
-            self._process = os.getpid()
-            self._under_way = set()
-        while self.limit is not None and len(self._under_way) >= max(self.limit, 1.0):
+        under_way = self._under_way.here()  # what is under way in a parent never ends here
+        while self.limit is not None and len(under_way) >= max(self.limit, 1.0):
             await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
         ticket = object()
-        self._under_way.add(ticket)
+        under_way.add(ticket)
         return ticket
 
     def leave(self, ticket: object) -> None:
-        self._under_way.discard(ticket)
+        self._under_way.here().discard(ticket)
 
     def throttled(self, ctx: Context) -> None:
         """The service asked to slow down."""

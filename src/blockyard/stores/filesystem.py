@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -55,8 +55,7 @@ class FilesystemStore(Store):
         self._root = root.absolute()
         self._prepared = False
         self._sweep_at = -inf
-        self._walks: dict[tuple[str, str], Walk] = {}
-        self._walks_changing = threading.Lock()
+        self._walks: OrderedDict[tuple[str, str], Walk] = OrderedDict()
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
@@ -211,8 +210,7 @@ class FilesystemStore(Store):
         }
 
     def _list(self, prefix: str, after: str, size: int, check: Check) -> Page:
-        with self._walks_changing:
-            walk = self._walks.pop((prefix, after), None)
+        walk = self._walks.pop((prefix, after), None)
         if walk is None:
             walk = Walk(self._root, prefix, after)
         with self._errors(f"list {prefix!r}"):
@@ -224,11 +222,14 @@ class FilesystemStore(Store):
         return Page(blocks, token)
 
     def _keep(self, walk: Walk, prefix: str, token: str) -> None:
-        """Keep a walk for its next page: without it, that would read the folders again."""
-        with self._walks_changing:
-            self._walks[prefix, token] = walk
-            if len(self._walks) > _WALKS_KEPT:
-                del self._walks[next(iter(self._walks))]
+        """Keep a walk for its next page: without it, that would read the folders again.
+
+        Each step here is one of the dictionary's, so that no lock is needed.
+        """
+        self._walks[prefix, token] = walk
+        if len(self._walks) > _WALKS_KEPT:
+            with suppress(KeyError):  # others took them all meanwhile
+                _ = self._walks.popitem(last=False)
 
     def _check_writable(self, now: float, check: Check) -> None:
         with self._errors("health_check"):

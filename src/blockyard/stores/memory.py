@@ -2,15 +2,18 @@
 
 Owns the dictionary and the sorted list of its keys; does no I/O. A copy of the data is made on
 the way in, unless it is `bytes`, and none on the way out: what is stored is immutable.
+
+There is no lock: each change is one step of the dictionary, which threads can't divide. So a
+signal handler or a finalizer may call the store in the middle of another call of its thread, and
+a fork at any moment leaves the child a store that works.
 """
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -21,34 +24,44 @@ from blockyard.keys import range_past_end
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores.base import Store
 
+_SPARE = 1000
+"""Deleted keys that a list of keys may hold beyond as many as there are blocks."""
+
 
 class _Block(NamedTuple):
     data: bytes
     info: BlockInfo
 
 
+class _Keys(NamedTuple):
+    """Every key there was at `version`, and perhaps more, in order."""
+
+    version: object
+    ordered: list[str]
+
+
 class MemoryStore(Store):
     """A store that lives and dies with this object. Closing it keeps the blocks.
 
-    Threads and event loops share it: the lock is held for the change of the dictionary and its
-    key list alone, never across an await.
+    Threads and event loops share it.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[str, _Block] = {}
-        # Sorted by code point, which is the order of the UTF-8 bytes too.
-        self._keys: list[str] = []
-        self._changing = threading.Lock()
+        self._version = object()
+        """Another object after each write: a list of keys made before it may lack one."""
+        self._keys = _Keys(self._version, [])
         self._writes = count(1)
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
         block = self._block(ctx, key, bytes(data))
-        with self._changing:
-            if if_absent and key in self._blocks:
-                raise BlockExistsError(f"write_block {key!r}: there is a block under that key")
-            self._put(block)
+        if not if_absent:
+            self._blocks[key] = block
+        elif self._blocks.setdefault(key, block) is not block:
+            raise BlockExistsError(f"write_block {key!r}: there is a block under that key")
+        self._version = object()
         return block.info
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
@@ -77,32 +90,33 @@ class MemoryStore(Store):
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
         block = self._block(ctx, target_key, self._get("copy_block", source_key).data)
-        with self._changing:
-            self._put(block)
+        self._blocks[target_key] = block
+        self._version = object()
         return block.info
 
     async def delete_block(self, ctx: Context, key: str) -> None:
-        with self._changing:
-            self._drop(key)
+        _ = self._blocks.pop(key, None)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         unique = list(dict.fromkeys(keys))
-        with self._changing:
-            for key in unique:
-                self._drop(key)
+        for key in unique:
+            _ = self._blocks.pop(key, None)
         return DeleteResult(unique)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        with self._changing:
-            if token is None:
-                start = bisect_left(self._keys, prefix)
-            else:
-                start = bisect_right(self._keys, token)
-            # One key more than the page holds shows whether there is another page.
-            following = self._keys[start : start + page_size + 1]
-            found = [self._blocks[key].info for key in following if key.startswith(prefix)]
-        page = found[:page_size]
-        return Page(page, page[-1].key if len(found) > page_size else None)
+        keys = self._ordered_keys()
+        start = bisect_left(keys, prefix) if token is None else bisect_right(keys, token)
+        page: list[BlockInfo] = []
+        for key in islice(keys, start, None):
+            if not key.startswith(prefix):
+                break
+            block = self._blocks.get(key)
+            if block is None:  # deleted since the list was made
+                continue
+            if len(page) == page_size:
+                return Page(page, page[-1].key)
+            page.append(block.info)
+        return Page(page, None)
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return HealthReport(latency=0.0, store="memory")
@@ -119,12 +133,13 @@ class MemoryStore(Store):
             raise BlockNotFoundError(f"{operation} {key!r}: no block under that key")
         return block
 
-    def _put(self, block: _Block) -> None:
-        key = block.info.key
-        if key not in self._blocks:
-            insort(self._keys, key)
-        self._blocks[key] = block
+    def _ordered_keys(self) -> list[str]:
+        """Every key, in the order of code points, which is that of the UTF-8 bytes too.
 
-    def _drop(self, key: str) -> None:
-        if self._blocks.pop(key, None) is not None:
-            del self._keys[bisect_left(self._keys, key)]
+        Some may have been deleted, so that a walk which deletes as it goes need not sort again.
+        """
+        keys = self._keys
+        if keys.version is not self._version or len(keys.ordered) > 2 * len(self._blocks) + _SPARE:
+            version = self._version  # before the keys: what is written meanwhile makes it stale
+            keys = self._keys = _Keys(version, sorted(self._blocks))
+        return keys.ordered

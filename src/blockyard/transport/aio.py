@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sized
 from functools import partial
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Hedge, Origin, Request, Response, check_concurrency
 from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
+from blockyard.process import PerProcess
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.calling_thread import calling_thread
@@ -56,16 +56,12 @@ class AsyncioRuntime:
     """I/O on the running event loop. See `Runtime` for what each method does."""
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self._http = http
         self._timeouts = timeouts
         self._endless = Patience(timeouts.no_progress, None)
-        self._dialing = Dialing(http)
         self._threads = Threads()
         self._workers = Threads(_MOST_WORKERS)
         self._closed = False
-        self._lines: _LoopConnections | None = None
-        self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
-        _runtimes.add(self)
+        self._pools = PerProcess(partial(_Pools, http, timeouts, Dialing(http)), _Pools.abandon)
 
     def exchange(
         self,
@@ -168,7 +164,7 @@ class AsyncioRuntime:
 
     now = staticmethod(time.monotonic)
     wall_time = staticmethod(time.time)
-    jitter = staticmethod(random.random)
+    jitter = staticmethod(random.SystemRandom().random)
 
     def nonce(self) -> str:
         return os.urandom(12).hex()
@@ -181,23 +177,12 @@ class AsyncioRuntime:
         self._closed = True
         self._threads.close()
         self._workers.close()
-        here = asyncio.get_running_loop()
-        for loop, lines in list(self._by_loop.items()):
-            if loop is here:
-                lines.close()
-            elif loop.is_closed():
-                lines.abandon()
-            else:
-                _ = loop.call_soon_threadsafe(lines.close)
-        self._by_loop.clear()
-        self._lines = None
+        self._pools.here().close(asyncio.get_running_loop())
 
-    def start_afresh(self) -> None:
-        """In a forked child: let go of the parent's connections, without a word to the peer."""
-        for lines in self._by_loop.values():
-            lines.abandon()
-        self._by_loop.clear()
-        self._lines = None
+    def abandon(self) -> None:
+        """Close every socket, where no loop will run any more."""
+        self._closed = True
+        self._pools.here().abandon()
 
     async def _wait(
         self, future: Future[Result], deadline: float | None, let_go_after: float
@@ -220,8 +205,22 @@ class AsyncioRuntime:
     def _here(self) -> _LoopConnections:
         if self._closed:
             raise StoreClosedError(_CLOSED)
-        loop = asyncio.get_running_loop()
-        lines = self._lines
+        return self._pools.here().of(asyncio.get_running_loop())
+
+
+class _Pools:
+    """The connections of one process, by event loop."""
+
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, dialing: Dialing) -> None:
+        self._http = http
+        self._timeouts = timeouts
+        self._dialing = dialing
+        self._last: _LoopConnections | None = None
+        self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> _LoopConnections:
+        """Those of `loop`; what loops that have ended left open is closed meanwhile."""
+        lines = self._last
         if lines is not None and lines.loop is loop:
             return lines
         for other in list(self._by_loop):
@@ -231,8 +230,25 @@ class AsyncioRuntime:
         if lines is None:
             lines = _LoopConnections(loop, self._http, self._timeouts, self._dialing)
             self._by_loop[loop] = lines
-        self._lines = lines
+        self._last = lines
         return lines
+
+    def close(self, here: asyncio.AbstractEventLoop) -> None:
+        """Close them all: at once those of the loop that runs `here`, the others by their own."""
+        for loop, lines in list(self._by_loop.items()):
+            if loop is here:
+                lines.close()
+            elif loop.is_closed():
+                lines.abandon()
+            else:
+                _ = loop.call_soon_threadsafe(lines.close)
+        self._by_loop.clear()
+        self._last = None
+
+    def abandon(self) -> None:
+        """In a forked child: close the copies of the parent's sockets."""
+        for lines in self._by_loop.values():
+            lines.abandon()
 
 
 class _LoopConnections:
@@ -343,14 +359,3 @@ class _LoopConnections:
             if not place.done():
                 place.set_result(None)
                 return
-
-
-_runtimes: weakref.WeakSet[AsyncioRuntime] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for runtime in list(_runtimes):
-        runtime.start_afresh()
-
-
-os.register_at_fork(after_in_child=_after_fork)

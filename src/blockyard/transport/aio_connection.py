@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 
 from blockyard.context import Origin, Request
 from blockyard.errors import BlockStoreError, StoreClosedError, TransportError
@@ -97,9 +98,18 @@ class AsyncioConnection:
             self._end(StoreClosedError("the store was closed while the call was under way"))
 
     def abandon(self) -> None:
-        """Close the socket alone: its loop has ended, or belongs to the parent process."""
+        """Close the socket: its loop has ended, or was the parent process's before a fork.
+
+        The descriptor is closed first: the epoll set that a forked child shares with its parent
+        can then not be changed by what follows, which is for a child that goes on with the loop.
+        """
         self.closed = True
+        descriptor = self._sock.fileno()
         self._sock.close()
+        if descriptor >= 0 and not self._loop.is_closed():
+            for remove in (self._loop.remove_writer, self._loop.remove_reader):
+                with suppress(OSError):
+                    _ = remove(descriptor)
 
     def _send(self, head: bytes, body: bytes | memoryview) -> None:
         self._outgoing = [head, body] if body else [head]

@@ -81,7 +81,7 @@ class BackgroundLoop:
         with self._lock:
             self._closed = True
         if not self._thread.end(self._runtime.close):
-            self._runtime.start_afresh()
+            self._runtime.abandon()
 
     def _begin(self, call: _Call[Any]) -> None:
         """Have the loop begin `call`, before what `close` has it do."""

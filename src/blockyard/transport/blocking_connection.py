@@ -40,10 +40,14 @@ _MARKS = sys.platform == "linux"
 
 
 class BlockingConnection:
-    """A connection to one origin. `used` is whether it has answered a request before."""
+    """A connection to one origin. `used` is whether it has answered a request before.
+
+    `thread` is the identifier of the one that has taken it, 0 while it is idle.
+    """
 
     def __init__(self, sock: socket.socket | TlsSocket) -> None:
         self.used = False
+        self.thread = 0
         self._sock = sock
         self._wait = -1.0
         self._mark = 1

@@ -2,11 +2,15 @@
 
 A request waits while `max_connections` of its origin are taken. It gets the connection that was
 given back last, since that one is the least likely to have been closed by the other side.
+
+Threads take turns under their caller's lock. Calls of one thread can be nested, though: a signal
+handler or a finalizer may make whole calls between any two steps here.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
@@ -38,23 +42,36 @@ class Pool(Generic[Connection]):
         self._keep_alive = keep_alive
         self._hosts: dict[Origin, _Host[Connection]] = {}
 
-    def take(self, origin: Origin, now: float, *, fresh: bool = False) -> Connection | Take:
+    def take(
+        self, origin: Origin, now: float, *, fresh: bool = False, over_limit: bool = False
+    ) -> Connection | Take:
         """An idle connection, or OPEN when the caller may make one (its place is taken), or WAIT.
 
-        With `fresh`, never an idle one.
+        With `fresh`, never an idle one; with `over_limit`, never WAIT.
 
         Every connection, and every place that OPEN gave, comes back by `give_back` or `drop`.
         """
         host = self._hosts.get(origin)
         if host is None:
-            host = self._hosts[origin] = _Host()
-        if host.taken >= self._max_connections:
+            host = self._hosts.setdefault(origin, _Host())
+        if host.taken >= self._max_connections and not over_limit:
             return Take.WAIT
         taken: Connection | Take = Take.OPEN
-        if not fresh and host.idle and host.idle[-1][0] + self._keep_alive > now:
-            taken = host.idle.pop()[1]
+        if not fresh and host.idle:
+            taken = self._newest(host, now)
         host.taken += 1  # last: nothing that an interrupt can end comes between this and the caller
         return taken
+
+    def _newest(self, host: _Host[Connection], now: float) -> Connection | Take:
+        """The connection given back last, unless it has been idle for too long."""
+        try:
+            given_back, connection = host.idle.pop()
+        except IndexError:  # a signal handler's call took it
+            return Take.OPEN
+        if given_back + self._keep_alive > now:
+            return connection
+        host.idle.append((given_back, connection))  # `give_back` closes it
+        return Take.OPEN
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not say WAIT."""
@@ -67,10 +84,9 @@ class Pool(Generic[Connection]):
         host.taken -= 1
         host.idle.append((now, connection))
         surplus: list[Connection] = []
-        while host.idle and (
-            len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now
-        ):
-            surplus.append(host.idle.popleft()[1])
+        with suppress(IndexError):  # a signal handler's call took the last
+            while len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now:
+                surplus.append(host.idle.popleft()[1])
         return surplus
 
     def drop(self, origin: Origin) -> None:
