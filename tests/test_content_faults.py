@@ -255,6 +255,198 @@ def test_an_interrupted_copy_to_a_new_name_leaves_nothing(how: str) -> None:
     at_every_call(run)
 
 
+@pytest.mark.parametrize("old", [OLD, SHORT_OLD])
+@pytest.mark.parametrize("source", [NEW, SHORT_NEW])
+@pytest.mark.parametrize("change", ["deleted", "rewritten", "cut"])
+def test_a_copy_whose_source_goes_meanwhile_leaves_the_old_content(
+    old: bytes, source: bytes, change: str
+) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": source, "target": old})
+
+        async def act() -> None:
+            if change == "deleted":
+                await Contents(store).delete("source")
+            elif change == "rewritten":
+                await Contents(store).write("source", source[::-1])
+            else:
+                await Contents(store).writer._operations.delete_block(
+                    Contents(store).ctx, f"source/chunk-0/block-{1 if len(source) > BLOCK else 0}"
+                )
+
+        trace = Trace(place, act, ever_after=False)
+        try:
+            await Contents(HookedStore(store, trace)).copy("source", "target")
+        except (BlockNotFoundError, IntegrityError):
+            assert await state(store, "target") == old
+        else:
+            assert await state(store, "target") in (source, source[::-1])
+        assert not any("/chunk-new-" in key for key in await Contents(store).keys())
+        return trace.acted
+
+    at_every_call(run)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_an_interrupted_copy_onto_a_content_leaves_that_or_the_copy(how: str) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW, "target": OLD})
+        acted = await interrupted(
+            lambda contents: contents.copy("source", "target"), store, place, 4, how
+        )
+        assert await state(store, "target") in (OLD, NEW)
+        return acted
+
+    at_every_call(run)
+
+
+class WithoutCopies(HookedStore):
+    """A service that has no CopyObject."""
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        raise BlockStoreError("copy_block: not implemented (501 NotImplemented)")
+
+
+@pytest.mark.parametrize("new", [NEW, SHORT_NEW])
+@pytest.mark.parametrize("call", ["write", "copy"])
+def test_a_service_without_copies_loses_nothing(call: str, new: bytes) -> None:
+    async def main() -> None:
+        store = await prepared({"source": new, "target": OLD})
+        before = await Contents(store).keys()
+        contents = Contents(WithoutCopies(store))
+        change = {
+            "write": lambda: contents.write("target", new),
+            "copy": lambda: contents.copy("source", "target"),
+        }[call]
+        for _ in range(2):
+            with pytest.raises(BlockStoreError, match="not implemented") as refused:
+                await change()
+            assert not hasattr(refused.value, "__notes__")
+            assert await state(store, "target") == OLD
+            assert await Contents(store).keys() == before
+
+    asyncio.run(main())
+
+
+def test_copying_is_proved_once() -> None:
+    async def main() -> None:
+        store = await prepared({"movie": OLD})
+        trace = Trace(-1, crash, ever_after=False)
+        contents = Contents(HookedStore(store, trace))
+        copies: list[int] = []
+        for new in (NEW, OLD):
+            before = len(trace.calls)
+            await contents.write("movie", new)
+            copies.append(sum(call == "copy_block" for call, _ in trace.calls[before:]))
+            assert await state(store, "movie") == new
+        assert copies == [-(-len(NEW) // BLOCK) + 1, -(-len(OLD) // BLOCK)]
+
+    asyncio.run(main())
+
+
+USERS = "movie/chunk-new-0123456789abcdef"
+
+
+@pytest.mark.parametrize("change", ["write", "copy", "delete", "one block"])
+def test_a_content_that_a_user_named_as_a_rewrite_is_kept(change: str) -> None:
+    async def main() -> None:
+        store = await prepared({"movie": OLD, "source": NEW, USERS: b"the user's own"})
+        contents = Contents(store)
+        await (
+            contents.write("movie", NEW if change == "write" else SHORT_NEW)
+            if change in ("write", "one block")
+            else contents.copy("source", "movie")
+            if change == "copy"
+            else contents.delete("movie")
+        )
+        assert await state(store, USERS) == b"the user's own"
+
+    asyncio.run(main())
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a kill while it is put in place: contents in one step",
+)
+@pytest.mark.parametrize("call", ["write", "copy"])
+def test_a_kill_leaves_the_old_content_or_the_new(call: str) -> None:
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW, "movie": OLD})
+        trace = Trace(place, crash, ever_after=True)
+        contents = Contents(HookedStore(store, trace))
+        with suppress(Crash):
+            await (
+                contents.write("movie", NEW)
+                if call == "write"
+                else contents.copy("source", "movie")
+            )
+        assert await state(store, "movie") in (OLD, NEW)
+        return trace.acted
+
+    at_every_call(run)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a whole rewrite while block 0 is copied: contents in one step",
+)
+def test_a_kill_never_leaves_a_copy_of_two_versions() -> None:
+    other = NEW[::-1]
+
+    async def run(place: int) -> bool:
+        store = await prepared({"source": NEW})
+
+        async def act() -> None:
+            if len(trace.calls) == place + 1:
+                await Contents(store).write("source", other)
+            elif trace.calls[-1][0] == "list_page":  # all is copied, and is to be checked
+                raise Crash
+
+        trace = Trace(place, act, ever_after=True)
+        with suppress(Crash, BlockNotFoundError, IntegrityError):
+            await Contents(HookedStore(store, trace)).copy("source", "target")
+        found = await state(store, "target")
+        assert found in (NEW, other, BlockNotFoundError, IntegrityError)
+        return trace.acted
+
+    at_every_call(run)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="block 0 goes last and alone, streams go in batches: contents in one step",
+)
+@pytest.mark.parametrize("source", ["bytes", "stream"])
+@pytest.mark.parametrize("old", [None, OLD])
+def test_a_write_never_waits_for_all_that_is_in_flight(source: str, old: bytes | None) -> None:
+    """At a round trip of 30 ms each such wait leaves the link idle."""
+    in_flight = 0
+    waits = 0
+
+    class Counting(HookedStore):
+        async def write_block(
+            self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+        ) -> BlockInfo:
+            nonlocal in_flight, waits
+            in_flight += 1
+            await ctx.runtime.sleep(0.01)
+            in_flight -= 1
+            waits += in_flight == 0
+            return await super().write_block(ctx, key, data, if_absent=if_absent)
+
+    async def main() -> None:
+        contents = Contents(Counting(await prepared({} if old is None else {"movie": old})))
+        given = NEW if source == "bytes" else io.BytesIO(NEW)
+        await contents.writer.write_content(contents.ctx, "movie", given, None)
+        assert await state(contents.reader._operations.store, "movie") == NEW
+
+    asyncio.run(main())
+    assert waits == 1  # at the end
+
+
 def test_a_crash_while_deleting() -> None:
     async def run(place: int) -> bool:
         store = await prepared({"movie": NEW})

@@ -300,8 +300,8 @@ class BlockStore:
     ) -> ContentInfo:
         """Copy a content inside the service, replacing the target.
 
-        Once it has begun to replace a content, that one is gone: when it fails, the target is
-        unfinished and can be copied to again. Raises what `read_content` does of the source.
+        A content that is replaced stays until the copy is whole, beside it; while the copy is put
+        in its place neither can be read. Raises what `read_content` does of the source.
         """
         return self._run_many(
             partial(self._writer.copy_content, target_id=target_id, progress=progress), source_id

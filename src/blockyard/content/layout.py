@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from crc32c import crc32c
+
 from blockyard import arguments
 from blockyard.errors import BlockNotFoundError, IntegrityError, InvalidKeyError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES
@@ -23,7 +25,8 @@ MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
-_STAGED = re.compile(r"chunk-new-[0-9a-f]{16}/")
+_STAGED = re.compile(r"chunk-new-([0-9a-f]{8})([0-9a-f]{8})/")
+STAGED_NONCE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,16 @@ def block_index(content_id: str, key: str) -> int | None:
 
 
 def staged_id(content_id: str, nonce: bytes) -> str:
-    """The content id under which a rewrite is kept until it is whole; `nonce` has 8 bytes."""
-    return f"{content_id}/chunk-new-{nonce.hex()}"
+    """The content id under which a rewrite is kept until it is whole.
+
+    `nonce` has `STAGED_NONCE_BYTES`. The checksum behind it tells such an id from one that a user
+    chose, whose blocks are not to be tidied up.
+    """
+    return f"{content_id}/chunk-new-{nonce.hex()}{_staged_sum(content_id, nonce.hex())}"
+
+
+def _staged_sum(content_id: str, nonce: str) -> str:
+    return f"{crc32c(f'{content_id}/{nonce}'.encode()):08x}"
 
 
 def belongs_to(content_id: str, key: str) -> bool:
@@ -161,6 +172,7 @@ def is_staged(content_id: str, key: str) -> bool:
     return (
         match is not None
         and key.startswith(content_id + "/")
+        and match[2] == _staged_sum(content_id, match[1])
         and block_index(key[: match.end() - 1], key) is not None
     )
 

@@ -12,10 +12,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 from blockyard import arguments
-from blockyard.content.layout import ContentInfo, block_key, check_content_id, staged_id
+from blockyard.content.layout import (
+    STAGED_NONCE_BYTES,
+    ContentInfo,
+    Layout,
+    block_key,
+    check_content_id,
+    staged_id,
+)
 from blockyard.content.listing import ContentListing, Found
 from blockyard.content.progress import Progress, Tally
 from blockyard.content.sources import AsyncContentSource, Block, Source, source_of
@@ -27,9 +35,6 @@ from blockyard.operations import Operations
 TIDY_SECONDS = 30.0
 """How long an operation that failed or was interrupted may take to leave things in order."""
 
-Put: TypeAlias = Callable[[Context, int], Coroutine[Any, Any, BlockInfo]]
-"""Puts the block of that index in its final place. Doing it again does no harm."""
-
 
 class ContentWriter:
     """Writes the contents of one store. To each content, one writer at a time."""
@@ -38,6 +43,7 @@ class ContentWriter:
         self._operations = operations
         self._block_size = block_size
         self._listing = ContentListing(operations, block_size)
+        self._copying_works = False
 
     async def write_content(
         self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
@@ -58,21 +64,13 @@ class ContentWriter:
         layout = await self._listing.layout(ctx, source_id, "copy_content")
         if source_id == target_id:
             return layout.info
-
-        async def put(ctx: Context, index: int) -> BlockInfo:
-            block = layout.blocks[index]
-            copied = await self._operations.copy_block(ctx, block.key, block_key(target_id, index))
-            tally.add(block.size)
-            return copied
-
         old = await self._listing.find(ctx, target_id)
-        await self._put_in_place(ctx, target_id, old.blocks, len(layout.blocks), put)
-        try:
-            await self._listing.check_unchanged(ctx, layout, layout.pieces(0, layout.size))
-        except BaseException as error:  # what was copied may be a mixture
-            await self._tidy(ctx, error, target_id, self._remove_content)
-            raise
-        if old.staged:
+        replaces = 0 in old.blocks
+        place = staged_id(target_id, os.urandom(STAGED_NONCE_BYTES)) if replaces else target_id
+        await self._copy_all(ctx, layout, place, old, tally)
+        if replaces:
+            await self._replace(ctx, target_id, old, place, len(layout.blocks))
+        elif old.staged:
             await self._remove_staged(ctx, target_id)
         return ContentInfo(target_id, layout.size, len(layout.blocks))
 
@@ -80,6 +78,32 @@ class ContentWriter:
         content_id = check_content_id("delete_content", content_id)
         found = await self._listing.find(ctx, content_id)
         await self._remove_blocks(ctx, found.blocks, found.staged)
+
+    async def _copy_all(
+        self, ctx: Context, layout: Layout, place: str, old: Found, tally: Tally
+    ) -> None:
+        """Copy all blocks of a content to a place where nothing can be read.
+
+        Of a copy that failed, or whose source changed meanwhile, nothing is left.
+        """
+
+        async def put(index: int) -> None:
+            block = layout.blocks[index]
+            key = block_key(place, index)
+            _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
+            tally.add(block.size)
+
+        try:
+            _ = await ctx.gather(put, range(1, len(layout.blocks)))
+            if 0 not in old.blocks:
+                await self._remove(ctx, _from(len(layout.blocks), old.blocks))
+            pieces = layout.pieces(0, layout.size)
+            await self._listing.check_unchanged(ctx, layout, pieces)
+            await put(0)  # with it a mixture could be read, which a kill would leave
+            await self._listing.check_unchanged(ctx, layout, pieces[:1])
+        except BaseException as error:
+            await self._tidy(ctx, error, place, self._remove_content)
+            raise
 
     async def _write_new(
         self,
@@ -111,43 +135,60 @@ class ContentWriter:
         tally: Tally,
     ) -> ContentInfo:
         """Write beside the old content, then put the new one in its place."""
-        staged = staged_id(content_id, os.urandom(8))
+        staged = staged_id(content_id, os.urandom(STAGED_NONCE_BYTES))
         upload = _Upload(self._operations, ctx, staged, tally)
         try:
             await source.feed(ctx, upload.write)
             at_once = _is_one_for_one(found.blocks, upload.count)
             if not at_once:
                 _ = await upload.complete()
+                await self._prove_copying(ctx, staged, upload.count)
         except BaseException as error:
             await self._tidy(ctx, error, staged, self._remove_content)
             raise
-
-        async def put(ctx: Context, index: int) -> BlockInfo:
-            key = block_key(content_id, index)
-            if at_once:
-                return await self._operations.write_block(ctx, key, upload.first)
-            return await self._operations.copy_block(ctx, block_key(staged, index), key)
-
-        await self._put_in_place(ctx, content_id, found.blocks, upload.count, put)
-        if found.staged or not at_once:
-            await self._remove_staged(ctx, content_id)
+        if not at_once:
+            await self._replace(ctx, content_id, found, staged, upload.count)
+        else:
+            key = block_key(content_id, 0)
+            _ = await _finished(ctx, self._operations.write_block(ctx, key, upload.first))
+            if found.staged:
+                await self._remove_staged(ctx, content_id)
         return ContentInfo(content_id, tally.done, upload.count)
 
-    async def _put_in_place(
-        self, ctx: Context, content_id: str, old: Mapping[int, BlockInfo], count: int, put: Put
+    async def _prove_copying(self, ctx: Context, staged: str, count: int) -> None:
+        """Copy a block before anything is taken away, for there are services that can't.
+
+        Once is enough. Where the copy goes it leaves a hole, so that it never counts as content.
+        """
+        if self._copying_works:
+            return
+        proof = block_key(staged, count + 1)
+        _ = await _finished(
+            ctx, self._operations.copy_block(ctx, block_key(staged, count - 1), proof)
+        )
+        await self._operations.delete_block(ctx, proof)
+        self._copying_works = True
+
+    async def _replace(
+        self, ctx: Context, content_id: str, found: Found, staged: str, count: int
     ) -> None:
-        """Let `count` blocks take the place of the blocks `old`.
+        """Let the `count` blocks of the whole content `staged` take the place of what is there.
 
         Once begun, neither content can be read until it ends. When it is interrupted the way
-        back is to finish it, unless there was no old content: then it is undone.
+        back is to finish it.
         """
+        old = found.blocks
+
+        def put(ctx: Context, index: int) -> Coroutine[Any, Any, BlockInfo]:
+            source, target = block_key(staged, index), block_key(content_id, index)
+            return _finished(ctx, self._operations.copy_block(ctx, source, target))
 
         async def put_all(ctx: Context) -> None:
-            if 0 in old and not _is_one_for_one(old, count):
+            if not _is_one_for_one(old, count):
                 await self._operations.delete_block(ctx, old[0].key)
-            _ = await ctx.gather(lambda index: _finished(ctx, put(ctx, index)), range(1, count))
+            _ = await ctx.gather(partial(put, ctx), range(1, count))
             await self._remove(ctx, _from(count, old))
-            _ = await _finished(ctx, put(ctx, 0))
+            _ = await put(ctx, 0)
 
         async def finish(ctx: Context, content_id: str) -> None:
             await put_all(ctx)
@@ -156,8 +197,9 @@ class ContentWriter:
         try:
             await put_all(ctx)
         except BaseException as error:
-            await self._tidy(ctx, error, content_id, finish if 0 in old else self._remove_content)
+            await self._tidy(ctx, error, content_id, finish)
             raise
+        await self._remove_staged(ctx, content_id)
 
     async def _tidy(
         self,
