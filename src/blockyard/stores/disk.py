@@ -211,12 +211,18 @@ def read_into(
         filled += count
 
 
-def remove(root: Path, folders: Sequence[str], names: Iterable[str]) -> dict[str, OSError]:
-    """Remove files of one folder, durably, and the folders left empty; say which failed."""
+def remove(
+    root: Path, folders: Sequence[str], names: Iterable[str], check: Check
+) -> dict[str, OSError]:
+    """Remove files of one folder, durably, and the folders left empty; say which failed.
+
+    Past the deadline the rest of them do, with that error, which is an `OSError` too.
+    """
     failed: dict[str, OSError] = {}
     with opened_folder(root, folders) as folder:
         for name in names:
             try:
+                check()
                 os.unlink(name, dir_fd=folder)
             except FileNotFoundError:
                 continue

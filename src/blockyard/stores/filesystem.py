@@ -93,6 +93,9 @@ class FilesystemStore(Store):
             raise error
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        if keys:
+            with self._errors(f"delete_blocks {keys[0]!r}"):
+                ctx.check_deadline()
         by_folder: dict[tuple[str, ...], list[str]] = {}
         for key in dict.fromkeys(keys):
             by_folder.setdefault(path_of(key).folders, []).append(key)
@@ -195,14 +198,13 @@ class FilesystemStore(Store):
         """Delete keys of one folder; the error of each that is still there."""
         paths = {key: path_of(key) for key in keys}
         folders = paths[keys[0]].folders
-        with self._errors(f"delete_block {keys[0]!r}"):
-            check()
+        names = [path.name for path in paths.values()]
         try:
-            failed = disk.remove(self._root, folders, [path.name for path in paths.values()])
+            failed = disk.remove(self._root, folders, names, check)
         except FileNotFoundError:
             return {}
         except OSError as error:
-            failed = dict.fromkeys((path.name for path in paths.values()), error)
+            failed = dict.fromkeys(names, error)
         return {
             key: self._error(f"delete_block {key!r}", failed[path.name])
             for key, path in paths.items()
@@ -288,12 +290,12 @@ class FilesystemStore(Store):
     def _errors(self, what: str) -> Generator[None, None, None]:
         try:
             yield
-        except DeadlineExceededError as error:
-            raise DeadlineExceededError(f"{what}: {error} (in {self._root})") from None
         except OSError as error:
             raise self._error(what, error) from error
 
-    def _error(self, what: str, error: OSError) -> LocalStorageError:
+    def _error(self, what: str, error: OSError) -> BlockStoreError:
+        if isinstance(error, DeadlineExceededError):
+            return DeadlineExceededError(f"{what}: {error} (in {self._root})")
         return LocalStorageError(f"{what}: {error.strerror or error} (in {self._root})")
 
 

@@ -19,7 +19,12 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from blockyard.context import Context
-from blockyard.errors import BlockExistsError, BlockNotFoundError, BufferTooSmallError
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    BufferTooSmallError,
+    DeadlineExceededError,
+)
 from blockyard.keys import range_past_end
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores.base import Store
@@ -56,6 +61,7 @@ class MemoryStore(Store):
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
+        _check(ctx, "write_block", key)
         block = self._block(ctx, key, bytes(data))
         if not if_absent:
             self._blocks[key] = block
@@ -65,10 +71,10 @@ class MemoryStore(Store):
         return block.info
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
-        return self._get("read_block", key).data
+        return self._get(ctx, "read_block", key).data
 
     async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        data = self._get("read_block_into", key).data
+        data = self._get(ctx, "read_block_into", key).data
         if len(data) > len(buffer):
             raise BufferTooSmallError(
                 f"read_block_into {key!r}: the block has {len(data)} bytes, "
@@ -80,30 +86,34 @@ class MemoryStore(Store):
     async def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None
     ) -> bytes:
-        data = self._get("read_block_range", key).data
+        data = self._get(ctx, "read_block_range", key).data
         if offset >= len(data):
             raise range_past_end(key, offset, len(data))
         return data[offset:] if length is None else data[offset : offset + length]
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        return self._get("stat_block", key).info
+        return self._get(ctx, "stat_block", key).info
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
-        block = self._block(ctx, target_key, self._get("copy_block", source_key).data)
+        block = self._block(ctx, target_key, self._get(ctx, "copy_block", source_key).data)
         self._blocks[target_key] = block
         self._version = object()
         return block.info
 
     async def delete_block(self, ctx: Context, key: str) -> None:
+        _check(ctx, "delete_block", key)
         _ = self._blocks.pop(key, None)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         unique = list(dict.fromkeys(keys))
+        if unique:
+            _check(ctx, "delete_blocks", unique[0])
         for key in unique:
             _ = self._blocks.pop(key, None)
         return DeleteResult(unique)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        _check(ctx, "list", prefix)
         keys = self._ordered_keys()
         start = bisect_left(keys, prefix) if token is None else bisect_right(keys, token)
         page: list[BlockInfo] = []
@@ -119,6 +129,7 @@ class MemoryStore(Store):
         return Page(page, None)
 
     async def health_check(self, ctx: Context) -> HealthReport:
+        _check(ctx, "health_check", "memory")
         return HealthReport(latency=0.0, store="memory")
 
     def _block(self, ctx: Context, key: str, data: bytes) -> _Block:
@@ -127,7 +138,8 @@ class MemoryStore(Store):
         etag = f"{crc32c(data):08x}-{next(self._writes):x}"
         return _Block(data, BlockInfo(key, len(data), etag, modified))
 
-    def _get(self, operation: str, key: str) -> _Block:
+    def _get(self, ctx: Context, operation: str, key: str) -> _Block:
+        _check(ctx, operation, key)
         block = self._blocks.get(key)
         if block is None:
             raise BlockNotFoundError(f"{operation} {key!r}: no block under that key")
@@ -143,3 +155,11 @@ class MemoryStore(Store):
             version = self._version  # before the keys: what is written meanwhile makes it stale
             keys = self._keys = _Keys(version, sorted(self._blocks))
         return keys.ordered
+
+
+def _check(ctx: Context, operation: str, key: str) -> None:
+    """Look at the deadline before an operation, each of which takes well below a second."""
+    try:
+        ctx.check_deadline()
+    except DeadlineExceededError as error:
+        raise DeadlineExceededError(f"{operation} {key!r}: {error}") from None
