@@ -3,59 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from blockyard.config import S3Config
+from blockyard.config import HttpConfig, S3Config, TimeoutConfig
 from blockyard.context import Context, Runtime
 from blockyard.errors import ConfigError
-from blockyard.s3 import credentials as module
 from blockyard.s3.credentials import (
     ChainCredentials,
     Credentials,
     StaticCredentials,
     credential_source,
-    find_in_chain,
 )
-from blockyard.transport.blocking import run_to_end
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.blocking import BlockingRuntime, run_to_end
 
 HOUR = 3600.0
 
 
-class Clock:
-    """A runtime that only tells the time, and runs blocking calls at once or on threads."""
+class Told:
+    """A wall clock that stands still unless it is moved, and counts the threads asked for."""
 
-    def __init__(self, *, threads: bool = False) -> None:
+    def __init__(self) -> None:
+        super().__init__(HttpConfig(), TimeoutConfig())  # pyright: ignore[reportCallIssue]
         self.time = 1_000_000.0
-        self.threads = threads
         self.hops = 0
 
     def wall_time(self) -> float:
         return self.time
 
-    async def blocking(self, call: Callable[[], Any]) -> Any:
+    def start(self, call: Callable[[], Any]) -> Any:
         self.hops += 1
-        return await asyncio.to_thread(call) if self.threads else call()
+        return super().start(call)  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def context(self) -> Context:
         return Context(cast("Runtime", self))
 
+    def until(self, seconds: float) -> Context:
+        """A context with a deadline."""
+        runtime = cast("Runtime", self)
+        return Context(runtime, runtime.now() + seconds)
+
+
+class Clock(Told, BlockingRuntime):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    """The blocking runtime under a clock of its own."""
+
+
+class LoopClock(Told, AsyncioRuntime):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    """The asyncio runtime under a clock of its own."""
+
 
 class Chain:
     """A chain whose keys are numbered and last `lifetime` seconds of the clock."""
 
-    def __init__(self, clock: Clock, lifetime: float | None = HOUR) -> None:
+    def __init__(self, clock: Told, lifetime: float | None = HOUR) -> None:
         self.clock = clock
         self.lifetime = lifetime
         self.runs = 0
@@ -76,6 +85,13 @@ class Chain:
 
 def current(source: ChainCredentials, clock: Clock) -> str:
     return run_to_end(source.current(clock.context)).access_key
+
+
+def settle(source: ChainCredentials) -> None:
+    """Wait until the latest search has ended."""
+    latest = source._searches.latest
+    assert latest is not None
+    _ = latest.exception(30)
 
 
 def test_nothing_secret_is_shown() -> None:
@@ -159,6 +175,8 @@ def test_keys_are_renewed_before_they_expire() -> None:
     clock.time += 44 * 60
     assert current(held, clock) == "KEY1"
     clock.time += 2 * 60
+    assert current(held, clock) in {"KEY1", "KEY2"}, "nobody waits while the keys are valid"
+    settle(held)
     assert current(held, clock) == "KEY2"
 
 
@@ -170,6 +188,8 @@ def test_short_lived_keys_are_used_for_half_their_life() -> None:
         assert current(held, clock) == "KEY1"
         clock.time += 2.9
     clock.time += 2
+    _ = current(held, clock)
+    settle(held)
     assert current(held, clock) == "KEY2"
 
 
@@ -183,6 +203,8 @@ def test_a_renewal_that_fails_leaves_the_valid_keys_in_use(
     chain.failing = True
     clock.time += 50 * 60
     hops = clock.hops
+    assert current(held, clock) == "KEY1"
+    settle(held)
     assert [current(held, clock) for _ in range(3)] == ["KEY1"] * 3
     assert clock.hops == hops + 1, "the next try comes halfway to the expiry"
     assert "could not be renewed yet: the chain failed" in caplog.text
@@ -255,21 +277,20 @@ def test_many_threads_renew_expired_keys_once() -> None:
 
 def test_others_go_on_while_one_renews() -> None:
     async def run() -> None:
-        clock = Clock(threads=True)
+        clock = LoopClock()
         chain = Chain(clock)
         held = ChainCredentials(chain)
         _ = await held.current(clock.context)
         clock.time += 50 * 60
         chain.entered.clear()
         chain.go_on.clear()
-        renewing = asyncio.create_task(held.current(clock.context))
-        assert await asyncio.to_thread(chain.entered.wait, 30)
         hops = clock.hops
-        others = [await held.current(clock.context) for _ in range(50)]
-        assert {other.access_key for other in others} == {"KEY1"}
-        assert clock.hops == hops, "at once, without a thread"
+        found = [await held.current(clock.context) for _ in range(50)]
+        assert {each.access_key for each in found} == {"KEY1"}
+        assert clock.hops == hops + 1, "one search, and nobody waits for it"
         chain.go_on.set()
-        assert (await renewing).access_key == "KEY2"
+        settle(held)
+        assert (await held.current(clock.context)).access_key == "KEY2"
         assert chain.runs == 2
 
     asyncio.run(run())
@@ -277,7 +298,7 @@ def test_others_go_on_while_one_renews() -> None:
 
 def test_many_tasks_wait_for_one_chain() -> None:
     async def run() -> None:
-        clock = Clock(threads=True)
+        clock = LoopClock()
         chain = Chain(clock)
         held = ChainCredentials(chain)
         found = await asyncio.gather(*(held.current(clock.context) for _ in range(50)))
@@ -307,103 +328,6 @@ def test_a_fork_during_a_renewal_does_not_lock_out_the_child() -> None:
     chain.go_on.set()
     renewing.join()
     assert status == 0
-
-
-# botocore's chain, run for real on a home of its own
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    (tmp_path / ".aws").mkdir()
-    return tmp_path
-
-
-def write_credentials(home: Path, text: str) -> None:
-    _ = (home / ".aws" / "credentials").write_text(text)
-
-
-def test_keys_in_the_shared_file(home: Path) -> None:
-    write_credentials(
-        home, "[default]\naws_access_key_id = FILE\naws_secret_access_key = hunter2\n"
-    )
-    assert find_in_chain() == Credentials("FILE", "hunter2", "", None)
-
-
-def test_rotated_keys_are_seen_on_renewal(home: Path) -> None:
-    template = "[default]\naws_access_key_id = {}\naws_secret_access_key = hunter2\n"
-    write_credentials(home, template.format("OLD"))
-    clock = Clock()
-    held = ChainCredentials()
-    stale = run_to_end(held.current(clock.context))
-    write_credentials(home, template.format("NEW"))
-    assert run_to_end(held.renew(clock.context, stale))
-    assert current(held, clock) == "NEW"
-
-
-def test_a_named_profile_and_its_program(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reply = {
-        "Version": 1,
-        "AccessKeyId": "PROGRAM",
-        "SecretAccessKey": "hunter2",
-        "SessionToken": "token",
-        "Expiration": "2099-01-01T00:00:00Z",
-    }
-    _ = (home / "reply.json").write_text(json.dumps(reply))
-    command = f"cat {home / 'reply.json'}"
-    _ = (home / ".aws" / "config").write_text(f"[profile other]\ncredential_process = {command}\n")
-    monkeypatch.setenv("AWS_PROFILE", "other")
-    assert find_in_chain() == Credentials("PROGRAM", "hunter2", "token", 4070908800.0)
-
-
-def test_a_profile_does_not_hide_keys_in_the_environment(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_credentials(home, "[other]\naws_access_key_id = FILE\naws_secret_access_key = hunter2\n")
-    monkeypatch.setenv("AWS_PROFILE", "other")
-    for name, value in AWS.items():
-        monkeypatch.setenv(name, value)
-    assert find_in_chain() == static(source(os.environ)), "as the shortcut past the chain has it"
-
-
-def test_none_found(home: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        _ = find_in_chain()
-    for place in ("access_key", "AWS_ACCESS_KEY_ID", "shared files", "role", "anonymous=true"):
-        assert place in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        ("[profile other]\ncredential_process = false\n", "CredentialRetrievalError"),
-        ("[profile other]\ncredential_process = /no/such/program\n", "FileNotFoundError"),
-        ("[profile other]\ncredential_process = echo hunter2\n", "JSONDecodeError"),
-        ("[profile another]\n", "ProfileNotFound"),
-        ("no section\n", "ConfigParseError"),
-        ("[profile other]\nrole_arn = arn:x\nsource_profile = other2\n", "InvalidConfigError"),
-    ],
-)
-def test_a_chain_that_fails(
-    home: Path, monkeypatch: pytest.MonkeyPatch, config: str, reason: str
-) -> None:
-    _ = (home / ".aws" / "config").write_text(config)
-    monkeypatch.setenv("AWS_PROFILE", "other")
-    with pytest.raises(ConfigError, match=f"AWS's default chain failed: {reason}") as caught:
-        _ = find_in_chain()
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
-
-
-def test_without_botocore(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(module, "import_module", missing)
-    with pytest.raises(ConfigError, match=r"pip install 'blockyard\[aws\]'"):
-        _ = find_in_chain()
 
 
 def test_importing_credentials_does_not_import_botocore() -> None:

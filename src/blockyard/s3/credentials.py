@@ -1,10 +1,7 @@
 """Who signs the requests: given keys, AWS's default chain, or nobody.
 
-`current` is asked before every request, so it answers at once from what it holds. The chain is
-botocore's own, which is imported when it is first needed and not before; it reads files, starts
-programs and talks to services, so it runs where it blocks no one.
-
-The lock here is held only inside such a blocking call, never across an await.
+`current` is asked before every request, so it answers at once from what it holds. The chain reads
+files, starts programs and talks to services, so it runs where it blocks no one.
 """
 
 from __future__ import annotations
@@ -14,16 +11,22 @@ import math
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from blockyard.config import S3Config
-from blockyard.context import Context
-from blockyard.errors import ConfigError
+from blockyard.context import Context, Runtime
+from blockyard.errors import ConfigError, DeadlineExceededError, TransportError
+from blockyard.s3.credential_chain import run_chain
 
 _log = logging.getLogger(__name__)
+
+_A_MOMENT = 0.5
+"""Seconds to wait for a lock that its holder may not get to give back: a signal handler that uses
+the store may have interrupted it. Then two searches run, which does no harm."""
 
 _RENEW_BEFORE = 15 * 60.0
 """Seconds before their expiry at which credentials are due for renewal, as AWS's SDKs do it."""
@@ -68,17 +71,17 @@ class StaticCredentials:
 
 
 class ChainCredentials:
-    """What AWS's default chain finds, renewed by one caller before it expires.
+    """What AWS's default chain finds: one search for all who wait, renewed before it expires.
 
-    While the credentials held are still valid, the others go on with them. `find` runs the
-    chain.
+    A search runs on a thread of its own and belongs to nobody: each call waits for it up to its own
+    deadline, and gets its outcome, be it an error. While the credentials held are still valid, no
+    call waits.
     """
 
     def __init__(self, find: Callable[[], Credentials] | None = None) -> None:
         self._find = find or find_in_chain
         self._held: _Held | None = None
-        self._lock = threading.Lock()
-        self._owner = os.getpid()
+        self._searches = _Searches()
 
     async def current(self, ctx: Context) -> Credentials:
         held = self._held
@@ -86,47 +89,69 @@ class ChainCredentials:
         if held is not None and now < held.renew_at:
             return held.credentials
         if held is None or now >= held.expires_at:
-            return await ctx.runtime.blocking(partial(self._replace, held, now))
-        if self._own_lock().locked():
-            return held.credentials
-        return await ctx.runtime.blocking(partial(self._renew_early, held, now))
+            return await self._found(ctx, held)
+        with suppress(TransportError):  # no thread to be had
+            _ = self._search(ctx.runtime, held)
+        return (self._held or held).credentials
 
     async def renew(self, ctx: Context, stale: Credentials | None) -> bool:
         held = self._held
         if held is None or held.credentials == stale:
-            now = ctx.runtime.wall_time()
-            return stale != await ctx.runtime.blocking(partial(self._replace, held, now))
+            return stale != await self._found(ctx, held)
         return True
 
-    def _replace(self, stale: _Held | None, now: float) -> Credentials:
-        """Run the chain, unless another caller did so since `stale` was seen."""
-        with self._own_lock():
-            held = self._held
-            if held is None or held is stale:
-                held = self._held = _Held.of(self._find(), now)
-            return held.credentials
-
-    def _renew_early(self, held: _Held, now: float) -> Credentials:
-        """Run the chain unless another caller is at it; should it fail, `held` is good for now."""
-        lock = self._own_lock()
-        if not lock.acquire(blocking=False):
-            return held.credentials
+    async def _found(self, ctx: Context, stale: _Held | None) -> Credentials:
+        """The outcome of the search under way, or of a new one."""
+        search = self._search(ctx.runtime, stale)
+        if isinstance(search, Credentials):
+            return search
         try:
-            if self._held is held:
-                self._held = _Held.of(self._find(), now)
-        except ConfigError as error:
-            _log.warning("credentials could not be renewed yet: %s", error)
-            self._held = _Held.of(held.credentials, now)
-        finally:
-            lock.release()
-        return (self._held or held).credentials
+            return await ctx.runtime.wait(search, ctx.deadline)
+        except DeadlineExceededError:
+            raise DeadlineExceededError(
+                "the deadline of this call has passed while credentials were searched for"
+            ) from None
+        except ConfigError as error:  # shared: each call adds its own notes to it
+            raise ConfigError(str(error)) from None
 
-    def _own_lock(self) -> threading.Lock:
-        """This process's lock: a copy made by a fork may be held by a thread that is not here."""
-        if self._owner != os.getpid():
-            self._owner = os.getpid()
-            self._lock = threading.Lock()
-        return self._lock
+    def _search(self, runtime: Runtime, stale: _Held | None) -> Future[Credentials] | Credentials:
+        """The search under way, or a new one, or what has replaced `stale` since it was seen."""
+        if self._searches.owner != os.getpid():  # a fork left the thread with the parent
+            self._searches = _Searches()
+        searches = self._searches
+        alone = searches.lock.acquire(timeout=_A_MOMENT)
+        try:
+            held = self._held
+            if held is not None and held is not stale:
+                return held.credentials
+            if searches.latest is None or searches.latest.done():
+                searches.latest = runtime.start(partial(self._replace, runtime, stale))
+            return searches.latest
+        finally:
+            if alone:
+                searches.lock.release()
+
+    def _replace(self, runtime: Runtime, stale: _Held | None) -> Credentials:
+        """Run the chain. Should it fail, what is held goes on for as long as it is valid."""
+        try:
+            found = self._find()
+        except Exception as error:
+            now = runtime.wall_time()
+            if stale is not None and now < stale.expires_at:
+                _log.warning("credentials could not be renewed yet: %s", error)
+                self._held = _Held.of(stale.credentials, now)
+            raise
+        self._held = _Held.of(found, runtime.wall_time())
+        return found
+
+
+class _Searches:
+    """The latest search of one process. The lock is held while one is begun, and for no longer."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.lock = threading.Lock()
+        self.latest: Future[Credentials] | None = None
 
 
 class _Held(NamedTuple):
@@ -179,36 +204,5 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
 
 
 def find_in_chain() -> Credentials:
-    """Run botocore's default chain from its start. Blocks; raises `ConfigError`.
-
-    Each run starts afresh, so keys that were rotated in a file are seen.
-    https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
-    """
-    try:  # by name, as Any: botocore is optional, slow to import, and has no types
-        exceptions: Any = import_module("botocore.exceptions")
-        session: Any = import_module("botocore.session").get_session()
-    except ImportError:
-        raise ConfigError(
-            "credentials: access_key and secret_key are not set, and AWS's default chain needs "
-            "botocore: pip install 'blockyard[aws]'"
-        ) from None
-    refused = (exceptions.BotoCoreError, exceptions.ClientError, OSError, RuntimeError, ValueError)
-    try:
-        found = session.get_credentials()
-        keys = found and found.get_frozen_credentials()
-    except refused as error:
-        raise ConfigError(
-            f"credentials: AWS's default chain failed: {type(error).__name__}: {error}"
-        ) from error
-    if keys is None:
-        raise ConfigError(
-            "credentials: none found in access_key and secret_key, the environment "
-            "(BLOCKYARD_S3_ACCESS_KEY and _SECRET_KEY, AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY), AWS's shared files and the container or instance role; "
-            "set them in one of these, or anonymous=true for a public bucket"
-        )
-    # botocore has no public name for the expiry; it is None, or missing, for lasting keys.
-    expiry = getattr(found, "_expiry_time", None)
-    return Credentials(
-        keys.access_key, keys.secret_key, keys.token or "", expiry and expiry.timestamp()
-    )
+    """What AWS's default chain finds now. Blocks; raises `ConfigError`."""
+    return Credentials(*run_chain())
