@@ -25,10 +25,11 @@ from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3 import requests
 from blockyard.s3.fetching import Asked, check_range_reply
 from blockyard.s3.integrity import Sums, checksum_or_etag_claim, page_size, upload_headers
+from blockyard.s3.listing import PageAsked, list_page
 from blockyard.s3.reading import verify
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
-from blockyard.s3.responses import block_info, copy_result, delete_outcome, list_page
+from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.stores.paths import entry_of, folders_of, path_of
 from blockyard.transport.heads import encode_head
 from blockyard.transport.http1 import ReplyReader
@@ -103,7 +104,8 @@ def xml(data: bytes) -> None:
         return
     response = Response(_STATUSES[data[0] % len(_STATUSES)], {}, data[1:], len(data) - 1)
     with contextlib.suppress(BlockStoreError):
-        page = list_page(response, "p/" if data[0] & 16 else "")
+        prefix = "p/" if data[0] & 16 else ""
+        page = list_page(response, PageAsked(prefix), prefix)
         assert all(block.key and block.size >= 0 for block in page.blocks)
     with contextlib.suppress(BlockStoreError):
         _ = copy_result(response, "k")
@@ -270,7 +272,7 @@ def keys(data: bytes) -> None:
         _check_head(request)
         assert unquote_to_bytes(request.target) == b"/b/" + data
     copy = requests.copy_object(_ADDRESS, key, "k")
-    assert unquote_to_bytes(copy.headers["x-amz-copy-source"]) == b"/b/" + data
+    assert unquote_to_bytes(copy.headers["x-amz-copy-source"]) == b"b/" + data
     if requests.xml_safe(key):
         body = requests.delete_objects(_ADDRESS, [key]).body
         found = ElementTree.fromstring(bytes(body)).findtext(".//{*}Key")  # noqa: S314 - our own

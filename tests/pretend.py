@@ -89,8 +89,10 @@ class PretendS3:
     def put(self, request: Request) -> Response:
         source = request.headers.get("x-amz-copy-source")
         if source is not None:
-            stored = self.objects[source]
+            stored = self.objects[f"/{source}"]
             body = f"<CopyObjectResult><ETag>{stored.etag}</ETag></CopyObjectResult>".encode()
+        elif "if-none-match" in request.headers and request.target in self.objects:
+            return refusal(412, "PreconditionFailed")
         else:
             kept = {
                 name: value for name, value in request.headers.items() if name.startswith(_KEPT)

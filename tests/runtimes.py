@@ -195,7 +195,8 @@ class EchoServer(LoopbackServer):
             _ = await asyncio.wait([client.gone], timeout=self._delay)
             self._under_way -= 1
             body = echo(head.target, request.body)
-            await client.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            head_of_reply = b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: %d\r\n\r\n'
+            await client.send(head_of_reply % len(body) + body)
 
 
 def echo(target: str, body: bytes = b"") -> bytes:

@@ -21,6 +21,8 @@ DATE = "Tue, 14 Nov 2023 22:13:20 GMT"
 """The time of `PretendRuntime`'s clock when it begins."""
 OK = reply(200, {"etag": '"e"'}, b"hello")
 EMPTY = reply(204, {}, b"")
+LISTING = reply(200, {}, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+"""Of an empty bucket."""
 
 
 class Script(PretendS3):

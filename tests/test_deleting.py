@@ -206,9 +206,9 @@ def test_a_key_the_reply_passes_over_is_tried_again_and_never_called_gone() -> N
     s3 = Scripted(outcome(["a"]), outcome([]), obey)
     assert delete(s3, ["a", "b"]) == DeleteResult(["a", "b"], {})
     assert [asked(request) for request in s3.requests] == [["a", "b"], ["b"], ["b"]]
-    s3 = Scripted(outcome([]), max_retries=2)
+    s3 = Scripted(outcome(["a"]), outcome([]), max_retries=3)
     result = delete(s3, ["a", "b"])
-    assert result.deleted == []
+    assert result.deleted == ["a"]
     assert {type(error) for error in result.failed.values()} == {ProtocolError}
 
 

@@ -19,7 +19,14 @@ from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
 
-MANY = {"read_blocks", "read_block_ranges", "write_blocks", "delete_blocks", "delete_by_prefix"}
+MANY = {
+    "copy_block",
+    "delete_blocks",
+    "delete_by_prefix",
+    "read_block_ranges",
+    "read_blocks",
+    "write_blocks",
+}
 """What the blocking face hands to its background loop."""
 
 ARGUMENTS: dict[str, Any] = {

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from blockyard.context import Response
 from blockyard.errors import BlockStoreError, S3Error
+from blockyard.s3.listing import PageAsked, list_page
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
-from blockyard.s3.responses import block_info, copy_result, delete_outcome, list_page
+from blockyard.s3.responses import block_info, copy_result, delete_outcome
 
 # Other work on the machine is no failure.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -86,8 +87,8 @@ responses = st.builds(
     "read",
     [
         lambda response: block_info("k", response),
-        lambda response: list_page(response, ""),
-        lambda response: list_page(response, "b/"),
+        lambda response: list_page(response, PageAsked("")),
+        lambda response: list_page(response, PageAsked("b/"), "b/"),
         lambda response: copy_result(response, "k"),
         lambda response: delete_outcome(response, ASKED),
     ],

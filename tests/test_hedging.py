@@ -399,10 +399,11 @@ class Forgetful(LoopbackServer):
                 self.forgotten += 1
                 await client.gone
                 return
-            method = request.method
-            await client.send(head.encode() + (b"" if method == "HEAD" else self.body))
+            await client.send(LISTING if "?" in request.target else head.encode() + self.body)
 
 
+LISTED = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+LISTING = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LISTED), LISTED)
 READS = 900
 
 

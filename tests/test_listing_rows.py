@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from blockyard.context import Response
 from blockyard.errors import BlockStoreError, ProtocolError
-from blockyard.model import BlockInfo
-from blockyard.s3 import responses
+from blockyard.model import BlockInfo, Page
+from blockyard.s3 import listing as pages
+from blockyard.s3.listing import PageAsked
 from blockyard.s3.rows import cut_rows
 from blockyard.s3.xml import MAX_REPLY
 
@@ -55,20 +56,20 @@ def tree_alone() -> Generator[None]:
     def none(_: bytes) -> None:
         return None
 
-    with patch.object(responses, "cut_rows", none):
+    with patch.object(pages, "cut_rows", none):
         yield
 
 
 def outcome(response: Response, key_prefix: str) -> object:
     """The page, as whole rows and as keys; or the kind of error, whose words may differ."""
     try:
-        page = responses.list_page(response, key_prefix)
+        page = pages.list_page(response, PageAsked(key_prefix), key_prefix)
     except BlockStoreError as error:
         with pytest.raises(type(error)):
-            _ = responses.list_keys(response, key_prefix)
+            _ = pages.list_keys(response, PageAsked(key_prefix), key_prefix)
         return type(error)
     keys = [block.key for block in page.blocks]
-    assert responses.list_keys(response, key_prefix) == (keys, page.next_token)
+    assert pages.list_keys(response, PageAsked(key_prefix), key_prefix) == (keys, page.next_token)
     return page
 
 
@@ -107,12 +108,12 @@ def check(body: str | bytes, key_prefix: str = "") -> object:
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_rows_as_services_write_them_take_the_short_way(written: str, count: int) -> None:
-    body = listing(written * count)
+    body = listing("".join(written.replace(">a", f">a{n}", 1) for n in range(count)))
     cut = cut_rows(body.encode())
     assert cut is not None
     assert len(cut[1].keys) == count
     assert cut[0].decode() == listing("<Contents/>")
-    assert isinstance(check(body), responses.Page)
+    assert isinstance(check(body), Page)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +181,13 @@ def test_what_is_not_plain_is_read_as_the_tree_reads_it(rows: str) -> None:
 
 def test_rows_below_another_element_are_none_of_the_page() -> None:
     page = check(listing(f"<Other>{row()}{row('b')}</Other>"))
-    assert isinstance(page, responses.Page)
+    assert isinstance(page, Page)
     assert page.blocks == []
 
 
 def test_rows_that_only_look_alike_are_not_skipped() -> None:
     page = check(listing(row("a") + row("b&amp;") + row("c")))
-    assert isinstance(page, responses.Page)
+    assert isinstance(page, Page)
     assert [block.key for block in page.blocks] == ["a", "b&", "c"]
 
 
@@ -197,7 +198,7 @@ def test_plain_rows_are_held_to_the_limits_too(body: str) -> None:
 
 def test_the_prefix_is_cut_from_plain_keys() -> None:
     page = check(listing(row("p%2F") + row("p%2Fa")), "p/")
-    assert isinstance(page, responses.Page)
+    assert isinstance(page, Page)
     assert [type(block) for block in page.blocks] == [BlockInfo]
     assert page.blocks[0].key == "a"
     assert check(listing(row("p%2Fa") + row("q%2Fa")), "p/") is ProtocolError

@@ -181,7 +181,7 @@ def test_failed_keys_are_kept_apart_over_all_pages(face_name: FaceName) -> None:
 
 
 def test_a_delete_that_breaks_off_says_what_is_gone(face_name: FaceName) -> None:
-    with open_face(face_name, DeletingStore(batches=2)) as face:
+    with open_face(face_name, DeletingStore(batches=1)) as face:
         _ = face.store.write_blocks([(key, b"") for key in KEYS])
 
         result = face.store.delete_by_prefix("a")

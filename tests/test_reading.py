@@ -232,9 +232,8 @@ def test_an_object_that_was_deleted_meanwhile_is_not_found() -> None:
         _ = Wired(lambda _: wires.pop(0)).read()
 
 
-@pytest.mark.parametrize("etag", ["", 'W/"1"'])
-def test_without_a_firm_etag_a_read_begins_anew(etag: str) -> None:
-    s3 = Wired(cutting(foreign(etag=etag), 1000, 60_000))
+def test_without_a_firm_etag_a_read_begins_anew() -> None:
+    s3 = Wired(cutting(foreign(etag='W/"1"'), 1000, 60_000))
     assert s3.read() == BODY
     assert s3.asked == [None, None, None]
 

@@ -19,6 +19,7 @@ from blockyard.errors import (
     BlockStoreError,
     BucketNotFoundError,
     InvalidRangeError,
+    NotS3Error,
     ProtocolError,
     S3Error,
     ServerError,
@@ -26,6 +27,7 @@ from blockyard.errors import (
 )
 from blockyard.model import BlockInfo
 from blockyard.s3.dates import http_date, iso_date
+from blockyard.s3.listing import PageAsked, list_page
 from blockyard.s3.refusals import (
     MAX_ERROR_BODY,
     error_from,
@@ -34,7 +36,7 @@ from blockyard.s3.refusals import (
     server_time,
 )
 from blockyard.s3.requests import xml_safe
-from blockyard.s3.responses import block_info, copy_result, delete_outcome, list_page
+from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.s3.xml import MAX_REPLY, read_xml
 
 # Other work on the machine is no failure.
@@ -164,6 +166,8 @@ def test_kind_of_error_by_code(status: int, code: str, kind: type[BlockStoreErro
 def test_kind_of_error_by_status_alone(
     status: int, of_key: type[BlockStoreError], of_bucket: type[BlockStoreError], body: bytes
 ) -> None:
+    if status == 404 and body not in {b"", b"<Error></Error>"}:  # no 404 of S3's
+        of_key = of_bucket = NotS3Error
     assert type(error_from(reply(body, status), "stat_block", "k")) is of_key
     assert type(error_from(reply(body, status), "health_check", None)) is of_bucket
 
@@ -250,7 +254,13 @@ def test_region_hint(response: Response, region: str | None) -> None:
         ("Wed, 29 Feb 2023 00:00:00 GMT", None),
         ("Sun, 06 Nov 1994 08:49:37 CET", None),
         ("Sun, 06 Nov 1994 25:49:37 GMT", None),
-        ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Wednesday, 06-Nov-69 08:49:37 GMT", datetime(2069, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Sun Nov  6 08:49:37 1994", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Wed Nov 16 08:49:37 1994", datetime(1994, 11, 16, 8, 49, 37, tzinfo=UTC)),
+        ("Sunday, 06-Nov-94 08:49:37 CET", None),
+        ("Sun Nop  6 08:49:37 1994", None),
+        ("Sun Nov  6 08:49:37 94", None),
         ("Sun, 06 Nov 1994 08:49:37 GMT ", None),
         ("Sun, 06 Nov 1994 08:49:37  GMT", None),
         ("", None),
@@ -327,7 +337,9 @@ def test_block_info_without_a_size(length: str) -> None:
 
 
 def test_a_page() -> None:
-    page = list_page(listing(entry("p/a"), entry("p/b", size="0", etag="bare")), "p/")
+    page = list_page(
+        listing(entry("p/a"), entry("p/b", size="0", etag="bare")), PageAsked("p/"), "p/"
+    )
     moment = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
     assert page.blocks == [BlockInfo("a", 7, "tag", moment), BlockInfo("b", 0, "bare", moment)]
     assert page.next_token is None
@@ -347,40 +359,44 @@ def encoded_in_lower_case(key: str) -> str:
 
 @pytest.mark.parametrize("encoded", [aws_encoded, fully_encoded, encoded_in_lower_case])
 @steady
-@given(listed=st.lists(keys, max_size=10))
-@example(listed=["a b", "a+b", "a%20b", "a%2Bb", "%2F", "a/b", "é", "\x01", "\r\n", "🎈", "&<>"])
+@given(listed=st.lists(keys, max_size=10, unique=True).map(sorted))
+@example(
+    listed=sorted(["a b", "a+b", "a%20b", "a%2Bb", "%2F", "a/b", "é", "\x01", "\r\n", "🎈", "&<>"])
+)
 def test_encoded_keys_are_decoded(encoded: Callable[[str], str], listed: list[str]) -> None:
-    page = list_page(listing(*[entry(encoded(f"p/{key}")) for key in listed]), "p/")
+    page = list_page(
+        listing(*[entry(encoded(f"p/{key}")) for key in listed]), PageAsked("p/"), "p/"
+    )
     assert [block.key for block in page.blocks] == listed
 
 
 @steady
-@given(listed=st.lists(keys.filter(xml_safe), max_size=10))
-@example(listed=["a+b", "a%20b", "%2F"])
+@given(listed=st.lists(keys.filter(xml_safe), max_size=10, unique=True).map(sorted))
+@example(listed=["%2F", "a%20b", "a+b"])
 def test_keys_that_the_service_did_not_encode_are_left_alone(listed: list[str]) -> None:
-    page = list_page(listing(*[entry(escape(key)) for key in listed], encoded=False), "")
+    page = list_page(listing(*[entry(escape(key)) for key in listed], encoded=False), PageAsked(""))
     assert [block.key for block in page.blocks] == listed
 
 
 def test_the_prefix_itself_is_no_block() -> None:
-    assert list_page(listing(entry("p/"), entry("p/a")), "p/").blocks[0].key == "a"
+    assert list_page(listing(entry("p/"), entry("p/a")), PageAsked("p/"), "p/").blocks[0].key == "a"
 
 
 @pytest.mark.parametrize("key", ["q/a", "", "p", "%70%2", "p%2F%FF"])
 def test_a_key_that_was_not_asked_for_is_refused(key: str) -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing(entry(key)), "p/")
+        _ = list_page(listing(entry(key)), PageAsked("p/"), "p/")
 
 
 def test_an_entry_without_a_key_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing("<Contents><Size>1</Size></Contents>"), "")
+        _ = list_page(listing("<Contents><Size>1</Size></Contents>"), PageAsked(""))
 
 
 @pytest.mark.parametrize("size", ["", "-1", "seven", "1e3", "9" * 5000])
 def test_a_block_without_a_size_is_refused(size: str) -> None:
     with pytest.raises(ProtocolError, match="size"):
-        _ = list_page(listing(entry("a", size=size)), "")
+        _ = list_page(listing(entry("a", size=size)), PageAsked(""))
 
 
 def test_a_page_that_goes_on() -> None:
@@ -388,7 +404,7 @@ def test_a_page_that_goes_on() -> None:
         "<IsTruncated>true</IsTruncated><ContinuationToken>t1</ContinuationToken>"
         "<NextContinuationToken>t2/=+</NextContinuationToken>"
     )
-    assert list_page(listing(rest=rest), "").next_token == "t2/=+"
+    assert list_page(listing(rest=rest), PageAsked("")).next_token == "1\0\0t2/=+"
 
 
 @pytest.mark.parametrize(
@@ -406,7 +422,7 @@ def test_a_page_that_goes_on() -> None:
 )
 def test_a_listing_that_would_end_early_or_never_is_refused(rest: str) -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing(entry("a"), rest=rest), "")
+        _ = list_page(listing(entry("a"), rest=rest), PageAsked(""))
 
 
 # Deletes
@@ -463,7 +479,7 @@ def test_a_key_that_is_both_gone_and_not_has_failed() -> None:
     assert list(failed) == ["a"]
 
 
-@pytest.mark.parametrize("record", [deleted("b"), deleted(""), not_deleted("b", "X"), "<Deleted/>"])
+@pytest.mark.parametrize("record", [deleted("b"), not_deleted("b", "X")])
 def test_an_outcome_for_a_key_that_was_not_asked_for_is_refused(record: str) -> None:
     with pytest.raises(ProtocolError, match="not asked for"):
         _ = delete_outcome(deletion(deleted("a"), record), ["a"])
@@ -498,7 +514,7 @@ def test_a_copy() -> None:
     [
         lambda told: copy_result(told, "k"),
         lambda told: delete_outcome(told, ["k"]),
-        lambda told: list_page(told, ""),
+        lambda told: list_page(told, PageAsked("")),
     ],
 )
 def test_an_error_inside_a_success(

@@ -18,6 +18,7 @@ from blockyard.errors import (
     IntegrityError,
     InvalidRangeError,
     LocalStorageError,
+    NotS3Error,
     OversizedBodyError,
     ProtocolError,
     S3Error,
@@ -28,7 +29,7 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportTimeoutError,
 )
-from blockyard.s3.retry import RetryPolicy, delay_before_next, is_transient
+from blockyard.s3.retry import RetryPolicy, delay_before_next, is_transient, never_connected
 
 POLICY = RetryPolicy()
 RESET = TransportConnectionError("reset")
@@ -50,7 +51,12 @@ TRANSIENT: list[BlockStoreError] = [
     incomplete(),
     ThrottledError("slow down", status=503, code="SlowDown"),
     ThrottledError("slow down", status=429),
-    *(ServerError("failed", status=status) for status in (500, 502, 503, 504)),
+    NotS3Error("a web page"),
+    *(S3Error("failed", status=status) for status in (408, 425, 499)),
+    *(ServerError("failed", status=status) for status in (500, 502, 503, 504, 509, 599)),
+    *(ServerError("failed", status=status) for status in range(520, 531)),
+    S3Error("cut short", status=400, code="IncompleteBody"),
+    S3Error("idle", status=400, code="RequestTimeoutException"),
     S3Error("idle", status=400, code="RequestTimeout"),
     S3Error("late", status=200, code="InternalError"),
     S3Error("busy", status=409, code="OperationAborted"),
@@ -80,7 +86,8 @@ LASTING: list[BlockStoreError] = [
 @pytest.mark.parametrize("error", TRANSIENT, ids=repr)
 def test_what_may_pass_is_tried_again(error: BlockStoreError) -> None:
     assert is_transient(error)
-    assert delay_before_next(POLICY, 1, error, contacted=True, jitter=0.5) == 0.05
+    delay = delay_before_next(POLICY, 1, error, contacted=True, jitter=0.5)
+    assert delay == pytest.approx(0.075 if never_connected(error) else 0.05)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
@@ -114,7 +121,9 @@ def test_the_attempts_are_counted_with_the_first(attempts: int, failed: int, aga
     [
         (TransportConnectionError("refused", established=False), False, 3),
         (TransportConnectionError("refused", established=False), True, 10),
-        (TransportTimeoutError("connecting", established=False), False, 3),
+        (NotS3Error("a web page"), False, 3),
+        (NotS3Error("a web page"), True, 10),
+        (TransportTimeoutError("connecting", established=False), False, 10),
         (TransportConnectionError("reset"), False, 10),
         (TransportTimeoutError("no byte moved"), False, 10),
         (ServerError("failed", status=500), False, 10),

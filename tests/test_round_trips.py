@@ -61,14 +61,12 @@ COSTS = [
         lambda store: store.block_exists("absent"),
         1,
         1,
-        "each time it asks for the bucket as well",
     ),
     Row(
         "`copy_block`",
         lambda store: store.copy_block("d/0", "new"),
+        2,
         1,
-        1,
-        "it asks for the size of the copy",
     ),
     Row("`delete_block`", lambda store: store.delete_block("d/0"), 1, 1),
     Row("`delete_blocks`, to 1,000 keys", lambda store: store.delete_blocks(KEYS), 1, 1),
@@ -77,7 +75,6 @@ COSTS = [
         lambda store: store.delete_by_prefix("d"),
         3,
         2,
-        "it looks for a block of that name before it lists",
     ),
     Row(
         '`delete_by_prefix("d/")`, to 1,000 keys',
@@ -167,7 +164,7 @@ CONTENTS = {"small": SMALL, "large": LARGE}
 
 @contextmanager
 def opened(face: FaceName) -> Generator[tuple[CountingService, BlockStore]]:
-    """A store that has asked its service something already, so that it knows the bucket."""
+    """A store that knows the bucket, and that its service keeps conditions."""
     with CountingService() as service:
         config = S3Config(
             bucket="bucket",
@@ -177,7 +174,7 @@ def opened(face: FaceName) -> Generator[tuple[CountingService, BlockStore]]:
             secret_key="testing",
         )
         with open_face(face, StoreConfig(s3=config)) as opened:
-            _ = opened.store.list_by_prefix()
+            _ = opened.store.write_block("known", b"", if_absent=True)
             yield service, opened.store
 
 
@@ -228,7 +225,7 @@ def test_an_operation_costs_no_more_than_its_row(face: FaceName, row: Row) -> No
 
 
 @pytest.mark.parametrize("face", FACES)
-@_to_come("copy_block asks for the size of the copy")
+@_to_come("issue 16, contents in one step: copy_block asks for the size of the source beside it")
 def test_a_copy_of_a_content_asks_for_no_copied_block(face: FaceName) -> None:
     cost = least_cost(face, lambda store: store.copy_content("large", "new"), rounds=99)
     assert not [request for request in cost.requests if request.startswith("HEAD")]

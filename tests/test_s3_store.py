@@ -23,13 +23,14 @@ from blockyard.errors import (
     BucketNotFoundError,
     DeadlineExceededError,
     InvalidKeyError,
+    NotS3Error,
     ProtocolError,
     S3Error,
     ServerError,
     StoreClosedError,
     TransportConnectionError,
 )
-from blockyard.model import MIB
+from blockyard.model import MIB, BlockInfo
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
@@ -39,8 +40,9 @@ from servers.endpoint import Endpoint
 from tests.authority import Authority
 from tests.pretend import reply
 from tests.runtimes import EchoServer, echo, eventually, no_new_descriptors
-from tests.scripted_service import EMPTY, Answer, Scripted, refusal
+from tests.scripted_service import EMPTY, LISTING, Answer, Scripted, refusal
 
+PAGE = reply(200, {"content-type": "text/html"}, b"<html>Sign in</html>")
 LOST = TransportConnectionError("the reply was lost")
 TAKEN = refusal(412, "PreconditionFailed")
 WRITTEN = reply(200, {"etag": '"e"'}, b"")
@@ -83,7 +85,7 @@ def test_another_writers_block_is_not_taken_for_ones_own(nonce: str | None) -> N
 
 
 def test_a_block_that_was_there_and_is_gone_again_was_there() -> None:
-    s3 = Scripted(TAKEN, refusal(404), EMPTY)
+    s3 = Scripted(TAKEN, refusal(404), LISTING)
     with pytest.raises(BlockExistsError):
         _ = write(s3)
 
@@ -100,9 +102,12 @@ def test_only_a_conditional_write_is_conditional_and_marked() -> None:
 @pytest.mark.parametrize(
     ("answers", "kind"),
     [
-        ([refusal(404), EMPTY], BlockNotFoundError),
+        ([refusal(404), LISTING], BlockNotFoundError),
+        ([refusal(404), refusal(404, "NoSuchBucket")], BucketNotFoundError),
         ([refusal(404), refusal(404)], BucketNotFoundError),
+        ([refusal(404), refusal(403, "AccessDenied")], BlockNotFoundError),
         ([refusal(404), refusal(403)], AccessDeniedError),
+        ([refusal(404), PAGE], NotS3Error),
         ([refusal(404), refusal(500)], ServerError),
         ([refusal(403)], AccessDeniedError),
         ([refusal(403, x_amz_request_id="NoSuchKey404")], AccessDeniedError),
@@ -122,7 +127,7 @@ def test_what_a_refused_head_means(answers: list[Answer], kind: type[BlockStoreE
     ("answer", "kind"),
     [
         (refusal(404, "NoSuchKey"), BlockNotFoundError),
-        (refusal(404), BlockNotFoundError),
+        (refusal(404), BucketNotFoundError),  # the listing is answered so too
         (refusal(404, "NoSuchBucket"), BucketNotFoundError),
         (refusal(404, "NoSuchUpload"), S3Error),
         (refusal(403, "AccessDenied", "NoSuchKey 404 NotFound"), AccessDeniedError),
@@ -137,9 +142,9 @@ def test_what_a_refused_get_means(answer: Answer, kind: type[BlockStoreError]) -
     assert "read_block '404/NoSuchKey'" in str(raised.value)
 
 
-@pytest.mark.parametrize("answer", [EMPTY, refusal(404, "NoSuchKey"), refusal(404)])
-def test_deleting_what_is_not_there_is_no_error(answer: Answer) -> None:
-    s3 = Scripted(answer)
+@pytest.mark.parametrize("answers", [[EMPTY], [refusal(404, "NoSuchKey")], [refusal(404), LISTING]])
+def test_deleting_what_is_not_there_is_no_error(answers: list[Answer]) -> None:
+    s3 = Scripted(*answers)
     assert s3.run(s3.store.delete_block(s3.ctx, "key")) is None
 
 
@@ -157,19 +162,20 @@ COPIED = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
 
 
 def test_a_copy_is_asked_for_by_its_encoded_source_and_looked_at() -> None:
-    s3 = Scripted(COPIED, there(None), key_prefix="pre/")
-    assert copy(s3).key == "target"
-    assert s3.requests[0].target == "/bucket/pre/target"
-    assert s3.requests[0].headers["x-amz-copy-source"] == "/bucket/pre/the%20source"
+    s3 = Scripted(there(None), COPIED, key_prefix="pre/")
+    assert copy(s3) == BlockInfo("target", 4, "e", None)
+    assert s3.requests[0].target == "/bucket/pre/the%20source"
     assert s3.requests[1].target == "/bucket/pre/target"
+    assert s3.requests[1].headers["x-amz-copy-source"] == "bucket/pre/the%20source"
+    assert len(s3.requests) == 2
 
 
 def test_an_error_within_a_success_is_an_error() -> None:
     failed = reply(200, {}, b"<Error><Code>InternalError</Code></Error>")
-    s3 = Scripted(failed, COPIED, there(None))
+    s3 = Scripted(there(None), failed, COPIED)
     assert copy(s3).etag == "e"
     assert len(s3.requests) == 3
-    s3 = Scripted(failed, max_retries=2)
+    s3 = Scripted(there(None), failed, max_retries=2)
     with pytest.raises(ServerError, match="copy_block 'the source'"):
         _ = copy(s3)
 
@@ -180,7 +186,7 @@ def test_a_copy_of_what_is_not_there_names_the_source() -> None:
         _ = copy(s3)
 
 
-@pytest.mark.parametrize("body", [b"", b"<Other/>", b"<CopyObjectResult/>", b"not XML"])
+@pytest.mark.parametrize("body", [b"<Other/>", b"<CopyObjectResult/>", b"not XML"])
 def test_a_copy_whose_reply_says_nothing_is_not_believed(body: bytes) -> None:
     s3 = Scripted(reply(200, {}, body), max_retries=1)
     with pytest.raises(ProtocolError):
@@ -196,7 +202,7 @@ def test_a_copy_whose_reply_says_nothing_is_not_believed(body: bytes) -> None:
     ],
 )
 def test_a_health_check_says_what_is_wrong(listing: Response, kind: type[BlockStoreError]) -> None:
-    s3 = Scripted(refusal(listing.status), listing)
+    s3 = Scripted(listing)
     with pytest.raises(kind, match="health_check") as raised:
         _ = s3.run(s3.store.health_check(s3.ctx))
     assert isinstance(raised.value, S3Error)
@@ -204,7 +210,7 @@ def test_a_health_check_says_what_is_wrong(listing: Response, kind: type[BlockSt
 
 
 def test_a_healthy_bucket_is_described_without_secrets() -> None:
-    s3 = Scripted(reply(200, {"server": "Ceph"}, b""), key_prefix="pre/")
+    s3 = Scripted(reply(200, {"server": "Ceph"}, LISTING.body), key_prefix="pre/")
     report = s3.run(s3.store.health_check(s3.ctx))
     assert report.store == "s3://bucket/pre/ at http://127.0.0.1:9"
     assert report.server == "Ceph"

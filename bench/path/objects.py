@@ -77,10 +77,15 @@ class Bucket:
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._numbers = itertools.count(1)
 
-    def put(self, key: str, body: bytes, headers: Mapping[str, str] | None = None) -> str:
-        """Store an object with the headers that a service keeps; returns its ETag."""
+    def put(
+        self, key: str, body: bytes, headers: Mapping[str, str] | None = None, etag: str = ""
+    ) -> str:
+        """Store an object with the headers that a service keeps; returns its ETag.
+
+        `etag` is that of the object it is a copy of.
+        """
         kept = {name: value for name, value in (headers or {}).items() if name.startswith(_KEPT)}
-        etag = f'"{next(self._numbers):x}-0"'  # not the form of an MD5, which it is not
+        etag = etag or f'"{next(self._numbers):x}-0"'  # not the form of an MD5, which it is not
         self._objects[key] = _Object(body, kept, etag)
         return etag
 
@@ -123,7 +128,7 @@ class Bucket:
         found = self._objects.get(source)
         if found is None:
             return _refusal(404, "NoSuchKey")
-        etag = self.put(key, found.body, found.headers)
+        etag = self.put(key, found.body, found.headers, found.etag)
         return _xml(
             "CopyObjectResult", f"<LastModified>{_TIME}</LastModified><ETag>{escape(etag)}</ETag>"
         )

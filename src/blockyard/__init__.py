@@ -24,6 +24,7 @@ from blockyard.errors import (
     InvalidKeyError,
     InvalidRangeError,
     LocalStorageError,
+    NotS3Error,
     OversizedBodyError,
     PartialDeleteError,
     ProtocolError,
@@ -35,6 +36,7 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportError,
     TransportTimeoutError,
+    UnsupportedError,
 )
 from blockyard.model import (
     BLOCK_SIZE,
@@ -79,6 +81,7 @@ __all__ = [
     "InvalidKeyError",
     "InvalidRangeError",
     "LocalStorageError",
+    "NotS3Error",
     "OversizedBodyError",
     "PartialDeleteError",
     "ProtocolError",
@@ -93,6 +96,7 @@ __all__ = [
     "TransportConnectionError",
     "TransportError",
     "TransportTimeoutError",
+    "UnsupportedError",
     "VerifyReport",
     "__version__",
     "open_async_store",

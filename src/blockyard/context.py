@@ -193,12 +193,15 @@ class Context:
     """One call's surroundings: the runtime that does its I/O, its deadline and its options.
 
     `deadline` is an instant on `runtime.now()`'s clock; `concurrency` is how many requests a
-    many-at-once call keeps in flight.
+    many-at-once call keeps in flight. `unknown_attempts` counts the requests made under this
+    context to change what is stored whose outcome is not known: tried again or not, they may have
+    taken effect, or may still. Who wants to know it of one change gives that a context of its own.
     """
 
     runtime: Runtime
     deadline: float | None = None
     concurrency: int = 32
+    unknown_attempts: int = 0
 
     def gather(
         self, operation: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]

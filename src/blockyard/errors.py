@@ -14,6 +14,7 @@
     ├── PartialDeleteError                              some keys of a delete are still there
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
     ├── LocalStorageError                               the local disk refused (read-only, full)
+    ├── UnsupportedError                                the service lacks what the operation needs
     ├── TransportError                                  no usable reply came
     │   ├── TransportConnectionError  (ConnectionError) refused, reset, not resolved
     │   │   └── TLSError                                the handshake or the certificate failed
@@ -21,6 +22,7 @@
     │   │   └── DeadlineExceededError                   the caller's deadline passed
     │   └── ProtocolError                               a reply that is not valid HTTP or not S3
     │       ├── IncompleteBodyError                     the body broke off before its end
+    │       ├── NotS3Error                              a success that no S3 service would send
     │       └── OversizedBodyError                      the body is larger than was asked for
     └── S3Error                                         the service answered with an error
         ├── AccessDeniedError                           401, 403: credentials or policy
@@ -42,7 +44,14 @@ if TYPE_CHECKING:
 
 
 class BlockStoreError(Exception):
-    """The root: `except BlockStoreError` catches everything that blockyard raises on purpose."""
+    """The root: `except BlockStoreError` catches everything that blockyard raises on purpose.
+
+    `unknown_attempts` counts the requests of a write, copy or delete that failed whose outcome
+    is not known: the reply was lost, or said that a server in between gave up. Any of them may
+    have taken effect, or may still.
+    """
+
+    unknown_attempts = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As exceptions pickle themselves, without calling __init__, which may want keywords:
@@ -98,6 +107,10 @@ class LocalStorageError(BlockStoreError):
     """The local file system refused an operation; the `OSError` is the cause."""
 
 
+class UnsupportedError(BlockStoreError):
+    """The service lacks what the operation rests on; the message says what that is."""
+
+
 class TransportError(BlockStoreError):
     """No usable reply came from the endpoint."""
 
@@ -131,6 +144,13 @@ class DeadlineExceededError(TransportTimeoutError):
 
 class ProtocolError(TransportError):
     """The reply is not valid HTTP/1.1, or not what S3 says at this place."""
+
+
+class NotS3Error(ProtocolError):
+    """The reply is a success, but not one that an S3 service sends: a web page, no ETag.
+
+    A proxy, a login page, a console port or a web server answered instead.
+    """
 
 
 class IncompleteBodyError(ProtocolError):

@@ -8,8 +8,8 @@ here from what it can. Both faces call these and add nothing but the way to run 
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Buffer
 
@@ -18,6 +18,7 @@ from blockyard.context import Context
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
+    IntegrityError,
     InvalidKeyError,
     StoreClosedError,
 )
@@ -26,6 +27,8 @@ from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
 
 if TYPE_CHECKING:
     from blockyard.stores.base import Store
+
+Result = TypeVar("Result")
 
 PAGE_SIZE = 1000
 """Keys to a page of a listing: S3's own limit."""
@@ -96,6 +99,8 @@ class Operations:
             _ = await self.store.stat_block(ctx, key)
         except BlockNotFoundError:
             return False
+        except IntegrityError:  # it is there, though not as it was stored
+            return True
         return True
 
     def copy_block(
@@ -131,19 +136,26 @@ class Operations:
             )
         deleted: list[str] = []
         failed: dict[str, BlockStoreError] = {}
-        if not literal and not prefix.endswith("/") and await self.block_exists(ctx, prefix):
-            await self._delete_some(ctx, [prefix], dry_run, deleted, failed)
         listed = prefix if literal else below(prefix)
-        if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
-            return DeleteResult(deleted, failed)
-        token: str | None = None
-        while True:
-            keys, token = await self._pages(
+
+        async def prefix_itself() -> tuple[list[str], str | None]:
+            named = not literal and not prefix.endswith("/")
+            return ([prefix] if named and await self.block_exists(ctx, prefix) else []), None
+
+        async def pages(token: str | None = None) -> tuple[list[str], str | None]:
+            if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
+                return [], None
+            return await self._pages(
                 ctx, "delete_by_prefix", listed, token, at_most=_PAGES_DELETED_TOGETHER
             )
+
+        (keys, _), (more, token) = await ctx.runtime.gather(_called, (prefix_itself, pages), 2)
+        keys += more
+        while True:
             await self._delete_some(ctx, keys, dry_run, deleted, failed)
             if token is None:
                 return DeleteResult(deleted, failed)
+            keys, token = await pages(token)
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
         prefix = arguments.prefix("list_by_prefix", prefix)
@@ -211,3 +223,7 @@ class Operations:
             return
         deleted += outcome.deleted
         failed.update(outcome.failed)
+
+
+def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:
+    return call()

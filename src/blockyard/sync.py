@@ -144,7 +144,9 @@ class BlockStore:
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         """
-        return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
+        return self._run_many(
+            partial(self._operations.copy_block, target_key=target_key), source_key
+        )
 
     def delete_block(self, key: str) -> None:
         """Delete the block; no error when it is absent."""

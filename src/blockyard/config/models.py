@@ -190,6 +190,11 @@ class S3Config(Section):
         default="auto",
         description="auto (bodies are signed unless TLS guards them), always or never",
     )
+    write_proof: Literal["etag", "head"] = Field(
+        default="etag",
+        description="etag (a block is stored when the reply to its write holds an ETag) or head "
+        "(for a service that sends none: each block is looked up after its write)",
+    )
     concurrency: Count = Field(
         default=DEFAULT_CONCURRENCY,
         description="a whole number from 1 to 10000 (the most requests in flight at once)",

@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError, ThrottledError
+from blockyard.errors import (
+    BlockStoreError,
+    ProtocolError,
+    S3Error,
+    ThrottledError,
+    UnsupportedError,
+)
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
 from blockyard.s3.calls import Attempts, Caller, PlainCall
+from blockyard.s3.capabilities import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
 
@@ -39,14 +46,24 @@ class Deleting:
         keys: Sequence[str],
         delete_one: Callable[[Context, str], Awaitable[None]],
     ) -> DeleteResult:
-        """See `Store.delete_blocks`. Keys that XML can't carry go to `delete_one`."""
-        batched = [key for key in keys if requests.xml_safe(self._prefix + key)]
-        single = [key for key in keys if not requests.xml_safe(self._prefix + key)]
+        """See `Store.delete_blocks`. Keys that XML can't carry go to `delete_one`.
+
+        So do all of a service that turns out to have no DeleteObjects.
+        """
+        batched = [key for key in keys if self._goes_in_a_batch(key)]
+        single = [key for key in keys if not self._goes_in_a_batch(key)]
         failed: dict[str, BlockStoreError] = {}
         whole: list[BlockStoreError] = []
 
         async def batch(batch_keys: list[str]) -> None:
-            failed.update(await self._settle(ctx, batch_keys, whole))
+            if self._caller.capabilities.delete_objects is False:
+                single.extend(batch_keys)
+                return
+            try:
+                failed.update(await self._settle(ctx, batch_keys, whole))
+            except UnsupportedError:
+                self._caller.capabilities.delete_objects = False
+                single.extend(batch_keys)
 
         async def one(key: str) -> None:
             try:
@@ -59,6 +76,10 @@ class Deleting:
         if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
             raise whole[-1]  # not the keys' own failures: nothing was attempted
         return DeleteResult([key for key in keys if key not in failed], failed)
+
+    def _goes_in_a_batch(self, key: str) -> bool:
+        has_batches = self._caller.capabilities.delete_objects is not False
+        return has_batches and requests.xml_safe(self._prefix + key)
 
     def _batches(self, keys: list[str]) -> Iterator[list[str]]:
         """Batches of the size that is right when each is drawn."""
@@ -86,6 +107,8 @@ class Deleting:
                 self._batch_size = max(self._batch_size // 2, _SMALLEST)
                 whole.append(error)
                 refused = dict.fromkeys(batch, error)
+            except UnsupportedError:
+                raise
             except BlockStoreError as error:
                 whole.append(error)
                 return failed | dict.fromkeys(keys, error)
@@ -108,7 +131,11 @@ class Deleting:
     async def _request(
         self, ctx: Context, batch: list[str], attempts: Attempts
     ) -> dict[str, BlockStoreError]:
-        """One DeleteObjects request. Returns the keys it did not delete, with why."""
+        """One DeleteObjects request. Returns the keys it did not delete, with why.
+
+        Raises `UnsupportedError` when the service has no such thing: it says so, or the reply to
+        the first one names no key at all.
+        """
         full_keys = [self._prefix + key for key in batch]
         call = PlainCall(
             _OPERATION,
@@ -117,10 +144,22 @@ class Deleting:
             payload_hash=None,
             handled=(ThrottledError,),
             attempts=attempts,
+            changes=True,
         )
-        return await self._caller.call(
-            ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)[1]
-        )
+        try:
+            gone, refused = await self._caller.call(
+                ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)
+            )
+        except S3Error as error:
+            if lacking(error) and not self._caller.capabilities.delete_objects:
+                raise UnsupportedError("the service has no DeleteObjects") from error
+            raise
+        learnt = self._caller.capabilities
+        if gone or not all(isinstance(error, ProtocolError) for error in refused.values()):
+            learnt.delete_objects = True
+        elif learnt.delete_objects is None:
+            raise UnsupportedError("the reply to DeleteObjects names no key")
+        return refused
 
 
 def _all_of(errors: Collection[BlockStoreError], those: list[BlockStoreError]) -> bool:

@@ -33,7 +33,9 @@ SMALLEST_PAGE = 16 * KIB
 MOST_PAGES = 256
 CHECKSUM = "x-amz-checksum-crc32c"
 """The header that a service may hold the body of a write to."""
-_SUMS = "x-amz-meta-blockyard-sums"
+SUMS = "x-amz-meta-blockyard-sums"
+"""What a block was stored with: its size, that of its pages, and its CRC32C."""
+"""The header that says what a block was stored with: its size, its pages' and its CRC32C."""
 _PAGES = "x-amz-meta-blockyard-pages-"
 _PAGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
 _STATED = re.compile(r"1 (\d{1,19}) (\d{1,19}) ([0-9a-f]{8})")
@@ -67,7 +69,7 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     whole = crc32c(view)
     headers = {
         CHECKSUM: _base64(whole.to_bytes(4, "big")),
-        _SUMS: f"1 {len(view)} {page} {whole:08x}",
+        SUMS: f"1 {len(view)} {page} {whole:08x}",
     }
     if len(view) > page:
         sums = [crc32c(view[begin : begin + page]) for begin in range(0, len(view), page)]
@@ -93,7 +95,7 @@ class Sums:
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:
         """Whether the block was stored with sums, which may be damaged."""
-        return _SUMS in headers
+        return SUMS in headers
 
     @staticmethod
     def of(headers: Mapping[str, str]) -> Sums | None:
@@ -101,7 +103,7 @@ class Sums:
 
         Raises `ValueError` for sums that were damaged on their way.
         """
-        stated = headers.get(_SUMS)
+        stated = headers.get(SUMS)
         return None if stated is None else _parsed(stated)
 
     def check_size(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""How hard a store leans on its service: one `Pace` for all of its calls.
+"""Client-side rate control: an AIMD concurrency limit and a retry token bucket, one a store.
 
 A service that throttles is sent fewer requests at a time: each bout of throttling halves the
 number, each success raises it a little (additive increase, multiplicative decrease: RFC 5681,
@@ -15,16 +15,19 @@ from __future__ import annotations
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError, TransportTimeoutError
 from blockyard.process import PerProcess
+from blockyard.s3.retry import never_connected
 
 _TOKENS = 500
 _RETRY_COST = 5
 _TIMEOUT_COST = 10
-_THROTTLED_COST = 1
-"""Little, since the limit keeps throttled requests from becoming a storm."""
+_LEAST_COST = 1
+"""Of throttled requests, which the limit keeps from becoming a storm, and of those that never
+reached the service: they cost it nothing."""
 _TOKENS_A_SECOND = 50
 """What time alone gives back: ten retries a second, for all calls together."""
-_LONGEST_WAIT = 10.0
-"""Seconds that a call waits for tokens before it gives up."""
+_LONGEST_WAIT = 60.0
+"""Seconds that a call without a deadline waits for tokens before it gives up: as long as a path
+may be silent, after which hundreds of calls want theirs at once."""
 _UNLIMITED_FROM = 256.0
 """A limit that has grown to this many requests is lifted."""
 _BOUT = 0.5
@@ -75,12 +78,12 @@ class Pace:
     async def pay(self, ctx: Context, error: BlockStoreError) -> int:
         """The tokens that a retry after `error` cost, waited for; 0 when that was in vain.
 
-        Raises `DeadlineExceededError` when the call has no time to wait.
+        A call with a deadline waits until that, which raises `DeadlineExceededError`.
         """
         cost = _cost(error)
         give_up = ctx.runtime.now() + _LONGEST_WAIT
         while not self._take(ctx.runtime.now(), cost):
-            if ctx.runtime.now() >= give_up:
+            if ctx.deadline is None and ctx.runtime.now() >= give_up:
                 return 0
             await ctx.sleep(2 * _LOOK_FOR_TOKENS * ctx.runtime.jitter())
         return cost
@@ -96,6 +99,6 @@ class Pace:
 
 
 def _cost(error: BlockStoreError) -> int:
-    if isinstance(error, ThrottledError):
-        return _THROTTLED_COST
+    if isinstance(error, ThrottledError) or never_connected(error):
+        return _LEAST_COST
     return _TIMEOUT_COST if isinstance(error, TransportTimeoutError) else _RETRY_COST

@@ -49,18 +49,27 @@ class Reader:
 
         `claimed` is what an object that has no sums of ours is held to, when it is read whole.
         """
+        whole = asked.first is None
+        learnt = self._caller.capabilities
+        asked.checksum_mode = whole and learnt.checksum_mode is not False
         reply = await fetch(self._caller, ctx, asked)
-        if asked.first is not None and self._verify_ranges == "off":
+        if whole and learnt.checksum_mode is None:  # else it was refused, and was all that was wrong
+            learnt.checksum_mode = asked.checksum_mode
+        if not whole and self._verify_ranges == "off":
             return reply, None
         try:
-            large = reply.size > _CHECKED_INLINE and asked.first is None
+            large = reply.size > _CHECKED_INLINE and whole
             if large and not Sums.stated(reply.headers):
                 return reply, await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
             return reply, verify(asked, reply, claimed)
-        except IntegrityError:
-            again = replace(asked, fresh=True, attempts=None)
-            reply = await fetch(self._caller, ctx, again)
+        except IntegrityError as error:
+            again = replace(asked, fresh=True, attempts=asked.history())
+            self._caller.count_mismatch(asked.operation, asked.key, asked.history(), error)
+        reply = await fetch(self._caller, ctx, again)
+        try:
             return reply, verify(again, reply, claimed)
+        except IntegrityError as error:
+            raise self._caller.last_failure(again, error) from None
 
     async def read_range(
         self, ctx: Context, key: str, full_key: str, offset: int, length: int | None

@@ -17,6 +17,7 @@ from blockyard.errors import (
     BlockStoreError,
     BucketNotFoundError,
     InvalidRangeError,
+    NotS3Error,
     ProtocolError,
     S3Error,
     ServerError,
@@ -50,6 +51,8 @@ _KINDS: dict[str, tuple[_Kind, int]] = {
     "NoSuchBucket": (BucketNotFoundError, 404),
     "InvalidRange": (InvalidRangeError, 416),
     "PreconditionFailed": (S3Error, 412),
+    "InvalidObjectState": (S3Error, 403),
+    "QuotaExceeded": (S3Error, 403),
 }
 """What a code means, and the status it stands for where it comes inside a 200."""
 
@@ -61,6 +64,13 @@ _REASONS: dict[_Kind, str] = {
     ServerError: "the service failed",
     ThrottledError: "the service asks to slow down",
 }
+_REASON_OF_CODE = {
+    "InvalidObjectState": "the block is archived",
+    "QuotaExceeded": "the quota is used up",
+    "XMinioAdminBucketQuotaExceeded": "the quota is used up",
+    "InsufficientStorage": "the service has no room left",
+    "XMinioStorageFull": "the service has no room left",
+}
 _OWN_WORDS = (BlockNotFoundError, BucketNotFoundError, InvalidRangeError)
 """Kinds that say all there is to say; of others the service's message tells more."""
 
@@ -69,6 +79,7 @@ _HINTS = {
     "InvalidAccessKeyId": "check access_key, and that it belongs to this endpoint",
     "ExpiredToken": "the temporary credentials need renewing",
     "RequestTimeTooSkewed": "check this machine's clock",
+    "InvalidObjectState": "restore it from its archive first",
 }
 _ELSEWHERE = {
     "AuthorizationHeaderMalformed",
@@ -85,7 +96,8 @@ _CLIPPED = 300
 class Refusal:
     """What a service says when it refuses a request, or one key of it; fit to be shown.
 
-    `status` is 200 where the refusal came inside a success.
+    `status` is 200 where the refusal came inside a success. `location` is where a redirect leads;
+    `foreign` is whether the reply holds something that no S3 service says, such as a web page.
     """
 
     status: int
@@ -94,13 +106,20 @@ class Refusal:
     request_id: str
     host_id: str = ""
     region: str | None = None
+    location: str = ""
+    foreign: bool = False
 
-    def error(self, operation: str, key: str | None) -> BlockStoreError:
-        """The error for this refusal of `operation` on `key`, or on the bucket when None."""
-        kind, status = self._meaning(key)
+    def error(
+        self, operation: str, key: str | None, *, bucket: str = "", on_bucket: bool | None = None
+    ) -> BlockStoreError:
+        """The error for this refusal of `operation` on `key`, or on the bucket when None.
+
+        `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
+        the request was about, though the operation is on `key`.
+        """
+        kind, status = self._meaning(key is None if on_bucket is None else on_bucket)
         subject = operation if key is None else f"{operation} {key!r}"
-        told = "" if kind in _OWN_WORDS else self.message
-        reason = told or _REASONS.get(kind, "the service refused")
+        reason = self._reason(kind, bucket)
         request_id = f", request id {self.request_id}" if self.request_id else ""
         hint = self._hint(kind, key)
         message = (
@@ -117,7 +136,16 @@ class Refusal:
             host_id=self.host_id,
         )
 
-    def _meaning(self, key: str | None) -> tuple[_Kind, int]:
+    def _reason(self, kind: _Kind, bucket: str) -> str:
+        if kind is BucketNotFoundError and bucket:
+            return f"there is no bucket {bucket!r}"
+        told = "" if kind in _OWN_WORDS else self.message
+        own = _REASON_OF_CODE.get(self.code) or _REASONS.get(kind, "the service refused")
+        if self.code in _REASON_OF_CODE and told:
+            return f"{own}: {told}"
+        return told or own
+
+    def _meaning(self, on_bucket: bool) -> tuple[_Kind, int]:
         inside_success = self.status < 300
         known = _KINDS.get(self.code)
         if known is not None:
@@ -126,10 +154,16 @@ class Refusal:
         # What S3 could not finish inside a 200 is to be tried again, so it counts as a 500.
         # https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         status = 500 if inside_success else self.status
-        return _kind_of_status(status, self.code, key), status
+        if status == 404 and self.foreign:
+            return NotS3Error, status
+        return _kind_of_status(status, self.code, on_bucket), status
 
     def _hint(self, kind: _Kind, key: str | None) -> str:
-        if self.code in _ELSEWHERE or self.status in (301, 307):
+        if self.location:
+            return f"it redirects to {self.location!r}: set endpoint to where that leads"
+        if self.foreign:
+            return "the reply is no error of S3's: is this an S3 endpoint, with no proxy before it?"
+        if self.code in _ELSEWHERE or self.status in (301, 307, 308):
             where = f"set region to {self.region!r}" if self.region else "check region"
             return f"the bucket is elsewhere: {where}, and check endpoint"
         if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
@@ -142,25 +176,34 @@ class Refusal:
         return _HINTS.get(self.code, "")
 
 
-def error_from(response: Response, operation: str, key: str | None) -> BlockStoreError:
-    """The error that `response` stands for; `key` is None for an operation on the bucket.
+def error_from(
+    response: Response,
+    operation: str,
+    key: str | None,
+    *,
+    bucket: str = "",
+    on_bucket: bool | None = None,
+) -> BlockStoreError:
+    """The error that `response` stands for; see `Refusal.error`.
 
-    A 404 that gives no reason, as every reply to HEAD, is a missing block when there is a
-    `key` and a missing bucket when there is none.
+    A 404 that gives no reason, as every reply to HEAD, is a missing block where the request was
+    about one, and else a missing bucket. One that holds a web page is neither.
     """
-    return read_refusal(response).error(operation, key)
+    return read_refusal(response).error(operation, key, bucket=bucket, on_bucket=on_bucket)
 
 
 def read_refusal(response: Response) -> Refusal:
     """What the reply says, with nothing but its status certain to be there."""
     headers = response.headers
     code = message = request_id = host_id = ""
+    foreign = response.size > 0
     try:
         document = read_xml(response.body, MAX_ERROR_BODY)
     except ProtocolError:
         pass  # a proxy's page, or no body: the status alone has to do
     else:
         if document.name == "Error":
+            foreign = False
             code, message = document.text("Code"), document.text("Message")
             request_id, host_id = document.text("RequestId"), document.text("HostId")
     return Refusal(
@@ -170,7 +213,16 @@ def read_refusal(response: Response) -> Refusal:
         request_id=showable(request_id or headers.get("x-amz-request-id", "")),
         host_id=showable(host_id or headers.get("x-amz-id-2", "")),
         region=region_hint(response),
+        location=_location(response),
+        foreign=foreign,
     )
+
+
+def _location(response: Response) -> str:
+    """Where a redirect leads that is not one to another region, such as from http to https."""
+    if not 300 <= response.status < 400 or region_hint(response):
+        return ""
+    return showable(response.headers.get("location", "").partition("?")[0])
 
 
 def region_hint(response: Response) -> str | None:
@@ -211,12 +263,12 @@ def showable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in clipped).strip()
 
 
-def _kind_of_status(status: int, code: str, key: str | None) -> _Kind:
+def _kind_of_status(status: int, code: str, on_bucket: bool) -> _Kind:
     match status:
         case 401 | 403:
             return AccessDeniedError
         case 404 if not code:
-            return BucketNotFoundError if key is None else BlockNotFoundError
+            return BucketNotFoundError if on_bucket else BlockNotFoundError
         case 416:
             return InvalidRangeError
         case 429 | 503:

@@ -155,7 +155,7 @@ def copy_object(address: Address, source_key: str, target_key: str) -> Request:
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
     """
     request = _request(address, "PUT", _object_path(address, target_key))
-    source = f"/{quote(address.bucket, safe='')}/{encode_key(source_key)}"
+    source = f"{quote(address.bucket, safe='')}/{encode_key(source_key)}"  # no / before: for all
     request.headers["x-amz-copy-source"] = source
     return request
 
@@ -189,12 +189,10 @@ def delete_objects(address: Address, keys: Sequence[str]) -> Request:
     return request
 
 
-def head_bucket(address: Address) -> Request:
-    """Ask whether the bucket is there and may be used.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html
-    """
-    return _request(address, "HEAD", address.path)
+def with_a_body(head: Request) -> Request:
+    """A GET of what a HEAD is about, as small as there is: its refusal says why, in its body."""
+    headers = {"host": head.headers["host"], "user-agent": head.headers["user-agent"]}
+    return Request(head.origin, "GET", head.target, {**headers, "range": "bytes=0-0"})
 
 
 def _request(address: Address, method: str, target: str) -> Request:

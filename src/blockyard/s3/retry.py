@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
+    NotS3Error,
     S3Error,
-    ServerError,
     ThrottledError,
     TLSError,
     TransportConnectionError,
@@ -22,10 +22,14 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 
-_TRANSIENT_STATUS = frozenset({500, 502, 503, 504})
+_TRANSIENT_STATUS = frozenset({408, 425, 499, 500, 502, 503, 504, 509, *range(520, 531), 599})
+"""Besides HTTP's own: what proxies answer that gave up on the service (nginx 499, Cloudflare 520
+to 530, others 509 and 599). Those that last are 501, 505 and 507, whatever sends them."""
 _TRANSIENT_CODES = frozenset(
     {
         "RequestTimeout",
+        "RequestTimeoutException",
+        "IncompleteBody",
         "InternalError",
         "OperationAborted",
         "ConditionalRequestConflict",
@@ -35,6 +39,10 @@ _TRANSIENT_CODES = frozenset(
         "XAmzContentChecksumMismatch",
     }
 )
+_NOT_DONE = frozenset(
+    {"RequestTimeout", "RequestTimeoutException", "IncompleteBody", "NotImplemented"}
+)
+"""Codes of a request that had not come whole."""
 _DOUBLINGS = 20
 """Past this many the delay has reached any sensible cap; larger powers only cost time."""
 
@@ -43,15 +51,18 @@ _DOUBLINGS = 20
 class RetryPolicy:
     """How hard a call tries.
 
-    `attempts` counts all requests, the first included; `before_contact` is the limit for an
-    endpoint that was never reached, which is more likely a wrong address than an outage.
-    Delays grow from `base` seconds to `cap` seconds.
+    `attempts` counts all requests, the first included; `before_contact` is the limit where the
+    endpoint never answered and refuses connections, has no address, or is no S3 service: that is
+    more likely a wrong address than an outage. One that stays silent is waited for as later: so
+    does an outage look. Delays grow from `base` seconds to `cap` seconds; to
+    `cap_before_contact` while the endpoint never answered.
     """
 
     attempts: int = 10
     before_contact: int = 3
     base: float = 0.1
     cap: float = 30.0
+    cap_before_contact: float = 10.0
 
 
 def is_transient(error: BlockStoreError) -> bool:
@@ -60,9 +71,24 @@ def is_transient(error: BlockStoreError) -> bool:
         return False
     if isinstance(error, (TransportError, ThrottledError)):
         return True
-    if isinstance(error, ServerError):
-        return error.status in _TRANSIENT_STATUS
-    return isinstance(error, S3Error) and error.code in _TRANSIENT_CODES
+    if not isinstance(error, S3Error):
+        return False
+    return error.status in _TRANSIENT_STATUS or error.code in _TRANSIENT_CODES
+
+
+def may_have_taken_effect(error: BlockStoreError) -> bool:
+    """Whether the request that this is the outcome of may have been carried out all the same.
+
+    Not where nothing can have been sent, nor where the service itself refused: a proxy that says
+    so, or a service that failed, may have passed on what it was sent.
+    """
+    if isinstance(error, TransportError):
+        return not never_connected(error)
+    if not isinstance(error, S3Error):
+        return False
+    if isinstance(error, ThrottledError):
+        return error.status == 503 and not error.code
+    return error.status in _TRANSIENT_STATUS and error.code not in _NOT_DONE
 
 
 def delay_before_next(
@@ -75,21 +101,30 @@ def delay_before_next(
 ) -> float | None:
     """Seconds to wait before the next attempt, or None to give up.
 
-    `failed` counts the attempts so far; `contacted` is whether the endpoint ever answered;
-    `jitter` is in [0, 1). The wait that the service asked for is honoured up to the cap.
+    `failed` counts the attempts so far; `contacted` is whether the endpoint ever sent a reply
+    that an S3 service sends; `jitter` is in [0, 1). The wait that the service asked for is
+    honoured up to the cap.
     """
     limit = policy.attempts
-    if not contacted and _never_connected(error):
+    if not contacted and _looks_wrong(error):
         limit = min(limit, policy.before_contact)
     if failed >= limit or not is_transient(error):
         return None
-    backoff = jitter * min(policy.cap, policy.base * 2 ** min(failed - 1, _DOUBLINGS))
+    if never_connected(error):
+        jitter = (1 + jitter) / 2  # nobody is spared load, and the tries last through an outage
+    cap = policy.cap if contacted else min(policy.cap, policy.cap_before_contact)
+    backoff = jitter * min(cap, policy.base * 2 ** min(failed - 1, _DOUBLINGS))
     asked = error.retry_after if isinstance(error, S3Error) else None
     return max(backoff, min(asked or 0.0, policy.cap))
 
 
-def _never_connected(error: BlockStoreError) -> bool:
-    return (
-        isinstance(error, (TransportConnectionError, TransportTimeoutError))
-        and not error.established
-    )
+def never_connected(error: BlockStoreError) -> bool:
+    """Whether nothing can have been sent."""
+    kinds = (TransportConnectionError, TransportTimeoutError)
+    return isinstance(error, kinds) and not error.established
+
+
+def _looks_wrong(error: BlockStoreError) -> bool:
+    """Whether the address is more likely at fault than the service."""
+    refused = isinstance(error, TransportConnectionError) and not error.established
+    return refused or isinstance(error, NotS3Error)

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
 from blockyard.config import S3Config
-from blockyard.context import Context, Response
+from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
+    BlockStoreError,
     BlockTooLargeError,
     BufferTooSmallError,
     InvalidKeyError,
     OversizedBodyError,
+    ProtocolError,
     S3Error,
+    UnsupportedError,
 )
 from blockyard.keys import MAX_KEY_BYTES, range_past_end
 from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Caller, PlainCall
+from blockyard.s3 import listing, requests, responses
+from blockyard.s3.calls import Call, Caller, PlainCall
+from blockyard.s3.capabilities import HEADER_REFUSED, lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
-from blockyard.s3.integrity import CHECKSUM, checksum_or_etag_claim, upload_headers
+from blockyard.s3.integrity import CHECKSUM, SUMS, checksum_or_etag_claim, upload_headers
+from blockyard.s3.listing import PageAsked
+from blockyard.s3.proof import check_deleted, check_object, check_stored, check_taken
 from blockyard.s3.reading import Reader
+from blockyard.s3.requests import Address
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
 from blockyard.stores.base import Store
 
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
 _NONCE = "x-amz-meta-blockyard-nonce"
-_HEADER_REFUSED = frozenset({"InvalidArgument", "NotImplemented"})
-"""What services answer that refuse headers they do not know."""
 
 
 class S3Store(Store):
@@ -50,52 +56,96 @@ class S3Store(Store):
             config.sign_payload == "auto" and self._caller.site.address.origin.scheme == "http"
         )
         self._sign_payload = signed
-        self._checksum_welcome = True
+        self._etag_proves = config.write_proof == "etag"
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
     ) -> BlockInfo:
+        learnt = self._caller.capabilities
+        if if_absent and learnt.conditional_writes is False:
+            raise _unconditional(f"write_block {key!r}: not stored")
         payload_hash, headers = await self._guards(ctx, data)
         if if_absent:
             headers[_NONCE] = ctx.runtime.nonce()
-        if not self._checksum_welcome:
+        if not learnt.upload_checksum:
             del headers[CHECKSUM]
+        full_key = self._full_key(key)
+        put = _Put("write_block", key, full_key, data, headers, payload_hash=payload_hash)
         try:
-            return await self._put(ctx, key, data, payload_hash, headers)
+            info = await self._put(ctx, put)
         except S3Error as error:
-            if CHECKSUM not in headers or error.code not in _HEADER_REFUSED:
-                raise
-        del headers[CHECKSUM]
-        info = await self._put(ctx, key, data, payload_hash, headers)
-        self._checksum_welcome = False  # since it was that, and nothing else
+            if if_absent and lacking(error):
+                raise _unconditional(f"write_block {key!r}: not stored") from error
+            raise
+        if if_absent and learnt.conditional_writes is None:
+            await self._check_conditional(ctx, put)
         return info
 
-    async def _put(
-        self,
-        ctx: Context,
-        key: str,
-        data: bytes | memoryview,
-        payload_hash: str,
-        headers: dict[str, str],
-    ) -> BlockInfo:
-        full_key = self._full_key(key)
-        if_absent = _NONCE in headers
-        call = PlainCall(
-            "write_block",
-            key,
-            lambda address: requests.put_object(
-                address, full_key, data, headers=headers, if_absent=if_absent
-            ),
-            payload_hash=payload_hash,
-        )
+    async def _put(self, ctx: Context, put: _Put) -> BlockInfo:
+        """Without its checksum header where it is that which the service refuses."""
         try:
-            return await self._caller.call(
-                ctx, call, lambda reply: responses.block_info(key, reply, size=len(data))
-            )
+            return await self._put_as_it_is(ctx, put)
+        except S3Error as error:
+            if CHECKSUM not in put.headers or error.code not in HEADER_REFUSED:
+                raise
+        del put.headers[CHECKSUM]
+        info = await self._put_as_it_is(ctx, put)
+        self._caller.capabilities.upload_checksum = False  # since it was that, and nothing else
+        return info
+
+    async def _put_as_it_is(self, ctx: Context, put: _Put) -> BlockInfo:
+        if_absent = _NONCE in put.headers
+        try:
+            info = await self._caller.call(ctx, put, self._stored(put))
         except S3Error as error:
             if not if_absent or error.status != 412:
                 raise
-            return await self._own_write_or_exists(ctx, key, headers[_NONCE], error)
+            self._caller.capabilities.conditional_writes = True
+            return await self._own_write_or_exists(ctx, put, error)
+        return info if self._etag_proves else await self._looked_up(ctx, put)
+
+    def _stored(self, put: _Put) -> Callable[[Response], BlockInfo]:
+        """What the reply to the write is held to, and read as."""
+        check = check_stored if self._etag_proves else check_taken
+        key, size = put.key or "", len(put.data)
+
+        def stored(reply: Response) -> BlockInfo:
+            check(reply)
+            return responses.block_info(key, reply, size=size)
+
+        return stored
+
+    async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
+        """The block, if it is there: for a service whose reply to a write proves nothing."""
+        key = put.key or ""
+        with suppress(BlockNotFoundError):
+            reply = await self._head(ctx, "write_block", key)
+            if reply.headers.get(SUMS) == put.headers[SUMS]:
+                return responses.stat_result(reply, "write_block", key)
+        raise ProtocolError(
+            f"write_block {key!r}: the service took the block, but it is not what is there: "
+            "it was lost, or replaced since"
+        )
+
+    async def _check_conditional(self, ctx: Context, put: _Put) -> None:
+        """Find out whether the service holds a conditional write to its condition.
+
+        Some take `If-None-Match: *` and ignore it, so that of two writers both seem to win. The
+        block just written is written once more, which has to be refused. Sent twice, since
+        somebody may have deleted the block in between: then the first one was right to succeed.
+        """
+        learnt = self._caller.capabilities
+        for _ in range(2):
+            try:
+                _ = await self._caller.call(ctx, replace(put, attempts=None), self._stored(put))
+            except S3Error as error:
+                if error.status == 412:
+                    learnt.conditional_writes = True
+                    return
+                error.add_note("the block was stored, but perhaps it replaced another one")
+                raise
+        learnt.conditional_writes = False
+        raise _unconditional(f"write_block {put.key!r}: stored, perhaps in place of another block")
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
         asked = Asked("read_block", key, self._full_key(key))
@@ -142,27 +192,70 @@ class S3Store(Store):
         return None if held_to is None else held_to.name
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        return responses.block_info(key, await self._head(ctx, "stat_block", key))
+        reply = await self._head(ctx, "stat_block", key)
+        return responses.stat_result(reply, "stat_block", key)
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        """See `Store.copy_block`. The reply to a copy does not tell the size: the source's is the
+        copy's when both have one ETag, so the source is looked up beside the copy."""
+        learnt = self._caller.capabilities
+        if learnt.copies is False:
+            raise _no_copies(source_key)
+
+        async def sides(copy: bool) -> BlockInfo | None:
+            if copy:
+                return await self._copied(ctx, source_key, target_key)
+            if not learnt.copies_keep_etags:
+                return None
+            with suppress(BlockStoreError):  # if it matters, the copy will tell
+                return await self.stat_block(ctx, source_key)
+            return None
+
+        source, copied = await ctx.runtime.gather(sides, (False, True), 2)
+        learnt.copies = True
+        if source is None or copied is None or source.etag != copied.etag:
+            learnt.copies_keep_etags = source is None and learnt.copies_keep_etags
+            return await self.stat_block(ctx, target_key)
+        return copied._replace(size=source.size)
+
+    async def _copied(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        """The copy, but for its size."""
+        learnt = self._caller.capabilities
         source, target = self._full_key(source_key), self._full_key(target_key)
         call = PlainCall(
             "copy_block",
             source_key,
             lambda address: requests.copy_object(address, source, target),
+            changes=True,
         )
-        _ = await self._caller.call(
-            ctx, call, lambda reply: responses.copy_result(reply, source_key)
-        )
-        return await self.stat_block(ctx, target_key)
+
+        def copied(reply: Response) -> BlockInfo:
+            if not reply.body:  # the source was ignored, and nothing was stored as the target
+                raise _no_copies(source_key)
+            etag, last_modified = responses.copy_result(reply, source_key)
+            return BlockInfo(target_key, 0, etag, last_modified)
+
+        try:
+            return await self._caller.call(ctx, call, copied)
+        except UnsupportedError:
+            learnt.copies = False
+            raise
+        except S3Error as error:
+            if learnt.copies or not lacking(error):
+                raise
+            learnt.copies = False
+            raise _no_copies(source_key) from error
 
     async def delete_block(self, ctx: Context, key: str) -> None:
         full_key = self._full_key(key)
         call = PlainCall(
-            "delete_block", key, lambda address: requests.delete_object(address, full_key)
+            "delete_block",
+            key,
+            lambda address: requests.delete_object(address, full_key),
+            changes=True,
         )
         try:
-            _ = await self._caller.call(ctx, call, _whole)
+            await self._caller.call(ctx, call, check_deleted)
         except BlockNotFoundError:  # some services say so; AWS answers 204
             return
 
@@ -170,29 +263,32 @@ class S3Store(Store):
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        call = self._listing("list_by_prefix", prefix, token, page_size)
+        asked = PageAsked.of(self._prefix + prefix, token)
+        call = _listing("list_by_prefix", asked, page_size)
         return await self._caller.call(
-            ctx, call, lambda reply: responses.list_page(reply, self._prefix)
+            ctx, call, lambda reply: listing.list_page(reply, asked, self._prefix)
         )
 
     async def list_keys(
         self, ctx: Context, prefix: str, token: str | None, page_size: int
     ) -> tuple[list[str], str | None]:
-        call = self._listing("list_by_prefix", prefix, token, page_size)
+        asked = PageAsked.of(self._prefix + prefix, token)
+        call = _listing("list_by_prefix", asked, page_size)
         return await self._caller.call(
-            ctx, call, lambda reply: responses.list_keys(reply, self._prefix)
+            ctx, call, lambda reply: listing.list_keys(reply, asked, self._prefix)
         )
 
     async def health_check(self, ctx: Context) -> HealthReport:
+        """See `Store.health_check`. A listing proves more than the reply to a HEAD of the bucket,
+        which has no body, may be refused to those who may list, and any web server gives."""
         begun = ctx.runtime.now()
-        call = PlainCall("health_check", None, requests.head_bucket)
-        try:
-            reply = await self._caller.call(ctx, call, _whole)
-        except S3Error:
-            # the reply to a HEAD has no body: ask again in a way that says what is wrong
-            listing = self._listing("health_check", "", None, page_size=1)
-            _ = await self._caller.call(ctx, listing, _whole)
-            raise
+        asked = PageAsked(self._prefix)
+
+        def listed(reply: Response) -> Response:
+            _ = listing.list_keys(reply, asked)
+            return reply
+
+        reply = await self._caller.call(ctx, _listing("health_check", asked, 1), listed)
         where = self._config.endpoint or self._caller.site.address.host
         hedging = self._caller.hedging
         return HealthReport(
@@ -203,35 +299,24 @@ class S3Store(Store):
             hedges=hedging.sent if hedging else 0,
         )
 
-    def _listing(self, operation: str, prefix: str, token: str | None, page_size: int) -> PlainCall:
-        full_prefix = self._prefix + prefix
-        return PlainCall(
-            operation,
-            None,
-            lambda address: requests.list_objects(
-                address, full_prefix, token=token, max_keys=page_size
-            ),
-        )
-
     async def _head(self, ctx: Context, operation: str, key: str) -> Response:
-        """The headers of an object. A 404 to a HEAD does not say what is missing: ask."""
+        """The headers of an object."""
         full_key = self._full_key(key)
         call = PlainCall(operation, key, lambda address: requests.head_object(address, full_key))
-        try:
-            return await self._caller.call(ctx, call, _whole)
-        except BlockNotFoundError:
-            bucket = PlainCall(operation, None, requests.head_bucket)
-            _ = await self._caller.call(ctx, bucket, _whole)
-            raise
 
-    async def _own_write_or_exists(
-        self, ctx: Context, key: str, nonce: str, refused: S3Error
-    ) -> BlockInfo:
+        def described(reply: Response) -> Response:
+            check_object(reply)
+            return reply
+
+        return await self._caller.call(ctx, call, described)
+
+    async def _own_write_or_exists(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
         """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
+        key = put.key or ""
         with suppress(BlockNotFoundError):  # deleted since: at the time of the write it was there
             reply = await self._head(ctx, "write_block", key)
-            if reply.headers.get(_NONCE) == nonce:
-                return responses.block_info(key, reply)
+            if reply.headers.get(_NONCE) == put.headers[_NONCE]:
+                return responses.stat_result(reply, "write_block", key)
         error = BlockExistsError(f"write_block {key!r}: a block is there already")
         raise error from refused
 
@@ -254,5 +339,40 @@ class S3Store(Store):
         return full_key
 
 
-def _whole(reply: Response) -> Response:
-    return reply
+@dataclass(slots=True)
+class _Put(Call):
+    """A write; conditional when its `headers` hold a nonce."""
+
+    full_key: str
+    data: bytes | memoryview
+    headers: dict[str, str]
+    changes: bool = field(default=True, kw_only=True)
+
+    def request(self, address: Address) -> Request:
+        return requests.put_object(
+            address,
+            self.full_key,
+            self.data,
+            headers=self.headers,
+            if_absent=_NONCE in self.headers,
+        )
+
+
+def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
+    return PlainCall(
+        operation,
+        None,
+        lambda address: requests.list_objects(
+            address, asked.prefix, token=asked.token, max_keys=page_size
+        ),
+    )
+
+
+def _unconditional(what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{what}: the service does not hold writes to If-None-Match, so if_absent is not possible"
+    )
+
+
+def _no_copies(source_key: str) -> UnsupportedError:
+    return UnsupportedError(f"copy_block {source_key!r}: the service has no CopyObject")

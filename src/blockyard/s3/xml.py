@@ -46,8 +46,12 @@ class Document:
 
     def text(self, name: str) -> str:
         """The text of the root's child `name`, "" when it is absent or empty."""
-        text = self._root.findtext(self._namespace + name, "")
-        return _unmarked(text) if self._marked else text
+        return self.find(name) or ""
+
+    def find(self, name: str) -> str | None:
+        """The text of the root's child `name`, "" when it is empty, None when it is absent."""
+        text = self._root.findtext(self._namespace + name)
+        return _unmarked(text) if self._marked and text else text
 
     def rows(self, name: str, *fields: str) -> Iterator[list[str]]:
         """For each child `name` of the root, the texts of its `fields`.

@@ -1,0 +1,47 @@
+"""What the service behind one store was found to have, and to lack.
+
+Learnt from its replies, kept while the store is open. Threads share it without a lock: each
+field is swapped whole, and a race costs no more than finding out twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockyard.errors import S3Error
+
+HEADER_REFUSED = frozenset({"InvalidArgument", "NotImplemented"})
+"""What services answer that refuse headers they do not know."""
+_LACKING = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+
+@dataclass(slots=True)
+class Capabilities:
+    """One store's service. None: not known yet.
+
+    `answered`: the endpoint ever sent a reply. `bucket_found`: a reply proved that the bucket
+    is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
+    `x-amz-checksum-mode` with a read. `delete_objects`, `copies`: it has DeleteObjects,
+    CopyObject. `copies_keep_etags`: a copy has the ETag of its source, which one encrypted by KMS
+    has not. `conditional_writes`: it holds a write with `If-None-Match: *` to that, and does
+    not just accept the header.
+    """
+
+    answered: bool = False
+    bucket_found: bool = False
+    upload_checksum: bool = True
+    checksum_mode: bool | None = None
+    delete_objects: bool | None = None
+    copies: bool | None = None
+    copies_keep_etags: bool = True
+    conditional_writes: bool | None = None
+
+    @classmethod
+    def of_aws(cls) -> Capabilities:
+        """Those that AWS documents."""
+        return cls(checksum_mode=True, delete_objects=True, copies=True, conditional_writes=True)
+
+
+def lacking(error: S3Error) -> bool:
+    """Whether the service refused the request since it has no such operation."""
+    return error.status in {405, 501} or error.code in _LACKING

@@ -1,0 +1,139 @@
+"""A change that was tried more than once says how many attempts have an unknown outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from blockyard.errors import (
+    BlockStoreError,
+    DeadlineExceededError,
+    ProtocolError,
+    S3Error,
+    TransportConnectionError,
+    TransportTimeoutError,
+)
+from tests.pretend import reply
+from tests.scripted_service import EMPTY, OK, Answer, Scripted, refusal
+
+WRITTEN = reply(200, {"etag": '"e"'}, b"")
+COPIED = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
+UNKNOWN: dict[str, Answer] = {
+    "reset": TransportConnectionError("reset"),
+    "timeout": TransportTimeoutError("no byte moved"),
+    "garbage": ProtocolError("garbage"),
+    "a page": reply(200, {}, b"<html></html>"),
+    "500": refusal(500, "InternalError"),
+    "502": refusal(502),
+    "504": refusal(504),
+    "503 of a proxy": refusal(503),
+    "408": refusal(408),
+    "520": refusal(520),
+}
+KNOWN: dict[str, Answer] = {
+    "refused": TransportConnectionError("refused", established=False),
+    "not connected": TransportTimeoutError("connecting", established=False),
+    "503": refusal(503, "SlowDown"),
+    "429": refusal(429),
+    "RequestTimeout": refusal(400, "RequestTimeout"),
+    "BadDigest": refusal(400, "BadDigest"),
+    "OperationAborted": refusal(409, "OperationAborted"),
+}
+Change = Callable[[Scripted], object]
+CHANGES: dict[str, tuple[Change, Answer]] = {
+    "write_block": (
+        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=False)),
+        WRITTEN,
+    ),
+    "delete_block": (lambda s3: s3.run(s3.store.delete_block(s3.ctx, "k")), EMPTY),
+}
+changes = pytest.mark.parametrize(("change", "success"), CHANGES.values(), ids=CHANGES.keys())
+
+
+@changes
+@pytest.mark.parametrize("failure", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_an_attempt_whose_outcome_is_unknown_is_counted(
+    change: Change, success: Answer, failure: Answer
+) -> None:
+    s3 = Scripted(success, failure, failure, success)
+    _ = change(s3)
+    assert s3.ctx.unknown_attempts == 0
+    _ = change(s3)
+    assert s3.ctx.unknown_attempts == 2
+
+
+@changes
+@pytest.mark.parametrize("failure", KNOWN.values(), ids=KNOWN.keys())
+def test_an_attempt_that_was_not_carried_out_is_not(
+    change: Change, success: Answer, failure: Answer
+) -> None:
+    s3 = Scripted(success, failure, failure, success)
+    _ = change(s3)
+    _ = change(s3)
+    assert s3.ctx.unknown_attempts == 0
+
+
+@changes
+@pytest.mark.parametrize("failure", UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_an_error_says_so_as_well(change: Change, success: Answer, failure: Answer) -> None:
+    s3 = Scripted(success, failure, max_retries=3)
+    _ = change(s3)
+    with pytest.raises(BlockStoreError) as raised:
+        _ = change(s3)
+    assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 3
+    assert "3 of the attempts may have taken effect" in raised.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("failure", KNOWN.values(), ids=KNOWN.keys())
+def test_an_error_of_attempts_that_were_not_carried_out_says_nothing(failure: Answer) -> None:
+    s3 = Scripted(failure, max_retries=2)
+    with pytest.raises(BlockStoreError) as raised:
+        _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 0
+
+
+def test_a_deadline_that_passes_before_anything_is_sent_leaves_nothing_unknown() -> None:
+    s3 = Scripted(refusal(503, "SlowDown"), refusal(503, "SlowDown", retry_after="9"))
+    s3.ctx = replace(s3.ctx, deadline=5.0)
+    with pytest.raises(DeadlineExceededError) as raised:
+        _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 0
+
+
+def test_a_deadline_that_passes_while_waiting_for_the_reply_does() -> None:
+    s3 = Scripted(DeadlineExceededError("late"))
+    with pytest.raises(DeadlineExceededError) as raised:
+        _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 1
+
+
+def test_a_copy_counts_as_a_change_and_the_look_at_its_source_does_not() -> None:
+    described = reply(200, {"etag": "e"}, b"")
+    s3 = Scripted(UNKNOWN["reset"], described, UNKNOWN["reset"], COPIED)
+    _ = s3.run(s3.store.copy_block(s3.ctx, "k", "l"))
+    assert s3.ctx.unknown_attempts == 1
+
+
+def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt() -> None:
+    own = reply(200, {"etag": "e", "x-amz-meta-blockyard-nonce": "0123456789abcdef01234567"}, b"")
+    s3 = Scripted(UNKNOWN["timeout"], refusal(412, "PreconditionFailed"), own)
+    _ = s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True))
+    assert s3.ctx.unknown_attempts == 1
+
+
+def test_deletes_of_many_count_their_batches() -> None:
+    rows = b"<DeleteResult><Deleted><Key>a</Key></Deleted></DeleteResult>"
+    s3 = Scripted(UNKNOWN["reset"], reply(200, {}, rows))
+    _ = s3.run(s3.store.delete_blocks(s3.ctx, ["a"]))
+    assert s3.ctx.unknown_attempts == 1
+
+
+def test_reads_change_nothing() -> None:
+    s3 = Scripted(UNKNOWN["reset"], OK)
+    _ = s3.read()
+    assert s3.ctx.unknown_attempts == 0
+    with pytest.raises(S3Error) as raised:
+        _ = Scripted(refusal(500), max_retries=2).read()
+    assert raised.value.unknown_attempts == 0
