@@ -53,7 +53,7 @@ class Reader:
         learnt = self._caller.capabilities
         asked.checksum_mode = whole and learnt.checksum_mode is not False
         reply = await fetch(self._caller, ctx, asked)
-        if whole and learnt.checksum_mode is None:  # else it was refused, and was all that was wrong
+        if whole and learnt.checksum_mode is None:  # if it was refused, it was all that was wrong
             learnt.checksum_mode = asked.checksum_mode
         if not whole and self._verify_ranges == "off":
             return reply, None
