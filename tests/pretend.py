@@ -7,13 +7,13 @@ what any reply says. The coroutines never suspend, and a pause only moves the cl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from blockyard.config import S3Config
-from blockyard.context import Context, Request, Response
+from blockyard.context import Context, Request, Response, UserItems
 from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportError
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
@@ -164,6 +164,13 @@ class PretendRuntime:
     ) -> Result:
         return run_user_code(call)
 
+    async def user_async(
+        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
+    ) -> Result:
+        raise NotImplementedError
+
+    awaits = False
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         begun: Future[Result] = Future()
         try:
@@ -178,9 +185,10 @@ class PretendRuntime:
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item],
+        items: Iterable[Item] | UserItems[Item],
         concurrency: int,
     ) -> list[Result]:
+        assert not isinstance(items, UserItems)
         return [await operation(item) for item in items]
 
     def now(self) -> float:

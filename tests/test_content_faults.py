@@ -27,6 +27,7 @@ from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.user_code import deliver
 
 BLOCK = 4
 OLD = b"old content, of six blocks"
@@ -472,7 +473,7 @@ def test_a_source_that_fails_leaves_the_old_content() -> None:
             contents = Contents(store)
             before = await contents.keys()
             with pytest.raises(OSError, match="went away"):
-                await contents.writer.write_content(contents.ctx, "movie", broken(), None)
+                await deliver(contents.writer.write_content(contents.ctx, "movie", broken(), None))
             assert await contents.keys() == before
 
     asyncio.run(main())

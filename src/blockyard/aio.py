@@ -23,6 +23,7 @@ from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
 from blockyard.operations import Operations
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.user_code import deliver
 from blockyard.verifying import Verifier
 
 
@@ -31,6 +32,10 @@ class AsyncBlockStore:
 
     What each method does, takes and raises is said at the same method of `BlockStore`.
     A cancelled call leaves nothing behind: its connection is closed, not reused.
+
+    `progress`, keys, ranges and async pieces run on the event loop. Other iterators, and files to
+    read or write, may block, so they run on a thread of their own; a call that is cancelled or past
+    its deadline waits for half a second until they return, then lets them go.
     """
 
     def __init__(
@@ -87,7 +92,7 @@ class AsyncBlockStore:
 
     async def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
         """See `BlockStore.write_blocks`."""
-        return await self._operations.write_blocks(self._context(), blocks)
+        return await deliver(self._operations.write_blocks(self._context(), blocks))
 
     async def stat_block(self, key: str) -> BlockInfo:
         """See `BlockStore.stat_block`."""
@@ -136,7 +141,7 @@ class AsyncBlockStore:
         self, prefix: str = "", *, progress: Progress | None = None
     ) -> VerifyReport:
         """See `BlockStore.verify_by_prefix`."""
-        return await self._verifier.verify_by_prefix(self._context(), prefix, progress)
+        return await deliver(self._verifier.verify_by_prefix(self._context(), prefix, progress))
 
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""
@@ -146,7 +151,9 @@ class AsyncBlockStore:
         self, content_id: str, source: AsyncContentSource, *, progress: Progress | None = None
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
-        return await self._writer.write_content(self._context(), content_id, source, progress)
+        return await deliver(
+            self._writer.write_content(self._context(), content_id, source, progress)
+        )
 
     async def read_content(
         self, content_id: str, offset: int = 0, length: int | None = None
@@ -164,8 +171,10 @@ class AsyncBlockStore:
         progress: Progress | None = None,
     ) -> int:
         """See `BlockStore.read_content_into`."""
-        return await self._reader.read_content_into(
-            self._context(), content_id, target, offset=offset, length=length, progress=progress
+        return await deliver(
+            self._reader.read_content_into(
+                self._context(), content_id, target, offset=offset, length=length, progress=progress
+            )
         )
 
     async def iter_content(
@@ -190,7 +199,9 @@ class AsyncBlockStore:
         self, source_id: str, target_id: str, *, progress: Progress | None = None
     ) -> ContentInfo:
         """See `BlockStore.copy_content`."""
-        return await self._writer.copy_content(self._context(), source_id, target_id, progress)
+        return await deliver(
+            self._writer.copy_content(self._context(), source_id, target_id, progress)
+        )
 
     async def delete_content(self, content_id: str) -> None:
         """See `BlockStore.delete_content`."""

@@ -11,9 +11,9 @@ This module owns the protocol only: no socket, no asyncio, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from blockyard.errors import DeadlineExceededError
 
@@ -79,6 +79,14 @@ class Hedge:
     allowed: Callable[[], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class UserItems(Generic[Item]):
+    """An iterable of the caller's own, which is drawn where their code runs: see `Runtime.user`."""
+
+    items: Iterable[Item]
+    deadline: float | None
+
+
 class Runtime(Protocol):
     """What operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
 
@@ -133,6 +141,20 @@ class Runtime(Protocol):
         """
         ...
 
+    async def user_async(
+        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
+    ) -> Result:
+        """Await the caller's own coroutine, where `awaits` is true. Raises what `user` does.
+
+        At the deadline it is cancelled.
+        """
+        ...
+
+    @property
+    def awaits(self) -> bool:
+        """Whether this call can await the caller's own coroutines: only those under asyncio can."""
+        ...
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call that may block, on a private daemon thread, whoever waits for it.
 
@@ -151,15 +173,15 @@ class Runtime(Protocol):
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item],
+        items: Iterable[Item] | UserItems[Item],
         concurrency: int,
     ) -> list[Result]:
         """Await `operation(item)` for every item, at most `concurrency` at a time.
 
-        Results come in the order of the items, which are drawn only as places become free; they
-        are no iterator of the caller's (see `user`). The first error cancels what is under way and
-        is raised when all of that has ended. Returns when every item is done, and not otherwise.
-        Raises `ValueError` when `concurrency` is below 1.
+        Results come in the order of the items, which are drawn only as places become free. The
+        first error cancels what is under way and is raised when all of that has ended. Returns
+        when every item is done, and not otherwise. Raises `ValueError` when `concurrency` is
+        below 1.
         """
         ...
 
@@ -204,7 +226,9 @@ class Context:
     unknown_attempts: int = 0
 
     def gather(
-        self, operation: Callable[[Item], Coroutine[Any, Any, Result]], items: Iterable[Item]
+        self,
+        operation: Callable[[Item], Coroutine[Any, Any, Result]],
+        items: Iterable[Item] | UserItems[Item],
     ) -> Coroutine[Any, Any, list[Result]]:
         """`Runtime.gather` with this call's concurrency."""
         return self.runtime.gather(operation, items, self.concurrency)

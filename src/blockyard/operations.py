@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Buffer
 
 from blockyard import arguments
-from blockyard.context import Context
+from blockyard.context import Context, UserItems
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
@@ -86,6 +86,8 @@ class Operations:
     ) -> Coroutine[Any, Any, list[BlockInfo]]:
         self._check_open("write_blocks")
         given = arguments.blocks("write_blocks", blocks)
+        if not isinstance(given, list):
+            given = UserItems(given, ctx.deadline)
         return ctx.gather(lambda block: self._write_one(ctx, *block), given)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:

@@ -1,8 +1,9 @@
 """The blocking face: one line a method, each running an operation of `operations.py`.
 
 A single call runs here, on the caller's thread, over plain sockets: its coroutine never
-suspends. A many-at-once call goes to one background event loop that the store starts when it
-first needs it. Threads share a store safely; after a fork the child starts with fresh sockets.
+suspends. The I/O of a many-at-once call is done on one background event loop, which the store
+starts when it first needs it; the caller's own code in it runs on the caller's thread. Threads
+share a store safely; after a fork the child starts with fresh sockets.
 """
 
 from __future__ import annotations
@@ -40,8 +41,11 @@ class BlockStore:
     Every method raises `StoreClosedError` after `close`, `InvalidKeyError` for a key that no
     store can hold, and a `TransportError` or `S3Error` when the service can't be reached or
     refuses; what else a method raises is said there. `AsyncBlockStore` has the same methods.
-    Those for many blocks, for contents, and `close` raise `RuntimeError` in a `progress` callback:
-    they need its thread.
+
+    Your own code in a call (iterators, files, `progress`) runs on the thread that made the call; it
+    may take its time, and call the store. Whatever it raises ends the call, which tidies up and
+    raises that very exception. It can't be interrupted: a deadline that passes meanwhile is raised
+    when it has returned.
     """
 
     def __init__(
@@ -196,7 +200,7 @@ class BlockStore:
         A block is held to its page checksums, else to the checksum that the service keeps, else
         to an ETag that is an MD5; in a folder or in memory there are none. Many blocks are read
         at once, 256 MiB at most or a single one. Raises what a listing does. `progress` is called
-        with the bytes done so far, in another thread.
+        with the bytes done so far.
         """
         return self._run_many(partial(self._verifier.verify_by_prefix, progress=progress), prefix)
 
@@ -210,10 +214,9 @@ class BlockStore:
         """Store what `source` holds as the content `content_id`, replacing the one that was there.
 
         `source` is a path, a buffer, a file open for reading bytes (from its position on) or an
-        iterable of buffers, which is drawn in another thread. The content becomes the blocks
-        `CONTENT_ID/chunk-C/block-B`: 4 MiB each but for the last, 16 to a chunk. Memory for as
-        many blocks as may be in flight is used, however long the source is. `progress` is
-        called with the bytes done so far, in another thread.
+        iterable of buffers. The content becomes the blocks `CONTENT_ID/chunk-C/block-B`: 4 MiB each
+        but for the last, 16 to a chunk. Memory for as many blocks as may be in flight is used,
+        however long the source is. `progress` is called with the bytes done so far.
 
         The content can be read once this returns, and not before. A write that fails or is
         interrupted leaves nothing, or else the content that was there, up to the last moment:
@@ -250,7 +253,7 @@ class BlockStore:
         `target` is a path, where the file appears (or is replaced) only when it is whole, or a
         file open for writing bytes, which is written in order. Raises what `read_content` does,
         and `LocalStorageError` when the file at a path can't be written. `progress` is called
-        with the bytes done so far, in another thread.
+        with the bytes done so far.
         """
         return self._run_many(
             partial(

@@ -97,7 +97,7 @@ class _Walk:
         except BlockStoreError as error:
             self._unreadable[block.key] = _bare(error)
         else:
-            self._read.add(block.size)
+            await self._read.add(ctx, block.size)
             if held_to is None:
                 self._unverifiable += 1
             else:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
+from blockyard.context import Context
+
 Progress: TypeAlias = Callable[[int], None]
-"""Called with the bytes done so far, after each block, on the thread that does the work."""
+"""Called with the bytes done so far, after each block: on the thread that made the call, or on the
+event loop of an asyncio store."""
 
 
 class Tally:
@@ -16,8 +20,9 @@ class Tally:
         self.done = 0
         self._progress = progress
 
-    def add(self, size: int) -> None:
+    async def add(self, ctx: Context, size: int) -> None:
         """Count `size` more bytes and tell the caller."""
         self.done += size
         if self._progress is not None:
-            self._progress(self.done)
+            tell = partial(self._progress, self.done)
+            await ctx.runtime.user(tell, deadline=ctx.deadline, quick=True)

@@ -75,7 +75,7 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
-        into = target_of(target)
+        into = await ctx.runtime.user(partial(target_of, target), quick=True)
         tally = Tally(arguments.progress("read_content_into", progress))
         found = await self.find(ctx, content_id, "read_content_into", offset, length)
         if not isinstance(into, str):
@@ -124,7 +124,7 @@ class ContentReader:
         self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
     ) -> None:
         async def write(block: bytes) -> None:
-            await ctx.runtime.blocking(partial(write_all, file, block))
+            await ctx.user(partial(write_all, file, block))
 
         await self._in_order(ctx, found, write, tally)
 
@@ -143,7 +143,7 @@ class ContentReader:
         async def write_batch(blocks: list[bytes]) -> None:
             for block in blocks:
                 await write(block)
-                tally.add(len(block))
+                await tally.add(ctx, len(block))
 
         await overlapped(ctx, fetch_batch, write_batch)
 
@@ -155,7 +155,7 @@ class ContentReader:
         async def copy(piece: Piece) -> None:
             data = await self._read(ctx, found.layout, piece)
             await ctx.runtime.blocking(partial(file.write_at, piece.position, data))
-            tally.add(len(data))
+            await tally.add(ctx, len(data))
 
         try:
             await ctx.runtime.blocking(file.create)

@@ -50,11 +50,20 @@ class Source(Protocol):
     async def feed(self, ctx: Context, write: Write) -> None: ...
 
 
-def source_of(given: AsyncContentSource, block_size: int) -> Source:
-    """The source for what a caller gave. Raises `TypeError` for what can't be one."""
+def source_of(
+    ctx: Context, given: AsyncContentSource, block_size: int
+) -> Coroutine[Any, Any, Source]:
+    """The source for what a caller gave. Raises `TypeError` for what can't be one.
+
+    The caller's own code already runs to find out: what gives a path, a buffer or an iterator.
+    """
+    return ctx.runtime.user(partial(_source_of, given, block_size, ctx.runtime.awaits), quick=True)
+
+
+def _source_of(given: AsyncContentSource, block_size: int, awaits: bool) -> Source:
     if isinstance(given, str | os.PathLike):
         return PathSource(arguments.path(_OPERATION, given, "source"), block_size)
-    if isinstance(given, AsyncIterable):
+    if awaits and isinstance(given, AsyncIterable):
         return StreamSource(_drawn_async(given, block_size), block_size)
     if arguments.is_buffer(given):
         buffer = arguments.flat(_OPERATION, cast("Buffer", given), "source")
@@ -62,7 +71,7 @@ def source_of(given: AsyncContentSource, block_size: int) -> Source:
     if isinstance(given, Readable) and not isinstance(given, TextIOBase):
         return _file_source(given, block_size)
     if isinstance(given, Iterable) and not isinstance(given, TextIOBase | Mapping):
-        return StreamSource(_drawn(given, block_size), block_size)
+        return StreamSource(_drawn(partial(next, iter(given), _END), block_size), block_size)
     expected = "a path, a buffer, a file open for reading bytes or an iterable of buffers"
     raise arguments.unsuitable(_OPERATION, "source", expected, cast("object", given))
 
@@ -214,24 +223,34 @@ class _Cutter:
 
 
 def _file_source(file: Readable, block_size: int) -> StreamSource:
-    return StreamSource(_drawn(iter(partial(file.read, block_size), b""), block_size), block_size)
+    def next_piece() -> Buffer:
+        data = file.read(block_size)
+        # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
+        return _END if isinstance(data, bytes) and not data else data
+
+    return StreamSource(_drawn(next_piece, block_size), block_size)
 
 
-def _drawn(buffers: Iterable[Buffer], block_size: int) -> Draw:
-    """Draws from a plain iterable, which may block: in a thread, a whole block at a time."""
+def _drawn(next_piece: Callable[[], Buffer], block_size: int) -> Draw:
+    """Draws from the caller's file or iterator, which may block, a whole block at a time."""
     cutter = _Cutter(block_size)
-    iterator = iter(buffers)
+    stopped = False
 
     def next_block() -> bytearray:
-        while not cutter.fill():
-            data = next(iterator, _END)
+        while not stopped and not cutter.fill():
+            data = next_piece()
             if data is _END:
                 break
             cutter.add(data)
         return cutter.take()
 
     async def draw(ctx: Context) -> bytearray:
-        return await ctx.runtime.blocking(next_block)
+        nonlocal stopped
+        try:
+            return await ctx.user(next_block)
+        except BaseException:
+            stopped = True  # the call has ended, and may not wait for slow pieces of a block
+            raise
 
     return draw
 
@@ -240,7 +259,7 @@ def _drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
     cutter = _Cutter(block_size)
     iterator: AsyncIterator[Buffer] = aiter(buffers)
 
-    async def draw(ctx: Context) -> bytearray:
+    async def next_block() -> bytearray:
         while not cutter.fill():
             data = await anext(iterator, _END)
             if data is _END:
@@ -248,7 +267,7 @@ def _drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
             cutter.add(data)
         return cutter.take()
 
-    return draw
+    return lambda ctx: ctx.runtime.user_async(next_block, deadline=ctx.deadline)
 
 
 def _starts(size: int, block_size: int) -> range:

@@ -49,7 +49,7 @@ class ContentWriter:
         self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
     ) -> ContentInfo:
         content_id = check_content_id("write_content", content_id)
-        blocks = source_of(source, self._block_size)
+        blocks = await source_of(ctx, source, self._block_size)
         tally = Tally(arguments.progress("write_content", progress))
         found = await self._listing.find(ctx, content_id)
         write = self._rewrite if 0 in found.blocks else self._write_new
@@ -91,7 +91,7 @@ class ContentWriter:
             block = layout.blocks[index]
             key = block_key(place, index)
             _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
-            tally.add(block.size)
+            await tally.add(ctx, block.size)
 
         try:
             _ = await ctx.gather(put, range(1, len(layout.blocks)))
@@ -214,7 +214,8 @@ class ContentWriter:
         """
         ends = ctx.runtime.now() + TIDY_SECONDS
         try:
-            await step(replace(ctx, deadline=ends), content_id)
+            tidy = step(replace(ctx, deadline=ends), content_id)
+            await ctx.runtime.finish(tidy, TIDY_SECONDS)
         except BlockStoreError as failure:
             error.add_note(f"and {content_id!r} may be left unfinished: {failure}")
 
@@ -255,7 +256,7 @@ class _Upload:
             self.first = data
         else:
             _ = await self._put(index, data)
-        self._tally.add(len(data))
+        await self._tally.add(self._ctx, len(data))
 
     def complete(self) -> Coroutine[Any, Any, BlockInfo]:
         """Write block 0: now the content is there."""

@@ -11,22 +11,29 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sized
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Hedge, Origin, Request, Response, check_concurrency
+from blockyard.context import (
+    Hedge,
+    Origin,
+    Request,
+    Response,
+    UserItems,
+    check_concurrency,
+)
 from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
 from blockyard.process import PerProcess
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.dialing import Dialing
+from blockyard.transport.gathering import gather, gather_drawn
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
 from blockyard.transport.tasks import (
-    all_done,
     finished,
     told_when_done,
     until_done,
@@ -34,7 +41,7 @@ from blockyard.transport.tasks import (
 )
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
 from blockyard.transport.watchdog import Watchdog
-from blockyard.user_code import run_user_code
+from blockyard.user_code import UserCodeError, run_user_code
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -133,6 +140,19 @@ class AsyncioRuntime:
             return run_user_code(call)
         return await self._wait(self.start(partial(run_user_code, call)), deadline, _LET_GO_AFTER)
 
+    async def user_async(
+        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
+    ) -> Result:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
+                return await _awaited(call)
+        except TimeoutError:
+            raise deadline_passed() from None
+
+    @property
+    def awaits(self) -> bool:
+        return calling_thread.get() is None
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         return self._threads.start(call)
 
@@ -142,22 +162,14 @@ class AsyncioRuntime:
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item],
+        items: Iterable[Item] | UserItems[Item],
         concurrency: int,
     ) -> list[Result]:
-        """As many workers as places, each drawing the next item: one task a worker, not an item."""
         check_concurrency(concurrency)
-        results: list[Any] = []
-        places = min(concurrency, len(items)) if isinstance(items, Sized) else concurrency
-        numbered = enumerate(items)
-
-        async def work() -> None:
-            for index, item in numbered:
-                results.append(None)
-                results[index] = await operation(item)
-
-        await all_done([work() for _ in range(places)])
-        return results
+        if isinstance(items, UserItems):
+            draw = partial(self.user, deadline=items.deadline)
+            return await gather_drawn(operation, items.items, concurrency, draw)
+        return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await finished(operation, seconds)
@@ -359,3 +371,19 @@ class _LoopConnections:
             if not place.done():
                 place.set_result(None)
                 return
+
+
+async def _awaited(call: Callable[[], Awaitable[Result]]) -> Result:
+    """What the caller's own coroutine returns; what it raises is carried by `UserCodeError`.
+
+    A cancellation of this task is not theirs: it passes.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine that asyncio runs
+    before = task.cancelling()
+    try:
+        return await call()
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and task.cancelling() > before:
+            raise
+        raise UserCodeError(error) from None

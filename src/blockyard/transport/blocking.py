@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Hedge, Request, Response, check_concurrency
+from blockyard.context import Hedge, Request, Response, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
 from blockyard.process import PerProcess
 from blockyard.transport.blocking_hedging import Try, first_to_begin
@@ -104,6 +104,13 @@ class BlockingRuntime:
         _ = Patience(self._timeouts.no_progress, deadline).wait()
         return result
 
+    async def user_async(
+        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
+    ) -> Result:
+        raise NotImplementedError("a blocking store awaits no coroutine of the caller's")
+
+    awaits = False
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         return self._threads.start(call)
 
@@ -116,11 +123,13 @@ class BlockingRuntime:
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item],
+        items: Iterable[Item] | UserItems[Item],
         concurrency: int,
     ) -> list[Result]:
         """One after the other: what gains from more at once goes to the background loop."""
         check_concurrency(concurrency)
+        if isinstance(items, UserItems):
+            raise NotImplementedError("the caller's own items are drawn on the background loop")
         return [await operation(item) for item in items]
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:

@@ -1,0 +1,148 @@
+"""Many operations at once under asyncio: one task a place, each taking the next item.
+
+The items of an iterable of the caller's own are drawn where the caller's code runs, only as places
+become free, and each begins as soon as it is drawn: the next one may be long in coming, or come
+only when this one is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sized
+from typing import Any, Generic, TypeVar
+
+from blockyard.transport.tasks import all_done
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Draw = Callable[[], bool]
+RunUserCode = Callable[[Draw], Coroutine[Any, Any, bool]]
+"""Runs a call where the caller's own code runs."""
+
+_END: Any = object()
+
+
+async def gather(
+    operation: Callable[[Item], Coroutine[Any, Any, Result]],
+    items: Iterable[Item],
+    concurrency: int,
+) -> list[Result]:
+    """See `Runtime.gather`; the items are none of the caller's own."""
+    results: list[Any] = []
+    numbered = enumerate(items)
+
+    async def work() -> None:
+        for index, item in numbered:
+            results.append(None)
+            results[index] = await operation(item)
+
+    places = min(concurrency, len(items)) if isinstance(items, Sized) else concurrency
+    await all_done([work() for _ in range(places)])
+    return results
+
+
+async def gather_drawn(
+    operation: Callable[[Item], Coroutine[Any, Any, Result]],
+    items: Iterable[Item],
+    concurrency: int,
+    run_user_code: RunUserCode,
+) -> list[Result]:
+    """See `Runtime.gather`; the items are the caller's own."""
+    results: list[Any] = []
+    feed = _Feed(items)
+
+    async def work() -> None:
+        while (numbered := await feed.take()) is not None:
+            index, item = numbered
+            del numbered
+            result = await operation(item)
+            del item  # which the next one may need the memory of
+            while len(results) <= index:
+                results.append(None)
+            results[index] = result
+
+    async def draw() -> None:
+        try:
+            while await feed.is_asked():
+                if not await run_user_code(feed.draw):
+                    return
+        finally:
+            feed.end()
+
+    await all_done([draw(), *(work() for _ in range(concurrency))])
+    return results
+
+
+class _Feed(Generic[Item]):
+    """Items on their way from the thread that draws them to the tasks that ask for one.
+
+    `draw` is for that thread, the rest for the loop. One item is drawn for each that is asked for.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self._iterator: Iterator[Item] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._count = 0
+        self._asked: deque[None] = deque()
+        self._asking = asyncio.Event()
+        self._drawn: deque[tuple[int, Item]] = deque()
+        self._waiting: deque[asyncio.Future[tuple[int, Item] | None]] = deque()
+        self._ended = False
+        self._told = False
+
+    async def take(self) -> tuple[int, Item] | None:
+        """The next item and its number; None when there is none any more."""
+        if self._ended:
+            return None
+        place: asyncio.Future[tuple[int, Item] | None] = self._loop.create_future()
+        self._waiting.append(place)
+        self._asked.append(None)
+        self._asking.set()
+        return await place
+
+    async def is_asked(self) -> bool:
+        """Wait until an item is asked for."""
+        while not self._asked:
+            self._asking.clear()
+            _ = await self._asking.wait()
+        return True
+
+    def end(self) -> None:
+        """No more is drawn: tell those who wait for an item."""
+        self._deliver()
+        self._ended = True
+        self._asked.clear()
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+
+    def draw(self) -> bool:
+        """Draw as many items as are asked for; False when there are no more."""
+        if self._iterator is None:
+            self._iterator = iter(self._items)
+        while self._asked:
+            item = next(self._iterator, _END)
+            if item is _END:
+                return False
+            self._drawn.append((self._count, item))
+            del item
+            self._count += 1
+            try:
+                _ = self._asked.popleft()
+            except IndexError:  # the call has ended meanwhile
+                return False
+            if not self._told:
+                self._told = True
+                _ = self._loop.call_soon_threadsafe(self._deliver)
+        return True
+
+    def _deliver(self) -> None:
+        self._told = False
+        while self._drawn and self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(self._drawn.popleft())
