@@ -300,23 +300,25 @@ class TestErrors:
         assert "very-secret" not in result.stderr
 
     @pytest.mark.parametrize(
-        ("error", "code"),
+        ("error", "code", "says"),
         [
-            (AccessDeniedError("no", status=403), 4),
-            (BucketNotFoundError("no", status=404), 3),
-            (ThrottledError("slow down", status=503), 5),
-            (OSError(28, "No space left on device"), 1),
+            (AccessDeniedError("no", status=403), 4, "no"),
+            (BucketNotFoundError("no", status=404), 3, "no"),
+            (ThrottledError("slow down", status=503), 5, "slow down"),
+            (OSError(28, "No space left on device"), 1, "No space left on device"),
+            (FileNotFoundError(2, "No such file", "file"), 1, "'file': No such file"),
+            (KeyError("x"), 1, "unexpected KeyError: 'x' (--debug shows where)"),
         ],
     )
-    def test_what_the_service_says(
-        self, error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+    def test_what_went_wrong_below(
+        self, error: Exception, code: int, says: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(self: BlockStore) -> None:
             raise error
 
         monkeypatch.setattr(BlockStore, "health_check", fail)
         result = run("health")
-        assert (result.exit_code, result.stderr) == (code, f"blockyard: {error}\n")
+        assert (result.exit_code, result.stderr) == (code, f"blockyard: {says}\n")
 
     @pytest.mark.parametrize("arguments", [["--debug", "cat", "nix"], ["cat", "nix", "--debug"]])
     def test_debug_shows_the_traceback_too(self, arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,14 @@ def until(process: subprocess.Popen[bytes], condition: Callable[[], object]) -> 
     while not condition():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+
+
+def open_files(process: subprocess.Popen[bytes]) -> str:
+    """What the process has open; a file that has no name yet is there with its folder's."""
+    folder = Path(f"/proc/{process.pid}/fd")
+    with suppress(FileNotFoundError):  # one that was just closed
+        return " ".join(os.readlink(folder / name) for name in os.listdir(folder))
+    return ""
 
 
 class TestPipes:
@@ -149,7 +157,7 @@ class TestInterruptedGet:
         target.mkdir()
         (target / "file").write_bytes(b"old")
         process = start("get", "movie", "out/file", command=[sys.executable, "-c", SLOW])
-        until(process, lambda: len(os.listdir(target)) == 2)
+        until(process, lambda: str(target) in open_files(process))
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         process.communicate()

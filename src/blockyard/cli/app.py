@@ -2,6 +2,7 @@
 
 # Annotations are not postponed here: typer reads them when a command is defined.
 
+import errno
 import os
 import stat as stat_module
 import sys
@@ -14,12 +15,13 @@ import typer
 from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
-from blockyard.cli.output import human, json_row, progress_bar, row, shown, watched
+from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
 from blockyard.cli.signals import nothing_to_tidy
-from blockyard.cli.streams import StandardInput
+from blockyard.cli.streams import StandardInput, StandardOutput
 from blockyard.cli.verify import verify
 from blockyard.content.layout import belongs_to, content_prefix
+from blockyard.content.targets import own_descriptor
 from blockyard.errors import BlockNotFoundError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="The block's key.")]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"blockyard {__version__}")
+        say(f"blockyard {__version__}")
         raise typer.Exit
 
 
@@ -68,9 +70,9 @@ def put(
 
     A put that is interrupted leaves the content that was there before, or none.
     """
-    total = None if file == "-" else _size_of(file)
+    source = StandardInput() if _is_stream(file, 0) else file
+    total = _size_of(source) if isinstance(source, str) else None
     with progress_bar(f"put {content_id}", total) as progress:
-        source = StandardInput() if file == "-" else file
         _ = store.write_content(content_id, source, progress=progress)
 
 
@@ -82,7 +84,7 @@ def get(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard output.")],
 ) -> None:
     """Read a content into a file, which appears when it is whole."""
-    if file == "-":
+    if _is_stream(file, 1):
         _write_out(store, content_id, 0, None)
         return
     total = store.content_size(content_id) if watched() else None
@@ -112,7 +114,7 @@ def ls(
     """List blocks: size, time of the last change in UTC, key."""
     show = json_row if as_json else row
     for block in store.iter_blocks(prefix):
-        typer.echo(show(block))
+        say(show(block))
 
 
 @app.command()
@@ -169,16 +171,18 @@ def rm(
     keys = _found(store, name, recursive=recursive)
     if dry_run:
         for key in keys:
-            typer.echo(shown(key))
+            say(shown(key))
         return
     if recursive and not yes:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "standard input: it is closed: nobody can be asked; see -y")
         question = f"Delete {_counted(keys)} below {shown(name)}?"
         _ = typer.confirm(question, abort=True, err=True)
     if recursive or keys == [name]:
         store.delete_blocks(keys).raise_for_failures()
     else:
         store.delete_content(name)
-    typer.echo(f"deleted {_counted(keys)}")
+    say(f"deleted {_counted(keys)}")
 
 
 @app.command()
@@ -187,7 +191,7 @@ def health(store: "BlockStore") -> None:
     """Show that the bucket or folder can be used, and how long the answer took."""
     report = store.health_check()
     server = f", {report.server}" if report.server else ""
-    typer.echo(f"{report.store}: ok, {report.latency * 1000:.1f} ms{server}")
+    say(f"{report.store}: ok, {report.latency * 1000:.1f} ms{server}")
 
 
 _ = app.command()(bench)
@@ -226,14 +230,18 @@ def _named(command: str, name: str) -> Generator[None]:
 
 def _write_out(store: "BlockStore", content_id: str, offset: int, length: int | None) -> None:
     with nothing_to_tidy():
-        output = sys.stdout.buffer
+        output = StandardOutput()
         _ = store.read_content_into(content_id, output, offset=offset, length=length)
-        _ = output.flush()
+
+
+def _is_stream(file: str, number: int) -> bool:
+    """Whether an argument means standard input (0) or output (1): -, /dev/stdin and the like."""
+    return file == "-" or own_descriptor(file) == number
 
 
 def _describe(**fields: str) -> None:
     for name, value in fields.items():
-        typer.echo(f"{name + ':':9} {value}")
+        say(f"{name + ':':9} {value}")
 
 
 def _exact(size: int) -> str:
@@ -246,4 +254,5 @@ def _size_of(path: str) -> int | None:
         status = os.stat(path)
     except OSError:
         return None  # reading it says what is wrong
-    return status.st_size if stat_module.S_ISREG(status.st_mode) else None
+    is_known = stat_module.S_ISREG(status.st_mode) and status.st_size > 0  # /proc says 0 of all
+    return status.st_size if is_known else None

@@ -20,7 +20,7 @@ from blockyard.cli.benchmark import (
     measure,
     scratch_prefix,
 )
-from blockyard.cli.output import human, watched
+from blockyard.cli.output import human, say, watched
 from blockyard.cli.session import with_store
 from blockyard.model import KIB
 
@@ -61,7 +61,7 @@ def bench(
         for measured in measure(store, prefix, Budget(time.monotonic() + seconds, size)):
             results.append(measured)
             show()
-    typer.echo(_as_json(results) if as_json else _as_text(results))
+    say(_as_json(results) if as_json else _as_text(results))
 
 
 @contextmanager

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import typer
 
 from blockyard.cli.signals import Stopped
+from blockyard.cli.streams import named, settle
 from blockyard.errors import (
     AccessDeniedError,
     BlockNotFoundError,
@@ -50,35 +50,70 @@ _CODES: tuple[tuple[tuple[type[BlockStoreError], ...], int], ...] = (
 )
 
 
+def code_of(run: Callable[[], object]) -> int:
+    """The exit code of a whole run of the command line: help and wrong use included."""
+    code: str | int | None = None
+    try:
+        with reported(debug=False):
+            try:
+                _ = run()
+            except SystemExit as ended:
+                code = ended.code
+    except typer.Exit as failed:
+        code = failed.exit_code
+    return code if isinstance(code, int) else FAILED if code else 0
+
+
 @contextmanager
 def reported(*, debug: bool) -> Generator[None]:
     """Turn what a command raises into a line on stderr and an exit code."""
     try:
         yield
-        _ = sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered can't be written either, at exit: let it go nowhere.
-        _ = os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(BROKEN_PIPE) from None
+        if sys.stdout is not None:
+            with named("standard output"):
+                _ = sys.stdout.flush()
+    except (typer.Exit, typer.Abort):
+        raise
     except Stopped as stop:
         complain(str(stop))
         raise typer.Exit(stop.exit_code) from None
-    except (BlockStoreError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - a traceback says nothing to who uses a command
+        settle(sys.stdout)
+        if _is_broken_pipe(error):
+            raise typer.Exit(BROKEN_PIPE) from None
         if debug:
-            traceback.print_exception(error)
-        complain(str(error))
-        if isinstance(error, PartialDeleteError):
-            for key, reason in error.result.failed.items():
-                complain(f"{key}: {reason}")
+            complain("".join(traceback.format_exception(error)).rstrip())
+        for line in _lines(error):
+            complain(line)
         raise typer.Exit(_code(error)) from None
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
-    typer.echo(f"blockyard: {message}", err=True)
+    """One line on stderr, if anyone can be told."""
+    try:
+        typer.echo(f"blockyard: {message}", err=True)
+    except (OSError, ValueError):
+        settle(sys.stderr)
 
 
-def _code(error: BlockStoreError | OSError) -> int:
+def _lines(error: Exception) -> list[str]:
+    if isinstance(error, PartialDeleteError):
+        failed = [f"{key}: {reason}" for key, reason in error.result.failed.items()]
+        return [str(error), *failed]
+    if isinstance(error, BlockStoreError):
+        return [str(error)]
+    if isinstance(error, OSError):
+        file = f"{error.filename!r}: " if error.filename is not None else ""
+        return [f"{file}{error.strerror or error}"]
+    return [f"unexpected {type(error).__name__}: {error} (--debug shows where)"]
+
+
+def _is_broken_pipe(error: BaseException) -> bool:
+    """Whether a pipe that the command wrote to has no reader any more, by whatever way."""
+    return isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError)
+
+
+def _code(error: Exception) -> int:
     for kinds, code in _CODES:
         if isinstance(error, kinds):
             return code

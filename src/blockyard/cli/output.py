@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -11,11 +12,20 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from blockyard.cli.streams import named
 from blockyard.model import KIB
 
 if TYPE_CHECKING:
     from blockyard.content.progress import Progress
     from blockyard.model import BlockInfo
+
+
+def say(text: str) -> None:
+    """A line on standard output. Raises `OSError` when it can't be written, closed or full."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output: it is closed")
+    with named("standard output"):
+        typer.echo(text)
 
 
 def human(size: float) -> str:
@@ -30,7 +40,7 @@ def human(size: float) -> str:
 
 def shown(key: str) -> str:
     """The key as it is, but on a terminal without the characters that would control it."""
-    if key.isprintable() or not sys.stdout.isatty():
+    if key.isprintable() or sys.stdout is None or not sys.stdout.isatty():
         return key
     return key.encode("unicode_escape").decode()
 
@@ -51,7 +61,7 @@ def json_row(block: BlockInfo) -> str:
 
 def watched() -> bool:
     """Whether someone sees progress: stderr is a terminal."""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager

@@ -106,5 +106,18 @@ def _default_source() -> str | None:
         return None
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():
-        data = Path.home() / ".local" / "share"
+        data = _home() / ".local" / "share"
     return (data / "blockyard").as_uri()
+
+
+def _home() -> Path:
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry for this user, as in many containers
+        home = Path()
+    if not home.is_absolute():
+        raise ConfigError(
+            "no store is named, by --store, --config or BLOCKYARD_STORE, and there is no home "
+            "directory for the default one: HOME is not set"
+        )
+    return home

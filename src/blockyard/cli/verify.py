@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blockyard.cli import exits
-from blockyard.cli.output import human, progress_bar, shown
+from blockyard.cli.output import human, progress_bar, say, shown
 from blockyard.cli.session import with_store
 from blockyard.errors import BlockStoreError
 
@@ -31,7 +31,7 @@ def verify(
     """
     with progress_bar(f"verify {prefix}".rstrip(), None) as progress:
         report = store.verify_by_prefix(prefix, progress=progress)
-    typer.echo(_as_json(report) if as_json else _as_text(report))
+    say(_as_json(report) if as_json else _as_text(report))
     if report.damaged or report.unreadable:
         raise typer.Exit(exits.FAILED)
 
