@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
-.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short fuzz bench bench-path-check bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short fuzz bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -26,6 +26,7 @@ help:
 	@echo "make faults-short  its short form, 3 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
+	@echo "make bench-path    clients beside each other over an emulated network path (root)"
 	@echo "make bench-path-check  whether the emulated network path is what it says (root)"
 	@echo "make bench-report  docs/BENCHMARKS.md from the saved results"
 
@@ -71,6 +72,9 @@ fuzz: $(FUZZ_READY)
 bench: $(BENCH_READY)
 	@bench/install-packages
 	@$(BENCH_VENV)/bin/python -m bench run $(if $(QUICK),--quick)
+
+bench-path: $(BENCH_READY)
+	@$(BENCH_VENV)/bin/python -m bench path $(if $(QUICK),--quick)
 
 bench-path-check: $(READY)
 	@$(RUN) bench.path

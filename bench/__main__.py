@@ -1,4 +1,4 @@
-"""`python -m bench run` measures and prints; `python -m bench report` writes docs/BENCHMARKS.md."""
+"""`python -m bench run` and `python -m bench path` measure and print; `report` writes the page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from bench import report, run
+from bench.path import comparing
 
 
 def main() -> int:
@@ -16,10 +17,17 @@ def main() -> int:
     _ = running.add_argument("--tiny", action="store_true", help="a moment each: to try it out")
     _ = running.add_argument("--only", default="", help="workloads whose name holds this")
     _ = running.add_argument("--save", default="", help="the file for the results (JSON)")
+    over = commands.add_parser("path", help="measure over an emulated network path (Linux, root)")
+    _ = over.add_argument("--quick", action="store_true", help="one round")
+    _ = over.add_argument("--congestion", default="cubic", help="TCP's congestion control")
+    _ = over.add_argument("--save", default="", help="the file for the results (JSON)")
     _ = commands.add_parser("report", help="write docs/BENCHMARKS.md from the saved results")
     chosen = parser.parse_args()
     if chosen.command == "report":
         return report.main()
+    if chosen.command == "path":
+        effort = comparing.QUICK if chosen.quick else comparing.FULL
+        return run.over_a_path(effort, chosen.congestion, chosen.save)
     scale = run.TINY if chosen.tiny else run.QUICK if chosen.quick else run.FULL
     return run.main(scale, chosen.only, chosen.save)
 

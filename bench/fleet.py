@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -111,12 +112,12 @@ def environment() -> dict[str, str]:
 
 
 class Worker:
-    """One client's process, and the pipes to it."""
+    """One client's process, and the pipes to it; `command` is another than `bench.worker`."""
 
-    def __init__(self, peer: str) -> None:
+    def __init__(self, peer: str, command: Sequence[str] | None = None) -> None:
         self._peer = peer
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", peer],
+            command or [sys.executable, "-m", "bench.worker", peer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,6 +16,14 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 def describe() -> dict[str, str]:
+    """The machine, its system, and what the clients are measured against, in words."""
+    return describe_host() | {
+        "nginx": _said("nginx", "-v").rpartition("/")[2],
+        "wrk": _said("wrk", "-v").partition("[")[0].removeprefix("wrk ").strip(),
+    }
+
+
+def describe_host() -> dict[str, str]:
     """The machine and its system, in words."""
     memory = int(_field(Path("/proc/meminfo"), "MemTotal").split()[0]) / 1024**2
     return {
@@ -25,8 +33,6 @@ def describe() -> dict[str, str]:
         "system": _field(Path("/etc/os-release"), "PRETTY_NAME", "=").strip('"'),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "nginx": _said("nginx", "-v").rpartition("/")[2],
-        "wrk": _said("wrk", "-v").partition("[")[0].removeprefix("wrk ").strip(),
     }
 
 

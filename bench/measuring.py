@@ -37,7 +37,7 @@ def measure(
         taken = measured.samples[workload.name] = {name: [] for name in workload.contenders}
         wanted = effort(workload)
         for number in range(wanted.rounds):
-            for contender in _in_turn(workload.contenders, number):
+            for contender in in_turn(workload.contenders, number):
                 if f"{workload.name}: {contender}" in measured.failures:
                     continue
                 try:
@@ -49,7 +49,7 @@ def measure(
     return measured
 
 
-def _in_turn(contenders: tuple[str, ...], number: int) -> Iterator[str]:
+def in_turn(contenders: tuple[str, ...], number: int) -> Iterator[str]:
     """Everyone once, each round beginning with the next, so that no place is anyone's own."""
     first = number % len(contenders)
     yield from contenders[first:]

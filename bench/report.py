@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.fleet import REPOSITORY
 from bench.losses import loss_lines
+from bench.path import comparing
 from bench.published import ROWS, SOURCE, published
 from bench.run import FULL, RESULTS
 from bench.samples import Samples, cpu_per_operation, rate, samples_from_json
@@ -34,21 +35,27 @@ _DOCS = REPOSITORY / "docs"
 
 
 def main() -> int:
-    found = sorted(RESULTS.glob("*-full.json"))
-    if not found:
-        print("error: bench/results holds no full run; `make bench` makes one", file=sys.stderr)
+    full, path = _latest("full"), _latest("path")
+    if full is None or path is None:
+        print("error: bench/results holds no full run, or none over a path", file=sys.stderr)
         return 1
-    results = json.loads(found[-1].read_text())
-    source = str(found[-1].relative_to(REPOSITORY))
+    results = json.loads(full.read_text())
     _draw(results, _DOCS / "benchmarks")
     target = _DOCS / "BENCHMARKS.md"
-    _ = target.write_text(page(results, source))
-    print(f"wrote {target.relative_to(REPOSITORY)} from {source}")
+    source, path_source = (str(file.relative_to(REPOSITORY)) for file in (full, path))
+    over_path = json.loads(path.read_text())
+    _ = target.write_text(page(results, source, over_path, path_source))
+    print(f"wrote {target.relative_to(REPOSITORY)} from {source} and {path_source}")
     return 0
 
 
-def page(results: dict[str, Any], source: str) -> str:
-    """The page in Markdown."""
+def _latest(scale: str) -> Path | None:
+    """The results of the last run of that scale."""
+    return max(RESULTS.glob(f"*-{scale}.json"), default=None)
+
+
+def page(results: dict[str, Any], source: str, over_path: dict[str, Any], path_source: str) -> str:
+    """The page in Markdown, from a full run and one over a network path."""
     samples = samples_from_json(results["samples"])
     notes = tomllib.loads((_HERE / "notes.toml").read_text())
     return Template((_HERE / "template.md").read_text()).substitute(
@@ -75,6 +82,9 @@ def page(results: dict[str, Any], source: str) -> str:
         memory=as_markdown(memory_rows(results["memory"])),
         startup=as_markdown(startup_rows(results["startup"])),
         processes=as_markdown(process_rows(results["processes"])),
+        path_source=path_source,
+        path_conditions=_path_conditions(over_path),
+        path_tables=_path_tables(samples_from_json(over_path["samples"])),
         original=SOURCE,
         originals=as_markdown(_original_rows(results["stores"])),
     )
@@ -99,6 +109,22 @@ def _machine(results: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['memory']}, {machine['system']}, Linux "
         f"{machine['kernel']}, Python {machine['python']}, nginx {machine['nginx']}, wrk "
         f"{machine['wrk']}. Other programs used {results['others']:g} of the cores meanwhile."
+    )
+
+
+def _path_conditions(over_path: dict[str, Any]) -> str:
+    machine = over_path["machine"]
+    return (
+        f"{over_path['date']}, commit {over_path['commit']}, {over_path['rounds']} rounds, "
+        f"{over_path['minutes']:.0f} minutes: {machine['cores']} cores of {machine['processor']}, "
+        f"Linux {machine['kernel']}, TCP with {over_path['congestion']}, Python "
+        f"{machine['python']}. Other programs used {over_path['others']:g} of the cores meanwhile."
+    )
+
+
+def _path_tables(samples: Samples) -> str:
+    return "\n\n".join(
+        f"### {title}\n\n{as_markdown(rows)}" for title, rows in comparing.tables(samples)
     )
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from bench import machine, memory, processes, startup, stores, tables
 from bench.fleet import REPOSITORY, Fleet, environment, where
 from bench.measuring import Effort, measure
+from bench.path import comparing
+from bench.path.network import PathUnavailableError, require_path
 from bench.peers import NAMES
 from bench.samples import samples_as_json
 from bench.workloads import LIMIT, MIB, Workload, all_workloads
@@ -88,6 +90,41 @@ TINY = Scale(
     process_seconds=0.1,
     stores_seconds=0.0,
 )
+
+
+def over_a_path(effort: Effort, congestion: str, save: str) -> int:
+    """Measure over an emulated path, print and save; where there can't be one, say so."""
+    try:
+        require_path()
+    except PathUnavailableError as error:
+        print(f"over a network path: skipped: {error}")
+        return 0
+    begun = time.monotonic()
+    with _alone():
+        print(f"blockyard {machine.commit()} over a network path", flush=True)
+        others = machine.Disturbance()
+        measured = comparing.measure(effort, congestion)
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(),
+        "machine": machine.describe_host(),
+        "versions": {peer: machine.versions()[peer] for peer in comparing.PEERS},
+        "congestion": congestion,
+        "rounds": effort.rounds,
+        "others": round(others.cores(), 2),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "samples": samples_as_json(measured.samples),
+        "failures": measured.failures,
+    }
+    path = Path(save) if save else RESULTS / f"{results['date'][:10]}-path.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _ = path.write_text(_as_lines(results))
+    for title, rows in comparing.tables(measured.samples):
+        print(f"\n{title}\n{tables.as_text(rows)}")
+    for what, why in measured.failures.items():
+        print(f"\nFAILED {what}\n{why}")
+    print(f"\nsaved to {path} after {results['minutes']:g} minutes")
+    return 0
 
 
 def main(scale: Scale, only: str, save: str) -> int:

@@ -14,6 +14,7 @@ import random
 import ssl
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any, TextIO
@@ -217,18 +218,23 @@ def _batch(work: dict[str, Any], expected: float) -> int:
 
 
 def main() -> None:
-    answers = _take_stdout()
+    answers = take_stdout()
     worker = Worker(sys.argv[1])
-    for line in sys.stdin:
-        try:
-            answer = asdict(worker.run(json.loads(line)))
-        except Exception as error:
-            answer = {"error": "".join(traceback.format_exception(error, limit=-4))}
-        print(json.dumps(answer), file=answers, flush=True)
+    answer_commands(worker.run, answers)
     worker.close()
 
 
-def _take_stdout() -> TextIO:
+def answer_commands(run: Callable[[Command], Sample], answers: TextIO) -> None:
+    """Answer each line of standard input with a line of `answers`."""
+    for line in sys.stdin:
+        try:
+            answer = asdict(run(json.loads(line)))
+        except Exception as error:
+            answer = {"error": "".join(traceback.format_exception(error, limit=-4))}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def take_stdout() -> TextIO:
     """The standard output, for answers alone: what a client prints goes to the error stream."""
     answers = os.fdopen(os.dup(1), "w")
     _ = os.dup2(2, 1)

@@ -15,6 +15,8 @@ from bench.driving import Sample, WrongLengthError
 from bench.fleet import Fleet, WorkerError
 from bench.losses import loss_lines
 from bench.measuring import Effort, measure
+from bench.path import comparing
+from bench.path.works import CONDITIONS, works_over
 from bench.run import FULL
 from bench.samples import Samples, cpu_per_operation, rate, samples_as_json, samples_from_json
 from bench.targets import TARGETS, Outcome, Target, cpu_outcomes, outcomes
@@ -228,6 +230,27 @@ def made_up_results(samples: Samples) -> dict[str, Any]:
     }
 
 
+def made_up_path() -> dict[str, Any]:
+    """A run over a path in which every client needs 20 ms for anything, and we need half."""
+    samples: Samples = {
+        comparing.work_name(condition, work): {
+            name: [Sample(1, 0.01 if is_ours(name) else 0.02, 0.001)] * 2
+            for name in work.contenders
+        }
+        for condition in CONDITIONS
+        for work in works_over(condition)
+    }
+    machine = {"cores": "2", "processor": "some", "kernel": "6", "python": "3"}
+    said = {"date": "2026-01-02", "commit": "abc", "rounds": 2, "minutes": 1, "others": 0}
+    return {
+        **said,
+        "machine": machine,
+        "congestion": "cubic",
+        "samples": samples_as_json(samples),
+        "failures": {},
+    }
+
+
 class TestFigures:
     def test_medians(self) -> None:
         taken = [Sample(10, 1.0, 0.1), Sample(90, 1.0, 2.7), Sample(20, 1.0, 0.2)]
@@ -290,13 +313,16 @@ class TestFigures:
 
 class TestReport:
     def test_the_page_is_whole(self) -> None:
-        page = report.page(made_up_results(made_up()), "bench/results/some.json")
+        page = report.page(
+            made_up_results(made_up()), "bench/results/some.json", made_up_path(), "other.json"
+        )
         assert "$" not in page
         for workload in all_workloads():
             if "ranges" in workload.name or workload.operation in {"list", "delete", "copy"}:
                 assert f"### {workload.name}\n" in page
         assert page.count("16 KiB ranges, one at a time, TLS\n") == 1
         assert "| read 4 MiB | 36,813 | 5,000 |" in page
+        assert "| copy a block | 10.0 ms | 10.0 ms | 20.0 ms | 20.0 ms | 2.00x | 2.00x |" in page
 
     def test_columns_line_up(self) -> None:
         rows = [["client", "rate"], ["a", "1,000"], ["longer", "5"]]

@@ -13,9 +13,14 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from bench.path.service import serve
+from bench.path.worker import Worker
+from bench.path.works import WORKS
+from bench.workloads import split_contender
 from servers.endpoint import Endpoint, boto3_client
 
 MIB = 1 << 20
+PEERS_HERE = ("blockyard", "boto3")
+"""obstore is installed only where benchmarks are."""
 
 
 @pytest.fixture
@@ -92,3 +97,17 @@ def test_an_upload_in_parts(client: Any) -> None:
         io.BytesIO(data), "bucket", "key", Config=TransferConfig(multipart_threshold=5 * MIB)
     )
     assert client.get_object(Bucket="bucket", Key="key")["Body"].read() == data
+
+
+@pytest.mark.parametrize("peer", PEERS_HERE)
+def test_each_work_is_done_and_held_to_its_length(peer: str, endpoint: Endpoint) -> None:
+    worker = Worker(peer, endpoint.url)
+    try:
+        _ = worker.run({"work": None})
+        for work in WORKS:
+            for contender in work.contenders:
+                if split_contender(contender)[0] == peer:
+                    command = {"contender": contender, "seconds": 0}
+                    assert worker.run({"work": work.as_json(), **command}).operations > 0
+    finally:
+        worker.close()

@@ -33,12 +33,18 @@ class Client:
         self.read = self.store.read_block
         self.read_range = self.store.read_block_range
         self.copy = self.store.copy_block
+        self.exists = self.store.block_exists
+        self.write_large = self.store.write_content
+        self.read_large = self.store.read_content
 
-    def list_keys(self) -> int:
-        return len(self.store.list_by_prefix())
+    def list_keys(self, prefix: str = "") -> int:
+        return len(self.store.list_by_prefix(prefix))
 
     def delete(self, keys: list[str]) -> int:
         return len(self.store.delete_blocks(keys).deleted)
+
+    def delete_below(self, prefix: str) -> int:
+        return len(self.store.delete_by_prefix(prefix).deleted)
 
     def close(self) -> None:
         self.store.close()
@@ -53,6 +59,16 @@ class AsyncClient:
         self.write = self.store.write_block
         self.read = self.store.read_block
         self.read_range = self.store.read_block_range
+        self.copy = self.store.copy_block
+        self.exists = self.store.block_exists
+        self.write_large = self.store.write_content
+        self.read_large = self.store.read_content
+
+    async def list_keys(self, prefix: str = "") -> int:
+        return len(await self.store.list_by_prefix(prefix))
+
+    async def delete_below(self, prefix: str) -> int:
+        return len((await self.store.delete_by_prefix(prefix)).deleted)
 
     async def close(self) -> None:
         await self.store.close()

@@ -5,6 +5,7 @@ The variant "defaults" leaves that to boto3, which then adds a CRC32 to what it 
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import boto3
@@ -47,9 +48,28 @@ class Client:
         wanted = f"bytes={offset}-{offset + length - 1}"
         return self.client.get_object(Bucket=self.bucket, Key=key, Range=wanted)["Body"].read()
 
-    def list_keys(self) -> int:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        return len([found["Key"] for page in pages for found in page.get("Contents", ())])
+    def write_large(self, key: str, data: bytes) -> None:
+        self.client.upload_fileobj(io.BytesIO(data), self.bucket, key)
+
+    def read_large(self, key: str) -> memoryview:
+        target = io.BytesIO()
+        self.client.download_fileobj(self.bucket, key, target)
+        return target.getbuffer()
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.client.head_object(Bucket=self.bucket, Key=key)
+        except self.client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            return False
+        return True
+
+    def list_keys(self, prefix: str = "") -> int:
+        return len(self._keys(prefix))
+
+    def delete_below(self, prefix: str) -> int:
+        return self.delete(self._keys(prefix))
 
     def delete(self, keys: list[str]) -> int:
         deleted = 0
@@ -65,3 +85,9 @@ class Client:
 
     def close(self) -> None:
         self.client.close()
+
+    def _keys(self, prefix: str) -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix
+        )
+        return [found["Key"] for page in pages for found in page.get("Contents", ())]

@@ -43,19 +43,38 @@ class Client:
     def read_range(self, key: str, offset: int, length: int) -> obstore.Bytes:
         return obstore.get_range(self.store, key, start=offset, length=length)
 
-    def list_keys(self) -> int:
-        pages = obstore.list(self.store, chunk_size=1000)
-        return len([found["path"] for page in pages for found in page])
+    def write_large(self, key: str, data: bytes) -> None:
+        obstore.put(self.store, key, data)
+
+    def read_large(self, key: str) -> obstore.Bytes:
+        return obstore.get(self.store, key).bytes()
+
+    def exists(self, key: str) -> bool:
+        try:
+            obstore.head(self.store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list_keys(self, prefix: str = "") -> int:
+        return len(self._keys(prefix))
 
     def delete(self, keys: list[str]) -> int:
         obstore.delete(self.store, keys)
         return len(keys)
+
+    def delete_below(self, prefix: str) -> int:
+        return self.delete(self._keys(prefix))
 
     def copy(self, source: str, target: str) -> None:
         obstore.copy(self.store, source, target)
 
     def close(self) -> None:
         del self.store
+
+    def _keys(self, prefix: str) -> list[str]:
+        pages = obstore.list(self.store, prefix or None, chunk_size=1000)
+        return [found["path"] for page in pages for found in page]
 
 
 class AsyncClient:

@@ -1,0 +1,177 @@
+"""One client in a process of its own on the client's side of the path.
+
+`python -m bench.path.worker PEER URL` takes commands as `bench.worker` does. Each client stores
+itself what it reads, below a prefix of its own, so that each reads what it would have written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import random
+import sys
+from importlib import import_module
+from typing import Any
+
+from bench.driving import (
+    Sample,
+    WrongLengthError,
+    drive_asyncio,
+    drive_many,
+    drive_plain,
+    drive_threads,
+)
+from bench.path.works import BLOCK, LARGE, LISTED, SMALL
+from bench.site import Site
+from bench.worker import Command, answer_commands, take_stdout
+from bench.workloads import split_contender
+
+_BUCKET = "bucket"
+_BLOCKS = 32
+_PICKED = 4096
+_CALLS = {"range": "read_range"}
+_MANY = {"range": "read_ranges", "read": "read_many", "write": "write_many"}
+"""What calls are named, of `ManyClient` and of the others, where it is not as the operation."""
+_WARM_UP = 0.3
+"""Part of the measuring time that is worked before it begins."""
+
+
+class Worker:
+    """The clients of one peer, by face."""
+
+    def __init__(self, peer: str, url: str) -> None:
+        self._module = import_module(f"bench.peers.{peer}")
+        self._site = Site(url, _BUCKET)
+        self._prefix = f"{peer}/"
+        self._loop = asyncio.Runner()
+        self._clients: dict[tuple[str, int], Any] = {}
+        self._bodies = {size: os.urandom(size) for size in (SMALL, BLOCK, LARGE)}
+
+    def run(self, command: Command) -> Sample:
+        """Do one work for a while, or store first what all works need."""
+        if command["work"] is None:
+            self._store_all()
+            return Sample(1, 0.0, 0.0)
+        work, (_, face, _) = command["work"], split_contender(command["contender"])
+        client = self._client(face, work["in_flight"])
+        items = self._items(work, face)
+        if work["once"]:
+            self._prepare(work)
+            return self._drive(client, face, work, items, 0)
+        _ = self._drive(client, face, work, items, command["seconds"] * _WARM_UP)
+        return self._drive(client, face, work, items, command["seconds"])
+
+    def close(self) -> None:
+        for (face, _), client in self._clients.items():
+            if face == "asyncio":
+                self._loop.run(client.close())
+            else:
+                client.close()
+        self._loop.close()
+
+    def _drive(
+        self, client: Any, face: str, work: dict[str, Any], items: list[Any], seconds: float
+    ) -> Sample:
+        operation: str = work["operation"]
+        in_flight: int = work["in_flight"]
+        names = _MANY if face == "many" else _CALLS
+        call = getattr(client, names.get(operation, operation))
+        size = work["size"] if operation in {"range", "read", "read_large"} else None
+        match face:
+            case "plain":
+                return drive_plain(call, items, seconds, size)
+            case "threads":
+                return drive_threads(call, items, seconds, size, in_flight)
+            case "asyncio":
+                return self._loop.run(drive_asyncio(call, items, seconds, size, in_flight))
+            case "many":
+                return drive_many(call, items, seconds, size, 4 * in_flight)
+            case other:
+                raise ValueError(other)
+
+    def _prepare(self, work: dict[str, Any]) -> None:
+        """Have the keys there that are deleted, and not the content that is written."""
+        if work["operation"] == "delete_below":
+            self._fill(f"{self._prefix}deleted/")
+        if work["operation"] == "write_large":
+            key = f"{self._prefix}large/{work['size']}-new"
+            _ = self._client("plain", 1).delete_below(f"{key}/")
+
+    def _client(self, face: str, in_flight: int) -> Any:
+        wanted = ("plain", 0) if face == "threads" else (face, in_flight if face == "many" else 0)
+        if wanted not in self._clients:
+            self._clients[wanted] = self._open(wanted[0], in_flight)
+        return self._clients[wanted]
+
+    def _open(self, face: str, in_flight: int) -> Any:
+        match face:
+            case "asyncio":
+                client = self._module.AsyncClient(self._site)
+                self._loop.run(client.open())
+                return client
+            case "many":
+                return self._module.ManyClient(self._site, in_flight)
+            case _:
+                return self._module.Client(self._site)
+
+    def _items(self, work: dict[str, Any], face: str) -> list[Any]:
+        """The arguments of the calls, the same for all clients but for their prefix."""
+        operation, size, prefix = work["operation"], work["size"], self._prefix
+        if operation == "range":
+            chance = random.Random(work["name"])
+            places = [chance.randrange(BLOCK // size) * size for _ in range(_PICKED)]
+            return [(self._block(at), place, size) for at, place in enumerate(places)]
+        if operation == "read" and face == "many":
+            return [self._block(at) for at in range(_BLOCKS)]
+        once: dict[str, list[Any]] = {
+            "read": [(self._block(at),) for at in range(_BLOCKS)],
+            "write": [(f"{prefix}new/{at}", self._bodies.get(size)) for at in range(_BLOCKS)],
+            "read_large": [(f"{prefix}large/{size}",)],
+            "write_large": [(f"{prefix}large/{size}-new", self._bodies.get(size))],
+            "list_keys": [(f"{prefix}listed/",)],
+            "delete_below": [(f"{prefix}deleted/",)],
+            "copy": [(self._block(0), f"{prefix}copy")],
+            "exists": [(f"{prefix}absent",)],
+        }
+        return once[operation]
+
+    def _store_all(self) -> None:
+        """Store what is read, and hold what is read back to it."""
+        client = self._client("plain", 1)
+        for at in range(_BLOCKS):
+            client.write(self._block(at), self._bodies[BLOCK])
+        for size in (SMALL, LARGE):
+            client.write_large(f"{self._prefix}large/{size}", self._bodies[size])
+            if bytes(client.read_large(f"{self._prefix}large/{size}")) != self._bodies[size]:
+                raise WrongLengthError(f"{size} bytes were not read as they were written")
+        if bytes(client.read(self._block(0))) != self._bodies[BLOCK]:
+            raise WrongLengthError("a block was not read as it was written")
+        self._fill(f"{self._prefix}listed/")
+        self._fill(f"{self._prefix}deleted/")
+        listed = client.list_keys(f"{self._prefix}listed/")
+        deleted = client.delete_below(f"{self._prefix}deleted/")
+        if (listed, deleted) != (LISTED, LISTED) or client.exists(f"{self._prefix}absent"):
+            raise WrongLengthError(f"{listed} listed, {deleted} deleted, expected {LISTED} each")
+
+    def _block(self, at: int) -> str:
+        return f"{self._prefix}blocks/{at % _BLOCKS:02}"
+
+    def _fill(self, prefix: str) -> None:
+        """Have the service make keys to be listed or deleted."""
+        connection = http.client.HTTPConnection(self._site.authority)
+        connection.request("POST", f"/{_BUCKET}?fill={LISTED}&prefix={prefix}")
+        if connection.getresponse().status != 200:
+            raise ConnectionError("the service made no keys")
+        connection.close()
+
+
+def main() -> None:
+    answers = take_stdout()
+    worker = Worker(sys.argv[1], sys.argv[2])
+    answer_commands(worker.run, answers)
+    worker.close()
+
+
+if __name__ == "__main__":
+    main()
