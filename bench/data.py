@@ -13,9 +13,9 @@ from bench.workloads import LISTED, RANGED_BLOCK, SIZES
 PLAIN, KEPT = "plain", "kept"
 """The buckets: objects as anyone stores them, and with blockyard's checksums beside them."""
 
-LISTED_KEYS = [
+LISTED_KEYS = sorted(  # as every listing is
     f"share/content-{n // 1000:03}/chunk-{n // 16 % 63}/block-{n:06}" for n in range(LISTED)
-]
+)
 
 _DISTINCT = 16
 _NAMES = {size: 1024 if size <= RANGED_BLOCK else 64 for size in SIZES}

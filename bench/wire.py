@@ -44,15 +44,15 @@ http {{
         root {folder}/files;
         dav_methods PUT DELETE;
         create_full_put_path on;
-        location / {{
-            # S3 answers a PUT with an ETag, and some clients insist on it.
-            if ($request_method = PUT) {{ add_header ETag '"x"' always; }}
-        }}
+        location / {{ {etag} }}
         location /{plain}/read/ {{ {cached} }}
 {kept}
     }}
 }}
 """
+
+# S3 answers a PUT with an ETag, and clients insist on it.
+_ETAG = """if ($request_method = PUT) { add_header ETag '"x"' always; }"""
 
 # What is only read stays open, so that the server opens no file for a request. Each location keeps
 # its own files: all of them, and those of two sizes in `plain`, are fewer than it may open.
@@ -83,6 +83,7 @@ def serve(*, tls: bool = False, workers: int = 1) -> Generator[Endpoint]:
                 user="user root;" if os.geteuid() == 0 else "",
                 tls=_TLS.format(files=certificate) if certificate else "",
                 plain=data.PLAIN,
+                etag=_ETAG,
                 cached=_CACHED,
                 kept="\n".join(_kept_location(*place) for place in data.distinct_blocks()),
             )
@@ -106,4 +107,4 @@ def _kept_location(folder: str, content: bytes) -> str:
         for name, value in upload_headers(content).items()
         if name.startswith("x-amz-meta-")
     )
-    return f"        location /{data.KEPT}/{folder}/ {{ {_CACHED} {headers}}}"
+    return f"        location /{data.KEPT}/{folder}/ {{ {_CACHED} {headers} {_ETAG} }}"
