@@ -384,6 +384,42 @@ class _Nobody(CredentialSource):
         return False
 
 
+def test_every_request_names_its_client() -> None:
+    """Firewalls refuse requests without, and operators look for it."""
+    s3 = Scripted(reply(503, {}, b""), refusal(403), refusal(403, "AccessDenied"))
+    with pytest.raises(AccessDeniedError):
+        _ = s3.run(s3.store.stat_block(s3.ctx, "key"))
+    anonymous = Scripted(OK, credentials=_Nobody())
+    _ = anonymous.read()
+    assert [each.method for each in s3.requests] == ["HEAD", "HEAD", "GET"]
+    agents = {each.headers["user-agent"] for each in [*s3.requests, *anonymous.requests]}
+    assert len(agents) == 1
+    assert re.fullmatch(r"blockyard/[0-9][\w.]* Python/3\.\d+", agents.pop())
+    assert "user-agent" not in authorization(s3.requests[0])  # proxies may change it
+
+
+def test_each_retry_and_each_recovery_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "blockyard")
+    elsewhere = ELSEWHERE["301 with a header"]
+    answers = [refusal(503, "SlowDown", retry_after="2"), RESET, elsewhere, EXPIRED, SKEWED, OK]
+    s3 = Scripted(*answers, credentials=Renewable())
+    assert s3.read() == b"hello"
+    assert {record.name for record in caplog.records} == {"blockyard.s3"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "read_block 'key': attempt 1 failed (ThrottledError), the next in 2.00 s",
+        "read_block 'key': attempt 2 failed (TransportConnectionError), the next in 0.05 s",
+        "read_block 'key': the bucket is in eu-west-1",
+        "read_block 'key': ExpiredToken: credentials are renewed",
+        "read_block 'key': the clock of the service is +3598 s off",
+    ]
+
+
+def test_a_call_that_goes_well_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    _ = Scripted(OK).read()
+    assert caplog.records == []
+
+
 SECRETS = ("the-secret", "the-token", "t0ps3cr3t")
 
 

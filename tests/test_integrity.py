@@ -322,6 +322,46 @@ def test_a_bit_that_flipped_on_the_way_is_read_again(read: str) -> None:
     assert [each.fresh for each in s3.requests] == [False, True]
 
 
+@pytest.mark.parametrize("max_retries", [1, 2, 4, 10])
+def test_a_mismatch_is_one_of_the_tries_and_all_of_them_are_told(max_retries: int) -> None:
+    """A second read that has a budget of its own would make twice the requests allowed."""
+    s3 = Pretended(max_retries=max_retries)
+    s3.write("k", BLOCK)
+    s3.requests.clear()
+    damaged = True
+
+    def twist(_: Request, sent: Response) -> Response:
+        nonlocal damaged
+        if damaged:
+            damaged = False
+            return with_body(sent, flip(sent.body, 5))
+        return refusal(500, "InternalError")
+
+    s3.service.always = twist
+    with pytest.raises((ServerError, IntegrityError)) as raised:
+        _ = s3.read("k")
+    assert len(s3.requests) == max_retries
+    notes = getattr(raised.value, "__notes__", [])
+    assert [note.partition(":")[0] for note in notes] == [
+        f"attempt {number}" for number in range(1, max_retries)
+    ]
+
+
+def test_the_error_of_a_second_mismatch_tells_of_the_first() -> None:
+    s3 = Pretended()
+    s3.write("k", BLOCK)
+    s3.stored("k").body = flip(BLOCK, 5)
+    s3.requests.clear()
+    s3.service.twists = [lambda *_: refusal(500, "InternalError")]
+    with pytest.raises(IntegrityError, match="read_block 'k': page 0") as raised:
+        _ = s3.read("k")
+    first, second = raised.value.__notes__
+    assert first.startswith("attempt 1: read_block 'k': ")
+    assert "500 InternalError" in first
+    assert second.startswith("attempt 2: read_block 'k': page 0")
+    assert len(s3.requests) == 3
+
+
 def test_in_the_other_modes_a_range_is_held_to_less() -> None:
     at = 2 * PAGE + 5
     for mode, found in (("covered", True), ("off", False)):

@@ -37,6 +37,7 @@ from blockyard.s3.refusals import (
 )
 from blockyard.s3.requests import xml_safe
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
+from blockyard.s3.retry import is_transient
 from blockyard.s3.xml import MAX_REPLY, read_xml
 
 # Other work on the machine is no failure.
@@ -219,6 +220,60 @@ def test_the_request_id_comes_from_the_headers_too(status: int) -> None:
 )
 def test_hints(response: Response, key: str | None, hint: str) -> None:
     assert hint in str(error_from(response, "read_block", key))
+
+
+@pytest.mark.parametrize("key", ["a/b", None])
+@pytest.mark.parametrize("told", [refusal(404, "NoSuchBucket"), reply(b"", 404)])
+def test_a_missing_bucket_is_named_and_the_key_too(told: Response, key: str | None) -> None:
+    error = error_from(told, "read_block", key, bucket="data", on_bucket=True)
+    assert isinstance(error, BucketNotFoundError)
+    assert "there is no bucket 'data'" in str(error)
+    assert key is None or "read_block 'a/b': " in str(error)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "reason"),
+    [
+        (refusal(403, "InvalidObjectState"), S3Error, "the block is archived"),
+        (refusal(403, "InvalidObjectState", Message="No."), S3Error, "is archived: No. (403"),
+        (refusal(403, "QuotaExceeded"), S3Error, "the quota is used up"),
+        (refusal(400, "XMinioAdminBucketQuotaExceeded"), S3Error, "the quota is used up"),
+        (refusal(507, "XMinioStorageFull"), ServerError, "has no room left"),
+        (refusal(507, "InsufficientStorage"), ServerError, "has no room left"),
+        (reply(b"", 507), ServerError, "has no room left"),
+    ],
+)
+def test_what_is_no_lack_of_access(
+    told: Response, kind: type[BlockStoreError], reason: str
+) -> None:
+    error = error_from(told, "read_block", "k")
+    assert type(error) is kind
+    assert reason in str(error)
+    assert "access denied" not in str(error)
+    assert not is_transient(error)
+
+
+def test_an_archived_block_is_to_be_restored() -> None:
+    assert "; restore it" in str(error_from(refusal(403, "InvalidObjectState"), "read_block", "k"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_says_where_it_leads(status: int) -> None:
+    """As from http to https, which some services ask for, and all requests fail."""
+    told = reply(b"", status, location="https://s3.example.com/bucket/k?list-type=2")
+    for body in (told, reply(b"<html>Moved</html>", status, location=told.headers["location"])):
+        error = error_from(body, "read_block", "k")
+        assert type(error) is S3Error
+        assert "redirects to 'https://s3.example.com/bucket/k': set endpoint" in str(error)
+    elsewhere = reply(b"", status, location="https://x", x_amz_bucket_region="eu-west-1")
+    assert "set region to 'eu-west-1'" in str(error_from(elsewhere, "read_block", "k"))
+
+
+def test_a_refusal_that_is_not_the_services_says_so() -> None:
+    page = reply(b"<html>Blocked</html>", 403, content_type="text/html")
+    error = error_from(page, "write_block", "k")
+    assert type(error) is AccessDeniedError
+    assert "is this an S3 endpoint" in str(error)
 
 
 def test_a_message_can_not_forge_lines_or_fill_the_log() -> None:

@@ -7,14 +7,20 @@ from dataclasses import replace
 
 import pytest
 
+from blockyard import S3Config, StoreConfig
 from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
     ProtocolError,
     S3Error,
     TransportConnectionError,
+    TransportError,
     TransportTimeoutError,
 )
+from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.faults import FaultProxy, LoseReply, Match
+from blockyard.testing.faults import Script as FaultScript
+from servers.endpoint import Endpoint
 from tests.pretend import reply
 from tests.scripted_service import EMPTY, OK, Answer, Scripted, refusal
 
@@ -137,3 +143,19 @@ def test_reads_change_nothing() -> None:
     with pytest.raises(S3Error) as raised:
         _ = Scripted(refusal(500), max_retries=2).read()
     assert raised.value.unknown_attempts == 0
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_write_whose_replies_are_lost_says_that_it_may_have_happened(
+    face: FaceName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    """Over sockets: the block is there, though every reply was lost."""
+    plan = FaultScript([LoseReply(), LoseReply()], Match(method="PUT"))
+    with FaultProxy(moto_endpoint.url, plan) as proxy:
+        settings = moto_endpoint.s3_settings(bucket, key_prefix) | {"endpoint": proxy.url}
+        config = StoreConfig(s3=S3Config(**settings, max_retries=2))
+        with open_face(face, config) as opened:
+            with pytest.raises(TransportError) as raised:
+                _ = opened.store.write_block("key", b"mine")
+            assert raised.value.unknown_attempts == 2
+            assert opened.store.read_block("key") == b"mine"

@@ -64,12 +64,13 @@ _REASONS: dict[_Kind, str] = {
     ServerError: "the service failed",
     ThrottledError: "the service asks to slow down",
 }
+_FULL = "the service has no room left"
 _REASON_OF_CODE = {
     "InvalidObjectState": "the block is archived",
     "QuotaExceeded": "the quota is used up",
     "XMinioAdminBucketQuotaExceeded": "the quota is used up",
-    "InsufficientStorage": "the service has no room left",
-    "XMinioStorageFull": "the service has no room left",
+    "InsufficientStorage": _FULL,
+    "XMinioStorageFull": _FULL,
 }
 _OWN_WORDS = (BlockNotFoundError, BucketNotFoundError, InvalidRangeError)
 """Kinds that say all there is to say; of others the service's message tells more."""
@@ -140,10 +141,10 @@ class Refusal:
         if kind is BucketNotFoundError and bucket:
             return f"there is no bucket {bucket!r}"
         told = "" if kind in _OWN_WORDS else self.message
-        own = _REASON_OF_CODE.get(self.code) or _REASONS.get(kind, "the service refused")
-        if self.code in _REASON_OF_CODE and told:
-            return f"{own}: {told}"
-        return told or own
+        special = _REASON_OF_CODE.get(self.code, _FULL if self.status == 507 else "")
+        if special:
+            return f"{special}: {told}" if told else special
+        return told or _REASONS.get(kind, "the service refused")
 
     def _meaning(self, on_bucket: bool) -> tuple[_Kind, int]:
         inside_success = self.status < 300
@@ -163,7 +164,7 @@ class Refusal:
             return f"it redirects to {self.location!r}: set endpoint to where that leads"
         if self.foreign:
             return "the reply is no error of S3's: is this an S3 endpoint, with no proxy before it?"
-        if self.code in _ELSEWHERE or self.status in (301, 307, 308):
+        if self.code in _ELSEWHERE or self.status in (301, 302, 307, 308):
             where = f"set region to {self.region!r}" if self.region else "check region"
             return f"the bucket is elsewhere: {where}, and check endpoint"
         if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
