@@ -7,6 +7,9 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.blockyard-ready
 LOCALSTACK_VENV := .venv-localstack
 LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
+# Twice the cores of a small machine, since tests mostly wait. ORDER=N repeats an order of files.
+WORKERS ?= 4
+ORDER := $(or $(ORDER),$(shell date +%s))
 FUZZ_VENV := .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
 FUZZ_TARGETS := replies xml headers sums urls yaml keys
@@ -35,9 +38,8 @@ demo: $(READY)
 
 test: $(READY)
 	@$(RUN) coverage erase
-	@$(RUN) coverage run -m pytest -m "not servers"
-	@$(RUN) coverage combine --quiet
-	@$(RUN) coverage report
+	@$(RUN) pytest -m "not servers" --numprocesses $(WORKERS) --dist loadfile \
+		--random-order-bucket=module --random-order-seed=$(ORDER) --cov --cov-report=term
 
 check: $(READY)
 	@$(VENV)/bin/ruff check --quiet

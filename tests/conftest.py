@@ -7,11 +7,13 @@ be started its tests are skipped, except in CI, where that is a failure.
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
+import hypothesis
 import pytest
 
 from servers import ceph, localstack, moto
@@ -24,7 +26,14 @@ _CLEARED_BUCKET = "blockyard-conformance"
 _EXTERNAL = {"localstack_endpoint", "ceph_endpoint"}
 
 
+# How long an example takes depends on who else uses the machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts `make test &` with SIGINT ignored, which what the tests start would inherit.
+    _ = signal.signal(signal.SIGINT, signal.default_int_handler)
     _ = config.pluginmanager.register(SecretsWatch(), "secrets-watch")
 
 

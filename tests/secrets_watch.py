@@ -3,7 +3,8 @@
 Every key and token that requests are signed with is remembered. Every error that a test expects
 (its message, notes, causes and traceback), every log record and every test's output and report is
 searched for them, as they stand and as they are written in URLs and in Python. A run in which one
-is found fails.
+is found fails. Of a run by several processes (pytest-xdist) each searches its own part, and the
+first one puts together what they found.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import traceback
 from types import TracebackType
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -84,11 +86,25 @@ class SecretsWatch(logging.Handler):
         for name, text in report.sections:
             self.search(f"{report.nodeid}: {name}", text)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """What one of several processes found; one that was killed has nothing to tell."""
+        secrets, searched, found_in = node.workeroutput.get("secrets", ((), 0, ()))
+        self.secrets.update(secrets)
+        self.searched += searched
+        self.found_in += found_in
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail a run that told a secret."""
         logging.getLogger().removeHandler(self)
         self._patches.undo()
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["secrets"] = (
+                list(self.secrets),
+                self.searched,
+                self.found_in,
+            )
         if self.found_in:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,13 @@ RUN = """\
 import sys
 import pytest
 from tests.secrets_watch import SecretsWatch
-sys.exit(pytest.main(["-p", "no:cacheprovider", sys.argv[1]], plugins=[SecretsWatch()]))
+sys.exit(pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]], plugins=[SecretsWatch()]))
+"""
+PLUGIN = """\
+from tests.secrets_watch import SecretsWatch
+
+def pytest_configure(config):
+    config.pluginmanager.register(SecretsWatch(), "secrets-watch")
 """
 SECRET = "Secret/key+with%41signs"
 TELLING = {
@@ -65,3 +72,22 @@ def test_a_run_that_tells_none_passes(tmp_path: Path) -> None:
     ended = run(tmp_path, "print('signed')")
     assert ended.returncode == pytest.ExitCode.OK, ended.stdout
     assert "secrets: 1 looked for" in ended.stdout
+
+
+def test_a_run_by_several_processes_that_tells_a_secret_fails(tmp_path: Path) -> None:
+    _ = (tmp_path / "conftest.py").write_text(PLUGIN)
+    _ = (tmp_path / "test_told.py").write_text(TEST.format(TELLING["print"].format(SECRET), SECRET))
+    _ = (tmp_path / "test_silent.py").write_text(TEST.format("pass", SECRET))
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", str(tmp_path)],
+        capture_output=True,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+
+    assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout
+    assert "2 passed" in ended.stdout
+    assert "secrets: 1 looked for" in ended.stdout
+    assert "  a secret in test_told.py" in ended.stdout
