@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
 from blockyard.config.models import Section
-from blockyard.config.tree import settings_below, walk
+from blockyard.config.tree import section_of, settings_below, walk
 from blockyard.errors import ConfigError
 
 ELSEWHERE = "http://localhost:9000"
@@ -45,6 +47,48 @@ def test_defaults_are_those_of_the_design() -> None:
 def test_models_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         s3().region = "eu-central-1"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+WRONG: dict[type, list[Any]] = {
+    bool: ["perhaps", 2, b"true", None, [True], 1.5],
+    int: [True, False, 1.5, "1.5", "x", b"1", [1], {}],
+    float: [True, "x", b"1", "nan", float("nan"), [1.0], {}],
+    str: [1, True, b"text", ["a"], {}, "a\nb", "a\0b"],
+    SecretStr: [1, True, b"text", ["a"], {}, "a\nb", "a\0b"],
+    Path: [1, True, b"/a", ["/a"], {}, "/a\nb", "/a\0b"],
+}
+"""Values that no setting of the type may have."""
+
+SINGLE = {path: field for path, field in walk(StoreConfig) if section_of(field) is None}
+
+
+def type_of(field: FieldInfo) -> type:
+    """What a field holds; a choice among texts is a text."""
+    choices: list[Any] = [*get_args(field.annotation), field.annotation]
+    kind = getattr(choices[0], "__origin__", choices[0])  # of `Annotated`, what it is about
+    return kind if isinstance(kind, type) else str
+
+
+@pytest.mark.parametrize("path", SINGLE, ids=".".join)
+def test_every_setting_refuses_what_is_of_another_type(path: tuple[str, ...]) -> None:
+    """A setting of a type that is not in the table fails here."""
+    for value in WRONG[type_of(SINGLE[path])]:
+        if value is None and path[-1] == "deadline":
+            continue
+        settings: Any = value
+        for name in reversed(path):
+            settings = {name: settings}
+        with pytest.raises(ConfigError) as caught:
+            _ = StoreConfig(**settings)
+        assert f"block_store.{'.'.join(path)}: expected " in str(caught.value), value
+
+
+def test_whole_numbers_of_other_libraries_are_welcome() -> None:
+    class Whole:
+        def __index__(self) -> int:
+            return 7
+
+    assert s3(concurrency=Whole(), max_retries=Whole()).concurrency == 7
 
 
 def test_every_setting_describes_itself() -> None:
@@ -86,6 +130,45 @@ def test_bucket_that_aws_refuses(name: str) -> None:
     message = refused(bucket=name)
     assert message.startswith("block_store.s3.bucket: expected the name of a bucket, got ")
     assert repr(name)[:20] in message
+
+
+RESERVED = {
+    "base--use1-az5--x-s3": "S3 Express",
+    "point--use1-az5--xa-s3": "S3 Express",
+    "point-0123456789--ol-s3": "Object Lambda",
+    "point-0123456789--op-s3": "Outposts",
+    "base--table-s3": "table bucket",
+    "mfzwi23gnjvgw.mrap": "multi-Region access point",
+}
+
+
+@pytest.mark.parametrize("name", RESERVED)
+@pytest.mark.parametrize(
+    "endpoint", ["", "https://s3.eu-west-1.amazonaws.com", "https://s3express.c2s.ic.gov:443"]
+)
+def test_names_that_aws_reserves_for_other_things(name: str, endpoint: str) -> None:
+    message = refused(bucket=name, endpoint=endpoint)
+    assert RESERVED[name] in message
+    assert " use " in message, "it says what to use instead"
+
+
+def test_such_names_elsewhere() -> None:
+    assert s3(bucket="base--x-s3", endpoint=ELSEWHERE).bucket == "base--x-s3"
+
+
+@pytest.mark.parametrize("endpoint", ["", ELSEWHERE])
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "arn:aws:s3:us-west-2:123456789012:accesspoint",
+        "arn:aws:s3:::my-data",
+        "arn:aws:s3-outposts:us-west-2:123456789012:outpost/op-1/accesspoint/a",
+    ],
+)
+def test_an_arn_is_refused_with_advice(arn: str, endpoint: str) -> None:
+    assert "an ARN is not supported: use the name of the bucket, or the alias" in refused(
+        bucket=arn, endpoint=endpoint
+    )
 
 
 @pytest.mark.parametrize("name", ["My_Data", "a" * 255, "192.168.0.1", "abc-"])
@@ -135,6 +218,9 @@ def test_key_prefix_leaves_room_for_a_key() -> None:
         ("HTTPS://S3.Example.COM", "https://s3.example.com"),
         ("[::1]:9000", "https://[::1]:9000"),
         ("http://[2001:DB8::1]", "http://[2001:db8::1]"),
+        ("Host:9/Storage/v1/S3/", "https://host:9/Storage/v1/S3"),
+        ("https://[::1]:9/a%20b", "https://[::1]:9/a%20b"),
+        ("https://s3.example.", "https://s3.example."),
     ],
 )
 def test_endpoint(given: str, kept: str) -> None:
@@ -145,7 +231,12 @@ def test_endpoint(given: str, kept: str) -> None:
     ("endpoint", "reason"),
     [
         ("ftp://host", "neither http nor https"),
-        ("http://host/path", "only a host name and a port"),
+        ("http://host/a/../b", "not '.' or '..' alone"),
+        ("http://host/./b", "not '.' or '..' alone"),
+        ("http://host/a b", "the path may have segments"),
+        ("http://host/a%2fb", "the path may have segments"),
+        ("http://host//b", "the path may have segments"),
+        ("http://host/a?x=1", "the path may have segments"),
         ("http://host?x=1", "only a host name and a port"),
         ("http://host#x", "only a host name and a port"),
         ("http://", "only a host name and a port"),
@@ -167,6 +258,18 @@ def test_endpoint_that_is_none(endpoint: str, reason: str) -> None:
     message = refused(endpoint=endpoint)
     assert message.startswith("block_store.s3.endpoint: expected http://HOST[:PORT]")
     assert reason in message
+
+
+@pytest.mark.parametrize("setting", ["use_fips_endpoint", "use_dualstack_endpoint"])
+def test_a_kind_of_endpoint_of_aws_and_an_endpoint_of_ones_own(setting: str) -> None:
+    assert f"{setting}: expected true" in refused(endpoint=ELSEWHERE, **{setting: True})
+    assert "endpoint is given as well" in refused(endpoint=ELSEWHERE, **{setting: "true"})
+    assert not getattr(s3(endpoint=ELSEWHERE, **{setting: "False"}), setting)
+
+
+def test_there_is_no_fips_in_china() -> None:
+    assert "the regions of China" in refused(region="cn-north-1", use_fips_endpoint=True)
+    assert s3(region="cn-north-1", use_dualstack_endpoint=True).use_dualstack_endpoint
 
 
 @pytest.mark.parametrize(
@@ -386,3 +489,31 @@ def test_secrets_are_not_shown_by_the_models() -> None:
 def test_a_configuration_survives_pickling() -> None:
     config = StoreConfig(s3=s3(access_key="AKIA", secret_key="hunter2"))
     assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301 - made here
+
+
+# Dumped and loaded again
+
+
+def test_a_configuration_without_secrets_survives_json() -> None:
+    config = StoreConfig(s3=s3(endpoint=ELSEWHERE, timeouts=TimeoutConfig(deadline=3)))
+    assert StoreConfig.model_validate_json(config.model_dump_json()) == config
+    assert StoreConfig(**config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    "secret", [{"secret_key": "hunter2"}, {"secret_key": "h", "session_token": "hunter2"}]
+)
+def test_a_secret_that_was_dumped_as_asterisks_is_refused(secret: dict[str, str]) -> None:
+    config = StoreConfig(s3=s3(access_key="AKIA", **secret))
+    assert StoreConfig(**config.model_dump()) == config, "which keeps the secret as it is"
+
+    dumped = config.model_dump(mode="json")
+    with pytest.raises(ConfigError, match=rf"s3\.{list(secret)[-1]}: .*only asterisks"):
+        _ = StoreConfig(**dumped)
+    with pytest.raises(ValueError, match="only asterisks"):
+        _ = StoreConfig.model_validate_json(config.model_dump_json())
+
+
+def test_a_proxy_that_was_dumped_as_asterisks_is_refused() -> None:
+    dumped = HttpConfig(proxy="http://me:hunter2@proxy").model_dump(mode="json")
+    assert "http.proxy: expected http://" in refusal(HttpConfig, **dumped)

@@ -265,7 +265,8 @@ def test_files_that_configure_nothing(tmp_path: Path, text: str | bytes, reason:
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "none.yaml", "No such file"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "it is no regular file"),
+        ("/dev/zero", "it is no regular file"),
         ("a\0b", "null byte"),
         ("", "No such file"),
     ):
@@ -395,6 +396,47 @@ def test_aws_endpoint_and_bundle(tmp_path: Path) -> None:
     assert (config.endpoint, config.http.ca_bundle) == ("http://special:1", str(bundle))
     del environ["AWS_ENDPOINT_URL_S3"]
     assert load_s3("s3://my-data", environ).endpoint == "http://general:1"
+
+
+def test_the_bundle_of_requests_comes_after_that_of_aws(tmp_path: Path) -> None:
+    bundles = [tmp_path / name for name in ("aws.pem", "requests.pem")]
+    for bundle in bundles:
+        _ = bundle.write_text("")
+    environ = {"REQUESTS_CA_BUNDLE": str(bundles[1]), "AWS_CA_BUNDLE": str(bundles[0])}
+    assert load_s3("s3://my-data", environ).http.ca_bundle == str(bundles[0])
+    del environ["AWS_CA_BUNDLE"]
+    assert load_s3("s3://my-data", environ).http.ca_bundle == str(bundles[1])
+    message = refused("s3://my-data", {"REQUESTS_CA_BUNDLE": str(tmp_path)})
+    assert "(from REQUESTS_CA_BUNDLE): expected the path of a PEM file" in message
+
+
+@pytest.mark.parametrize("kind", ["FIPS", "DUALSTACK"])
+def test_kinds_of_endpoints_from_the_environment(kind: str) -> None:
+    variable, setting = f"AWS_USE_{kind}_ENDPOINT", f"use_{kind.lower()}_endpoint"
+    for value in ("true", "True", "TRUE"):
+        assert getattr(load_s3("s3://my-data", {variable: value}), setting) is True
+    assert getattr(load_s3("s3://my-data", {variable: "false"}), setting) is False
+    assert f"(from {variable}): expected true" in refused("s3://my-data", {variable: "perhaps"})
+    elsewhere = "s3://my-data?endpoint=http://localhost:9000"
+    message = refused(elsewhere, {variable: "true"})
+    assert f"(from {variable})" in message
+    assert "endpoint is given as well" in message
+    assert not getattr(load_s3(elsewhere, {variable: "true"}, **{setting: False}), setting)
+
+
+def test_endpoints_in_the_environment_that_are_to_be_ignored() -> None:
+    environ = {"AWS_ENDPOINT_URL": "http://a:1", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}
+    assert load_s3("s3://my-data", environ).endpoint == ""
+    environ["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "false"
+    assert load_s3("s3://my-data", environ).endpoint == "http://a:1"
+
+
+def test_a_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "store.yaml")
+    assert "it is no regular file" in refused(tmp_path / "store.yaml")
+    assert "it is no regular file" in refused(
+        None, {"BLOCKYARD_STORE": str(tmp_path / "store.yaml")}
+    )
 
 
 def test_an_empty_text_is_the_same_as_nothing(tmp_path: Path) -> None:

@@ -531,7 +531,7 @@ def test_many_calls_share_the_failure_of_one_search(slow_program: Path) -> None:
 # That it is found by what looks at imports
 
 
-def test_botocore_is_imported_by_name() -> None:
+def test_botocore_is_imported_by_a_statement() -> None:
     """Tools that freeze programs, such as PyInstaller, look for `import` statements."""
     tree = ast.parse(inspect.getsource(credential_chain))
     imported = {

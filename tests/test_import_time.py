@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
 import pytest
+from markdown_pages import REPOSITORY
 
 import blockyard
 from blockyard import errors
@@ -61,3 +63,15 @@ def test_every_error_is_public() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'blockyard' has no attribute 'open_stroe'"):
         _ = getattr(blockyard, "open_stroe")  # noqa: B009
+
+
+def test_modules_that_are_imported_late_are_seen_by_what_looks_at_imports() -> None:
+    """PyInstaller and its like find statements, those for type checkers too, but no names."""
+    package = REPOSITORY / "src" / "blockyard"
+    by_name = [path for path in package.rglob("*.py") if "import_module(" in path.read_text()]
+    # the suite for tests may want numpy, which need not be there
+    assert set(by_name) == {package / "__init__.py", package / "testing" / "samples.py"}
+
+    statements = ast.walk(ast.parse((package / "__init__.py").read_text()))
+    seen = {node.module for node in statements if isinstance(node, ast.ImportFrom)}
+    assert set(blockyard._LATER.values()) <= seen

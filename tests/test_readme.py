@@ -103,6 +103,20 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     assert run.stdout.endswith("deleted 3 blocks\n")
 
 
+def test_type_checkers_have_nothing_to_say(tmp_path: Path) -> None:
+    example = "\n".join(code.text for code in fenced(README, "python"))
+    secrets = 'reveal_type(blockyard.S3Config(bucket="b", secret_key="s").secret_key)'
+    wrong = 'blockyard.S3Config(bucket="b", access_key="A", secret_key=5)'
+    _ = (tmp_path / "example.py").write_text(f"{example}\n{secrets}\n{wrong}\n")
+    _ = (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    checker = Path(sys.executable).parent / "basedpyright"
+    command = [checker, "-p", tmp_path, "--pythonpath", sys.executable]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert '"SecretStr"' in run.stdout
+    assert "1 error, 0 warnings" in run.stdout, run.stdout
+    assert 'parameter "secret_key" of type "str | SecretStr"' in run.stdout
+
+
 def test_every_command_is_named() -> None:
     section = README.partition("## Command line")[2].partition("\n## ")[0]
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -170,6 +184,8 @@ GIVEN = {
     "AWS_DEFAULT_REGION": ("eu-central-1", "region"),
     "AWS_ENDPOINT_URL_S3": ("http://rgw.example.com", "endpoint"),
     "AWS_ENDPOINT_URL": ("http://rgw.example.com", "endpoint"),
+    "AWS_USE_FIPS_ENDPOINT": (True, "use_fips_endpoint"),
+    "AWS_USE_DUALSTACK_ENDPOINT": (True, "use_dualstack_endpoint"),
     "BLOCKYARD_S3_REGION": ("eu-central-1", "region"),
 }
 
@@ -177,7 +193,7 @@ GIVEN = {
 @pytest.mark.parametrize("variable", GIVEN)
 def test_a_variable_gives_its_setting(variable: str) -> None:
     value, setting = GIVEN[variable]
-    config = load_config(f"s3://{BUCKET}", {}, {variable: value})
+    config = load_config(f"s3://{BUCKET}", {}, {variable: str(value)})
     assert getattr(config.s3, setting) == value
 
 
@@ -188,7 +204,7 @@ def test_the_table_of_variables_names_those_that_are_read() -> None:
     paths = own_variables(dict.fromkeys(own, "1")).keys()
     assert set(paths) <= set(settings_below(S3Config, ("s3",)))
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-    others = {"BLOCKYARD_STORE", "AWS_CA_BUNDLE"}
+    others = {"BLOCKYARD_STORE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}
     assert variables - own == (GIVEN.keys() - {"BLOCKYARD_S3_REGION"}) | keys | others
 
 

@@ -11,6 +11,7 @@ import re
 from ipaddress import IPv6Address
 
 from blockyard.keys import MAX_KEY_BYTES
+from blockyard.s3.regions import is_aws_host
 
 _AWS_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
@@ -18,6 +19,22 @@ _DOTTED_QUAD = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]|\.(?!\.)){0,252}")
 _ACCESS_KEY = re.compile(r"[!-~]+")
+_PATH = re.compile(r"(/([A-Za-z0-9._~-]|%[0-9A-F]{2})+)*")
+_NOT_BUCKETS = {
+    "--x-s3": "a directory bucket (S3 Express) has sessions and listings of its own, which are not "
+    "supported: use a general purpose bucket",
+    "--xa-s3": "an access point of a directory bucket (S3 Express) is not supported: use a general "
+    "purpose bucket",
+    "--ol-s3": "an Object Lambda access point is not supported: use the bucket behind it",
+    "--op-s3": "S3 on Outposts is not supported: use a bucket of a region",
+    "--table-s3": "a table bucket holds tables, not blocks: use a general purpose bucket",
+    ".mrap": "a multi-Region access point needs another kind of signature (SigV4A), which is not "
+    "supported: use one of its buckets",
+}
+"""Endings that AWS reserves for what is reached in other ways, and what to use instead.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+"""
 
 
 def check_one_line(text: str) -> str:
@@ -27,12 +44,22 @@ def check_one_line(text: str) -> str:
     return text
 
 
-def check_bucket(name: str, *, aws: bool) -> str:
+def check_bucket(name: str, endpoint: str) -> str:
     """Hold `name` to the rules of AWS, or to the older, wider ones that other services keep.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
     """
-    if not aws:
+    if name.startswith("arn:"):
+        raise ValueError(
+            "an ARN is not supported: use the name of the bucket, or the alias of an access point, "
+            "which ends in -s3alias"
+        )
+    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0]
+    if endpoint == "" or is_aws_host(host):
+        for ending, reason in _NOT_BUCKETS.items():
+            if name.endswith(ending):
+                raise ValueError(reason)
+    if endpoint:
         if not _BUCKET.fullmatch(name):
             raise ValueError(
                 "a name has 3 to 255 letters, digits, dots, hyphens and underscores, "
@@ -67,6 +94,7 @@ def check_key_prefix(text: str) -> str:
 
 def check_token(text: str) -> str:
     """Refuse what can't stand in a header as one word: an access key, a session token."""
+    _check_not_masked(text)
     if text and not _ACCESS_KEY.fullmatch(text):
         raise ValueError("only printable ASCII without spaces is allowed")
     return text
@@ -81,15 +109,23 @@ def check_access_key(text: str) -> str:
 
 def check_secret(text: str) -> str:
     """Refuse the space or line end that a careless copy leaves at either end."""
+    _check_not_masked(text)
     if text != text.strip():
         raise ValueError("it begins or ends with white space")
     return check_one_line(text)
 
 
-def check_endpoint(text: str) -> str:
-    """`http://HOST[:PORT]`, `https://...`, or a bare `HOST[:PORT]`, which gets its https.
+def _check_not_masked(text: str) -> None:
+    """Refuse what a secret is dumped as, when a configuration is written to JSON or printed."""
+    if text and not text.strip("*"):
+        raise ValueError("only asterisks: it was dumped without the secret, which has to be given")
 
-    Empty, which means AWS, it stays. An IPv6 address stands in brackets (RFC 3986, 3.2.2).
+
+def check_endpoint(text: str) -> str:
+    """`http://HOST[:PORT][/PATH]`, `https://...`, or a bare `HOST...`, which gets its https.
+
+    Empty, which means AWS, it stays. An IPv6 address stands in brackets (RFC 3986, 3.2.2). Some
+    services live below a path, which is sent and signed as it stands here.
     """
     if text == "":
         return ""
@@ -100,9 +136,15 @@ def check_endpoint(text: str) -> str:
         raise ValueError("the scheme is neither http nor https")
     if "@" in location:
         raise ValueError("credentials do not belong here: use access_key and secret_key")
-    location = location.removesuffix("/")
+    location, slash, path = location.partition("/")
     _check_location(location)
-    return f"{scheme}://{location}".lower()
+    path = (slash + path).rstrip("/")
+    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise ValueError(
+            "the path may have segments of letters, digits, '-', '.', '_', '~' and percent-encoded "
+            "bytes in upper case, but not '.' or '..' alone"
+        )
+    return f"{scheme}://{location}".lower() + path
 
 
 def check_proxy(text: str) -> str:

@@ -22,9 +22,15 @@ _AWS = {
     "AWS_DEFAULT_REGION": ("s3", "region"),
     "AWS_ENDPOINT_URL_S3": ("s3", "endpoint"),
     "AWS_ENDPOINT_URL": ("s3", "endpoint"),
+    "AWS_USE_FIPS_ENDPOINT": ("s3", "use_fips_endpoint"),
+    "AWS_USE_DUALSTACK_ENDPOINT": ("s3", "use_dualstack_endpoint"),
     "AWS_CA_BUNDLE": ("s3", "http", "ca_bundle"),
+    "REQUESTS_CA_BUNDLE": ("s3", "http", "ca_bundle"),
 }
-"""Of two that name the same setting, the first wins."""
+"""Of two that name the same setting, the first wins. The last is not AWS's own, but its tools read
+it."""
+
+_IGNORE_ENDPOINTS = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"
 
 
 def own_variables(environ: Mapping[str, str]) -> Layer:
@@ -42,7 +48,8 @@ def own_variables(environ: Mapping[str, str]) -> Layer:
 def aws_variables(environ: Mapping[str, str]) -> Layer:
     """The variables that AWS's own tools read for the region, the endpoint and the trust."""
     layer: Layer = {}
+    no_endpoint = environ.get(_IGNORE_ENDPOINTS, "").lower() == "true"
     for name, path in _AWS.items():
-        if environ.get(name):
+        if environ.get(name) and not (no_endpoint and path[-1] == "endpoint"):
             _ = layer.setdefault(path, Setting(environ[name], name))
     return layer

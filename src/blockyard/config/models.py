@@ -8,8 +8,9 @@ environment (`loading.py` does).
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +34,21 @@ DEFAULT_CONCURRENCY = 32
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)]
 ReadableFile = Annotated[str, AfterValidator(checks.check_file)]
+
+
+if TYPE_CHECKING:
+
+    class Secret:
+        """A secret as type checkers see it: given as text or as `SecretStr`, read as that."""
+
+        def __get__(self, instance: object, owner: type) -> SecretStr: ...
+        def __set__(self, instance: object, value: str | SecretStr) -> None: ...
+
+else:
+    Secret = SecretStr
+
+
+_NO_SECRET: Any = SecretStr("")
 
 
 def _revealed(check: Callable[[str], str]) -> AfterValidator:
@@ -65,8 +81,16 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _one_line(cls, value: object) -> object:
-        return checks.check_one_line(value) if isinstance(value, str) else value
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what pydantic would take for something else: True for 1, bytes for text."""
+        if isinstance(value, str):
+            return checks.check_one_line(value)
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bytes) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"of type {type(value).__name__}")
+        if kind is int and hasattr(type(value), "__index__"):  # a whole number of another library
+            return index(value)  # pyright: ignore[reportArgumentType] # it has __index__
+        return value
 
 
 class HttpConfig(Section):
@@ -99,8 +123,8 @@ class HttpConfig(Section):
     client_key: ReadableFile = Field(
         default="", description="the path of a PEM file with the key of client_cert"
     )
-    proxy: Annotated[SecretStr, _revealed(checks.check_proxy)] = Field(
-        default=SecretStr(""), description="http://[USER:PASSWORD@]HOST[:PORT]"
+    proxy: Annotated[Secret, _revealed(checks.check_proxy)] = Field(
+        default=_NO_SECRET, description="http://[USER:PASSWORD@]HOST[:PORT]"
     )
 
     @field_validator("client_key")
@@ -155,7 +179,7 @@ class S3Config(Section):
     )
     endpoint: Annotated[str, AfterValidator(checks.check_endpoint)] = Field(
         default="",
-        description="http://HOST[:PORT], https://HOST[:PORT], or HOST[:PORT] for https; "
+        description="http://HOST[:PORT][/PATH], https://HOST[:PORT][/PATH], or without https://; "
         "empty for AWS",
     )
     bucket: str = Field(description="the name of a bucket")
@@ -167,14 +191,21 @@ class S3Config(Section):
         default=False,
         description="true (the bucket stands in the path) or false (in the host name)",
     )
+    use_fips_endpoint: bool = Field(
+        default=False,
+        description="true (AWS's endpoints with FIPS 140 validated cryptography) or false",
+    )
+    use_dualstack_endpoint: bool = Field(
+        default=False, description="true (AWS's endpoints that have IPv6 as well) or false"
+    )
     access_key: Annotated[str, AfterValidator(checks.check_access_key)] = Field(
         default="", description="an access key id"
     )
-    secret_key: Annotated[SecretStr, _revealed(checks.check_secret)] = Field(
-        default=SecretStr(""), description="the secret of access_key", validate_default=True
+    secret_key: Annotated[Secret, _revealed(checks.check_secret)] = Field(
+        default=_NO_SECRET, description="the secret of access_key", validate_default=True
     )
-    session_token: Annotated[SecretStr, _revealed(checks.check_token)] = Field(
-        default=SecretStr(""), description="the session token that came with access_key"
+    session_token: Annotated[Secret, _revealed(checks.check_token)] = Field(
+        default=_NO_SECRET, description="the session token that came with access_key"
     )
     anonymous: bool = Field(
         default=False, description="true (requests go unsigned, as to a public bucket) or false"
@@ -214,7 +245,18 @@ class S3Config(Section):
     @classmethod
     def _bucket_name(cls, value: str, info: ValidationInfo) -> str:
         endpoint = info.data.get("endpoint")
-        return checks.check_bucket(value, aws=endpoint == "")
+        # an endpoint that was refused is reported by itself: the wider rules will do
+        return checks.check_bucket(value, "?" if endpoint is None else endpoint)
+
+    @field_validator("use_fips_endpoint", "use_dualstack_endpoint")
+    @classmethod
+    def _of_aws(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("endpoint"):
+            raise ValueError("endpoint is given as well, and this chooses one of AWS's")
+        fips_in_china = info.field_name == "use_fips_endpoint" and info.data.get("region", "")
+        if value and fips_in_china and fips_in_china.startswith("cn-"):
+            raise ValueError("the regions of China have no such endpoints")
+        return value
 
     @field_validator("secret_key")
     @classmethod

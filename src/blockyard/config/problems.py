@@ -48,7 +48,7 @@ def config_error(
 
 def shown(value: object) -> str:
     """`value` for a message: short, and not at all where it may carry a secret, as URLs do."""
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and value == ""):
         return "nothing"
     if isinstance(value, str):
         if "@" in value or "?" in value:

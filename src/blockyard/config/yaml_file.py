@@ -7,7 +7,9 @@ aliases, deep nesting and repeated keys are refused.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -30,7 +32,7 @@ def read_yaml(path: str) -> Layer:
     key `block_store`.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_regular) as file:
             text = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(
@@ -40,6 +42,15 @@ def read_yaml(path: str) -> Layer:
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{path}: expected a YAML file of at most {_MAX_BYTES} bytes")
     return _settings(path, _parse(path, text))
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file that is one: a pipe would be waited for, and a device has no end."""
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ValueError("it is no regular file")
+    return file
 
 
 def _parse(path: str, text: bytes) -> object:

@@ -426,7 +426,12 @@ class Caller:
     def _site(self, region: str) -> Site:
         config = self._config
         address = bucket_address(
-            config.endpoint, region, config.bucket, path_style=config.force_path_style
+            config.endpoint,
+            region,
+            config.bucket,
+            path_style=config.force_path_style,
+            fips=config.use_fips_endpoint,
+            dualstack=config.use_dualstack_endpoint,
         )
         return Site(address, Signer(region), region)
 

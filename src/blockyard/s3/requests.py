@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from blockyard.context import Origin, Request
 from blockyard.errors import ConfigError, ProtocolError
+from blockyard.s3.regions import aws_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,17 +54,27 @@ class Address:
         return self.root or "/"
 
 
-def bucket_address(endpoint: str, region: str, bucket: str, *, path_style: bool) -> Address:
+def bucket_address(
+    endpoint: str,
+    region: str,
+    bucket: str,
+    *,
+    path_style: bool,
+    fips: bool = False,
+    dualstack: bool = False,
+) -> Address:
     """The address of `bucket` at `endpoint`: a URL, `host:port` (meaning https) or "" for AWS.
 
     Virtual-hosted style, as AWS wants it, unless `path_style` is asked or nothing else can
     work: the endpoint is an IP address or a single label such as `localhost`, under which no
-    bucket has a name; the bucket's name is not a host name; or it holds a dot, which a
-    wildcard certificate does not cover. Raises `ConfigError` for an endpoint that is no URL.
+    bucket has a name; it has a path; the bucket's name is not a host name; or it holds a dot,
+    which a wildcard certificate does not cover. `fips` and `dualstack` choose among AWS's own
+    endpoints. Raises `ConfigError` for an endpoint that is no URL.
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
     """
-    origin, root = _parse_endpoint(endpoint or _aws_endpoint(region))
-    if path_style or not _can_name_a_host(bucket, origin):
+    url = endpoint or aws_endpoint(region, fips=fips, dualstack=dualstack)
+    origin, root = _parse_endpoint(url)
+    if path_style or root or not _can_name_a_host(bucket, origin):
         root += "/" + quote(bucket, safe="")
     else:
         origin = Origin(origin.scheme, f"{bucket}.{origin.host}", origin.port)
@@ -214,11 +225,6 @@ def _header_value(name: str, value: str) -> str:
     return value
 
 
-def _aws_endpoint(region: str) -> str:
-    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return f"https://s3.{region}.{domain}"
-
-
 def _parse_endpoint(endpoint: str) -> tuple[Origin, str]:
     """The origin, and the path before the bucket for a service that lives below one."""
     url = endpoint if "://" in endpoint else f"https://{endpoint}"
@@ -251,11 +257,13 @@ def _bad_endpoint(endpoint: str, reason: str) -> ConfigError:
 def _can_name_a_host(bucket: str, origin: Origin) -> bool:
     if "." in bucket and origin.scheme == "https":
         return False
-    return bool(_DNS_BUCKET.fullmatch(bucket)) and "." in origin.host and not _is_ip(origin.host)
+    host = origin.host.rstrip(".")
+    return bool(_DNS_BUCKET.fullmatch(bucket)) and "." in host and not _is_ip(host)
 
 
 def _host_header(origin: Origin) -> str:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    """The name without the dot that ends it where it is absolute: that is for DNS alone."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host.rstrip(".")
     return host if origin.port == _DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
 
 
