@@ -151,6 +151,24 @@ GOOD = {
         200,
         b"ab",
     ),
+    "any other interim": Good(
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 104 Upload Resumption Supported\r\n"
+        b"Upload-Offset: 5\r\n\r\nHTTP/1.1 142 What\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab",
+        200,
+        b"ab",
+    ),
+    "stored, to the end of the stream": Good(
+        b'HTTP/1.1 200 OK\r\nETag: "e"\r\n\r\n', 200, b"", False, to_stream_end=True, method="PUT"
+    ),
+    "result of a POST to the end of the stream": Good(
+        b"HTTP/1.1 200 OK\r\n\r\n<DeleteResult/>",
+        200,
+        b"<DeleteResult/>",
+        False,
+        to_stream_end=True,
+        method="POST",
+    ),
     "error to the end of the stream": Good(
         b"HTTP/1.1 502 Bad Gateway\r\n\r\nsorry", 502, b"sorry", False, to_stream_end=True
     ),
@@ -327,7 +345,6 @@ REFUSED = {
     "status 0": b"HTTP/1.1 000 OK\r\nContent-Length: 5\r\n\r\nhello",
     "an upgrade": b"HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
     "an upgrade to nothing": b"HTTP/1.1 101 Switching\r\n\r\n",
-    "an unknown interim": b"HTTP/1.1 142 What\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "interim replies without end": b"HTTP/1.1 100 \r\n\r\n" * 10_000,
     "a head over the limit": SIZED + b"X: " + b"x" * HEAD_LIMIT + b"\r\nContent-Length: 0\r\n\r\n",
     "a head without end": SIZED + b"X: " + b"x" * (HEAD_LIMIT + 1),

@@ -9,10 +9,11 @@ import ssl
 import time
 import traceback
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 
-from blockyard.config import HttpConfig
+from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Origin
 from blockyard.errors import (
     BlockStoreError,
@@ -26,7 +27,9 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import Head, read_head
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.transport.dialing import Dialing
+from blockyard.transport.proxies import names_host
 from tests.authority import Authority
+from tests.passing_on import pass_on
 from tests.runtimes import OK, Peer, RuntimeName, ask, both_runtimes, driving
 
 PASSWORD = "p:a@ss/w%rd"
@@ -54,7 +57,7 @@ def tls(authority: Authority) -> ssl.SSLContext:
 
 
 class ProxyServer(LoopbackServer):
-    """A proxy that opens the tunnels it is asked for; `asked` holds the requests."""
+    """A proxy that does as it is asked; `asked` holds the first request of each connection."""
 
     def __init__(self, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> None:
         super().__init__()
@@ -65,6 +68,9 @@ class ProxyServer(LoopbackServer):
         head = await read_head(client.reader)
         assert head is not None
         self.asked.append(head)
+        if head.method != "CONNECT":
+            await pass_on(client, head)
+            return
         host, _, port = head.target.rpartition(":")
         reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
         await client.send(self._answer)
@@ -88,7 +94,6 @@ def through(proxy: LoopbackServer | Peer, authority: Authority) -> HttpConfig:
 
 
 @both_runtimes
-@pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize(
     "answer",
@@ -98,18 +103,16 @@ def through(proxy: LoopbackServer | Peer, authority: Authority) -> HttpConfig:
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
     ],
 )
-def test_requests_go_through_a_tunnel(  # noqa: PLR0917 - fixtures and parameters
+def test_requests_go_through_a_tunnel(
     runtime: RuntimeName,
-    scheme: str,
     host: str,
     answer: bytes,
     authority: Authority,
     tls: ssl.SSLContext,
 ) -> None:
-    context = tls if scheme == "https" else None
     body = bytes(MIB)
     with (
-        ScriptedServer([Receive(), OK, Receive(), OK], tls=context, host=host) as server,
+        ScriptedServer([Receive(), OK, Receive(), OK], tls=tls, host=host) as server,
         ProxyServer(answer) as proxy,
         driving(runtime, through(proxy, authority)) as driver,
     ):
@@ -122,6 +125,45 @@ def test_requests_go_through_a_tunnel(  # noqa: PLR0917 - fixtures and parameter
         assert asked.items() == [("host", where), ("proxy-authorization", f"Basic {PROOF}")]
         for request in server.requests:
             assert request.head.get("proxy-authorization") == ""
+
+
+@both_runtimes
+def test_a_proxy_passes_on_the_requests_to_an_http_endpoint(
+    runtime: RuntimeName, authority: Authority
+) -> None:
+    """In absolute form, as proxies expect it: many open tunnels to port 443 alone."""
+    with (
+        ScriptedServer([Receive(), OK, Receive(), OK]) as server,
+        ProxyServer() as proxy,
+        driving(runtime, through(proxy, authority)) as driver,
+    ):
+        for _ in range(2):
+            request = ask(server.url, "PUT", bytes(MIB), "/b/k?x=%2F")
+            request = replace(request, headers={"host": f"127.0.0.1:{server.port}"})
+            assert driver.exchange(request).body == b"hello"
+        assert driver.counts() == (0, 1)
+        (asked,) = proxy.asked
+        assert asked.lines[0] == f"PUT {server.url}/b/k?x=%2F HTTP/1.1".encode()
+        assert asked.get("proxy-authorization") == f"Basic {PROOF}"
+        assert [request.body for request in server.requests] == [bytes(MIB)] * 2
+
+
+@both_runtimes
+def test_a_proxy_that_passes_nothing_on_is_named(
+    runtime: RuntimeName, authority: Authority
+) -> None:
+    def talk(client: socket.socket) -> None:
+        _ = client.recv(65536)
+        client.sendall(refuse(b"407 Proxy Authentication Required"))
+
+    with (
+        Peer(talk) as proxy,
+        driving(runtime, through(proxy, authority)) as driver,
+        pytest.raises(TransportConnectionError, match="status 407") as raised,
+    ):
+        _ = driver.exchange(ask("http://example.com:80"))
+    assert not raised.value.established
+    assert f"127.0.0.1:{proxy.port}" in str(raised.value)
 
 
 @both_runtimes
@@ -157,6 +199,8 @@ def test_the_environment_names_a_proxy_and_who_is_spared_it(  # noqa: PLR0917 - 
         ({"HTTPS_PROXY": "http://p", "NO_PROXY": "h"}, Origin("https", "h", 443), None),
         ({"HTTPS_PROXY": "http://p", "NO_PROXY": ".x"}, Origin("https", "a.x", 443), None),
         ({"HTTPS_PROXY": "http://p", "NO_PROXY": "h"}, Origin("https", "hh", 443), ("p", 80)),
+        ({"HTTPS_PROXY": "http://p", "NO_PROXY": "h:8443"}, Origin("https", "h", 8443), None),
+        ({"HTTPS_PROXY": "http://p", "no_proxy": "h:8443"}, Origin("https", "h", 443), ("p", 80)),
         ({"HTTPS_PROXY": "http://[::1]:8"}, Origin("https", "h", 443), ("::1", 8)),
     ],
 )
@@ -168,8 +212,41 @@ def test_which_proxy(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = Dialing(HttpConfig()).proxy_for(origin)
+    found = Dialing(HttpConfig(), TimeoutConfig()).proxy_for(origin)
     assert (found and (found.host, found.port)) == proxy
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "named"),
+    [
+        ("", "h", False),
+        ("*", "h", True),
+        ("a, b", "b", True),
+        ("a b", "b", True),
+        ("example.com", "EXAMPLE.com", True),
+        ("example.com", "s3.example.com", True),
+        ("example.com", "notexample.com", False),
+        (".example.com", "s3.example.com", True),
+        (".example.com", "example.com", True),
+        ("*.example.com", "s3.example.com", True),
+        ("example.com", "example.com.", True),
+        ("example.com.", "example.com", True),
+        ("example.com:443", "example.com", True),
+        ("example.com:8443", "example.com", False),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.0/8", "10.200.3.4", True),
+        ("10.0.0.0/8", "11.0.0.1", False),
+        ("10.0.0.1:443", "10.0.0.1", True),
+        ("::1", "::1", True),
+        ("[::1]", "::1", True),
+        ("[::1]:443", "::1", True),
+        ("[::1]:80", "::1", False),
+        ("fd00::/8", "fd12::1", True),
+        (",,:443,/", "h", False),
+    ],
+)
+def test_whom_no_proxy_names(no_proxy: str, host: str, named: bool) -> None:
+    assert names_host(no_proxy, host, 443) == named
 
 
 @both_runtimes
@@ -289,15 +366,14 @@ def test_a_proxy_that_dies_within_the_tunnel(runtime: RuntimeName, authority: Au
         Peer(talk) as proxy,
         driving(runtime, through(proxy, authority)) as driver,
     ):
-        for scheme in ("http", "https"):
-            with pytest.raises(TransportConnectionError):
-                _ = driver.exchange(ask(f"{scheme}://example.com:443"))
+        with pytest.raises(TransportConnectionError):
+            _ = driver.exchange(ask("https://example.com:443"))
         assert driver.counts() == (0, 0)
 
 
 def test_the_password_of_a_proxy_is_in_no_repr() -> None:
     config = HttpConfig(proxy=f"http://{USER_AND_PASSWORD}@127.0.0.1:1")
-    proxy = Dialing(config).proxy_for(Origin("http", "h", 80))
+    proxy = Dialing(config, TimeoutConfig()).proxy_for(Origin("http", "h", 80))
     assert proxy is not None
     assert proxy.authorization == f"Basic {PROOF}"
     for shown in (repr(config), str(config), repr(proxy), str(proxy)):

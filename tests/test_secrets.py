@@ -45,6 +45,7 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.transport.dialing import Dialing, Proxy
 from servers.endpoint import Endpoint, create_bucket
+from tests.passing_on import pass_on
 from tests.secrets_watch import forms
 
 SECRET = "Secret/key+with%41signs=and more"
@@ -66,7 +67,7 @@ def assert_clean(text: str) -> None:
 
 
 class Tunnels(LoopbackServer):
-    """A proxy that opens tunnels to whom it is asked by CONNECT, with the right password."""
+    """A proxy for those who have the right password."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,6 +82,9 @@ class Tunnels(LoopbackServer):
             await client.send(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
             return
         self.opened += 1
+        if head.method != "CONNECT":
+            await pass_on(client, head)
+            return
         host, _, port = head.target.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         await client.send(b"HTTP/1.1 200 Here you are\r\n\r\n")
@@ -236,7 +240,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     source = config(endpoint.url, None, http=HttpConfig(proxy=wrong), max_retries=2)  # pyright: ignore
     operate(source, said)
     assert tunnels.refused > 0
-    assert f"the proxy 127.0.0.1:{tunnels.port} answered CONNECT with status 407" in said.getvalue()
+    assert f"the proxy 127.0.0.1:{tunnels.port} answered with status 407" in said.getvalue()
     assert_clean(said.getvalue())
 
 
@@ -248,7 +252,7 @@ def test_nothing_that_holds_a_secret_shows_it() -> None:
     assert TOKEN in request.headers.values()
     proxying = config("http://h:1", Proxying())  # pyright: ignore[reportArgumentType]
     assert proxying.s3 is not None
-    dialing = Dialing(proxying.s3.http)
+    dialing = Dialing(proxying.s3.http, proxying.s3.timeouts)
     proxy = dialing.proxy_for(request.origin)
     assert isinstance(proxy, Proxy)
     assert proxy.authorization == f"Basic {BASIC}"

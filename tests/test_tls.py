@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from blockyard.errors import (
 )
 from blockyard.testing.faces import open_face
 from blockyard.testing.scripted import Close, Receive, ScriptedServer
+from blockyard.transport import resolving
 from blockyard.transport.dialing import Dialing
 from tests.authority import Authority
 from tests.runtimes import OK, RUNTIMES, Peer, RuntimeName, ask, both_runtimes, driving
@@ -379,7 +381,123 @@ def test_a_file_that_holds_no_certificate_is_named(
 
 
 def test_certificates_and_names_are_always_verified() -> None:
-    context = Dialing(HttpConfig()).tls_context
+    context = Dialing(HttpConfig(), TimeoutConfig()).trust.context
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.get_ca_certs(binary_form=True)
+
+
+@both_runtimes
+def test_a_bundle_that_was_replaced_is_looked_at_again(
+    runtime: RuntimeName, authority: Authority, folder: Path, good: ssl.SSLContext
+) -> None:
+    """As cert-manager does: the endpoint has a certificate of the new authority already."""
+    bundle = folder / f"replaced-{runtime}.pem"
+    _ = bundle.write_bytes(Authority(folder, f"old-{runtime}").bundle.read_bytes())
+    with Peer(lambda client: shake_hands(good, client, OK)) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        with driving(runtime, HttpConfig(ca_bundle=str(bundle))) as driver:
+            for _ in range(2):
+                with pytest.raises(TLSError):
+                    _ = driver.exchange(ask(url))
+            assert server.clients == 2
+            _ = bundle.write_bytes(authority.bundle.read_bytes())
+            assert driver.exchange(ask(url)).body == b"hello"
+            assert server.clients == 4
+
+
+@both_runtimes
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_that_was_replaced_is_looked_at_again(
+    runtime: RuntimeName, newest: ssl.TLSVersion, authority: Authority, folder: Path
+) -> None:
+    """With TLS 1.3 the refusal comes only when the handshake is done and the request sent."""
+    mine = folder / f"mine-{runtime}-{newest.name}.pem"
+    stranger = Authority(folder, f"stranger-{runtime}-{newest.name}")
+    _ = mine.write_bytes(stranger.issue("client-of-a-stranger", []).read_bytes())
+    context = wants_certificate(authority, newest)
+    with Peer(lambda client: shake_hands(context, client, OK)) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        http = HttpConfig(ca_bundle=str(authority.bundle), client_cert=str(mine))
+        with driving(runtime, http) as driver:
+            with pytest.raises(TLSError):
+                _ = driver.exchange(ask(url))
+            _ = mine.write_bytes(authority.issue("client-renewed", []).read_bytes())
+            assert driver.exchange(ask(url)).body == b"hello"
+
+
+@both_runtimes
+def test_an_authority_without_key_identifiers_is_trusted(
+    runtime: RuntimeName,
+    good: ssl.SSLContext,
+    trusting: HttpConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.13 is strict by default, botocore is not, and private authorities are many."""
+    create = ssl.create_default_context
+
+    def create_strict(*args: ssl.Purpose, cafile: str | None = None) -> ssl.SSLContext:
+        context = create(*args, cafile=cafile)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", create_strict)
+    with (
+        ScriptedServer([Receive(), OK], tls=good) as server,
+        driving(runtime, trusting) as driver,
+    ):
+        assert driver.exchange(ask(server.url)).body == b"hello"
+
+
+@both_runtimes
+@pytest.mark.parametrize("authorities", [True, False])
+def test_an_unknown_authority_is_told_with_what_helps(
+    runtime: RuntimeName,
+    authorities: bool,
+    good: ssl.SSLContext,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Authority(folder, "of-the-system").bundle if authorities else folder / "none.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(other))
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder / "nowhere"))
+    with (
+        Peer(lambda client: shake_hands(good, client)) as server,
+        driving(runtime) as driver,
+        pytest.raises(TLSError, match=r"http\.ca_bundle \(AWS_CA_BUNDLE\)") as raised,
+    ):
+        _ = driver.exchange(ask(f"https://127.0.0.1:{server.port}"))
+    assert ("no trusted certificates" in str(raised.value)) == (not authorities)
+
+
+@both_runtimes
+def test_a_dot_at_the_end_of_a_host_is_not_part_of_its_name(
+    runtime: RuntimeName,
+    authority: Authority,
+    trusting: HttpConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`endpoint.example.` is that very name, not below a search domain: RFC 1034, section 3.1."""
+    context = server_context(authority.issue("dotted"))
+    resolve = socket.getaddrinfo
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        asked.append(host)
+        return resolve(host.rstrip("."), *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolving.forget("localhost.")
+    names: list[str | None] = []
+
+    def observe(_: ssl.SSLObject, name: str | None, __: ssl.SSLContext) -> None:
+        names.append(name)
+
+    context.sni_callback = observe
+    with (
+        ScriptedServer([Receive(), OK], tls=context) as server,
+        driving(runtime, trusting) as driver,
+    ):
+        request = Request(Origin("https", "localhost.", server.port), "GET", "/", {"host": "test"})
+        assert driver.exchange(request).body == b"hello"
+        assert (asked, names) == (["localhost."], ["localhost"])

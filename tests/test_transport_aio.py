@@ -367,7 +367,7 @@ def test_closing_while_connecting_leaves_no_connection() -> None:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {StoreClosedError}
 
-    with EchoServer() as server:
+    with EchoServer(delay=30) as server:
         asyncio.run(main())
 
 

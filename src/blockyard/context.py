@@ -38,7 +38,8 @@ class Request:
 
     `target` is the path and query as they go on the wire (percent-encoded); `headers` hold
     every other header, `Host` included, as text that has no CR or LF. `fresh` asks for a new
-    connection; `sum_body` for the checksum of a large reply, taken while it comes.
+    connection; `sum_body` for the checksum of a large reply, taken while it comes. With
+    `until_close` the reply to a GET may end with the connection, for what shows when it broke off.
     """
 
     origin: Origin
@@ -48,6 +49,7 @@ class Request:
     body: bytes | memoryview = field(default=b"", repr=False)
     fresh: bool = False
     sum_body: bool = False
+    until_close: bool = False
 
 
 @dataclass(slots=True)

@@ -183,7 +183,9 @@ def list_objects(address: Address, prefix: str, *, token: str | None, max_keys: 
         f"max-keys={max_keys}",
         f"prefix={quote(prefix, safe='')}" if prefix else "",
     ]
-    return _request(address, "GET", f"{address.path}?{'&'.join(filter(None, parameters))}")
+    request = _request(address, "GET", f"{address.path}?{'&'.join(filter(None, parameters))}")
+    request.until_close = True  # XML that broke off is no document
+    return request
 
 
 def delete_objects(address: Address, keys: Sequence[str]) -> Request:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,7 @@ from blockyard.process import PerProcess
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.calling_thread import calling_thread
+from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.gathering import gather, gather_drawn
 from blockyard.transport.http1 import ReplyReader
@@ -68,7 +69,8 @@ class AsyncioRuntime:
         self._threads = Threads()
         self._workers = Threads(_MOST_WORKERS)
         self._closed = False
-        self._pools = PerProcess(partial(_Pools, http, timeouts, Dialing(http)), _Pools.abandon)
+        self._dialing = Dialing(http, timeouts)
+        self._pools = PerProcess(partial(_Pools, http, self._dialing), _Pools.abandon)
 
     def exchange(
         self,
@@ -83,7 +85,9 @@ class AsyncioRuntime:
         if deadline is not None:
             patience = Patience(self._timeouts.no_progress, deadline)
         if hedge is None:
-            new_reply = partial(ReplyReader, request.method, into, limit, request.sum_body)
+            new_reply = partial(
+                ReplyReader, request.method, into, limit, request.sum_body, request.until_close
+            )
             return self._exchange(request, patience, new_reply)
         in_room = Hedge(hedge.after, lambda: self._has_room(request) and hedge.allowed())
         return hedged(partial(self._exchange, request, patience), in_room, request, limit)
@@ -102,12 +106,16 @@ class AsyncioRuntime:
                 lines.watchdog.watch(connection, patience.ends())
                 await connection.begin(request, reply, patience)
                 return reply.response()
-            except TransportConnectionError:
-                if not reused or reply.begun:
+            except TransportConnectionError as error:
+                stale = reused and not reply.begun  # closed by the other side while it was idle
+                if not stale and not self._dialing.trust_renewed(error, connection.tls_context):
                     raise
-                # closed by the other side while it was idle: a fresh one, at once
+                request = replace(request, fresh=True)
             finally:
                 lines.release(request.origin, connection, reply.complete and reply.keep_alive)
+                unanswered = reused and not reply.begun
+                if unanswered and (request.fresh or patience.looks_dead(reply.sent)):
+                    lines.drop_idle_since(request.origin, reply.sent)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -167,17 +175,15 @@ class AsyncioRuntime:
     ) -> list[Result]:
         check_concurrency(concurrency)
         if isinstance(items, UserItems):
-            run = partial(self.user, deadline=items.deadline)
-            caller = calling_thread.get()
-            tell = caller.tell if caller else asyncio.get_running_loop().call_soon_threadsafe
-            return await gather_drawn(operation, items.items, concurrency, run, tell)
+            draw = partial(self.user, deadline=items.deadline)
+            return await gather_drawn(operation, items.items, concurrency, draw)
         return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await finished(operation, seconds)
 
-    now = staticmethod(time.monotonic)
-    wall_time = staticmethod(time.time)
+    now = staticmethod(monotonic)
+    wall_time = staticmethod(wall_time)
     jitter = staticmethod(random.SystemRandom().random)
 
     def nonce(self) -> str:
@@ -225,9 +231,8 @@ class AsyncioRuntime:
 class _Pools:
     """The connections of one process, by event loop."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, dialing: Dialing) -> None:
+    def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
         self._http = http
-        self._timeouts = timeouts
         self._dialing = dialing
         self._last: _LoopConnections | None = None
         self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
@@ -242,7 +247,7 @@ class _Pools:
                 ended.abandon()
         lines = self._by_loop.get(loop)
         if lines is None:
-            lines = _LoopConnections(loop, self._http, self._timeouts, self._dialing)
+            lines = _LoopConnections(loop, self._http, self._dialing)
             self._by_loop[loop] = lines
         self._last = lines
         return lines
@@ -272,12 +277,10 @@ class _LoopConnections:
         self,
         loop: asyncio.AbstractEventLoop,
         http: HttpConfig,
-        timeouts: TimeoutConfig,
         dialing: Dialing,
     ) -> None:
         self.loop = loop
         self.watchdog = Watchdog(loop)
-        self._timeouts = timeouts
         self._dialing = dialing
         self._pool: Pool[AsyncioConnection] = Pool(
             http.max_connections, http.max_idle, http.keep_alive
@@ -291,7 +294,7 @@ class _LoopConnections:
         while True:
             if self._closed:
                 raise StoreClosedError(_CLOSED)
-            taken = self._pool.take(request.origin, time.monotonic(), fresh=request.fresh)
+            taken = self._pool.take(request.origin, monotonic(), fresh=request.fresh)
             if isinstance(taken, Take) or taken.usable():
                 return taken
             taken.close()
@@ -313,11 +316,17 @@ class _LoopConnections:
         self.watchdog.unwatch(connection)
         surplus = [connection]
         if keep and not connection.closed:
-            surplus = self._pool.give_back(origin, connection, time.monotonic())
+            surplus = self._pool.give_back(origin, connection, monotonic())
         else:
             self._pool.drop(origin)
         self._wake_one()
         for each in surplus:
+            each.close()
+            self._open.discard(each)
+
+    def drop_idle_since(self, origin: Origin, before: float) -> None:
+        """A connection that was idle did not answer: those that were idle as long go as well."""
+        for each in self._pool.drop_idle_since(origin, before):
             each.close()
             self._open.discard(each)
 
@@ -339,9 +348,7 @@ class _LoopConnections:
 
     async def _connect(self, origin: Origin, patience: Patience) -> AsyncioConnection:
         try:
-            connection = await connect(
-                self.loop, origin, self._dialing, patience, self._timeouts.connect
-            )
+            connection = await connect(self.loop, origin, self._dialing, patience)
         except BaseException:
             self._pool.drop(origin)
             self._wake_one()

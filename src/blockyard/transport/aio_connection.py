@@ -12,47 +12,58 @@ import math
 import select
 import socket
 import ssl
-import time
 from contextlib import suppress
+from typing import TypeVar
 
 from blockyard.context import Origin, Request
-from blockyard.errors import BlockStoreError, StoreClosedError, TransportError
-from blockyard.transport.dialing import (
-    Dialing,
-    broken_error,
-    check_connect,
-    connect_error,
-    connect_head,
-)
+from blockyard.errors import StoreClosedError, TransportError
+from blockyard.transport.clock import monotonic
+from blockyard.transport.connecting import Steps, Wait, connecting
+from blockyard.transport.dialing import Dialing, broken_error
 from blockyard.transport.heads import encode_head
 from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.patience import Patience
-from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
+from blockyard.transport.proxies import Proxy, check_passed_on
+from blockyard.transport.sending import Outgoing
+from blockyard.transport.tasks import told_when_done
+from blockyard.transport.tls import TlsSocket
 
-_NOT_YET = (BlockingIOError, InterruptedError)
+Result = TypeVar("Result")
 
 
 class AsyncioConnection:
     """A connection to one origin. `used` is whether it has answered a request before.
 
-    `moved` is when a byte last moved, on the monotonic clock.
+    `moved` is when a byte last moved, on the monotonic clock; `proxy` is one that passes requests
+    on, and needs to be told where to.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket | TlsSocket) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket | TlsSocket,
+        proxy: Proxy | None = None,
+    ) -> None:
         self.used = False
         self.closed = False
         self.moved = 0.0
         self.patience: Patience
         self._loop = loop
         self._sock = sock
+        self._proxy = proxy
         self._scratch = bytearray(SCRATCH_SIZE)
         self._reply: ReplyReader | None = None
         self._done: asyncio.Future[None]
-        self._outgoing: list[bytes | memoryview] = []
+        self._outgoing: Outgoing
         self._cut_short = False
         self._arrived = select.poll()
         self._arrived.register(sock, select.POLLIN)
         loop.add_reader(sock.fileno(), self._readable)
+
+    @property
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The one of its handshake; None without TLS."""
+        return self._sock.context if isinstance(self._sock, TlsSocket) else None
 
     def usable(self) -> bool:
         """Whether an idle connection is still open and, as it should be, silent.
@@ -69,22 +80,36 @@ class AsyncioConnection:
         The caller closes the connection unless the reply is complete and may be kept alive.
         """
         self.patience = patience
-        self.moved = reply.sent = time.monotonic()
+        self.moved = reply.sent = monotonic()
         self._reply = reply
         self._done = self._loop.create_future()
         self._cut_short = False
-        self._send(encode_head(request), request.body)
+        self._outgoing = Outgoing(self._sock, encode_head(request, self._proxy), request.body)
+        if not self._send_on():
+            self._loop.add_writer(self._sock.fileno(), self._writable)
         return self._done
 
     def expire(self, now: float) -> float:
         """End the exchange if it has waited too long; else say when it will have."""
+        if self._reply is None:
+            return math.inf
         ends = self.moved + self.patience.no_progress
         if self.patience.deadline is not None:
             ends = min(ends, self.patience.deadline)
         if now < ends:
             return ends
-        self._fail(self.patience.expired("no byte moved", self.patience.no_progress))
+        expired = self.patience.expired("no byte moved", self.patience.no_progress)
+        self._end(self._reply.broken(expired))
         return math.inf
+
+    def fail(self, error: BaseException) -> None:
+        """End the exchange with what nobody foresaw, such as a lack of memory.
+
+        The loop would only log what a callback raises, and ends itself with what is no `Exception`.
+        """
+        self._end(error)
+        if not isinstance(error, Exception):
+            raise error
 
     def close(self) -> None:
         """Close the socket, and fail the exchange that is under way."""
@@ -111,13 +136,8 @@ class AsyncioConnection:
                 with suppress(OSError):
                     _ = remove(descriptor)
 
-    def _send(self, head: bytes, body: bytes | memoryview) -> None:
-        self._outgoing = [head, body] if body else [head]
-        if not self._send_on():
-            self._loop.add_writer(self._sock.fileno(), self._writable)
-
     def _writable(self) -> None:
-        if self._send_on():
+        if self._reply is None or self._send_on():
             _ = self._loop.remove_writer(self._sock.fileno())
 
     def _send_on(self) -> bool:
@@ -126,26 +146,15 @@ class AsyncioConnection:
         A socket that takes no more, its other side gone, may still hold an answer to read.
         """
         try:
-            if isinstance(self._sock, TlsSocket):
-                while self._outgoing:
-                    self._sent(self._sock.send(self._outgoing[0]))
-                while not self._sock.flush():
-                    self._sent(0)
-            else:
-                while self._outgoing:
-                    self._sent(self._sock.sendmsg(self._outgoing))
-        except _NOT_YET:
+            while self._outgoing.send():
+                self.moved = monotonic()
+        except BlockingIOError:
             return False
         except OSError:
             self._cut_short = True
+        except BaseException as error:  # noqa: BLE001 - the exchange raises it
+            self.fail(error)
         return True
-
-    def _sent(self, size: int) -> None:
-        self.moved = time.monotonic()
-        while size and size >= len(self._outgoing[0]):
-            size -= len(self._outgoing.pop(0))
-        if size:
-            self._outgoing[0] = memoryview(self._outgoing[0])[size:]
 
     def _readable(self) -> None:
         """Receive while there is more. What comes between exchanges ends the connection."""
@@ -156,25 +165,29 @@ class AsyncioConnection:
         try:
             while not reply.complete and self._receive(reply):
                 pass
-        except _NOT_YET:
+            if reply.complete:
+                self._complete(reply)
+        except BlockingIOError:
             return
         except ssl.SSLWantReadError:  # a part of a TLS record
-            self.moved = time.monotonic()
-            return
+            self.moved = monotonic()
         except TransportError as error:
             self._end(error)
         except OSError as error:
-            self._fail(broken_error(error))
-        if reply.complete and not self._done.done():
-            self._complete(reply)
+            self._end(reply.broken(broken_error(error)))
+        except BaseException as error:  # noqa: BLE001 - the exchange raises it
+            self.fail(error)
 
     def _complete(self, reply: ReplyReader) -> None:
         self._reply = None
         self.used = True
         surplus = isinstance(self._sock, TlsSocket) and self._sock.surplus()
-        if self._cut_short or self._outgoing or surplus:
+        if self._cut_short or self._outgoing.left or surplus:
             reply.keep_alive = False
-        self._done.set_result(None)
+        if self._proxy is not None:
+            check_passed_on(reply.status, self._proxy)
+        if not self._done.done():
+            self._done.set_result(None)
 
     def _receive(self, reply: ReplyReader) -> bool:
         """One `recv`; says whether another may find more at once."""
@@ -188,7 +201,7 @@ class AsyncioConnection:
         if size == 0:
             reply.end_of_stream()
             return True
-        self.moved = time.monotonic()
+        self.moved = monotonic()
         if view is None:
             if not reply.first_byte:
                 reply.first_byte = self.moved
@@ -197,92 +210,61 @@ class AsyncioConnection:
             reply.filled(size)
         return size == room or isinstance(self._sock, TlsSocket)
 
-    def _fail(self, cause: TransportError) -> None:
-        """The connection broke under the exchange."""
-        if self._reply is not None:
-            self._end(self._reply.broken(cause))
-
-    def _end(self, error: BlockStoreError) -> None:
+    def _end(self, error: BaseException) -> None:
         self._reply = None
         if not self._done.done():
             self._done.set_exception(error)
 
 
 async def connect(
-    loop: asyncio.AbstractEventLoop,
-    origin: Origin,
-    dialing: Dialing,
-    patience: Patience,
-    limit: float,
+    loop: asyncio.AbstractEventLoop, origin: Origin, dialing: Dialing, patience: Patience
 ) -> AsyncioConnection:
-    """A new connection to `origin`, through the proxy if there is one, made in `limit` seconds."""
-    proxy = dialing.proxy_for(origin)
-    host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
-    wait = min(limit, patience.wait())
-    try:
-        async with asyncio.timeout(wait):
-            sock = await _connect_any(loop, host, port, loop.time() + wait)
-            try:
-                if proxy is not None:
-                    await loop.sock_sendall(sock, connect_head(origin, proxy))
-                    check_connect(await _read_status(loop, sock), proxy)
-                if origin.scheme == "https":
-                    tls = await _start_tls(loop, sock, dialing.tls_context, origin.host)
-                    return AsyncioConnection(loop, tls)
-                return AsyncioConnection(loop, sock)
-            except BaseException:
-                sock.close()
-                raise
-    except TimeoutError:
-        what = f"connecting to {host}:{port} was not done"
-        raise patience.expired(what, wait, established=False) from None
-    except (OSError, UnicodeError) as cause:
-        raise connect_error(cause, host, port) from cause
-
-
-async def _connect_any(
-    loop: asyncio.AbstractEventLoop, host: str, port: int, ends: float
-) -> socket.socket:
-    """Try the addresses of `host` in their order, each for its share of the time left."""
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    error = OSError(f"{host} has no address")
-    for left, (family, kind, protocol, _, address) in zip(
-        range(len(found), 0, -1), found, strict=True
-    ):
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
+    """A new connection to `origin`, through the proxy if there is one. Raises `TransportError`."""
+    with dialing.way_to(origin, patience) as way:
+        if not way.look_up.done():
+            async with asyncio.timeout(way.ends - monotonic()):
+                await told_when_done(way.look_up)
+        sock = await _run(loop, connecting(way, dialing))
         try:
-            async with asyncio.timeout((ends - loop.time()) / left):
-                await loop.sock_connect(sock, address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as cause:
-            sock.close()
-            error = cause
+            return AsyncioConnection(loop, sock, way.passes_on)
         except BaseException:
             sock.close()
             raise
-        else:
-            return sock
-    raise error
 
 
-async def _read_status(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> int:
-    reply = ReplyReader("CONNECT", None, 0)
-    while not reply.status:
-        scratch = bytearray(await loop.sock_recv(sock, SCRATCH_SIZE))
-        if not scratch:
-            reply.end_of_stream()
-        reply.feed(scratch, len(scratch))
-    return reply.status
+async def _run(loop: asyncio.AbstractEventLoop, steps: Steps[Result]) -> Result:
+    try:
+        wait = next(steps)
+        while True:
+            wait = steps.send(await _ready(loop, wait))
+    except StopIteration as done:
+        return done.value
+    finally:
+        steps.close()
 
 
-async def _start_tls(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, context: ssl.SSLContext, host: str
-) -> TlsSocket:
-    tls = TlsSocket(sock, context, host)
-    to_send, done = tls.shake_hands(None)
-    while not done:
-        await loop.sock_sendall(sock, to_send)
-        to_send, done = tls.shake_hands(await loop.sock_recv(sock, RECEIVED_AT_ONCE))
-    await loop.sock_sendall(sock, to_send)
-    return tls
+async def _ready(loop: asyncio.AbstractEventLoop, wait: Wait) -> list[int]:
+    """The descriptors that are ready; none once the time is over."""
+    ready: list[int] = []
+    woken: asyncio.Future[None] = loop.create_future()
+
+    def wake(*descriptor: int) -> None:
+        ready.extend(descriptor)
+        if not woken.done():
+            woken.set_result(None)
+
+    reading = wait.event == select.POLLIN
+    watch, unwatch = (
+        (loop.add_reader, loop.remove_reader) if reading else (loop.add_writer, loop.remove_writer)
+    )
+    descriptors = [sock.fileno() for sock in wait.sockets]
+    timer = loop.call_later(max(wait.ends - monotonic(), 0.0), wake)
+    try:
+        for descriptor in descriptors:
+            watch(descriptor, wake, descriptor)
+        await woken
+    finally:
+        timer.cancel()
+        for descriptor in descriptors:
+            _ = unwatch(descriptor)
+    return list(dict.fromkeys(ready))

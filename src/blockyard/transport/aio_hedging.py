@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from blockyard.context import Hedge, Request, Response
+from blockyard.transport.clock import monotonic
 from blockyard.transport.http1 import ReplyReader
 
 NewReply = Callable[[], ReplyReader]
@@ -91,7 +91,7 @@ async def _is_late(only: _Try, news: asyncio.Event, after: float) -> bool:
             return False
         news.clear()
         # while it still waits for a connection it is not late
-        wait = only.sent + after - time.monotonic() if only.sent else after
+        wait = only.sent + after - monotonic() if only.sent else after
     return True
 
 

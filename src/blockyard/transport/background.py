@@ -25,15 +25,11 @@ from blockyard.context import Context
 from blockyard.errors import StoreClosedError, TransportError
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
-from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
 from blockyard.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
-
-_DESCRIPTORS_OF_A_LOOP = 4
-"""Its selector, two sockets to wake it, and ours."""
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -48,7 +44,7 @@ class BackgroundLoop:
         self._owner = os.getpid()
         self._inherited: _LoopThread | None = None
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def run(
         self,
@@ -95,13 +91,13 @@ class BackgroundLoop:
             if self._closed:
                 raise StoreClosedError("the store is closed")
             try:
-                post = self._thread.post()
+                loop = self._thread.loop()
             except TransportError:
                 if not threads_are_over():
                     raise
             else:
-                call.caller.post = post
-                _ = post.put(call.begin)
+                call.loop = loop
+                _ = loop.call_soon_threadsafe(call.begin)
                 return
         call.run_here()
 
@@ -119,15 +115,15 @@ class BackgroundLoop:
         self._owner = os.getpid()
         self._inherited = self._thread  # kept: a loop that never ran here can't be closed here
         self._thread = _LoopThread()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
 
 class _LoopThread:
     """An event loop on a daemon thread of its own, which ends when `end` is called."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._post: Post | None = None
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ident: int | None = None
         self._ending = False
         self._winding_up: asyncio.Task[None] | None = None
@@ -137,11 +133,11 @@ class _LoopThread:
         """Whether this is that thread."""
         return threading.get_ident() == self._ident
 
-    def post(self) -> Post:
-        """What reaches the loop, which is started if need be; else raises `TransportError`."""
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop, started if need be. Raises `TransportError` when it can't be."""
         if sys.is_finalizing():
             raise TransportError("the interpreter is ending, and its threads have")
-        if self._post is None:
+        if self._loop is None:
             told: SimpleQueue[OSError | None] = SimpleQueue()
             try:
                 start_thread(partial(self._serve, told), "blockyard")
@@ -150,9 +146,9 @@ class _LoopThread:
             failure = told.get()
             if failure is not None:
                 raise TransportError(f"no event loop could be made: {failure}") from failure
-        post = self._post
-        assert post is not None  # noqa: S101 - the thread has published it
-        return post
+        loop = self._loop
+        assert loop is not None  # noqa: S101 - the thread has published it
+        return loop
 
     def end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Cancel what runs on the loop, await `close()` there, and wait until the thread ends.
@@ -161,60 +157,40 @@ class _LoopThread:
         """
         with self._lock:
             self._ending = True
-            post = self._post
-        if post is None or sys.is_finalizing():
+            loop = self._loop
+        if loop is None or sys.is_finalizing():
             return False
-        _ = post.put(partial(self._begin_to_end, close))
-        while self._post is not None:
+        with suppress(RuntimeError):  # another call of this has ended it
+            _ = loop.call_soon_threadsafe(self._begin_to_end, loop, close)
+        while self._loop is not None:
             with suppress(Empty):
                 self._ended.get(timeout=SIGNALS_SEEN_WITHIN)
         return True
 
     def _serve(self, told: SimpleQueue[OSError | None]) -> None:
         try:
-            _check_descriptors()
             loop = asyncio.new_event_loop()
         except OSError as error:
             told.put(error)
             return
-        try:
-            post = Post(loop)
-        except OSError as error:
-            loop.close()
-            told.put(error)
-            return
         with self._lock:
-            surplus = self._ending or self._post is not None  # the start before was interrupted
+            surplus = self._ending or self._loop is not None  # the start before was interrupted
             if not surplus:
-                self._post, self._ident = post, threading.get_ident()
+                self._loop, self._ident = loop, threading.get_ident()
         told.put(None)
         if not surplus:
             loop.run_forever()
-        post.close()
         loop.close()
         if not surplus:
-            self._post = self._ident = None
+            self._loop = self._ident = None
             self._ended.put(None)
 
-    def _begin_to_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _begin_to_end(
+        self, loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         if self._winding_up is None:
-            loop = asyncio.get_running_loop()
             self._winding_up = loop.create_task(_wind_up(close))
             self._winding_up.add_done_callback(lambda _: loop.stop())
-
-
-def _check_descriptors() -> None:
-    """Raise `OSError` unless the system has the descriptors for a loop.
-
-    One that can't be made whole is left half-made by asyncio, with the descriptors that it got.
-    """
-    taken: list[int] = []
-    try:
-        for _ in range(_DESCRIPTORS_OF_A_LOOP):
-            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
-    finally:
-        for each in taken:
-            os.close(each)
 
 
 async def _wind_up(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -230,6 +206,7 @@ class _Call(Generic[Result]):
 
     def __init__(self, operation: Coroutine[Any, Any, Result]) -> None:
         self.caller = CallingThread()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._operation = operation
         self._task: asyncio.Task[Result] | None = None
         self._cancelled = False
@@ -247,18 +224,17 @@ class _Call(Generic[Result]):
         if self._cancelled:
             return
         self._cancelled = True
-        if self._task is not None:
-            _ = self._task.cancel()
-        elif not self.caller.over:
+        if self._task is None:
             self._operation.close()
             self._outcome = StoreClosedError("the call never began")
             self.caller.end()
+        else:
+            _ = self._task.cancel()
 
     def run_here(self) -> None:
         """Run the operation to its end on this thread: the interpreter starts no other."""
         try:
-            # Made without a policy, which is found by an import: too late in a finalizer.
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            with asyncio.Runner() as runner:
                 self._outcome = (runner.run(self._operation),)
         except Exception as error:  # noqa: BLE001 - `result` raises it
             self._outcome = error
@@ -267,11 +243,17 @@ class _Call(Generic[Result]):
     def cut_off(self) -> None:
         """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile."""
         try:
-            if self.caller.over:
-                return
-            if not self.caller.tell(self.cancel):  # it never got to the loop, or ended with it
+            if self.loop is None:
                 self._operation.close()
                 return
+            if self.caller.over:
+                return
+            try:
+                _ = self.loop.call_soon_threadsafe(self.cancel)
+            except RuntimeError:  # the loop has ended, and with it what ran there
+                if self.loop.is_closed():
+                    return
+                raise
             self.caller.wait()
         except BaseException:
             self.cut_off()
@@ -294,5 +276,4 @@ class _Call(Generic[Result]):
             self._outcome = StoreClosedError("the store was closed while the call was under way")
         else:
             self._outcome = task.exception() or (task.result(),)
-        self._task = None  # freed here: that runs Python code, where a signal's exception is lost
         self.caller.end()

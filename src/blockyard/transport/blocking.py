@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from blockyard.errors import StoreClosedError, TransportConnectionError, Transpo
 from blockyard.process import PerProcess
 from blockyard.transport.blocking_hedging import Try, first_to_begin
 from blockyard.transport.blocking_pool import BlockingPool
+from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
@@ -55,11 +57,11 @@ class BlockingRuntime:
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._timeouts = timeouts
+        self._endless = Patience(timeouts.no_progress, None)
         self._threads = Threads()
         self._closed = False
-        self._pools = PerProcess(
-            partial(BlockingPool, http, timeouts, Dialing(http)), BlockingPool.abandon
-        )
+        self._dialing = Dialing(http, timeouts)
+        self._pools = PerProcess(partial(BlockingPool, http, self._dialing), BlockingPool.abandon)
 
     async def exchange(
         self,
@@ -70,25 +72,32 @@ class BlockingRuntime:
         deadline: float | None = None,
         hedge: Hedge | None = None,
     ) -> Response:
-        patience = Patience(self._timeouts.no_progress, deadline)
+        patience = self._endless
+        if deadline is not None:
+            patience = Patience(self._timeouts.no_progress, deadline)
         pool = self._pool()
         if hedge is not None:
             response = _hedged(pool, request, limit, patience, hedge)
             if response is not None:
                 return response
+            request = replace(request, fresh=True)
         while True:
-            reply = ReplyReader(request.method, into, limit, request.sum_body)
+            reply = ReplyReader(request.method, into, limit, request.sum_body, request.until_close)
             connection = pool.take(request, patience)
             reused = connection.used
             try:
                 connection.send(request, reply, patience)
                 return connection.receive(reply, patience)
-            except TransportConnectionError:
-                if not reused or reply.begun:
+            except TransportConnectionError as error:
+                stale = reused and not reply.begun  # closed by the other side while it was idle
+                if not stale and not self._dialing.trust_renewed(error, connection.tls_context):
                     raise
-                # closed by the other side while it was idle: a fresh one, at once
+                request = replace(request, fresh=True)
             finally:
                 pool.release(request.origin, connection, reply.complete and reply.keep_alive)
+                unanswered = reused and not reply.begun
+                if unanswered and (request.fresh or patience.looks_dead(reply.sent)):
+                    pool.drop_idle_since(request.origin, reply.sent)
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - blocking is what this runtime is for
@@ -135,8 +144,8 @@ class BlockingRuntime:
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await operation
 
-    now = staticmethod(time.monotonic)
-    wall_time = staticmethod(time.time)
+    now = staticmethod(monotonic)
+    wall_time = staticmethod(wall_time)
     jitter = staticmethod(random.SystemRandom().random)
 
     def nonce(self) -> str:
@@ -165,13 +174,13 @@ def _hedged(
     tries = [_begin(pool, request, limit, patience)]
     won = None
     try:
-        won = first_to_begin(tries, patience, hedge.after)
+        won = first_to_begin(tries, hedge.after)
         late = won is None and tries[0].error is None
         if late and pool.has_room(request.origin) and hedge.allowed():
             with suppress(TransportError):  # the first one may be answered yet
                 haste = _haste(hedge, patience)
                 tries.append(_begin(pool, request, limit, patience, haste=haste))
-        won = won or first_to_begin(tries, patience, patience.wait())
+        won = won or first_to_begin(tries, patience.wait())
         if won is not None:
             response = won.read(patience)
             response.waited += won.reply.sent - tries[0].reply.sent
@@ -182,6 +191,8 @@ def _hedged(
     finally:
         for each in tries:
             pool.release(request.origin, each.connection, each is won and each.read_whole)
+            if each.stale or (each.unanswered and patience.looks_dead(each.reply.sent)):
+                pool.drop_idle_since(request.origin, each.reply.sent)
 
 
 def _begin(
@@ -193,7 +204,7 @@ def _begin(
     haste: Patience | None = None,
 ) -> Try:
     """Send `request`, and leave its reply to be read; `haste` limits a second one's connecting."""
-    reply = ReplyReader(request.method, None, limit, request.sum_body)
+    reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
     connection = pool.take(request, haste or patience, second=haste is not None)
     try:
         connection.send(request, reply, patience)
@@ -205,6 +216,6 @@ def _begin(
 
 def _haste(hedge: Hedge, patience: Patience) -> Patience:
     """How long a second request may wait for a connection: nobody reads the first one meanwhile."""
-    ends = time.monotonic() + max(2 * hedge.after, _LEAST_HASTE)
+    ends = monotonic() + max(2 * hedge.after, _LEAST_HASTE)
     deadline = ends if patience.deadline is None else min(ends, patience.deadline)
     return Patience(patience.no_progress, deadline)

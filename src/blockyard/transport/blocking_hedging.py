@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Sequence
 
 from blockyard.context import Response
 from blockyard.errors import TransportConnectionError, TransportError
 from blockyard.transport.blocking_connection import BlockingConnection
+from blockyard.transport.clock import monotonic
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
 
@@ -23,10 +23,14 @@ class Try:
         self._reused = connection.used
 
     @property
+    def unanswered(self) -> bool:
+        """Whether nothing has come over a connection that had been idle."""
+        return self._reused and not self.reply.begun
+
+    @property
     def stale(self) -> bool:
         """Whether the connection turned out to have been closed while it was idle."""
-        closed = isinstance(self.error, TransportConnectionError)
-        return closed and self._reused and not self.reply.begun
+        return isinstance(self.error, TransportConnectionError) and self.unanswered
 
     @property
     def read_whole(self) -> bool:
@@ -37,27 +41,30 @@ class Try:
         """The rest of a reply that has begun. Raises `TransportError`."""
         return self.connection.receive(self.reply, patience)
 
-    def look(self, patience: Patience) -> bool:
+    def look(self) -> bool:
         """Take what has come; whether the reply has begun. Over TLS it need not have."""
         try:
-            self.connection.receive_some(self.reply, patience)
+            _ = self.connection.take(self.reply)
         except TransportError as error:
             self.error = error
         return self.error is None and self.reply.begun
 
 
-def first_to_begin(tries: Sequence[Try], patience: Patience, seconds: float) -> Try | None:
+def first_to_begin(tries: Sequence[Try], seconds: float) -> Try | None:
     """The one whose reply begins first; None when all have failed, or none has in `seconds`."""
-    ends = time.monotonic() + seconds
+    ends = monotonic() + seconds
+    for each in tries:
+        if each.reply.begun:  # while the request was still being sent
+            return each
     while True:
         waiting = select.poll()
         by_descriptor = {each.connection.fileno(): each for each in tries if each.error is None}
         for descriptor in by_descriptor:
             waiting.register(descriptor, select.POLLIN)
-        left = max(ends - time.monotonic(), 0.0)
+        left = max(ends - monotonic(), 0.0)
         ready = waiting.poll(left * 1000) if by_descriptor else []
         if not ready:
             return None
         for descriptor, _ in ready:
-            if by_descriptor[descriptor].look(patience):
+            if by_descriptor[descriptor].look():
                 return by_descriptor[descriptor]

@@ -9,26 +9,25 @@ steps.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from blockyard.context import Origin, Request
 from blockyard.errors import StoreClosedError
 from blockyard.transport.blocking_connection import BlockingConnection, connect
+from blockyard.transport.clock import monotonic
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
 
 if TYPE_CHECKING:
-    from blockyard.config import HttpConfig, TimeoutConfig
+    from blockyard.config import HttpConfig
     from blockyard.transport.dialing import Dialing
 
 
 class BlockingPool:
     """Connections that threads take, and give back with `release`."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, dialing: Dialing) -> None:
-        self._timeouts = timeouts
+    def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
         self._dialing = dialing
         self._closed = False
         self._pool: Pool[BlockingConnection] = Pool(
@@ -60,7 +59,7 @@ class BlockingPool:
                         self._wait_for_place(origin, patience)
                     continue
                 if taken is Take.OPEN:
-                    taken = connect(origin, self._dialing, patience, self._timeouts.connect)
+                    taken = connect(origin, self._dialing, patience)
                     self._open.add(taken)
                 elif not taken.usable():
                     self.release(origin, taken, keep=False)
@@ -77,11 +76,18 @@ class BlockingPool:
         with self._lock:
             surplus = [connection]
             if keep and not self._closed:
-                surplus = self._pool.give_back(origin, connection, time.monotonic())
+                surplus = self._pool.give_back(origin, connection, monotonic())
             else:
                 self._pool.drop(origin)
             self._wake_one(origin)
         for each in surplus:
+            self._close(each)
+
+    def drop_idle_since(self, origin: Origin, before: float) -> None:
+        """A connection that was idle did not answer: those that were idle as long go as well."""
+        with self._lock:
+            older = self._pool.drop_idle_since(origin, before)
+        for each in older:
             self._close(each)
 
     def has_room(self, origin: Origin) -> bool:
@@ -108,7 +114,7 @@ class BlockingPool:
         if self._closed:
             raise StoreClosedError("the store is closed")
         return self._pool.take(
-            request.origin, time.monotonic(), fresh=request.fresh, over_limit=over_limit
+            request.origin, monotonic(), fresh=request.fresh, over_limit=over_limit
         )
 
     def _is_nested(self) -> bool:

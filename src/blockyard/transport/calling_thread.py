@@ -8,15 +8,13 @@ where a signal handler expects it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from blockyard.transport.posting import Post
+from blockyard.transport.clock import monotonic
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, deadline_passed
 from blockyard.user_code import UserCodeError, run_user_code
 
@@ -33,11 +31,6 @@ class CallingThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
-        self.post: Post | None = None
-
-    def tell(self, callback: Callable[[], object]) -> object:
-        """On that thread: have the loop call `callback`, unless it has ended, with the call."""
-        return self.post is not None and self.post.put(callback)
 
     @property
     def over(self) -> bool:
@@ -52,11 +45,10 @@ class CallingThread:
     def serve(self) -> None:
         """Run what is handed over until the call has ended."""
         while not self._over:
-            job = None
             with suppress(Empty):
                 job = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
-            if job is not None and not self._over:
-                job()
+                if job is not None and not self._over:
+                    job()
 
     def wait(self) -> None:
         """Wait until the call has ended, and run nothing more."""
@@ -80,11 +72,12 @@ class CallingThread:
                 outcome = (run_user_code(call),)
             except UserCodeError as carried:
                 outcome = carried
-            _ = self.tell(partial(deliver, outcome))
+            with suppress(RuntimeError):  # the call closed its store, and with it the loop
+                _ = loop.call_soon_threadsafe(deliver, outcome)
 
         self._jobs.put(job)
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
                 outcome = await answer
         except TimeoutError:
             raise deadline_passed() from None

@@ -1,120 +1,121 @@
-"""What both runtimes need to reach an origin: the TLS context, and the proxy if there is one.
-
-TLS verifies certificates and host names, speaks 1.2 at least and offers only HTTP/1.1 (ALPN).
-A proxy is asked for a tunnel with CONNECT (RFC 9110, section 9.3.6).
-"""
+"""How the connections of one store are made, and the typed errors for those that are not."""
 
 from __future__ import annotations
 
 import os
 import socket
 import ssl
-from base64 import b64encode
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockyard.context import Origin
-from blockyard.errors import ConfigError, TLSError, TransportConnectionError
+from blockyard.errors import TLSError, TransportConnectionError, TransportError
+from blockyard.transport.clock import monotonic
+from blockyard.transport.patience import Patience
+from blockyard.transport.proxies import Proxy, environment_proxy, parse_proxy
+from blockyard.transport.resolving import LookUp, forget, look_up
+from blockyard.transport.trust import Trust, refused_certificate
 
 if TYPE_CHECKING:
-    from blockyard.config import HttpConfig
+    from blockyard.config import HttpConfig, TimeoutConfig
 
-_CERTIFICATE_ALERTS = frozenset(
-    {
-        "SSLV3_ALERT_BAD_CERTIFICATE",
-        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        "SSLV3_ALERT_CERTIFICATE_REVOKED",
-        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-        "TLSV1_ALERT_ACCESS_DENIED",
-        "TLSV1_ALERT_UNKNOWN_CA",
-    }
-)
-"""OpenSSL's names for the alerts about a certificate: RFC 8446, section 6.2."""
+_IDLE_BEFORE_PROBE = 10
+_BETWEEN_PROBES = 5
+_MOST_PROBES = 127
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy to tunnel through; `authorization` is the value of Proxy-Authorization, or ""."""
+class Way(NamedTuple):
+    """How a connection to `origin` is made: by when, on the monotonic clock, and where to."""
 
-    host: str
+    origin: Origin
+    proxy: Proxy | None
+    look_up: LookUp
     port: int
-    authorization: str = field(default="", repr=False)
+    ends: float
+
+    @property
+    def passes_on(self) -> Proxy | None:
+        """A proxy that gets the requests themselves; for https it is one to tunnel through."""
+        return self.proxy if self.origin.scheme == "http" else None
 
 
 class Dialing:
-    """How the connections of one store are made."""
+    """What both runtimes need to reach an origin."""
 
-    def __init__(self, http: HttpConfig) -> None:
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._http = http
+        self.timeouts = timeouts
+        self.trust = Trust(http)
 
-    @cached_property
-    def tls_context(self) -> ssl.SSLContext:
-        """The one TLS context, made when first needed: it loads all trusted certificates."""
-        http = self._http
-        try:
-            context = ssl.create_default_context(cafile=http.ca_bundle or None)
-            if http.client_cert:
-                context.load_cert_chain(http.client_cert, http.client_key or None)
-        except OSError as error:
-            raise ConfigError(f"http.ca_bundle, client_cert, client_key: {error}") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+    def trust_renewed(
+        self, error: TransportConnectionError, context: ssl.SSLContext | None
+    ) -> bool:
+        """Whether a request that ended with `error` may fare better: see `Trust.renew`."""
+        return isinstance(error, TLSError) and context is not None and self.trust.renew(context)
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """The configured proxy; else, for https, HTTPS_PROXY's unless NO_PROXY names the host."""
         if self._http.proxy:
-            return _parse_proxy(self._http.proxy.get_secret_value())
-        if origin.scheme != "https" or not _proxy_variables():
-            return None
-        import urllib.request as system  # noqa: PLC0415 - slow to import, seldom needed
+            return parse_proxy(self._http.proxy.get_secret_value())
+        return environment_proxy(origin)
 
-        proxies = system.getproxies_environment()
-        url = proxies.get("https")
-        if url is None or system.proxy_bypass(origin.host):
-            return None
-        return _parse_proxy(url)
+    def set_options(self, sock: socket.socket) -> None:
+        """Send small pieces at once, and keep a connection known, or find out that it is not.
 
+        A NAT, a firewall or a load balancer forgets a flow that was idle, in silence. Keep-alive
+        probes (RFC 9293, section 3.8.4) are an idle connection's sign of life to all of them. So
+        many may go unanswered that they end no exchange before the no-progress timeout does.
+        """
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        unanswered = int(self.timeouts.no_progress / _BETWEEN_PROBES) + 1
+        for name, value in (
+            ("TCP_KEEPIDLE", _IDLE_BEFORE_PROBE),
+            ("TCP_KEEPINTVL", _BETWEEN_PROBES),
+            ("TCP_KEEPCNT", min(max(unanswered, 3), _MOST_PROBES)),
+        ):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-def connect_head(origin: Origin, proxy: Proxy) -> bytes:
-    """The CONNECT request for a tunnel to `origin`."""
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    lines = [f"CONNECT {host}:{origin.port} HTTP/1.1", f"host: {host}:{origin.port}"]
-    if proxy.authorization:
-        lines.append(f"proxy-authorization: {proxy.authorization}")
-    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+    @contextmanager
+    def way_to(self, origin: Origin, patience: Patience) -> Generator[Way]:
+        """The way to a new connection; what keeps it from being made is raised as ours.
 
+        Raises `TransportError`; `ConfigError` for a proxy or certificates that can't be used.
+        """
+        proxy = self.proxy_for(origin)
+        host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+        wait = min(self.timeouts.connect, patience.wait())
+        try:
+            yield Way(origin, proxy, look_up(host), port, monotonic() + wait)
+        except TimeoutError as late:
+            if isinstance(late, TransportError):
+                raise
+            what = f"connecting to {host}:{port} was not done"
+            raise patience.expired(what, wait, established=False) from None
+        except (OSError, UnicodeError) as cause:
+            forget(host)
+            raise self._connect_error(cause, host, port) from cause
 
-def check_connect(status: int, proxy: Proxy) -> None:
-    """Raise unless the proxy opened the tunnel."""
-    if not 200 <= status < 300:
-        raise TransportConnectionError(
-            f"the proxy {proxy.host}:{proxy.port} answered CONNECT with status {status}",
-            established=False,
-        )
+    def _connect_error(
+        self, cause: OSError | UnicodeError, host: str, port: int
+    ) -> TransportConnectionError:
+        """A certificate or protocol that was not accepted stays so, and is a `TLSError`.
 
-
-def connect_error(cause: OSError | UnicodeError, host: str, port: int) -> TransportConnectionError:
-    """The typed error for a connection that did not come about.
-
-    A certificate or protocol that was not accepted stays so, and is a `TLSError`; a handshake
-    that broke off may come right next time.
-    """
-    where = f"connecting to {host}:{port}"
-    if isinstance(cause, (socket.gaierror, UnicodeError)):
-        return TransportConnectionError(
-            f"{where}: the host name was not resolved: {cause}", established=False
-        )
-    if _refused_tls(cause):
-        return TLSError(f"{where}: TLS: {cause}", established=False)
-    said = str(cause)
-    if cause.errno is not None and not isinstance(cause, ssl.SSLError):
-        said = os.strerror(cause.errno)  # which asyncio leaves out
-    return TransportConnectionError(f"{where}: {said}", established=False)
+        A handshake that broke off may come right next time.
+        """
+        where = f"connecting to {host}:{port}"
+        if isinstance(cause, (socket.gaierror, UnicodeError)):
+            return TransportConnectionError(
+                f"{where}: the host name was not resolved: {cause}", established=False
+            )
+        if isinstance(cause, ssl.SSLError):
+            if _broke_off(cause):
+                return TransportConnectionError(f"{where}: {cause}", established=False)
+            return TLSError(f"{where}: TLS: {self.trust.explain(cause)}", established=False)
+        said = str(cause) if cause.errno is None else os.strerror(cause.errno)
+        return TransportConnectionError(f"{where}: {said}", established=False)
 
 
 def broken_error(cause: OSError) -> TransportConnectionError:
@@ -122,34 +123,10 @@ def broken_error(cause: OSError) -> TransportConnectionError:
 
     With TLS 1.3 it is only then that a server says what it thinks of the client's certificate.
     """
-    if isinstance(cause, ssl.SSLError) and cause.reason in _CERTIFICATE_ALERTS:
+    if isinstance(cause, ssl.SSLError) and refused_certificate(cause):
         return TLSError(f"TLS: the endpoint refused the client's certificate: {cause}")
     return TransportConnectionError(f"the connection broke: {cause}")
 
 
-def _refused_tls(cause: OSError) -> bool:
-    broken_off = (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError)
-    return isinstance(cause, ssl.SSLError) and not isinstance(cause, broken_off)
-
-
-def _proxy_variables() -> bool:
-    return "HTTPS_PROXY" in os.environ or "https_proxy" in os.environ
-
-
-def _parse_proxy(url: str) -> Proxy:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        host, port = parts.hostname, parts.port or 80
-    except ValueError:
-        raise _bad_proxy() from None
-    if parts.scheme != "http" or not host:
-        raise _bad_proxy()
-    authorization = ""
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + b64encode(user.encode()).decode()
-    return Proxy(host, port, authorization)
-
-
-def _bad_proxy() -> ConfigError:
-    return ConfigError("http.proxy (or HTTPS_PROXY): expected http://[user:password@]host:port")
+def _broke_off(cause: ssl.SSLError) -> bool:
+    return isinstance(cause, (ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError))

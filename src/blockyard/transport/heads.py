@@ -8,13 +8,22 @@ import httptools
 
 from blockyard.context import Request
 from blockyard.errors import ProtocolError
+from blockyard.transport.proxies import Proxy
 
 _REMEMBERED = 1024
 
 
-def encode_head(request: Request) -> bytes:
-    """The request line and headers, up to and with the empty line. RFC 9112, section 3."""
+def encode_head(request: Request, proxy: Proxy | None = None) -> bytes:
+    """The request line and headers, up to and with the empty line. RFC 9112, section 3.
+
+    A request to a `proxy` that is to pass it on has its target in absolute form (3.2.2).
+    """
     lines = [f"{request.method} {request.target} HTTP/1.1"]
+    if proxy is not None:
+        where = f"http://{request.headers['host']}"
+        lines = [f"{request.method} {where}{request.target} HTTP/1.1"]
+        if proxy.authorization:
+            lines.append(f"proxy-authorization: {proxy.authorization}")
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
     if request.body or request.method in {"PUT", "POST"}:
         lines.append(f"content-length: {len(request.body)}")
@@ -37,7 +46,7 @@ def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
     if len(headers) != text.count(b"\n") - 2:
         headers = _joined_headers(text)
     status = parser.get_status_code()
-    if status < 200 and status not in {100, 103}:
+    if status < 100 or status == 101:
         raise ProtocolError(f"the reply has status {status}, which nothing asked for")
     connection = headers.get("connection", "").lower()
     if text.startswith(b"HTTP/1.1"):

@@ -36,7 +36,7 @@ SCRATCH_SIZE = 64 * KIB
 
 
 class ReplyReader:
-    """One reply being read. See `Runtime.exchange` for `into` and `limit`, `Request` for `summed`.
+    """One reply being read. See `Runtime.exchange` for `into` and `limit`, `Request` for the rest.
 
     While `destination` is a view, the next bytes of the body belong there and `filled` says how
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
@@ -52,6 +52,7 @@ class ReplyReader:
         "_expected",
         "_into",
         "_limit",
+        "_may_end_with_connection",
         "_method",
         "_room",
         "_summed",
@@ -68,9 +69,15 @@ class ReplyReader:
     )
 
     def __init__(
-        self, method: str, into: memoryview | None, limit: int, summed: bool = False
+        self,
+        method: str,
+        into: memoryview | None,
+        limit: int,
+        summed: bool = False,
+        until_close: bool = False,
     ) -> None:
         self._method = method
+        self._may_end_with_connection = until_close or method != "GET"
         self._into = into
         self._limit = limit if into is None else min(limit, len(into))
         self._early = b""
@@ -121,8 +128,7 @@ class ReplyReader:
         """The peer sent its last byte. Raises unless that is how this body ends."""
         if self._to_stream_end is None:
             raise self.broken(TransportConnectionError("the endpoint closed the connection"))
-        self._body = self._to_stream_end
-        self.received = len(self._body)
+        self._take_whole(self._to_stream_end)
         self.complete = True
 
     def response(self) -> Response:
@@ -133,7 +139,8 @@ class ReplyReader:
 
     def broken(self, cause: TransportError) -> TransportError:
         """What to raise when `cause` ends the reply here."""
-        if self.status not in {200, 206} or self._chunked is not None:
+        unsized = self._chunked is not None or self._to_stream_end is not None
+        if self.status not in {200, 206} or unsized:
             return cause
         in_place = self._into is not None
         partial = None if in_place else bytes(memoryview(self._body)[: self.received])
@@ -180,12 +187,14 @@ class ReplyReader:
             self._feed_chunked(self._chunked, bytes(rest))
         elif (length := self.headers.get("content-length")) is not None:
             self._begin_sized(int(length), rest)
-        elif self.status >= 300:
+        elif self.status >= 300 or self._may_end_with_connection:  # RFC 9112, section 6.3
             self.keep_alive = False
             self._to_stream_end = bytearray(rest)
+            self._check_size(len(rest))
         else:
             raise ProtocolError(
-                "the reply says neither its length nor chunked; a broken one could not be told"
+                "the reply has neither Content-Length nor chunked encoding: "
+                "that its body broke off could not be told"
             )
 
     def _begin_sized(self, length: int, rest: memoryview) -> None:
@@ -225,12 +234,17 @@ class ReplyReader:
         self._check_size(chunked.size)
         self.received = chunked.size
         if chunked.complete:
-            self._body = b"".join(chunked.pieces)
-            if self._into is not None and self.status in {200, 206}:
-                self._into[: self.received] = self._body
-                self._body = b""
+            self._take_whole(b"".join(chunked.pieces))
             self.keep_alive = self.keep_alive and not chunked.surplus
             self.complete = True
+
+    def _take_whole(self, body: bytes | bytearray) -> None:
+        """The body, when its size was not known before its end."""
+        self.received = len(body)
+        if self._into is not None and self.status in {200, 206}:
+            self._into[: self.received] = body
+        else:
+            self._body = body
 
     def _check_size(self, size: int) -> None:
         limit = self._limit

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from blockyard.errors import DeadlineExceededError, TransportTimeoutError
+from blockyard.transport.clock import monotonic
+
+_SUSPICIOUS = 1.0
+"""Seconds of silence; a service that takes its time is often slower, and loses little by it."""
 
 
 @dataclass(slots=True)
@@ -19,7 +22,7 @@ class Patience:
         """Seconds that the next wait may last. Raises once the deadline has passed."""
         if self.deadline is None:
             return self.no_progress
-        remaining = self.deadline - time.monotonic()
+        remaining = self.deadline - monotonic()
         if remaining <= 0:
             raise DeadlineExceededError("the deadline of this call has passed")
         return min(self.no_progress, remaining)
@@ -28,20 +31,24 @@ class Patience:
         """Seconds until the deadline, 0 once it has passed; None without one."""
         if self.deadline is None:
             return None
-        return max(self.deadline - time.monotonic(), 0.0)
+        return max(self.deadline - monotonic(), 0.0)
 
     def ends(self) -> float:
         """When an exchange that begins now will have waited too long, if nothing moves."""
-        now = time.monotonic()
+        now = monotonic()
         if self.deadline is None:
             return now + self.no_progress
         return now + self.wait()
+
+    def looks_dead(self, sent: float) -> bool:
+        """Whether a connection on which nothing has come since `sent` may not be alive."""
+        return monotonic() - sent >= min(self.no_progress, _SUSPICIOUS)
 
     def expired(
         self, what: str, seconds: float, *, established: bool = True
     ) -> TransportTimeoutError:
         """The error for a wait that ended with nothing to show."""
-        if self.deadline is not None and time.monotonic() >= self.deadline - 0.001:
+        if self.deadline is not None and monotonic() >= self.deadline - 0.001:
             message = f"the deadline of this call passed while {what}"
             return DeadlineExceededError(message, established=established)
         return TransportTimeoutError(f"{what} for {seconds:g} s", established=established)

@@ -89,6 +89,18 @@ class Pool(Generic[Connection]):
                 surplus.append(host.idle.popleft()[1])
         return surplus
 
+    def drop_idle_since(self, origin: Origin, before: float) -> list[Connection]:
+        """Give up the connections that were given back before then. Returns them, to close.
+
+        For when one of their age turned out to be dead: what forgot it may have forgotten them.
+        """
+        idle = self._hosts[origin].idle
+        older: list[Connection] = []
+        with suppress(IndexError):  # a signal handler's call took the last
+            while idle[0][0] < before:
+                older.append(idle.popleft()[1])
+        return older
+
     def drop(self, origin: Origin) -> None:
         """The connection was closed, or never came about: its place is free."""
         self._hosts[origin].taken -= 1

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from typing import Protocol
+
+from blockyard.transport.clock import monotonic
+
+_SOON = 1.0
+"""Seconds until the next look when one came to grief."""
 
 
 class Watched(Protocol):
@@ -17,6 +21,10 @@ class Watched(Protocol):
 
     def expire(self, now: float) -> float:
         """End itself if its time has come; else say when it will have."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """End itself with `error`, which `expire` raised."""
         ...
 
 
@@ -50,13 +58,24 @@ class Watchdog:
     def _look(self) -> None:
         self._timer = None
         self._due = math.inf
-        now = time.monotonic()
-        ends = min((each.expire(now) for each in list(self._watched)), default=math.inf)
-        if ends < math.inf:
-            self._set(max(ends, now))
+        now = monotonic()
+        ends = now + _SOON
+        try:
+            ends = min((_expire(each, now) for each in list(self._watched)), default=math.inf)
+        finally:  # out of memory or not: the others are still looked after
+            if ends < math.inf:
+                self._set(max(ends, now))
 
     def _set(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = self._loop.call_later(max(due - time.monotonic(), 0), self._look)
+        self._timer = self._loop.call_later(max(due - monotonic(), 0), self._look)
+
+
+def _expire(watched: Watched, now: float) -> float:
+    try:
+        return watched.expire(now)
+    except Exception as error:  # noqa: BLE001 - what is watched raises it
+        watched.fail(error)
+        return math.inf

@@ -6,6 +6,8 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
 
+from blockyard.transport import resolving
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -27,6 +29,7 @@ class FaultyNames:
     def __enter__(self) -> Self:
         self._patch = mock.patch("socket.getaddrinfo", self._getaddrinfo)
         _ = self._patch.start()
+        self._forget()
         return self
 
     def __exit__(
@@ -36,6 +39,12 @@ class FaultyNames:
         trace: TracebackType | None,
     ) -> None:
         _ = self._patch.stop()
+        self._forget()
+
+    def _forget(self) -> None:
+        """What blockyard has found for these names, and keeps for a few seconds."""
+        for host in self._addresses:
+            resolving.forget(host)
 
     def _getaddrinfo(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         if host in self._addresses:

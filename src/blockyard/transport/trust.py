@@ -1,0 +1,133 @@
+"""TLS contexts: whom to trust, what to show of oneself, and what to say when that is refused.
+
+Certificates and host names are always verified; TLS is 1.2 at least and offers only HTTP/1.1
+(ALPN). Files of certificates are replaced while a process runs, as cert-manager and
+update-ca-certificates do: they are looked at again after a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blockyard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from blockyard.config import HttpConfig
+
+_CERTIFICATE_ALERTS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
+"""OpenSSL's names for the alerts about a certificate: RFC 8446, section 6.2."""
+_NO_ISSUER = frozenset({2, 18, 19, 20, 21})
+"""X509_V_ERR_*: the certificate's issuer is not known, or it is its own. verify(1ssl)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    context: ssl.SSLContext
+    files: tuple[object, ...]
+
+
+class Trust:
+    """The TLS context of one store, made when first needed: it loads all trusted certificates.
+
+    Shared by threads without a lock: two that load it at once come to the same.
+    """
+
+    def __init__(self, http: HttpConfig) -> None:
+        self._http = http
+        self._loaded: _Loaded | None = None
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context for a new connection. Raises `ConfigError`."""
+        loaded = self._loaded
+        return self._load().context if loaded is None else loaded.context
+
+    def renew(self, failed: ssl.SSLContext) -> bool:
+        """After a failure under the context `failed`: whether there is another one now.
+
+        The files are read again only when one of them was replaced. Raises `ConfigError`.
+        """
+        loaded = self._loaded
+        if loaded is not None and loaded.context is failed:
+            if loaded.files == _identities(self._files()):
+                return False
+            _ = self._load()
+        return True
+
+    def explain(self, cause: ssl.SSLError) -> str:
+        """What OpenSSL says, and what may help against it."""
+        if not isinstance(cause, ssl.SSLCertVerificationError):
+            return str(cause)
+        advice = ""
+        if cause.verify_code in _NO_ISSUER:
+            advice = (
+                "; http.ca_bundle (AWS_CA_BUNDLE) may name a file with its issuer's certificate"
+            )
+            if not self._http.ca_bundle and not _system_has_authorities(self.context):
+                advice = "; this system has no trusted certificates (ca-certificates)" + advice
+        return f"{cause}{advice}"
+
+    def _load(self) -> _Loaded:
+        http = self._http
+        files = _identities(self._files())  # before they are read: what comes later is newer
+        try:
+            context = ssl.create_default_context(cafile=http.ca_bundle or None)
+            if http.client_cert:
+                context.load_cert_chain(http.client_cert, http.client_key or None)
+        except OSError as error:
+            raise ConfigError(f"http.ca_bundle, client_cert, client_key: {error}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        # Set since Python 3.13, and not by botocore: private authorities whose certificates lack
+        # a key identifier (RFC 5280, section 4.2.1.1) are many.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        self._loaded = loaded = _Loaded(context, files)
+        return loaded
+
+    def _files(self) -> list[str]:
+        http = self._http
+        given = [http.ca_bundle, http.client_cert, http.client_key]
+        if not http.ca_bundle:
+            system = ssl.get_default_verify_paths()
+            given += [system.cafile or "", system.capath or ""]
+        return [path for path in given if path]
+
+
+def refused_certificate(cause: ssl.SSLError) -> bool:
+    """Whether the other side did not accept the client's certificate."""
+    return cause.reason in _CERTIFICATE_ALERTS
+
+
+def _identities(paths: list[str]) -> tuple[object, ...]:
+    """What changes when one of the files is replaced or written to."""
+    return tuple(_identity(path) for path in paths)
+
+
+def _identity(path: str) -> object:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return error.errno
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _system_has_authorities(context: ssl.SSLContext) -> bool:
+    """Those of a folder are loaded only as they are needed, so it is looked into."""
+    folder = ssl.get_default_verify_paths().capath
+    if context.cert_store_stats()["x509_ca"]:
+        return True
+    return bool(folder and os.path.isdir(folder) and os.listdir(folder))
