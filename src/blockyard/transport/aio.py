@@ -175,8 +175,10 @@ class AsyncioRuntime:
     ) -> list[Result]:
         check_concurrency(concurrency)
         if isinstance(items, UserItems):
-            draw = partial(self.user, deadline=items.deadline)
-            return await gather_drawn(operation, items.items, concurrency, draw)
+            run = partial(self.user, deadline=items.deadline)
+            caller = calling_thread.get()
+            tell = caller.tell if caller else asyncio.get_running_loop().call_soon_threadsafe
+            return await gather_drawn(operation, items.items, concurrency, run, tell)
         return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:

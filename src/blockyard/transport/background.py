@@ -25,6 +25,7 @@ from blockyard.context import Context
 from blockyard.errors import StoreClosedError, TransportError
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
+from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
 from blockyard.user_code import UserCodeError
 
@@ -44,7 +45,7 @@ class BackgroundLoop:
         self._owner = os.getpid()
         self._inherited: _LoopThread | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def run(
         self,
@@ -91,13 +92,13 @@ class BackgroundLoop:
             if self._closed:
                 raise StoreClosedError("the store is closed")
             try:
-                loop = self._thread.loop()
+                post = self._thread.post()
             except TransportError:
                 if not threads_are_over():
                     raise
             else:
-                call.loop = loop
-                _ = loop.call_soon_threadsafe(call.begin)
+                call.caller.post = post
+                _ = post.put(call.begin)
                 return
         call.run_here()
 
@@ -115,15 +116,15 @@ class BackgroundLoop:
         self._owner = os.getpid()
         self._inherited = self._thread  # kept: a loop that never ran here can't be closed here
         self._thread = _LoopThread()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class _LoopThread:
     """An event loop on a daemon thread of its own, which ends when `end` is called."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+        self._post: Post | None = None
         self._ident: int | None = None
         self._ending = False
         self._winding_up: asyncio.Task[None] | None = None
@@ -133,11 +134,11 @@ class _LoopThread:
         """Whether this is that thread."""
         return threading.get_ident() == self._ident
 
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop, started if need be. Raises `TransportError` when it can't be."""
+    def post(self) -> Post:
+        """What reaches the loop, which is started if need be; else raises `TransportError`."""
         if sys.is_finalizing():
             raise TransportError("the interpreter is ending, and its threads have")
-        if self._loop is None:
+        if self._post is None:
             told: SimpleQueue[OSError | None] = SimpleQueue()
             try:
                 start_thread(partial(self._serve, told), "blockyard")
@@ -146,9 +147,9 @@ class _LoopThread:
             failure = told.get()
             if failure is not None:
                 raise TransportError(f"no event loop could be made: {failure}") from failure
-        loop = self._loop
-        assert loop is not None  # noqa: S101 - the thread has published it
-        return loop
+        post = self._post
+        assert post is not None  # noqa: S101 - the thread has published it
+        return post
 
     def end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
         """Cancel what runs on the loop, await `close()` there, and wait until the thread ends.
@@ -157,12 +158,11 @@ class _LoopThread:
         """
         with self._lock:
             self._ending = True
-            loop = self._loop
-        if loop is None or sys.is_finalizing():
+            post = self._post
+        if post is None or sys.is_finalizing():
             return False
-        with suppress(RuntimeError):  # another call of this has ended it
-            _ = loop.call_soon_threadsafe(self._begin_to_end, loop, close)
-        while self._loop is not None:
+        _ = post.put(partial(self._begin_to_end, close))
+        while self._post is not None:
             with suppress(Empty):
                 self._ended.get(timeout=SIGNALS_SEEN_WITHIN)
         return True
@@ -173,22 +173,28 @@ class _LoopThread:
         except OSError as error:
             told.put(error)
             return
+        try:
+            post = Post(loop)
+        except OSError as error:
+            loop.close()
+            told.put(error)
+            return
         with self._lock:
-            surplus = self._ending or self._loop is not None  # the start before was interrupted
+            surplus = self._ending or self._post is not None  # the start before was interrupted
             if not surplus:
-                self._loop, self._ident = loop, threading.get_ident()
+                self._post, self._ident = post, threading.get_ident()
         told.put(None)
         if not surplus:
             loop.run_forever()
+        post.close()
         loop.close()
         if not surplus:
-            self._loop = self._ident = None
+            self._post = self._ident = None
             self._ended.put(None)
 
-    def _begin_to_end(
-        self, loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
+    def _begin_to_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if self._winding_up is None:
+            loop = asyncio.get_running_loop()
             self._winding_up = loop.create_task(_wind_up(close))
             self._winding_up.add_done_callback(lambda _: loop.stop())
 
@@ -206,7 +212,6 @@ class _Call(Generic[Result]):
 
     def __init__(self, operation: Coroutine[Any, Any, Result]) -> None:
         self.caller = CallingThread()
-        self.loop: asyncio.AbstractEventLoop | None = None
         self._operation = operation
         self._task: asyncio.Task[Result] | None = None
         self._cancelled = False
@@ -224,12 +229,12 @@ class _Call(Generic[Result]):
         if self._cancelled:
             return
         self._cancelled = True
-        if self._task is None:
+        if self._task is not None:
+            _ = self._task.cancel()
+        elif not self.caller.over:
             self._operation.close()
             self._outcome = StoreClosedError("the call never began")
             self.caller.end()
-        else:
-            _ = self._task.cancel()
 
     def run_here(self) -> None:
         """Run the operation to its end on this thread: the interpreter starts no other."""
@@ -243,17 +248,11 @@ class _Call(Generic[Result]):
     def cut_off(self) -> None:
         """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile."""
         try:
-            if self.loop is None:
-                self._operation.close()
-                return
             if self.caller.over:
                 return
-            try:
-                _ = self.loop.call_soon_threadsafe(self.cancel)
-            except RuntimeError:  # the loop has ended, and with it what ran there
-                if self.loop.is_closed():
-                    return
-                raise
+            if not self.caller.tell(self.cancel):  # it never got to the loop, or ended with it
+                self._operation.close()
+                return
             self.caller.wait()
         except BaseException:
             self.cut_off()
@@ -276,4 +275,5 @@ class _Call(Generic[Result]):
             self._outcome = StoreClosedError("the store was closed while the call was under way")
         else:
             self._outcome = task.exception() or (task.result(),)
+        self._task = None  # freed here: that runs Python code, where a signal's exception is lost
         self.caller.end()

@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from blockyard.transport.clock import monotonic
+from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, deadline_passed
 from blockyard.user_code import UserCodeError, run_user_code
 
@@ -31,6 +33,11 @@ class CallingThread:
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
+        self.post: Post | None = None
+
+    def tell(self, callback: Callable[[], object]) -> object:
+        """On that thread: have the loop call `callback`, unless it has ended, with the call."""
+        return self.post is not None and self.post.put(callback)
 
     @property
     def over(self) -> bool:
@@ -45,10 +52,11 @@ class CallingThread:
     def serve(self) -> None:
         """Run what is handed over until the call has ended."""
         while not self._over:
+            job = None
             with suppress(Empty):
                 job = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
-                if job is not None and not self._over:
-                    job()
+            if job is not None and not self._over:
+                job()
 
     def wait(self) -> None:
         """Wait until the call has ended, and run nothing more."""
@@ -72,8 +80,7 @@ class CallingThread:
                 outcome = (run_user_code(call),)
             except UserCodeError as carried:
                 outcome = carried
-            with suppress(RuntimeError):  # the call closed its store, and with it the loop
-                _ = loop.call_soon_threadsafe(deliver, outcome)
+            _ = self.tell(partial(deliver, outcome))
 
         self._jobs.put(job)
         try:

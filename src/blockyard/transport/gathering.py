@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 Draw = Callable[[], bool]
 RunUserCode = Callable[[Draw], Coroutine[Any, Any, bool]]
 """Runs a call where the caller's own code runs."""
+Tell = Callable[[Callable[[], object]], object]
+"""From there, has the loop call a function."""
 
 _END: Any = object()
 
@@ -48,10 +50,11 @@ async def gather_drawn(
     items: Iterable[Item],
     concurrency: int,
     run_user_code: RunUserCode,
+    tell: Tell,
 ) -> list[Result]:
     """See `Runtime.gather`; the items are the caller's own."""
     results: list[Any] = []
-    feed = _Feed(items)
+    feed = _Feed(items, tell)
 
     async def work() -> None:
         while (numbered := await feed.take()) is not None:
@@ -81,8 +84,9 @@ class _Feed(Generic[Item]):
     `draw` is for that thread, the rest for the loop. One item is drawn for each that is asked for.
     """
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Item], tell: Tell) -> None:
         self._items = items
+        self._tell = tell
         self._iterator: Iterator[Item] | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
@@ -137,7 +141,7 @@ class _Feed(Generic[Item]):
                 return False
             if not self._told:
                 self._told = True
-                _ = self._loop.call_soon_threadsafe(self._deliver)
+                _ = self._tell(self._deliver)
         return True
 
     def _deliver(self) -> None:

@@ -128,23 +128,22 @@ class _Workers:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler that starts a call takes it again
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._alive = 0
-        self._idle = 0
-        """Threads that wait and have no call coming to them."""
-        self._queued = 0
-        """Calls that no thread waits for: there were as many at work as are allowed."""
+        self._idle: list[None] = []
+        """One for each thread that waits and has no call coming to it."""
+        self._queued: list[None] = []
+        """One for each call that no thread waits for: as many were at work as are allowed."""
 
     def take(self, call: Call[Any], limit: int | None) -> None:
         with self._lock:
-            if self._idle:
-                self._idle -= 1
-            elif limit is None or self._alive < limit:
-                start_thread(self._work, "blockyard-call")
-                self._alive += 1
-            else:
-                self._queued += 1
+            if not _took_one(self._idle):
+                if limit is None or self._alive < limit:
+                    start_thread(self._work, "blockyard-call")
+                    self._alive += 1
+                else:
+                    self._queued.append(None)
             self._calls.put(call)
 
     def dismiss(self) -> None:
@@ -155,10 +154,8 @@ class _Workers:
     def _work(self) -> None:
         while self._next_call():
             with self._lock:
-                if self._queued:
-                    self._queued -= 1
-                else:
-                    self._idle += 1
+                if not _took_one(self._queued):
+                    self._idle.append(None)
 
     def _next_call(self) -> bool:
         """Wait for a call and make it; False when this thread is to end."""
@@ -173,8 +170,17 @@ class _Workers:
             with self._lock:
                 if self._calls.empty():  # it is put there under the lock: none is coming
                     self._alive -= 1
-                    self._idle = max(0, self._idle - 1)
+                    _ = _took_one(self._idle)
                     return False
+
+
+def _took_one(tokens: list[None]) -> bool:
+    """Take one of the tokens, if there is any, in one step."""
+    try:
+        tokens.pop()
+    except IndexError:
+        return False
+    return True
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:

@@ -1,0 +1,50 @@
+"""Handing callbacks to an event loop from a thread whose signal handlers may raise.
+
+`loop.call_soon_threadsafe` wakes the loop in Python code that swallows every `OSError`, and with it
+the `TimeoutError` of a handler that was called at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+
+
+class Post:
+    """Callbacks on their way to a loop. Made on its thread; raises `OSError` like a socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._callbacks: deque[tuple[Context, Callable[[], object]]] = deque()
+        # The lock keeps `put` from writing to a descriptor that is closed, and perhaps another's
+        # by now. A signal handler that calls the store takes it again.
+        self._lock = threading.RLock()
+        self._closed = False
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        loop.add_reader(self._waker, self._deliver)
+
+    def put(self, callback: Callable[[], object]) -> bool:
+        """Have the loop call `callback`, in this context; False when it has ended."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._callbacks.append((copy_context(), callback))
+            os.eventfd_write(self._waker, 1)
+            return True
+
+    def close(self) -> None:
+        """On the loop's thread, before the loop is closed."""
+        with self._lock:
+            self._closed = True
+            _ = self._loop.remove_reader(self._waker)
+            os.close(self._waker)
+
+    def _deliver(self) -> None:
+        _ = os.eventfd_read(self._waker)
+        while self._callbacks:
+            context, callback = self._callbacks.popleft()
+            _ = context.run(callback)

@@ -1,0 +1,144 @@
+"""Many-at-once calls met by signals at any moment; run as a child: see `storm_of_interrupts.py`.
+
+`python -m tests.storm_of_signals interrupts|exceptions`
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import blockyard
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.context import Context
+from blockyard.transport.background import BackgroundLoop
+
+INTERRUPTS = 500
+EXCEPTIONS = 300
+
+
+class LateError(TimeoutError):
+    """What the handler of an alarm raises."""
+
+
+class Operation:
+    """Goes on until it is cancelled, and has something to do then."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.tidied = False
+
+    async def __call__(self, ctx: Context, _: None) -> None:
+        self.begun = True
+
+        async def one(_: int) -> None:
+            await ctx.runtime.user(int)
+            await ctx.runtime.sleep(60)
+
+        try:
+            _ = await ctx.gather(one, range(100))
+        finally:
+            await ctx.runtime.finish(ctx.runtime.sleep(0.001), 30)
+            self.tidied = True
+
+
+def interrupts() -> None:
+    """SIGINT as a call begins, the first of its store or not."""
+    chance = random.Random(11)  # noqa: S311 - to be repeatable
+    main = threading.get_ident()
+    for number in range(INTERRUPTS):
+        background = BackgroundLoop(HttpConfig(), TimeoutConfig())
+        if number % 2:
+            background.run(nothing, None, None, 1)
+        operation, delay = Operation(), chance.random() * 0.003
+        ready = threading.Event()
+
+        def interrupt(delay: float = delay, ready: threading.Event = ready) -> None:
+            ready.set()
+            time.sleep(delay)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        try:
+            interrupter.start()
+            _ = ready.wait()
+            background.run(operation, None, None, 8)
+        except KeyboardInterrupt:
+            pass
+        else:
+            sys.exit("the call returned")
+        if operation.begun and not operation.tidied:
+            sys.exit("the interrupt was raised before the operation had tidied up")
+        interrupter.join()
+        background.close()
+
+
+async def nothing(ctx: Context, _: None) -> None: ...
+
+
+def exceptions() -> None:
+    """A handler that raises, at any bytecode of calls of any kind."""
+    chance = random.Random(12)  # noqa: S311 - to be repeatable
+
+    fired = met = printed = 0
+
+    def late(*_: object) -> None:
+        nonlocal fired
+        fired += 1
+        raise LateError
+
+    def ignored(_: object) -> None:
+        """Python prints what a finalizer met, and goes on."""
+        nonlocal printed
+        printed += 1
+
+    sys.unraisablehook = ignored
+    _ = signal.signal(signal.SIGALRM, late)
+    store = blockyard.open_store(sys.argv[2])
+
+    def blocks() -> Iterator[tuple[str, bytes]]:
+        for number in range(200):
+            yield f"{number:03}", b"block"
+
+    warm_up(store)
+    before = descriptors()
+    for number in range(EXCEPTIONS):
+        try:
+            _ = signal.setitimer(signal.ITIMER_REAL, 0.0002 + chance.random() * 0.01)
+            while fired == number:
+                _ = store.write_blocks(blocks())
+                _ = store.read_blocks(f"{number:03}" for number in range(200))
+                _ = store.write_content("movie", iter([b"content"] * 100))
+                _ = store.read_block("000")
+        except LateError:
+            met += 1
+    if met + printed != EXCEPTIONS or met < 0.9 * EXCEPTIONS:
+        sys.exit(f"{met} of {EXCEPTIONS} exceptions were raised, and {printed} printed")
+    warm_up(store)
+    ends = time.monotonic() + 20
+    while (now := descriptors()) > before + 8:
+        if time.monotonic() > ends:
+            sys.exit(f"{before} descriptors became {now}")
+        time.sleep(0.05)
+    store.close()
+
+
+def warm_up(store: blockyard.BlockStore) -> None:
+    """All that a store needs is there after this, and still works."""
+    infos = store.write_blocks((f"{number:03}", b"block") for number in range(200))
+    assert len(infos) == 200
+    assert store.read_blocks([info.key for info in infos]) == [b"block"] * 200
+    assert store.write_content("movie", b"content").size == 7
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+if __name__ == "__main__":
+    interrupts() if sys.argv[1] == "interrupts" else exceptions()
