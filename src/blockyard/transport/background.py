@@ -32,6 +32,9 @@ from blockyard.user_code import UserCodeError
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
 
+_DESCRIPTORS_OF_A_LOOP = 4
+"""Its selector, two sockets to wake it, and ours."""
+
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -169,6 +172,7 @@ class _LoopThread:
 
     def _serve(self, told: SimpleQueue[OSError | None]) -> None:
         try:
+            _check_descriptors()
             loop = asyncio.new_event_loop()
         except OSError as error:
             told.put(error)
@@ -197,6 +201,20 @@ class _LoopThread:
             loop = asyncio.get_running_loop()
             self._winding_up = loop.create_task(_wind_up(close))
             self._winding_up.add_done_callback(lambda _: loop.stop())
+
+
+def _check_descriptors() -> None:
+    """Raise `OSError` unless the system has the descriptors for a loop.
+
+    One that can't be made whole is left half-made by asyncio, with the descriptors that it got.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS_OF_A_LOOP):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401
+    finally:
+        for each in taken:
+            os.close(each)
 
 
 async def _wind_up(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -239,7 +257,8 @@ class _Call(Generic[Result]):
     def run_here(self) -> None:
         """Run the operation to its end on this thread: the interpreter starts no other."""
         try:
-            with asyncio.Runner() as runner:
+            # Made without a policy, which is found by an import: too late in a finalizer.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 self._outcome = (runner.run(self._operation),)
         except Exception as error:  # noqa: BLE001 - `result` raises it
             self._outcome = error
