@@ -19,7 +19,6 @@ from bench.path.check import check
 from bench.path.network import Path, PathUnavailableError
 from bench.path.service import at_the_far_end
 from blockyard.config import HttpConfig, S3Config, StoreConfig, TimeoutConfig
-from blockyard.errors import BlockStoreError
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import FACES, FaceName, open_face
 from servers.endpoint import Endpoint
@@ -146,9 +145,6 @@ def test_forgotten_flows_cost_one_timeout_together(
 
 @pytest.mark.servers
 @pytest.mark.parametrize("face", FACES)
-@pytest.mark.xfail(
-    strict=True, raises=BlockStoreError, reason="calls that time out together run out of tokens"
-)
 def test_many_calls_outlast_a_silence(face: FaceName, path: Path, endpoint: Endpoint) -> None:
     def work(store: BlockStore) -> float:
         many = store.with_options(concurrency=MANY)
@@ -163,7 +159,6 @@ def test_many_calls_outlast_a_silence(face: FaceName, path: Path, endpoint: Endp
 
 @pytest.mark.servers
 @pytest.mark.parametrize("face", FACES)
-@pytest.mark.xfail(strict=True, raises=BlockStoreError, reason="given up after three tries")
 def test_a_first_connection_outlasts_a_silence(
     face: FaceName, path: Path, endpoint: Endpoint
 ) -> None:
