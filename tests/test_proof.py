@@ -392,6 +392,13 @@ def test_a_listing_without_end_ends() -> None:
         _ = s3.run(Operations(s3.store).list_by_prefix(s3.ctx, ""))
 
 
+def test_a_token_that_stays_the_same_ends_the_listing_at_once() -> None:
+    s3 = Scripted(page(prefix=None, token="same"), max_retries=1)
+    with pytest.raises(ProtocolError, match="the page itself"):
+        _ = s3.run(Operations(s3.store).list_by_prefix(s3.ctx, ""))
+    assert len(s3.requests) == 2
+
+
 def test_pages_without_a_key_are_passed_over() -> None:
     s3, _ = deleting(
         page(prefix=None, token="1"),

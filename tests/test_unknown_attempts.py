@@ -108,6 +108,18 @@ def test_a_deadline_that_passes_before_anything_is_sent_leaves_nothing_unknown()
     assert raised.value.unknown_attempts == 0
 
 
+def test_a_write_that_waited_for_its_place_in_vain_sent_nothing() -> None:
+    s3 = Scripted(WRITTEN)
+    pace = s3.store._caller._pace
+    pace.limit = 1.0
+    _ = s3.run(pace.enter(s3.ctx))
+    s3.ctx = replace(s3.ctx, deadline=5.0)
+    with pytest.raises(DeadlineExceededError) as raised:
+        _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 0
+    assert s3.requests == []
+
+
 def test_a_deadline_that_passes_while_waiting_for_the_reply_does() -> None:
     s3 = Scripted(DeadlineExceededError("late"))
     with pytest.raises(DeadlineExceededError) as raised:
