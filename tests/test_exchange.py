@@ -273,8 +273,10 @@ def test_a_reused_connection_that_dies_before_it_answers_is_replaced(
 ) -> None:
     dies = [Receive(), OK, Receive(), end]
     with wire.server(dies, [Receive(), OK]) as server, driving(runtime, wire.http) as driver:
-        for _ in range(2):
-            assert driver.exchange(ask(server.url, "PUT", body)).body == b"hello"
+        for resent in (False, True):
+            request = ask(server.url, "PUT", body)
+            assert driver.exchange(request).body == b"hello"
+            assert request.resent == resent
         assert [request.body for request in server.requests] == [body] * 3
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 import pytest
 
 from blockyard import S3Config, StoreConfig
+from blockyard.context import Request, Response
 from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
@@ -47,6 +49,7 @@ KNOWN: dict[str, Answer] = {
     "BadDigest": refusal(400, "BadDigest"),
     "OperationAborted": refusal(409, "OperationAborted"),
 }
+SKEWED = refusal(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
 Change = Callable[[Scripted], object]
 CHANGES: dict[str, tuple[Change, Answer]] = {
     "write_block": (
@@ -124,6 +127,37 @@ def test_a_deadline_that_passes_while_waiting_for_the_reply_does() -> None:
     s3 = Scripted(DeadlineExceededError("late"))
     with pytest.raises(DeadlineExceededError) as raised:
         _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 1
+
+
+def resent(then: Answer) -> Answer:
+    """The runtime sent the request twice, since the first connection broke."""
+
+    def answer(request: Request) -> Response:
+        request.resent = True
+        if isinstance(then, BaseException):
+            raise copy(then)
+        assert isinstance(then, Response)
+        return then
+
+    return answer
+
+
+@changes
+@pytest.mark.parametrize("then", ["success", "refused", "expired"])
+def test_a_request_that_the_runtime_sent_twice_has_an_unknown_outcome(
+    change: Change, success: Answer, then: str
+) -> None:
+    """Also where the second connection was refused, so that this one sent nothing."""
+    second = {"success": success, "refused": KNOWN["refused"], "expired": SKEWED}[then]
+    s3 = Scripted(success, resent(second), success)
+    _ = change(s3)
+    _ = change(s3)
+    assert s3.ctx.unknown_attempts == 1
+    s3 = Scripted(success, resent(KNOWN["refused"]), max_retries=1)
+    _ = change(s3)
+    with pytest.raises(TransportConnectionError) as raised:
+        _ = change(s3)
     assert raised.value.unknown_attempts == 1
 
 

@@ -40,6 +40,8 @@ class Request:
     every other header, `Host` included, as text that has no CR or LF. `fresh` asks for a new
     connection; `sum_body` for the checksum of a large reply, taken while it comes. With
     `until_close` the reply to a GET may end with the connection, for what shows when it broke off.
+    `resent` is set by the runtime that sent it a second time, over another connection, since the
+    first one broke.
     """
 
     origin: Origin
@@ -50,6 +52,7 @@ class Request:
     fresh: bool = False
     sum_body: bool = False
     until_close: bool = False
+    resent: bool = False
 
 
 @dataclass(slots=True)

@@ -170,14 +170,12 @@ class Caller:
         """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
         pace, learnt = self._pace, self.capabilities
         while True:
-            ticket = response = None
-            sent = False
+            ticket = response = request = None
             try:
                 if pace.limit is not None:
                     ticket = await pace.enter(ctx)
                 site, credentials = self.site, await self._credentials.current(ctx)
                 request = self._signed(ctx, call, site, credentials)
-                sent = True
                 if call.hedged and self.hedging is not None:
                     response = await self._hedged(ctx, call, request, self.hedging)
                 else:
@@ -200,13 +198,12 @@ class Caller:
             finally:
                 if ticket is not None:
                     pace.leave(ticket)
-            attempts = call.history()
-            if sent and call.changes and may_have_taken_effect(failure):
-                attempts.unknown += 1
-                ctx.unknown_attempts += 1
-            if isinstance(failure, BlockNotFoundError) and response and not response.size:
-                await self._check_bucket(ctx, call)
-            await self.pause_or_raise(ctx, call.operation, call.key, attempts, failure)
+                if request is not None and request.resent:
+                    _count_unknown(ctx, call)
+            if request is not None and may_have_taken_effect(failure):
+                _count_unknown(ctx, call)
+            await self._check_bucket(ctx, call, failure, response)
+            await self.pause_or_raise(ctx, call.operation, call.key, call.history(), failure)
 
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
@@ -382,12 +379,15 @@ class Caller:
             error.retry_after = retry_after(response, self._now(ctx))
         return error
 
-    async def _check_bucket(self, ctx: Context, call: Call) -> None:
+    async def _check_bucket(
+        self, ctx: Context, call: Call, failure: BlockStoreError, response: Response | None
+    ) -> None:
         """Raise the error that says so when the bucket is missing, after a 404 without a body.
 
         Found out by a listing, whose reply tells a bucket from a web server; once a store.
         """
-        if self.capabilities.bucket_found:
+        unexplained = isinstance(failure, BlockNotFoundError) and response and not response.size
+        if not unexplained or self.capabilities.bucket_found:
             return
         prefix = self._config.key_prefix
         listing = PlainCall(
@@ -437,6 +437,13 @@ class Caller:
 
     def _now(self, ctx: Context) -> float:
         return ctx.runtime.wall_time() + self._clock_offset
+
+
+def _count_unknown(ctx: Context, call: Call) -> None:
+    """An attempt failed, and if it was to change something, that may have come about."""
+    if call.changes:
+        call.history().unknown += 1
+        ctx.unknown_attempts += 1
 
 
 def _final(

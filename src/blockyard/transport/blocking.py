@@ -92,6 +92,7 @@ class BlockingRuntime:
                 stale = reused and not reply.begun  # closed by the other side while it was idle
                 if not stale and not self._dialing.trust_renewed(error, connection.tls_context):
                     raise
+                request.resent = stale
                 request = replace(request, fresh=True)
             finally:
                 pool.release(request.origin, connection, reply.complete and reply.keep_alive)
