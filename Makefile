@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.blockyard-ready
 LOCALSTACK_VENV := .venv-localstack
 LOCALSTACK_READY := $(LOCALSTACK_VENV)/.blockyard-ready
+EMULATORS_VENV := .venv-emulators
+EMULATORS_READY := $(EMULATORS_VENV)/.blockyard-ready
 # Twice the cores of a small machine, since tests mostly wait. ORDER=N repeats an order of files.
 WORKERS ?= 4
 ORDER := $(or $(ORDER),$(shell date +%s))
@@ -17,14 +19,14 @@ FUZZ_SECONDS ?= 60
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
-.PHONY: help demo test check test-servers servers-env localstack-env faults faults-short fuzz bench bench-path bench-path-check bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
 	@echo "make test          the tests that need nothing but this machine, and their coverage"
 	@echo "make check         lint, format, strict types, import rules"
-	@echo "make servers-env   install LocalStack and, as root on Debian, Ceph and nginx"
-	@echo "make test-servers  the tests on LocalStack and Ceph"
+	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
+	@echo "make test-servers  the tests on these servers"
 	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
 	@echo "make faults-short  its short form, 3 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
@@ -50,10 +52,12 @@ check: $(READY)
 test-servers: $(READY)
 	@$(RUN) pytest -m servers
 
-servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env)
+servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env) emulators-env
 	@servers/install-packages
 
 localstack-env: $(LOCALSTACK_READY)
+
+emulators-env: $(EMULATORS_READY)
 
 # SEED=N repeats a run.
 faults: $(READY)
@@ -85,7 +89,7 @@ bench-report: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m bench report
 
 clean:
-	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(FUZZ_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(EMULATORS_VENV) $(FUZZ_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
 $(READY): pyproject.toml
@@ -100,6 +104,12 @@ $(LOCALSTACK_READY): servers/localstack-requirements.txt
 	@echo "setting up $(LOCALSTACK_VENV)"
 	@$(PYTHON) -m venv $(LOCALSTACK_VENV)
 	@$(LOCALSTACK_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+$(EMULATORS_READY): servers/emulators-requirements.txt
+	@echo "setting up $(EMULATORS_VENV)"
+	@$(PYTHON) -m venv $(EMULATORS_VENV)
+	@$(EMULATORS_VENV)/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 $(FUZZ_READY): pyproject.toml

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from types import FrameType
 
-from servers import ceph, localstack, moto, nginx
+from servers import ceph, localstack, ministack, moto, nginx, rclone
 from servers.endpoint import Endpoint, create_bucket
 from servers.process import ServerError
 
@@ -20,6 +20,8 @@ _SERVERS: dict[str, Callable[[], AbstractContextManager[Endpoint]]] = {
     "moto": moto.serve,
     "moto-signed": partial(moto.serve, check_signatures=True),
     "localstack": localstack.serve,
+    "ministack": ministack.serve,
+    "rclone": rclone.serve,
     "ceph": ceph.serve,
     "ceph-bluestore": partial(ceph.serve, "bluestore"),
     "nginx": nginx.serve,

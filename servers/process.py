@@ -21,6 +21,7 @@ from types import TracebackType
 from servers.procfs import exposed_addresses, living_members
 
 _TETHER = Path(__file__).with_name("tether.py")
+_EMULATORS = Path(__file__).resolve().parent.parent / ".venv-emulators" / "bin"
 _POLL = 0.02
 _GRACE = 10.0
 _LOG_TAIL = 2000
@@ -138,6 +139,14 @@ def require_programs(*names: str) -> None:
     missing = [name for name in names if shutil.which(name, path=_search_path()) is None]
     if missing:
         raise ServerError(f"not installed: {', '.join(missing)} (`make servers-env` installs them)")
+
+
+def require_emulator(name: str) -> Path:
+    """The program of a server that comes as a Python package; `ServerError` when it is missing."""
+    program = _EMULATORS / name
+    if not program.exists():
+        raise ServerError(f"not installed: {name} (`make emulators-env` installs it)")
+    return program
 
 
 def run(command: Sequence[str], folder: Path) -> str:

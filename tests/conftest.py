@@ -16,14 +16,14 @@ from functools import partial
 import hypothesis
 import pytest
 
-from servers import ceph, localstack, moto
+from servers import ceph, localstack, ministack, moto, rclone
 from servers.endpoint import Endpoint, create_bucket
 from servers.process import ServerError
 from tests.secrets_watch import SecretsWatch
 
 _SHARED_BUCKET = "blockyard-tests"
 _CLEARED_BUCKET = "blockyard-conformance"
-_EXTERNAL = {"localstack_endpoint", "ceph_endpoint"}
+_EXTERNAL = {"localstack_endpoint", "ministack_endpoint", "rclone_endpoint", "ceph_endpoint"}
 
 
 # How long an example takes depends on who else uses the machine.
@@ -80,6 +80,20 @@ def signed_moto_endpoint() -> Iterator[Endpoint]:
 def localstack_endpoint() -> Iterator[Endpoint]:
     """LocalStack, which verifies checksums and conditions."""
     with _started_or_skipped(localstack.serve) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ministack_endpoint() -> Iterator[Endpoint]:
+    """MiniStack, which verifies conditions."""
+    with _started_or_skipped(ministack.serve) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint() -> Iterator[Endpoint]:
+    """rclone over a folder, which lacks much: `servers/capabilities.py`."""
+    with _started_or_skipped(rclone.serve) as endpoint:
         yield endpoint
 
 

@@ -10,9 +10,9 @@ from blockyard.model import BlockInfo
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
+from blockyard.testing.capabilities import Capability
 from blockyard.testing.conformance import DurabilityTests, StoreConformance
 from blockyard.testing.faces import Source
-from blockyard.testing.samples import ODD_KEYS
 from blockyard.testing.suite.lifecycle import CALLS
 from blockyard.testing.suite.odd_keys import OddKeyTests
 
@@ -45,7 +45,7 @@ class FussyStore(MemoryStore):
 
 
 class TestAServerWithoutPlaceForAKey(OddKeyTests):
-    unheld_keys = frozenset({ODD_KEYS["only slashes"]})
+    lacks = frozenset({Capability.SLASHES_ALONE})
 
     @pytest.fixture
     def source(self) -> Source:

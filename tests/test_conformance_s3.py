@@ -1,18 +1,17 @@
 """The conformance suite over S3, on every server there is."""
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from blockyard import BlockStore, S3Config, ServerError, StoreConfig, open_store
+from blockyard import S3Config, StoreConfig, open_store
+from blockyard.testing.capabilities import SERVICES
 from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
-from blockyard.testing.samples import ODD_KEYS
 from blockyard.testing.suite.copies import CopyTests
 from blockyard.testing.suite.deletes import DeleteTests
 from blockyard.testing.suite.listing import ListingTests
-from servers.endpoint import Endpoint
-
-_HELD_BY_LOCALSTACK = {name: key for name, key in ODD_KEYS.items() if name != "only slashes"}
+from servers.endpoint import Endpoint, create_bucket
 
 
 def emptied_afterwards(config: StoreConfig) -> Iterator[StoreConfig]:
@@ -31,6 +30,8 @@ class S3Conformance(StoreConformance, DurabilityTests, DeadlineTests):
 
 
 class TestMoto(S3Conformance):
+    lacks = SERVICES["moto 5"]
+
     @pytest.fixture
     def endpoint(self, moto_endpoint: Endpoint) -> Endpoint:
         return moto_endpoint
@@ -50,27 +51,39 @@ class TestMotoBelowAPrefix(ListingTests, DeleteTests, CopyTests):
 
 
 class TestLocalStack(S3Conformance):
-    """LocalStack 4.13 takes a key of nothing but slashes for no key, from any client."""
+    lacks = SERVICES["LocalStack 4.13"]
 
     @pytest.fixture
     def endpoint(self, localstack_endpoint: Endpoint) -> Endpoint:
         return localstack_endpoint
 
-    @pytest.mark.parametrize("key", _HELD_BY_LOCALSTACK.values(), ids=_HELD_BY_LOCALSTACK)
-    def test_a_key_survives_every_method(self, store: BlockStore, key: str) -> None:
-        super().test_a_key_survives_every_method(store, key)
-
-    def test_all_of_them_side_by_side(self, store: BlockStore) -> None:
-        with pytest.MonkeyPatch.context() as samples:
-            samples.delitem(ODD_KEYS, "only slashes")
-            super().test_all_of_them_side_by_side(store)
-
-    def test_only_slashes(self, source: StoreConfig) -> None:
-        with open_store(source, max_retries=1) as store, pytest.raises(ServerError):
-            _ = store.write_block(ODD_KEYS["only slashes"], b"block")
-
 
 class TestCeph(S3Conformance):
+    lacks = SERVICES["Ceph 16.2"]
+
     @pytest.fixture
     def endpoint(self, ceph_endpoint: Endpoint) -> Endpoint:
         return ceph_endpoint
+
+
+class TestMiniStack(S3Conformance):
+    lacks = SERVICES["MiniStack 1.5"]
+
+    @pytest.fixture
+    def endpoint(self, ministack_endpoint: Endpoint) -> Endpoint:
+        return ministack_endpoint
+
+
+class TestRclone(S3Conformance):
+    lacks = SERVICES["rclone 1.75"]
+
+    @pytest.fixture
+    def endpoint(self, rclone_endpoint: Endpoint) -> Endpoint:
+        return rclone_endpoint
+
+    @pytest.fixture
+    def source(self, endpoint: Endpoint) -> StoreConfig:
+        """A bucket for each test: what rclone keeps of a key that is no path may not go away."""
+        bucket = f"blockyard-{uuid.uuid4()}"
+        create_bucket(endpoint, bucket)
+        return StoreConfig(s3=S3Config(**endpoint.s3_settings(bucket), max_retries=2))

@@ -149,7 +149,9 @@ def test_moto_checks_signatures_when_asked(signed_moto_endpoint: Endpoint, bucke
         each.close()
 
 
-@pytest.mark.parametrize("name", ["localstack_endpoint", "ceph_endpoint"])
+@pytest.mark.parametrize(
+    "name", ["localstack_endpoint", "ministack_endpoint", "rclone_endpoint", "ceph_endpoint"]
+)
 @pytest.mark.servers
 def test_external_servers_hold_blocks(
     name: str, bucket: str, key_prefix: str, request: pytest.FixtureRequest

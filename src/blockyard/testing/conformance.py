@@ -13,7 +13,9 @@ Subclass it in a test module and say where to store::
 and fresh for each test; what a test leaves there is the fixture's to clear away. Each test runs
 over the blocking face and over the asyncio one. Needs `pip install blockyard[testing]`.
 
-A server that has no place for some key, whatever the client, is given its `unheld_keys`.
+What a service lacks, whatever the client, its class declares as `lacks` (`capabilities.py`), and
+the keys that it has no place for as `unheld_keys`; the suite then holds the store to what it does
+without.
 A store whose blocks outlive it inherits `DurabilityTests` as well, one that waits for a server
 `DeadlineTests`.
 """

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, ClassVar
 
 import pytest
 
 from blockyard.errors import BlockStoreError
 from blockyard.sync import BlockStore
+from blockyard.testing.capabilities import Capability, held_together
 from blockyard.testing.faces import FACES, Face, FaceName, Source, open_face
 
 
 class SuiteBase:
     """What every part of the suite stands on."""
+
+    lacks: ClassVar[frozenset[Capability]] = frozenset()
+    """What the service behind the store lacks: declare it in the class for that service."""
+
+    def held(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that the service can hold at the same time."""
+        return held_together(keys, self.lacks)
 
     @pytest.fixture
     def source(self) -> Source:

@@ -6,6 +6,7 @@ import pytest
 
 from blockyard.errors import InvalidKeyError
 from blockyard.sync import BlockStore
+from blockyard.testing.capabilities import Capability
 from blockyard.testing.suite.base import SuiteBase
 
 _SHARES = ["share1", "share1/", "share1/a", "share1/b/c", "share10", "share10/a", "share2/a"]
@@ -15,17 +16,19 @@ class DeleteTests(SuiteBase):
     """What is asked for goes, and nothing else."""
 
     def test_delete_is_for_one_key(self, store: BlockStore) -> None:
-        _ = store.write_blocks([(key, b"") for key in _SHARES])
+        keys = self.held(_SHARES)
+        _ = store.write_blocks([(key, b"") for key in keys])
 
-        store.delete_block("share1")
+        store.delete_block(keys[0])
 
-        assert store.list_by_prefix() == _SHARES[1:]
+        assert store.list_by_prefix() == keys[1:]
 
     def test_an_absent_block_is_no_error(self, store: BlockStore) -> None:
         _ = store.write_block("a/b/c", b"")
 
         for key in ("b", "a", "a/b", "a/b/", "a/b/c/", "a/b/c/d"):
-            store.delete_block(key)
+            if self.held(["a/b/c", key]) == ["a/b/c", key]:
+                store.delete_block(key)
 
         assert store.list_by_prefix() == ["a/b/c"]
 
@@ -72,16 +75,20 @@ class DeleteTests(SuiteBase):
     def test_prefixes_end_at_a_slash_unless_literal(
         self, store: BlockStore, prefix: str, literal: bool, gone: list[str]
     ) -> None:
-        _ = store.write_blocks([(key, b"") for key in _SHARES])
+        if prefix == "/" and Capability.ODD_PATHS in self.lacks:
+            pytest.skip("the service takes the prefix for none: such a listing is a ProtocolError")
+        keys = self.held(_SHARES)
+        gone = [key for key in keys if key in gone]
+        _ = store.write_blocks([(key, b"") for key in keys])
 
         dry = store.delete_by_prefix(prefix, literal=literal, dry_run=True)
         assert dry.deleted == gone
-        assert store.list_by_prefix() == _SHARES
+        assert store.list_by_prefix() == keys
 
         result = store.delete_by_prefix(prefix, literal=literal)
         assert result.deleted == gone
         assert not result.failed
-        assert store.list_by_prefix() == [key for key in _SHARES if key not in gone]
+        assert store.list_by_prefix() == [key for key in keys if key not in gone]
 
     @pytest.mark.parametrize("dry_run", [False, True])
     def test_an_empty_prefix_is_refused_unless_literal(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from blockyard.errors import BlockExistsError, BlockNotFoundError, InvalidRangeError
 from blockyard.sync import BlockStore
+from blockyard.testing.capabilities import Capability, held_together
 from blockyard.testing.suite.base import SuiteBase
 
-_KEYS = st.sampled_from(
-    ["a", "a/", "a/b", "a/b/c", "a0", "ab", "A", "a//b", "/a", "..", "a+b", "a%2Bb", "\u00e9"]
-)
+_SOME_KEYS = ["a", "a/", "a/b", "a/b/c", "a0", "ab", "A", "a//b", "/a", "..", "a+b", "a%2Bb", "é"]
+_KEYS = st.runner().flatmap(lambda machine: st.sampled_from(machine.held_keys))
 _PREFIXES = _KEYS | st.sampled_from(["a/b/", "c"])
 _DATA = st.binary(max_size=100) | st.integers(0, 70_000).map(bytes)
 
@@ -25,9 +28,11 @@ _DATA = st.binary(max_size=100) | st.integers(0, 70_000).map(bytes)
 class StoreModel(RuleBasedStateMachine):
     """What the store does to its blocks, `self.blocks` does to a dictionary."""
 
-    def __init__(self, store: BlockStore) -> None:
+    def __init__(self, store: BlockStore, lacks: Collection[Capability]) -> None:
         super().__init__()
         self.store = store
+        self.held_keys = held_together(_SOME_KEYS, lacks)
+        self.conditional_writes = Capability.CONDITIONAL_WRITES not in lacks
         self.blocks: dict[str, bytes] = {}
 
     @rule(key=_KEYS, data=_DATA)
@@ -35,6 +40,7 @@ class StoreModel(RuleBasedStateMachine):
         assert self.store.write_block(key, data).size == len(data)
         self.blocks[key] = data
 
+    @precondition(lambda self: self.conditional_writes)
     @rule(key=_KEYS, data=_DATA)
     def write_if_absent(self, key: str, data: bytes) -> None:
         try:
@@ -133,9 +139,11 @@ class ModelTests(SuiteBase):
     model_steps = 25
 
     def test_any_sequence_of_operations(self, store: BlockStore) -> None:
+        lacks = self.lacks
+
         class ModelOfThisStore(StoreModel):
             def __init__(self) -> None:
-                super().__init__(store)
+                super().__init__(store, lacks)
 
         run_state_machine_as_test(
             ModelOfThisStore,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from blockyard.errors import BlockNotFoundError, BlockStoreError, InvalidKeyError
 from blockyard.sync import BlockStore
+from blockyard.testing.capabilities import Capability, is_held
 from blockyard.testing.samples import MISTYPED_KEYS, ODD_KEYS, REFUSED_KEYS, content
 from blockyard.testing.suite.base import SuiteBase, refusal
 
@@ -36,17 +37,14 @@ _FOR_A_REFUSAL = 5
 class OddKeyTests(SuiteBase):
     """Keys that servers, file systems, URLs and XML find hard."""
 
-    unheld_keys: ClassVar[frozenset[str]] = frozenset()
-    """Those of `ODD_KEYS` that a server has no place for, whatever the client: declare them, with
-    the reason, in the class for that server, and the suite shows that it refuses them."""
-
     @pytest.mark.parametrize("key", ODD_KEYS.values(), ids=ODD_KEYS)
     def test_a_key_survives_every_method(self, store: BlockStore, key: str) -> None:
         data = content(50)
-        if key in self.unheld_keys:
-            with pytest.raises(BlockStoreError):
-                _ = store.with_options(deadline=_FOR_A_REFUSAL).write_block(key, data)
-            assert store.list_by_prefix() == []
+        if not is_held(key, self.lacks):
+            hasty = store.with_options(deadline=_FOR_A_REFUSAL)
+            if refusal(partial(hasty.write_block, key, data)) is None:
+                assert key.endswith("/")
+                assert store.list_by_prefix() == [key.removesuffix("/")]
             return
 
         assert store.write_block(key, data).key == key
@@ -73,7 +71,7 @@ class OddKeyTests(SuiteBase):
         assert store.list_by_prefix() == [_OTHER]
 
     def test_all_of_them_side_by_side(self, store: BlockStore) -> None:
-        keys = [key for key in ODD_KEYS.values() if key not in self.unheld_keys]
+        keys = self.held(ODD_KEYS.values())
         _ = store.write_blocks([(key, key.encode()) for key in keys])
 
         assert store.list_by_prefix() == sorted(keys, key=str.encode)
@@ -86,6 +84,8 @@ class OddKeyTests(SuiteBase):
         assert store.read_blocks(keys[1::2]) == [key.encode() for key in keys[1::2]]
 
     def test_a_key_may_lie_below_another(self, store: BlockStore) -> None:
+        if Capability.NESTED_KEYS in self.lacks:
+            pytest.skip("the service can't hold a key beside keys below it: the second is refused")
         keys = ["a", "a/", "a/b", "a/b/", "a/b/c"]
         for key in keys:
             _ = store.write_block(key, key.encode())
@@ -96,6 +96,22 @@ class OddKeyTests(SuiteBase):
             store.delete_block(key)
             keys.remove(key)
             assert store.list_by_prefix() == keys
+
+    def test_a_key_below_another_is_refused_where_the_service_has_no_place_for_it(
+        self, store: BlockStore
+    ) -> None:
+        if Capability.NESTED_KEYS not in self.lacks:
+            pytest.skip("the service holds a key beside keys below it")
+        hasty = store.with_options(deadline=_FOR_A_REFUSAL)
+        _ = store.write_block("a", b"first")
+
+        with pytest.raises(BlockStoreError, match="'a/b'"):
+            _ = hasty.write_block("a/b", b"second")
+
+        assert store.read_block("a") == b"first"
+        _ = store.write_block("c/d", b"first")
+        with pytest.raises(BlockStoreError, match="'c'"):
+            _ = hasty.write_block("c", b"second")
 
     def test_keys_that_none_may_have(self, store: BlockStore) -> None:
         _ = store.write_block("a", b"untouched")
