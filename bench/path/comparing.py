@@ -23,7 +23,7 @@ from bench.tables import Rows
 from bench.targets import ratios
 from bench.workloads import MIB, is_ours, is_peer, split_contender
 
-FULL = Effort(rounds=3, seconds=0.4)
+FULL = Effort(rounds=2, seconds=0.3)
 QUICK = Effort(rounds=1, seconds=0.2)
 _COMPARED = ("obstore", "boto3")
 

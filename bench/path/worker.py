@@ -58,9 +58,10 @@ class Worker:
         items = self._items(work, face)
         if work["once"]:
             self._prepare(work)
-            return self._drive(client, face, work, items, 0)
-        _ = self._drive(client, face, work, items, command["seconds"] * _WARM_UP)
-        return self._drive(client, face, work, items, command["seconds"])
+            return self._drive(client, face, work, items, 0, 1)
+        in_flight: int = work["in_flight"]
+        _ = self._drive(client, face, work, items, command["seconds"] * _WARM_UP, in_flight)
+        return self._drive(client, face, work, items, command["seconds"], 2 * in_flight)
 
     def close(self) -> None:
         for (face, _), client in self._clients.items():
@@ -71,8 +72,15 @@ class Worker:
         self._loop.close()
 
     def _drive(
-        self, client: Any, face: str, work: dict[str, Any], items: list[Any], seconds: float
+        self,
+        client: Any,
+        face: str,
+        work: dict[str, Any],
+        items: list[Any],
+        seconds: float,
+        batch: int,
     ) -> Sample:
+        """`batch` is how many operations a many-at-once call is given."""
         operation: str = work["operation"]
         in_flight: int = work["in_flight"]
         names = _MANY if face == "many" else _CALLS
@@ -86,7 +94,7 @@ class Worker:
             case "asyncio":
                 return self._loop.run(drive_asyncio(call, items, seconds, size, in_flight))
             case "many":
-                return drive_many(call, items, seconds, size, 4 * in_flight)
+                return drive_many(call, items, seconds, size, batch)
             case other:
                 raise ValueError(other)
 

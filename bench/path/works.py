@@ -63,7 +63,6 @@ CONDITIONS = (
     Condition(10),
     Condition(30),
     Condition(100),
-    Condition(10, loss=0.1),
     Condition(30, loss=0.1),
 )
 WORKS = (
