@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path as FilePath
 
 import pytest
@@ -30,11 +31,11 @@ DATA = b"data" * 1000
 @pytest.fixture
 def path() -> Iterator[Path]:
     """A path of 10 ms and 1 Gbit/s."""
-    try:
-        network.require_path()
-    except PathUnavailableError as reason:
-        pytest.skip(str(reason))
-    with Path(rtt=10, rate=1000) as path:
+    with ExitStack() as running:
+        try:
+            path = running.enter_context(Path(rtt=10, rate=1000))
+        except PathUnavailableError as reason:
+            pytest.skip(str(reason))
         yield path
 
 

@@ -11,6 +11,8 @@ import http.client
 import os
 import random
 import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -22,7 +24,7 @@ from bench.driving import (
     drive_plain,
     drive_threads,
 )
-from bench.path.works import BLOCK, LARGE, LISTED, SMALL
+from bench.path.works import BLOCK, LARGE, LISTED, SMALL, Work
 from bench.site import Site
 from bench.worker import Command, answer_commands, take_stdout
 from bench.workloads import split_contender
@@ -33,106 +35,91 @@ _PICKED = 4096
 _CALLS = {"range": "read_range"}
 _MANY = {"range": "read_ranges", "read": "read_many", "write": "write_many"}
 """What calls are named, of `ManyClient` and of the others, where it is not as the operation."""
-_WARM_UP = 0.3
-"""Part of the measuring time that is worked before it begins."""
 
 
 class Worker:
-    """The clients of one peer, by face."""
+    """The clients of one peer."""
 
     def __init__(self, peer: str, url: str) -> None:
         self._module = import_module(f"bench.peers.{peer}")
         self._site = Site(url, _BUCKET)
         self._prefix = f"{peer}/"
         self._loop = asyncio.Runner()
-        self._clients: dict[tuple[str, int], Any] = {}
+        self._helper = self._module.Client(self._site)
         self._bodies = {size: os.urandom(size) for size in (SMALL, BLOCK, LARGE)}
 
     def run(self, command: Command) -> Sample:
-        """Do one work for a while, or store first what all works need."""
+        """Do one work for a while; without one, store what all works need.
+
+        Each sample has a client of its own: what a connection has learned of the path in other
+        work would be part of the figure. Where it is not done `once`, a first turn opens the
+        connections.
+        """
         if command["work"] is None:
             self._store_all()
             return Sample(1, 0.0, 0.0)
-        work, (_, face, _) = command["work"], split_contender(command["contender"])
-        client = self._client(face, work["in_flight"])
-        items = self._items(work, face)
-        if work["once"]:
-            self._prepare(work)
-            return self._drive(client, face, work, items, 0, 1)
-        in_flight: int = work["in_flight"]
-        _ = self._drive(client, face, work, items, command["seconds"] * _WARM_UP, in_flight)
-        return self._drive(client, face, work, items, command["seconds"], 2 * in_flight)
+        work, (_, face, _) = Work(**command["work"]), split_contender(command["contender"])
+        with self._client(face, work.in_flight) as client:
+            if work.once:
+                self._prepare(work)
+                return self._drive(client, face, work, 0, 1)
+            _ = self._drive(client, face, work, 0, work.in_flight)
+            return self._drive(client, face, work, command["seconds"], 2 * work.in_flight)
 
     def close(self) -> None:
-        for (face, _), client in self._clients.items():
-            if face == "asyncio":
-                self._loop.run(client.close())
-            else:
-                client.close()
+        self._helper.close()
         self._loop.close()
 
-    def _drive(
-        self,
-        client: Any,
-        face: str,
-        work: dict[str, Any],
-        items: list[Any],
-        seconds: float,
-        batch: int,
-    ) -> Sample:
+    @contextmanager
+    def _client(self, face: str, in_flight: int) -> Generator[Any]:
+        if face == "asyncio":
+            client = self._module.AsyncClient(self._site)
+            self._loop.run(client.open())
+            try:
+                yield client
+            finally:
+                self._loop.run(client.close())
+        else:
+            many = face == "many"
+            opened = self._module.ManyClient if many else self._module.Client
+            with closing(opened(self._site, in_flight) if many else opened(self._site)) as client:
+                yield client
+
+    def _drive(self, client: Any, face: str, work: Work, seconds: float, batch: int) -> Sample:
         """`batch` is how many operations a many-at-once call is given."""
-        operation: str = work["operation"]
-        in_flight: int = work["in_flight"]
         names = _MANY if face == "many" else _CALLS
-        call = getattr(client, names.get(operation, operation))
-        size = work["size"] if operation in {"range", "read", "read_large"} else None
+        call = getattr(client, names.get(work.operation, work.operation))
+        items = self._items(work, face)
+        size = work.size if work.operation in {"range", "read", "read_large"} else None
         match face:
             case "plain":
                 return drive_plain(call, items, seconds, size)
             case "threads":
-                return drive_threads(call, items, seconds, size, in_flight)
+                return drive_threads(call, items, seconds, size, work.in_flight)
             case "asyncio":
-                return self._loop.run(drive_asyncio(call, items, seconds, size, in_flight))
+                return self._loop.run(drive_asyncio(call, items, seconds, size, work.in_flight))
             case "many":
                 return drive_many(call, items, seconds, size, batch)
             case other:
                 raise ValueError(other)
 
-    def _prepare(self, work: dict[str, Any]) -> None:
+    def _prepare(self, work: Work) -> None:
         """Have the keys there that are deleted, and not the content that is written."""
-        if work["operation"] == "delete_below":
+        if work.operation == "delete_below":
             self._fill(f"{self._prefix}deleted/")
-        if work["operation"] == "write_large":
-            key = f"{self._prefix}large/{work['size']}-new"
-            _ = self._client("plain", 1).delete_below(f"{key}/")
+        if work.operation == "write_large":
+            _ = self._helper.delete_below(f"{self._prefix}large/{work.size}-new/")
 
-    def _client(self, face: str, in_flight: int) -> Any:
-        wanted = ("plain", 0) if face == "threads" else (face, in_flight if face == "many" else 0)
-        if wanted not in self._clients:
-            self._clients[wanted] = self._open(wanted[0], in_flight)
-        return self._clients[wanted]
-
-    def _open(self, face: str, in_flight: int) -> Any:
-        match face:
-            case "asyncio":
-                client = self._module.AsyncClient(self._site)
-                self._loop.run(client.open())
-                return client
-            case "many":
-                return self._module.ManyClient(self._site, in_flight)
-            case _:
-                return self._module.Client(self._site)
-
-    def _items(self, work: dict[str, Any], face: str) -> list[Any]:
+    def _items(self, work: Work, face: str) -> list[Any]:
         """The arguments of the calls, the same for all clients but for their prefix."""
-        operation, size, prefix = work["operation"], work["size"], self._prefix
-        if operation == "range":
-            chance = random.Random(work["name"])
+        size, prefix = work.size, self._prefix
+        if work.operation == "range":
+            chance = random.Random(work.name)
             places = [chance.randrange(BLOCK // size) * size for _ in range(_PICKED)]
             return [(self._block(at), place, size) for at, place in enumerate(places)]
-        if operation == "read" and face == "many":
+        if work.operation == "read" and face == "many":
             return [self._block(at) for at in range(_BLOCKS)]
-        once: dict[str, list[Any]] = {
+        items: dict[str, list[Any]] = {
             "read": [(self._block(at),) for at in range(_BLOCKS)],
             "write": [(f"{prefix}new/{at}", self._bodies.get(size)) for at in range(_BLOCKS)],
             "read_large": [(f"{prefix}large/{size}",)],
@@ -142,11 +129,11 @@ class Worker:
             "copy": [(self._block(0), f"{prefix}copy")],
             "exists": [(f"{prefix}absent",)],
         }
-        return once[operation]
+        return items[work.operation]
 
     def _store_all(self) -> None:
         """Store what is read, and hold what is read back to it."""
-        client = self._client("plain", 1)
+        client = self._helper
         for at in range(_BLOCKS):
             client.write(self._block(at), self._bodies[BLOCK])
         for size in (SMALL, LARGE):
