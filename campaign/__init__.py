@@ -1,11 +1,15 @@
 """The fault campaign: does blockyard stay right when everything around it goes wrong?
 
-`python -m campaign` puts workers of every kind (threads, asyncio tasks, forked processes) to
-work through a proxy that does harm at stated rates, each worker with a model of what its blocks
-may hold, and counts every broken promise. `docs/RELIABILITY.md` says what came of it. Not part
-of the package users install.
+`python -m campaign` puts workers of every kind to work through a proxy that does harm at stated
+rates, each worker with a model of what its blocks and contents may hold, and counts every broken
+promise. `docs/RELIABILITY.md` says what came of it. Not part of the package users install.
 
-`blocks` and `expected` are what is stored and what may be found, `actor` performs operations and
-holds their answers to that, `mix` and `machine` (Hypothesis) choose operations, `workers` runs
-them, `weather` and `bucket` are the harm and the server behind it, `outages` kills a real one.
+What is stored and may be found:  `blocks`, `expected`.
+Calls, and what they may end in:  `calls`, `faces`, `own`, `watch`, `hurry`.
+Operations held to the model:     `actor` and `mix` on blocks, `contents` and `content_mix`.
+The caller's own code:            `user_code`; what comes from outside: `interrupts`.
+The harm, and the server:         `weather`, `services`, `deadlines`, `credentials`, `bucket`.
+The workers:                      `jobs`, `workers`, `content_workers`, `service_workers`, `leaving`,
+                                  `machine` (Hypothesis); what they may not leave behind: `leaks`.
+All of it together:               `processes`, `run`, `tally`, `report`, `outages` (on Ceph).
 """

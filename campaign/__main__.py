@@ -28,13 +28,16 @@ def main() -> int:
         metavar="SECONDS",
         help="run this long on Ceph, whose OSD and gateway are killed and started again",
     )
+    _ = parser.add_argument(
+        "--only", nargs="+", default=[], metavar="JOB", help="these jobs alone, by name"
+    )
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     if options.outages:
         result = run_outages(seed, options.outages)
     else:
-        result = run_campaign(seed, options.operations, options.server)
+        result = run_campaign(seed, options.operations, options.server, options.only)
     print(report.text(result))
     return 1 if result.tally.broken else 0
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     BlockStoreError,
     InvalidRangeError,
-    TransportTimeoutError,
 )
 from blockyard.model import DeleteResult
 from campaign.blocks import Content
+from campaign.calls import Calls
 from campaign.expected import (
     WRONG,
     BrokenPromiseError,
@@ -22,14 +20,12 @@ from campaign.expected import (
     Value,
     is_absent,
     is_present,
+    reads_as,
 )
 from campaign.faces import Face
-from campaign.tally import OVERRUN, UNTYPED, Tally
-
-DEADLINE = 120.0
-"""Seconds that a call has, unless it is hurried."""
-MARGIN = 3.0
-"""Seconds past its deadline in which a call must have ended, on a machine that is busy."""
+from campaign.own import Own
+from campaign.tally import Tally
+from campaign.user_code import Mischief
 
 Range = tuple[str, int, int | None]
 
@@ -37,22 +33,29 @@ Range = tuple[str, int, int | None]
 class Actor:
     """Operations on the keys below `namespace`, which nobody else writes.
 
-    A call that took `patience` seconds or more, the store's no-progress timeout, may have given
-    up a request that was under way. Broken promises go into `tally`.
+    Broken promises go into `tally`; `patience` is the store's no-progress timeout (see `Calls`).
+    With `trusted_listings` a listing is held to what must be there; without, as it may come from
+    another time, to what was ever written.
     """
 
-    def __init__(self, face: Face, namespace: str, tally: Tally, patience: float) -> None:
+    def __init__(
+        self,
+        face: Face,
+        namespace: str,
+        tally: Tally,
+        patience: float,
+        *,
+        trusted_listings: bool = True,
+    ) -> None:
+        self._trusted_listings = trusted_listings
         self.namespace = namespace
         self.expected = Expected()
         self.settled: set[str] = set()
-        self.deadline = DEADLINE
-        self._face = face
         self.tally = tally
-        self._patience = patience
-        self._uncertain = False
+        self.calls = Calls(face, tally, patience)
 
     async def write(self, key: str, content: Content, *, if_absent: bool = False) -> None:
-        info, error = await self._ask("write_block", key, content.data, if_absent=if_absent)
+        info, error = await self.calls.ask("write_block", key, content.data, if_absent=if_absent)
         if error is None:
             if if_absent:
                 self._answered(key, is_absent, "written although a block was there")
@@ -64,60 +67,67 @@ class Actor:
             self.expected.may_have_become(key, [content])
         self._settle_if_uncertain([key])
 
-    async def write_many(self, blocks: Sequence[tuple[str, Content]]) -> None:
+    async def write_many(
+        self,
+        blocks: Sequence[tuple[str, Content]],
+        own: Own | None = None,
+        mischief: Mischief | None = None,
+    ) -> None:
+        """With a `mischief` the blocks come from a generator, which does that besides."""
         asked = [(key, content.data) for key, content in blocks]
-        _, error = await self._ask("write_blocks", asked)
+        given = asked if mischief is None else mischief.while_giving(asked)
+        _, error = await self.calls.ask("write_blocks", given, own=own)
         for key, content in blocks:
             if error is None:
                 self.expected.became(key, [content])
             else:
                 self.expected.may_have_become(key, [content])
         # the first error cancels the other writes, and those may be under way
-        self._uncertain |= error is not None
+        self.calls.uncertain |= error is not None
         self._settle_if_uncertain([key for key, _ in blocks])
 
     async def read(self, key: str) -> None:
-        data, error = await self._ask("read_block", key)
+        data, error = await self.calls.ask("read_block", key)
         self._check_read(key, 0, None, data, error)
 
     async def read_into(self, key: str) -> None:
         sizes = [content.size for content in self.expected.contents(key)]
         buffer = bytearray(max(sizes, default=0) + 7)
-        size, error = await self._ask("read_block_into", key, buffer)
+        size, error = await self.calls.ask("read_block_into", key, buffer)
         data = None if size is None else bytes(memoryview(buffer)[:size])
         self._check_read(key, 0, None, data, error)
 
     async def read_range(self, key: str, offset: int, length: int | None) -> None:
-        data, error = await self._ask("read_block_range", key, offset, length)
+        data, error = await self.calls.ask("read_block_range", key, offset, length)
         self._check_read(key, offset, length, data, error)
 
     async def read_ranges(self, ranges: Sequence[Range]) -> None:
         """Only for keys that have a block which all the ranges begin in, so that none fails."""
-        parts, error = await self._ask("read_block_ranges", ranges)
+        parts, error = await self.calls.ask("read_block_ranges", ranges)
         for (key, offset, length), data in zip(ranges, parts or (), strict=error is None):
             self._check_read(key, offset, length, data, None)
 
     async def read_many(self, keys: Sequence[str]) -> None:
         """Only for keys that have a block."""
-        blocks, error = await self._ask("read_blocks", keys)
+        blocks, error = await self.calls.ask("read_blocks", keys)
         for key, data in zip(keys, blocks or (), strict=error is None):
             self._check_read(key, 0, None, data, None)
 
     async def stat(self, key: str) -> None:
-        info, error = await self._ask("stat_block", key)
+        info, error = await self.calls.ask("stat_block", key)
         if error is None:
             self._answered(key, lambda value: _size(value) == info.size, f"stat: {info}")
         elif isinstance(error, BlockNotFoundError):
             self._answered(key, is_absent, "stat found no block")
 
     async def exists(self, key: str) -> None:
-        found, error = await self._ask("block_exists", key)
+        found, error = await self.calls.ask("block_exists", key)
         if error is None:
             self._answered(key, is_present if found else is_absent, f"block_exists: {found}")
 
     async def copy(self, source: str, target: str) -> None:
         copied = self.expected.contents(source)
-        _, error = await self._ask("copy_block", source, target)
+        _, error = await self.calls.ask("copy_block", source, target)
         if error is None:
             self._answered(source, is_present, "it was copied")
             self.expected.became(target, copied)
@@ -128,11 +138,11 @@ class Actor:
         self._settle_if_uncertain([source, target])
 
     async def delete(self, key: str) -> None:
-        _, error = await self._ask("delete_block", key)
+        _, error = await self.calls.ask("delete_block", key)
         self._deleted([key], error)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
-        result, error = await self._ask("delete_blocks", keys)
+        result, error = await self.calls.ask("delete_blocks", keys)
         if result is None:
             self._deleted(keys, error)
             return
@@ -145,7 +155,7 @@ class Actor:
             for key in self.expected.known
             if key == prefix or key.startswith(f"{prefix.removesuffix('/')}/")
         ]
-        result, error = await self._ask("delete_by_prefix", prefix)
+        result, error = await self.calls.ask("delete_by_prefix", prefix)
         if result is None:
             self._deleted(below, error)
             return
@@ -154,44 +164,12 @@ class Actor:
         self._settle_if_uncertain(below)
 
     async def list(self, prefix: str) -> None:
-        listed, error = await self._ask("list_by_prefix", prefix)
+        listed, error = await self.calls.ask("list_by_prefix", prefix)
         if error is None:
             if listed != sorted(set(listed), key=str.encode):
                 self.tally.breaks(WRONG, f"list_by_prefix {prefix!r}: out of order")
             below = [key for key in self.expected.known if key.startswith(prefix)]
             self._check_listed(below, listed, "list_by_prefix")
-
-    async def _ask(
-        self, method: str, *args: Any, **options: Any
-    ) -> tuple[Any, BlockStoreError | None]:
-        """What the method returned, or its error; None for both when that was no typed one."""
-        result, failure = None, None
-        begun = time.monotonic()
-        try:
-            result = await self._face.call(self.deadline, method, *args, **options)
-        except BlockStoreError as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 - finding these is what this is for
-            self.tally.breaks(UNTYPED, f"{method} {args[0]!r}: {error!r}")
-            failure = BlockStoreError("untyped")
-        took = time.monotonic() - begun
-        self.tally.operations[method] += 1
-        if failure is not None:
-            self._count(failure)
-        self.tally.overrun = max(self.tally.overrun, took - self.deadline)
-        if took > self.deadline + MARGIN:
-            self.tally.breaks(OVERRUN, f"{method}: {took:.1f} s of {self.deadline:.1f} s")
-        self._uncertain = took >= self._patience or isinstance(failure, TransportTimeoutError)
-        return result, failure
-
-    def _count(self, error: BlockStoreError) -> None:
-        kind = type(error).__name__
-        if self.deadline < DEADLINE:
-            self.tally.hurried[kind] += 1
-            return
-        self.tally.errors[kind] += 1
-        notes: list[str] = getattr(error, "__notes__", [])
-        _ = self.tally.examples.setdefault(kind, "; ".join([str(error), *notes]))
 
     def _check_read(
         self,
@@ -208,7 +186,7 @@ class Actor:
             self._answered(key, fits, f"no bytes from {offset}")
         elif data is not None:
             wrong = f"read {len(data)} bytes from {offset}, {data[:8].hex()}..."
-            self._answered(key, lambda value: _reads_as(value, offset, length, data), wrong)
+            self._answered(key, lambda value: reads_as(value, offset, length, data), wrong)
 
     def _check_named(self, asked: Sequence[str], named: Sequence[str], method: str) -> None:
         if sorted(set(asked)) != sorted(named):
@@ -216,6 +194,11 @@ class Actor:
 
     def _check_listed(self, known: Sequence[str], listed: Sequence[str], method: str) -> None:
         """Hold a listing to what may be there: all of `known`, and nothing else."""
+        if not self._trusted_listings:
+            foreign = set(listed).difference(known)
+            if foreign:
+                self.tally.breaks(WRONG, f"{method}: {foreign}, which was not asked for")
+            return
         for key in set(listed).union(known):
             found = key in listed
             self._answered(key, is_present if found else is_absent, f"{method}: {found}")
@@ -224,7 +207,7 @@ class Actor:
         for key in result.deleted:
             self.expected.became(key, [None])
         for key, error in result.failed.items():
-            self._count(error)
+            self.calls.count(error)
             self.expected.may_have_become(key, [None])
         self._settle_if_uncertain([*result.deleted, *result.failed])
 
@@ -237,7 +220,8 @@ class Actor:
         self._settle_if_uncertain(keys)
 
     def _settle_if_uncertain(self, keys: Iterable[str]) -> None:
-        if not self._uncertain:
+        # what was interrupted may have left a request under way too
+        if not (self.calls.uncertain or self.calls.owned):
             return
         for key in keys:
             self.expected.settle(key)
@@ -251,14 +235,8 @@ class Actor:
 
 
 def _size(value: Value) -> int | None:
-    return None if value is None else value.size
+    return value.size if isinstance(value, Content) else None
 
 
 def _ends_before(offset: int) -> Callable[[Value], bool]:
-    return lambda value: value is not None and value.size <= offset
-
-
-def _reads_as(value: Value, offset: int, length: int | None, data: bytes) -> bool:
-    if value is None or 0 < value.size <= offset:
-        return False
-    return value.part(offset, length) == data
+    return lambda value: isinstance(value, Content) and value.size <= offset

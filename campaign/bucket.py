@@ -2,16 +2,17 @@
 
 It verifies what Ceph and AWS verify of an upload, the signed SHA-256 and the CRC32C, but no
 signature. The real servers answer a campaign too; this one is quick enough for many requests.
+Requests below `rendezvous/` wait for each other, to show how many a client can have in flight.
 """
 
 from __future__ import annotations
 
 import re
-from asyncio import IncompleteReadError
+from asyncio import Event, IncompleteReadError
 from base64 import b64encode
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import md5, sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
@@ -27,6 +28,7 @@ BUCKET = "campaign"
 _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 _MODIFIED = "2026-01-01T00:00:00.000Z"
 _MODIFIED_HTTP = "Thu, 01 Jan 2026 00:00:00 GMT"
+_RENDEZVOUS = re.compile(r"/rendezvous/[^/]+/(\d+)/")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
 
@@ -41,6 +43,15 @@ class _Object:
     def headers(self) -> dict[str, str]:
         known = {"ETag": f'"{self.etag}"', "Last-Modified": _MODIFIED_HTTP}
         return known | self.metadata
+
+
+_HERE = _Object(b"here", md5(b"here", usedforsecurity=False).hexdigest(), {})
+
+
+@dataclass(slots=True)
+class _Meeting:
+    missing: int
+    complete: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,7 @@ class DictBucket(LoopbackServer):
     def __init__(self) -> None:
         super().__init__()
         self.objects: dict[str, _Object] = {}
+        self._meetings: dict[str, _Meeting] = {}
 
     async def serve(self, client: Connection) -> None:
         """Answer requests until the client has had enough, or breaks one off."""
@@ -69,7 +81,19 @@ class DictBucket(LoopbackServer):
             while (head := await read_head(client.reader)) is not None:
                 framing = request_framing(head)
                 request = await whole(head, framing, read_body(client.reader, framing))
+                await self._meet(unquote(head.target))
                 await client.send(self.answer(request).encode(head.method))
+
+    async def _meet(self, target: str) -> None:
+        """Let the requests below `rendezvous/NAME/COUNT/` wait until there are so many of them."""
+        found = _RENDEZVOUS.search(target)
+        if found is None:
+            return
+        meeting = self._meetings.setdefault(found[0], _Meeting(int(found[1])))
+        meeting.missing -= 1
+        if meeting.missing == 0:
+            meeting.complete.set()
+        _ = await meeting.complete.wait()
 
     def answer(self, request: Message) -> _Reply:
         """The reply to one request."""
@@ -115,7 +139,7 @@ class DictBucket(LoopbackServer):
         return _xml("CopyObjectResult", stated)
 
     def _get(self, key: str, head: Head) -> _Reply:
-        found = self.objects.get(key)
+        found = _HERE if _RENDEZVOUS.search(f"/{key}") else self.objects.get(key)
         if found is None:
             return _error(404, "NoSuchKey")
         if head.get("if-match").strip('"') not in ("", found.etag):
@@ -144,8 +168,8 @@ class DictBucket(LoopbackServer):
         more = len(page) < len(keys)
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
-        encoding = "<EncodingType>url</EncodingType>"
-        return _xml("ListBucketResult", "".join([truncated, encoding, token, *rows]))
+        stated = f"<Prefix>{quote(prefix)}</Prefix><EncodingType>url</EncodingType>"
+        return _xml("ListBucketResult", "".join([truncated, stated, token, *rows]))
 
     def _delete_many(self, request: Message) -> _Reply:
         if refused := _damage(request):

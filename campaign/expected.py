@@ -13,8 +13,22 @@ from dataclasses import dataclass
 
 from campaign.blocks import Content
 
-Value = Content | None
-"""What a key may have; None: no block."""
+
+class Unfinished:
+    """A content that can't be read: a write, copy or delete of it did not get to its end."""
+
+    def __repr__(self) -> str:
+        return "unfinished"
+
+    def __reduce__(self) -> str:
+        return "UNFINISHED"
+
+
+UNFINISHED = Unfinished()
+"""There is one of it, also in what comes from another process."""
+
+Value = Content | Unfinished | None
+"""What a key may have; None: no block, or no content."""
 
 
 class BrokenPromiseError(Exception):
@@ -47,8 +61,8 @@ class Expected:
         return frozenset([None]) if entry is None else entry.values
 
     def contents(self, key: str) -> list[Content]:
-        """The blocks that may be found under `key`."""
-        return [value for value in self.values(key) if value is not None]
+        """The blocks, or whole contents, that may be found under `key`."""
+        return [value for value in self.values(key) if isinstance(value, Content)]
 
     @property
     def known(self) -> list[str]:
@@ -77,7 +91,8 @@ class Expected:
         entry = self._entry(key)
         left = frozenset(filter(fits, entry.values))
         if not left:
-            lost = fits(None)  # "there is no block", and there must be one
+            # "there is no block", or none that can be read, and there must be one
+            lost = fits(None) or (fits(UNFINISHED) and None not in entry.values)
             allowed = ", ".join(str(value) for value in entry.values)
             raise BrokenPromiseError(LOST if lost else WRONG, f"{key!r}: {what}, not {allowed}")
         if not entry.settled:
@@ -94,4 +109,16 @@ def is_absent(value: Value) -> bool:
 
 def is_present(value: Value) -> bool:
     """Fits the answer that there is a block."""
-    return value is not None
+    return isinstance(value, Content)
+
+
+def is_unfinished(value: Value) -> bool:
+    """Fits the answer that a content is unfinished."""
+    return value is UNFINISHED
+
+
+def reads_as(value: Value, offset: int, length: int | None, data: bytes) -> bool:
+    """Whether `data` is that range of a block."""
+    if not isinstance(value, Content) or 0 < value.size <= offset:
+        return False
+    return value.part(offset, length) == data

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from blockyard.aio import AsyncBlockStore
 from blockyard.sync import BlockStore
+from campaign.own import Own
+
+Seek = tuple[int, int]
+"""A position to seek to, and how many bytes to read from there."""
 
 
 class Face(Protocol):
-    """Calls a method of an open store under a deadline in seconds."""
+    """Calls a method of an open store under a deadline in seconds.
 
-    async def call(self, deadline: float, method: str, *args: Any, **options: Any) -> Any:
-        """What the method returns; its errors pass."""
+    The faces have two methods of their own besides: `collected`, all that `iter_content` gives,
+    and `sought`, what a file from `open_content` reads after each seek.
+    """
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        """What the method returns; its errors pass. `own` notes what a face itself raises."""
         ...
 
 
@@ -20,17 +29,51 @@ class BlockingFace:
     """Calls on the running thread, so that a coroutine over it never suspends."""
 
     def __init__(self, store: BlockStore) -> None:
-        self._store = store
+        self.store = store
 
-    async def call(self, deadline: float, method: str, *args: Any, **options: Any) -> Any:
-        return getattr(self._store.with_options(deadline=deadline), method)(*args, **options)
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        return self.now(deadline, method, *args, **options)
+
+    def now(self, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        """As `call`."""
+        store = self.store.with_options(deadline=deadline)
+        match method:
+            case "collected":
+                return b"".join(store.iter_content(*args))
+            case "sought":
+                return _sought(store, *args)
+            case _:
+                return getattr(store, method)(*args, **options)
 
 
 class AsyncioFace:
     """Calls on the running event loop."""
 
     def __init__(self, store: AsyncBlockStore) -> None:
-        self._store = store
+        self.store = store
 
-    async def call(self, deadline: float, method: str, *args: Any, **options: Any) -> Any:
-        return await getattr(self._store.with_options(deadline=deadline), method)(*args, **options)
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        store = self.store.with_options(deadline=deadline)
+        match method:
+            case "collected":
+                return b"".join([piece async for piece in store.iter_content(*args)])
+            case "sought":
+                return await _sought_async(store, *args)
+            case _:
+                return await getattr(store, method)(*args, **options)
+
+
+def _sought(store: BlockStore, content_id: str, seeks: Sequence[Seek]) -> list[bytes]:
+    with store.open_content(content_id) as file:
+        return [file.read(size) for position, size in seeks if file.seek(position) == position]
+
+
+async def _sought_async(
+    store: AsyncBlockStore, content_id: str, seeks: Sequence[Seek]
+) -> list[bytes]:
+    async with await store.open_content(content_id) as file:
+        parts: list[bytes] = []
+        for position, size in seeks:
+            _ = await file.seek(position)
+            parts.append(await file.read(size))
+        return parts

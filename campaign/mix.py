@@ -6,8 +6,11 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from blockyard.model import KIB, MIB
-from campaign.actor import DEADLINE, Actor
+from campaign.actor import Actor
 from campaign.blocks import Content
+from campaign.hurry import RARELY, Hurry
+from campaign.own import Own
+from campaign.user_code import Companion, drawn
 
 NAMES = (
     "tree/one",
@@ -26,15 +29,26 @@ NAMES = (
 """Keys within a namespace: few, so that operations meet what earlier ones left behind."""
 
 PREFIXES = ("tree", "tree1", "gr\u00fc\u00df/")
-_HURRIED = 0.02
-"""The share of operations that get hardly any time."""
+_MISCHIEF = 0.5
+"""The share of the writes of many whose blocks come from a generator that does mischief."""
 
 
 class Mix:
-    """Draws operations for `actor`; the same `seed` draws the same from the same answers."""
+    """Draws operations for `actor`; the same `seed` draws the same from the same answers.
 
-    def __init__(self, actor: Actor, seed: str) -> None:
+    `companion` is what the caller's own code calls back into, if it does so at all.
+    """
+
+    def __init__(
+        self,
+        actor: Actor,
+        seed: str,
+        hurry: Hurry = RARELY,
+        companion: Companion | None = None,
+    ) -> None:
         self._actor = actor
+        self._hurry = hurry
+        self._companion = companion
         self._random = random.Random(seed)  # noqa: S311 - to be repeatable, not to be secret
         self._generation = 0
         self._names = {name: f"{actor.namespace}/{name}" for name in NAMES}
@@ -63,8 +77,7 @@ class Mix:
 
     async def step(self) -> None:
         """One operation, with hardly any time now and then."""
-        hurried = self._random.random() < _HURRIED
-        self._actor.deadline = self._random.uniform(0.005, 0.5) if hurried else DEADLINE
+        self._actor.calls.deadline = self._hurry.deadline(self._random)
         (operation,) = self._random.choices(
             list(self._operations), weights=list(self._operations.values())
         )
@@ -78,7 +91,13 @@ class Mix:
         await self._actor.write(self._key(), self._content(), if_absent=True)
 
     async def _write_many(self) -> None:
-        await self._actor.write_many([(key, self._content()) for key in self._some_keys()])
+        blocks = [(key, self._content()) for key in self._some_keys()]
+        if self._random.random() >= _MISCHIEF:
+            await self._actor.write_many(blocks)
+            return
+        own = Own()
+        mischief = drawn(self._random, own, self._companion, len(blocks))
+        await self._actor.write_many(blocks, own, mischief)
 
     async def _read(self) -> None:
         await self._actor.read(self._key())

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from blockyard.testing.faults import FaultProxy
 from campaign import bucket
-from campaign.run import PATIENCE, Result, check_proxy, gathered, make_jobs, started
+from campaign.processes import gathered, started
+from campaign.run import PATIENCE, Result, Share, check_proxy, make_jobs
 from campaign.weather import Weather, forecast
 from servers import ceph
 from servers.endpoint import Endpoint, create_bucket
 
 _PLENTY = 10_000_000
+JOBS = {"threads": Share(32, 1.0), "asyncio": Share(64, 1.0), "forks": Share(24, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +40,10 @@ def run_outages(seed: int, seconds: float) -> Result:
         FaultProxy(endpoint.url, weather, log_limit=1) as proxy,
     ):
         create_bucket(endpoint, bucket.BUCKET)
-        kinds = ("threads", "asyncio", "forks")
-        jobs = make_jobs(endpoint, proxy.url, seed, _PLENTY, seconds=seconds, kinds=kinds)
+        jobs = make_jobs(endpoint, proxy.url, seed, _PLENTY, JOBS, seconds=seconds)
         with started(jobs) as under_way:
             events = _strike(endpoint, seconds, OUTAGES)
-            tally, by_kind = gathered(jobs, under_way)
+            tally, by_job = gathered(under_way)
         check_proxy(proxy, tally)
         took = time.monotonic() - begun
         return Result(
@@ -50,7 +51,7 @@ def run_outages(seed: int, seconds: float) -> Result:
             seed,
             took,
             tally,
-            by_kind,
+            by_job,
             weather.requests,
             proxy.counts,
             proxy.upstream_failures,

@@ -15,7 +15,7 @@ def text(result: Result) -> str:
     met = result.faults.total()
     lines = [
         f"server        {result.server}, seed {result.seed}, {result.seconds:.0f} s",
-        f"operations    {done:,} ({_counts(result.by_kind)})",
+        f"operations    {done:,} ({_counts(result.by_job)})",
         f"requests      {result.requests:,}, of which {met:,} ({met / result.requests:.1%}) met",
         f"  faults      {_counts(result.faults)}",
         f"  lost        {result.server_lost:,} to a server that was down",
@@ -25,7 +25,9 @@ def text(result: Result) -> str:
         f"  hurried     {_counts(tally.hurried) or 'no error'}",
         f"read back     {tally.read_back:,} blocks that had to be there",
         f"settled       {tally.settled:,} keys that a request given up might still have changed",
-        f"overrun       {max(tally.overrun, 0.0):.2f} s past a deadline at the most",
+        f"own           {tally.own:,} exceptions of the caller's own code, signals, cancellations",
+        f"overrun       {max(tally.overrun, 0.0):.2f} s past a deadline at the most, "
+        f"{max(tally.net_overrun, 0.0):.2f} s of them not the machine's",
         "",
         *(f"{tally.broken[promise]:>6} {promise}" for promise in PROMISES),
         *tally.details,

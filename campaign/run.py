@@ -1,22 +1,22 @@
-"""A campaign as a whole: server, proxy, jobs in processes of their own, and one result."""
+"""A campaign as a whole: server, stages with a proxy each, jobs in processes, and one result."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, field
 from typing import Any
 
 from blockyard.testing.faults import FaultProxy
 from campaign import bucket
+from campaign.deadlines import Silence
+from campaign.jobs import Job
+from campaign.processes import gathered, started
+from campaign.services import SERVICES, Service, ServicePlan
 from campaign.tally import LEAKED, Tally
-from campaign.weather import Weather, forecast
-from campaign.workers import Job, Kind
-from campaign.workers import run as run_job
+from campaign.weather import CountedPlan, Weather, forecast
 from servers import ceph, localstack, moto
 from servers.endpoint import Endpoint, create_bucket
 
@@ -24,17 +24,66 @@ SERVERS = ("memory", "moto", "localstack", "ceph")
 _VERIFIES_UPLOADS = ("memory", "localstack", "ceph")
 PATIENCE = 2.0
 """The no-progress timeout of the stores, in seconds."""
-_CONNECTIONS = 64
-_SHARES: dict[Kind, tuple[int, float]] = {
-    "threads": (32, 0.35),
-    "asyncio": (64, 0.45),
-    "forks": (24, 0.16),
-    "hypothesis": (1, 0.04),
-}
-"""For each kind of worker: how many actors, and their share of the operations."""
+_CONNECTIONS = 32
+_ONLY_DEADLINES = {"timeouts": {"no_progress": 60.0, "connect": 60.0}}
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How many actors a job has, and their share of the operations; `damages` is told in `Job`.
+
+    Its `kind` is by default its name; `settings` win over those of all stores.
+    """
+
+    actors: int
+    operations: float
+    kind: str = ""
+    damages: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Jobs, by name, that are under way at the same time, through one proxy."""
+
+    jobs: dict[str, Share]
+    plan: Callable[[int], CountedPlan]
+
+
+def _rough_weather(uploads_verified: bool) -> Callable[[int], CountedPlan]:
+    rates = forecast(patience=PATIENCE, uploads_verified=uploads_verified)
+    return lambda seed: Weather(seed, rates)
+
+
+def stages(server: str) -> list[Stage]:
+    """The stages, one after the other: on two cores all at once would be late for everything."""
+    weather = _rough_weather(server in _VERIFIES_UPLOADS)
+    blocks = {
+        "threads": Share(32, 0.28),
+        "asyncio": Share(64, 0.36),
+        "forks": Share(24, 0.13),
+        "hypothesis": Share(1, 0.03),
+    }
+    contents = {
+        "contents": Share(8, 0.05),
+        "cancelled": Share(24, 0.07),
+        "signalled": Share(1, 0.01),
+        "leaving": Share(1, 0.02),
+    }
+    services = [
+        Stage({name: Share(6, 0.01, "service", service.damages)}, _plan_of(service))
+        for name, service in SERVICES.items()
+    ]
+    late = Stage({"deadlines": Share(4, 0.002, settings=_ONLY_DEADLINES)}, Silence)
+    keys = Stage({"credentials": Share(6, 0.005)}, weather)
+    return [Stage(blocks, weather), Stage(contents, weather), *services, late, keys]
+
+
+def _plan_of(service: Service) -> Callable[[int], CountedPlan]:
+    return lambda seed: ServicePlan(seed, service.choose())
+
+
+@dataclass(slots=True)
 class Result:
     """What came of a campaign; `faults` are those met, by name, `events` what was done besides.
 
@@ -43,35 +92,40 @@ class Result:
 
     server: str
     seed: int
-    seconds: float
-    tally: Tally
-    by_kind: Counter[str]
-    requests: int
-    faults: Counter[str]
+    seconds: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    by_job: Counter[str] = field(default_factory=Counter[str])
+    requests: int = 0
+    faults: Counter[str] = field(default_factory=Counter[str])
     server_lost: int = 0
     events: Sequence[str] = ()
 
 
-def run_campaign(seed: int, operations: int, server: str) -> Result:
-    """About `operations` operations against `server`, through rough weather."""
+def run_campaign(seed: int, operations: int, server: str, only: Sequence[str] = ()) -> Result:
+    """About `operations` operations against `server`, in all jobs or `only` in some."""
     begun = time.monotonic()
-    rates = forecast(patience=PATIENCE, uploads_verified=server in _VERIFIES_UPLOADS)
-    weather = Weather(seed, rates)
-    with serve(server) as endpoint, FaultProxy(endpoint.url, weather, log_limit=1) as proxy:
-        jobs = make_jobs(endpoint, proxy.url, seed, operations)
+    result = Result(server, seed)
+    with serve(server) as endpoint:
+        for stage in stages(server):
+            jobs = {name: stage.jobs[name] for name in stage.jobs if not only or name in only}
+            if jobs:
+                _run_stage(endpoint, result, operations, Stage(jobs, stage.plan))
+    result.seconds = time.monotonic() - begun
+    return result
+
+
+def _run_stage(endpoint: Endpoint, result: Result, operations: int, stage: Stage) -> None:
+    plan = stage.plan(result.seed)
+    with FaultProxy(endpoint.url, plan, log_limit=1) as proxy:
+        jobs = make_jobs(endpoint, proxy.url, result.seed, operations, stage.jobs)
         with started(jobs) as under_way:
-            tally, by_kind = gathered(jobs, under_way)
+            tally, by_job = gathered(under_way)
         check_proxy(proxy, tally)
-        return Result(
-            server,
-            seed,
-            time.monotonic() - begun,
-            tally,
-            by_kind,
-            weather.requests,
-            proxy.counts,
-            proxy.upstream_failures,
-        )
+        result.tally.add(tally)
+        result.by_job += by_job
+        result.requests += plan.requests
+        result.faults += proxy.counts
+        result.server_lost += proxy.upstream_failures
 
 
 @contextmanager
@@ -92,11 +146,11 @@ def make_jobs(
     proxy_url: str,
     seed: int,
     operations: int,
+    shares: dict[str, Share],
     *,
     seconds: float = float("inf"),
-    kinds: Sequence[Kind] = tuple(_SHARES),
 ) -> list[Job]:
-    """A job for each kind of worker; together about `operations`, within `seconds`."""
+    """A job for each of `shares`; together their share of `operations`, within `seconds`."""
     direct = endpoint.s3_settings(bucket.BUCKET)
     through: dict[str, Any] = {
         **direct,
@@ -106,37 +160,20 @@ def make_jobs(
     }
     return [
         Job(
-            kind=kind,
-            name=kind,
+            kind=share.kind or name,
+            name=name,
             seed=seed,
-            actors=_SHARES[kind][0],
-            operations=max(round(operations * _SHARES[kind][1] / _SHARES[kind][0]), 1),
+            actors=share.actors,
+            operations=max(round(operations * share.operations / share.actors), 1),
             seconds=seconds,
-            settings=through,
+            settings={**through, **share.settings},
             direct=direct,
             patience=PATIENCE,
+            damages=share.damages,
+            connections=_CONNECTIONS if endpoint.kind == "memory" else None,
         )
-        for kind in kinds
+        for name, share in shares.items()
     ]
-
-
-@contextmanager
-def started(jobs: Sequence[Job]) -> Generator[list[Future[Tally]]]:
-    """The jobs, each under way in a process of its own."""
-    # spawned, so that none inherits what this process has open
-    with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as processes:
-        yield [processes.submit(run_job, job) for job in jobs]
-
-
-def gathered(jobs: Sequence[Job], under_way: Sequence[Future[Tally]]) -> tuple[Tally, Counter[str]]:
-    """What came of the jobs, and how many operations each kind did."""
-    tally = Tally()
-    by_kind: Counter[str] = Counter()
-    for job, future in zip(jobs, under_way, strict=True):
-        done = future.result()
-        by_kind[job.kind] += done.operations.total()
-        tally.add(done)
-    return tally, by_kind
 
 
 def check_proxy(proxy: FaultProxy, tally: Tally, within: float = 5.0) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from campaign.expected import LOST, WRONG
 
 UNTYPED = "untyped errors"
-LEAKED = "connections and file descriptors leaked"
+SWALLOWED = "exceptions of the caller's own code swallowed"
+HUNG = "calls hung"
+LEAKED = "connections, descriptors, threads and pool permits leaked"
 OVERRUN = "deadlines overrun"
-PROMISES = (WRONG, LOST, UNTYPED, LEAKED, OVERRUN)
+PROMISES = (WRONG, LOST, UNTYPED, SWALLOWED, HUNG, LEAKED, OVERRUN)
 _ANSWERS = {"BlockExistsError", "BlockNotFoundError", "InvalidRangeError"}
-_KEPT = 20
+_KEPT = 20  # of each promise
 
 
 def _counter() -> Counter[str]:
@@ -27,7 +29,9 @@ class Tally:
     had been given hardly any time; `examples` has a message for each kind among the former.
     `broken` counts broken promises, of which `details` tells the first ones. `read_back` counts
     the blocks that had to be there at the end, `settled` the keys that were not written again
-    (see `expected`). `overrun` is the most seconds by which a call outlived its deadline.
+    (see `expected`), `own` the exceptions that the caller's own code raised. `overrun` is the most
+    seconds by which a call outlived its deadline, `net_overrun` the same without the time in which
+    the machine ran nobody in the process (see `watch`).
     """
 
     operations: Counter[str] = field(default_factory=_counter)
@@ -38,7 +42,9 @@ class Tally:
     examples: dict[str, str] = field(default_factory=dict[str, str])
     read_back: int = 0
     settled: int = 0
+    own: int = 0
     overrun: float = 0.0
+    net_overrun: float = 0.0
 
     @property
     def failures(self) -> Counter[str]:
@@ -49,7 +55,7 @@ class Tally:
     def breaks(self, promise: str, what: str) -> None:
         """Count a broken promise."""
         self.broken[promise] += 1
-        if len(self.details) < _KEPT:
+        if self.broken[promise] <= _KEPT:
             self.details.append(f"{promise}: {what}")
 
     def add(self, other: Tally) -> None:
@@ -58,8 +64,32 @@ class Tally:
         self.errors += other.errors
         self.hurried += other.hurried
         self.broken += other.broken
-        self.details += other.details[: _KEPT - len(self.details)]
+        self.details += other.details
         self.examples = other.examples | self.examples
         self.read_back += other.read_back
         self.settled += other.settled
+        self.own += other.own
         self.overrun = max(self.overrun, other.overrun)
+        self.net_overrun = max(self.net_overrun, other.net_overrun)
+
+
+_kept: list[Tally] = []
+
+
+def new_tally() -> Tally:
+    """A tally that `so_far` counts in: what a process does is not lost when a call hangs."""
+    _kept.append(Tally())
+    return _kept[-1]
+
+
+def so_far() -> Tally:
+    """The sum of the tallies of this process."""
+    total = Tally()
+    for tally in _kept:
+        total.add(tally)
+    return total
+
+
+def forget() -> None:
+    """In a forked child: what the parent counted is not this process's."""
+    _kept.clear()

@@ -10,6 +10,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from typing import Protocol
 
 from blockyard.model import KIB
 from blockyard.testing.faults import (
@@ -17,6 +18,7 @@ from blockyard.testing.faults import (
     Fault,
     FlipBit,
     FlipUploadBit,
+    Hold,
     LoseReply,
     SeenRequest,
     Stall,
@@ -29,10 +31,25 @@ from blockyard.testing.faults.plans import Draw
 from blockyard.testing.messages import Message
 from blockyard.testing.steps import Steps
 
+RENDEZVOUS = "/rendezvous/"
+"""Requests below it are spared: they show what a store can still do (see `leaks`)."""
 _SPARED = 8
 """How many requests for the same block meet no flipped bit after one that did."""
 _LONG_STALL = 1.3
 """Times the no-progress timeout."""
+
+
+class CountedPlan(Protocol):
+    """A plan for `FaultProxy` that counts the requests it has seen."""
+
+    @property
+    def requests(self) -> int:
+        """How many requests there have been."""
+        ...
+
+    def __call__(self, request: SeenRequest) -> Fault | None:
+        """The fault for `request`."""
+        ...
 
 
 class FlipBlockBit(FlipBit):
@@ -59,6 +76,8 @@ class Weather:
 
     def __call__(self, request: SeenRequest) -> Fault | None:
         """The fault for `request`."""
+        if RENDEZVOUS in request.target:
+            return None
         what = f"{request.method} {request.target} {request.headers.get('range', '')}"
         self._asked[what] += 1
         self._targets[request.target] += 1
@@ -92,6 +111,10 @@ def forecast(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw
         seconds = source.choice((0.2, _LONG_STALL * patience))
         return Stall(seconds, source.choice((None, source.random())))
 
+    def hold(source: random.Random, request: SeenRequest) -> Fault:
+        later = source.uniform(0.5, 3) * patience
+        return Hold(answered=source.choice((None, 1, 2)), seconds=later)
+
     return {
         any_reset: 0.15,
         Status(503): 0.10,
@@ -100,5 +123,6 @@ def forecast(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw
         flipped_bit: 0.01,
         LoseReply(): 0.01,
         stall: 0.005,
+        hold: 0.003,
         TrickleBody(4 * KIB, 0.005): 0.005,
     }
