@@ -187,8 +187,10 @@ class TestOddSources:
     ) -> None:
         path = tmp_path / "source"
         path.write_bytes(DATA)
-        pread = os.pread
-        monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, 300), at))
+        preadv = os.preadv
+        monkeypatch.setattr(
+            os, "preadv", lambda file, views, at: preadv(file, [views[0][:300]], at)
+        )
         store.write_content("movie", path)
         assert store.read_content("movie") == DATA
 
@@ -201,7 +203,7 @@ class TestOddSources:
         def fail(*_: object) -> bytes:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-        monkeypatch.setattr(os, "pread", fail)
+        monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(LocalStorageError, match=r"write_content: .*source': Stale file handle"):
             store.write_content("movie", path)
         assert store.list_by_prefix() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,3 +137,42 @@ class TestReading:
 
         # one fetch, and once more while its blocks are joined
         assert peak(read_through) < 2 * LARGEST_WINDOW * BLOCK + BESIDES
+
+
+class TestBytesInFlight:
+    """Fewer blocks at once where so many as `concurrency` allows would hold too much."""
+
+    IN_FLIGHT = 6 * BLOCK
+    LIMIT = IN_FLIGHT + BESIDES
+
+    @pytest.fixture
+    def wide(self, request: pytest.FixtureRequest) -> Iterator[BlockStore]:
+        with open_face("blocking", request.param) as face:
+            shrink_blocks(face.store, BLOCK)
+            face.store._operations.in_flight = self.IN_FLIGHT
+            yield face.store
+
+    @pytest.mark.parametrize("wide", [HollowStore(0)], indirect=True)
+    def test_of_what_is_written(self, wide: BlockStore, tmp_path: Path) -> None:
+        path = tmp_path / "sparse"
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+        assert peak(lambda: wide.write_content("movie", path)) < self.LIMIT
+        parts = (bytes(100_000) for _ in range(SIZE // 100_000))
+        assert peak(lambda: wide.write_content("movie", parts)) < self.LIMIT
+        blocks = ((f"block-{n}", bytes(BLOCK)) for n in range(COUNT))
+        assert peak(lambda: wide.write_blocks(blocks)) < self.LIMIT + BLOCK
+
+    @pytest.mark.parametrize("wide", [HollowStore(COUNT)], indirect=True)
+    def test_of_what_is_read(self, wide: BlockStore, tmp_path: Path) -> None:
+        assert peak(lambda: wide.read_content_into("movie", Nowhere())) < self.LIMIT
+        assert peak(lambda: wide.read_content_into("movie", tmp_path / "out")) < self.LIMIT
+        assert peak(lambda: deque(wide.iter_content("movie"), maxlen=0)) < self.LIMIT + BLOCK
+        assert peak(lambda: wide.verify_by_prefix("movie")) < self.LIMIT
+
+    @pytest.mark.parametrize("wide", [HollowStore(0)], indirect=True)
+    def test_a_block_larger_than_all_of_it_goes_alone(self, wide: BlockStore) -> None:
+        large = ((f"block-{n}", bytes(8 * BLOCK)) for n in range(12))
+        assert peak(lambda: wide.write_blocks(large)) < 2 * 8 * BLOCK + BESIDES
+        none = ((f"block-{n}", b"") for n in range(50))
+        assert len(wide.write_blocks(none)) == 50

@@ -23,6 +23,7 @@ from blockyard.config import S3Config, load_config
 from blockyard.config.environment import own_variables
 from blockyard.config.tree import settings_below, walk
 from blockyard.errors import BlockStoreError
+from blockyard.model import MIB
 from blockyard.s3 import pacing
 from blockyard.s3.integrity import SMALLEST_PAGE
 from blockyard.s3.retry import RetryPolicy
@@ -162,7 +163,7 @@ def test_the_table_of_settings_is_that_of_the_models() -> None:
     assert all(row[2] for row in rows)
 
 
-def shown(field: FieldInfo) -> str:
+def shown(field: FieldInfo) -> str:  # noqa: PLR0911 - one for each kind of default
     """A default as the README writes it."""
     if field.is_required():
         return "required"
@@ -173,6 +174,8 @@ def shown(field: FieldInfo) -> str:
             return str(field.default).lower()
         case float():
             return f"{field.default:g}"
+        case int() as size if size >= MIB and size % MIB == 0:
+            return f"{size // MIB}MiB"
         case SecretStr() as secret:
             return secret.get_secret_value() or "empty"
         case other:

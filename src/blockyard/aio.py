@@ -182,7 +182,7 @@ class AsyncBlockStore:
     ) -> AsyncIterator[bytes]:
         """See `BlockStore.iter_content`."""
         found = await self._reader.find(self._context(), content_id, "iter_content", offset, length)
-        for batch in found.batches(self._concurrency):
+        for batch in found.batches(self._reader.at_once(self._endless)):
             for block in await self._reader.fetch(self._context(), batch, found.layout):
                 yield block
 

@@ -90,6 +90,10 @@ class UserItems(Generic[Item]):
 
     items: Iterable[Item]
     deadline: float | None
+    size: Callable[[Item], int]
+    """How many bytes an item holds; it does not raise."""
+    in_flight: int
+    """No more is drawn while the items under way hold this many bytes."""
 
 
 class Runtime(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +23,20 @@ MAX_CONCURRENCY = 10_000
 
 MAX_SECONDS = 7 * 24 * 3600
 """The longest timeout or deadline, in seconds: a week."""
+
+
+DEFAULT_IN_FLIGHT = 64 * MIB
+"""The bytes of blocks that one call holds in memory at a time, unless configured."""
+
+_SIZE = re.compile(r"(\d{1,15}) ?(?:B|([KMGT])iB)?")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from text such as 512, 64KiB or 2 GiB. Raises `ValueError`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("expected a size such as 512MiB or 2GiB")
+    return int(match[1]) * KIB ** (" KMGT".index(match[2]) if match[2] else 0)
 
 
 class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this is made fastest

@@ -88,7 +88,8 @@ def _compose(config: StoreConfig) -> _Stack:
     match config.selected:
         case S3Config() as s3:
             store = S3Store(s3, credential_source(s3, os.environ))
-            return _Stack(Operations(store), s3.http, s3.timeouts, s3.concurrency)
+            operations = Operations(store, s3.in_flight)
+            return _Stack(operations, s3.http, s3.timeouts, s3.concurrency)
         case FileConfig() as file:
             return _Stack(Operations(FilesystemStore(file.path)))
         case None:

@@ -23,7 +23,7 @@ from blockyard.errors import (
     StoreClosedError,
 )
 from blockyard.keys import MAX_KEY_BYTES, below
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import DEFAULT_IN_FLIGHT, BlockInfo, DeleteResult, HealthReport, Page
 
 if TYPE_CHECKING:
     from blockyard.stores.base import Store
@@ -39,9 +39,15 @@ _PAGES_DELETED_TOGETHER = 4
 class Operations:
     """The operations of one open store. Shared by every face and view of it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, in_flight: int = DEFAULT_IN_FLIGHT) -> None:
         self.store = store
+        self.in_flight = in_flight
+        """Bytes of blocks that one call holds in memory at a time, a single block excepted."""
         self._closed = False
+
+    def at_once(self, ctx: Context, size: int) -> int:
+        """How many blocks of `size` bytes a call may hold at a time."""
+        return min(ctx.concurrency, max(1, self.in_flight // max(1, size)))
 
     def write_block(
         self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
@@ -87,7 +93,7 @@ class Operations:
         self._check_open("write_blocks")
         given = arguments.blocks("write_blocks", blocks)
         if not isinstance(given, list):
-            given = UserItems(given, ctx.deadline)
+            given = UserItems(given, ctx.deadline, _size, self.in_flight)
         return ctx.gather(lambda block: self._write_one(ctx, *block), given)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
@@ -229,3 +235,11 @@ class Operations:
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:
     return call()
+
+
+def _size(block: tuple[str, Buffer]) -> int:
+    """The bytes that a block of the caller's holds; what is no block is refused when it is used."""
+    try:
+        return memoryview(block[1]).nbytes
+    except (TypeError, ValueError, LookupError, BufferError):
+        return 0

@@ -128,7 +128,8 @@ class BlockStore:
     def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
         """Store many blocks `(key, data)` at once, drawn from an iterator as places free up.
 
-        The first error is raised; blocks written before it stay.
+        No more is drawn while those in flight hold `in_flight` bytes (64 MiB). The first error is
+        raised; blocks written before it stay.
         """
         return self._run_many(self._operations.write_blocks, blocks)
 
@@ -199,8 +200,8 @@ class BlockStore:
 
         A block is held to its page checksums, else to the checksum that the service keeps, else
         to an ETag that is an MD5; in a folder or in memory there are none. Many blocks are read
-        at once, 256 MiB at most or a single one. Raises what a listing does. `progress` is called
-        with the bytes done so far.
+        at once, `in_flight` bytes at most (64 MiB) or a single one. Raises what a listing does.
+        `progress` is called with the bytes done so far.
         """
         return self._run_many(partial(self._verifier.verify_by_prefix, progress=progress), prefix)
 
@@ -277,7 +278,7 @@ class BlockStore:
             partial(self._reader.find, operation="iter_content", offset=offset, length=length),
             content_id,
         )
-        for batch in found.batches(self._concurrency):
+        for batch in found.batches(self._reader.at_once(self._endless)):
             yield from self._run_many(partial(self._reader.fetch, layout=found.layout), batch)
 
     def open_content(self, content_id: str) -> BufferedReader:

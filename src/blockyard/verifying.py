@@ -20,13 +20,10 @@ from blockyard.errors import (
     IntegrityError,
     StoreClosedError,
 )
-from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo, VerifyReport
+from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, VerifyReport
 
 if TYPE_CHECKING:
     from blockyard.operations import Operations
-
-_MEMORY = 256 * MIB
-"""Blocks in memory at a time come to this much, or are a single one, in bytes."""
 
 
 class Verifier:
@@ -53,6 +50,7 @@ class _Walk:
     """One walk over a prefix, and what it has found."""
 
     def __init__(self, operations: Operations, read: Tally) -> None:
+        self._operations = operations
         self._store = operations.store
         self._read = read
         self._verified: Counter[str] = Counter()
@@ -61,17 +59,17 @@ class _Walk:
         self._unreadable: dict[str, BlockStoreError] = {}
 
     async def verify(self, ctx: Context, blocks: Sequence[BlockInfo]) -> None:
-        """Blocks so large that fewer of them fit into memory come after the others."""
-        share = _MEMORY // ctx.concurrency
-        large = [block for block in blocks if block.size > share]
-        largest = max((block.size for block in large), default=share)
-        at_once = min(ctx.concurrency, max(1, _MEMORY // largest))
+        """Those of about one size at a time, as many at once as may be in memory."""
+        alike: dict[int, list[BlockInfo]] = {}
+        for block in blocks:
+            alike.setdefault(block.size.bit_length(), []).append(block)
 
         async def one(block: BlockInfo) -> None:
             await self._verify_one(ctx, block)
 
-        _ = await ctx.gather(one, [block for block in blocks if block.size <= share])
-        _ = await ctx.runtime.gather(one, large, at_once)
+        for group in alike.values():
+            at_once = self._operations.at_once(ctx, max(block.size for block in group))
+            _ = await ctx.runtime.gather(one, group, at_once)
 
     def report(self) -> VerifyReport:
         return VerifyReport(

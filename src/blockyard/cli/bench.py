@@ -3,7 +3,6 @@
 # Annotations are not postponed here: typer reads them when the command is defined.
 
 import json
-import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -22,24 +21,22 @@ from blockyard.cli.benchmark import (
 )
 from blockyard.cli.output import human, say, watched
 from blockyard.cli.session import with_store
-from blockyard.model import KIB
+from blockyard.model import parse_size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from blockyard.sync import BlockStore
 
-_SIZE = re.compile(r"(\d{1,12}) ?(|B|KiB|MiB|GiB|TiB)")
-_UNITS = {unit: KIB**power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))} | {
-    "": 1
-}
-
 
 def _bytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise typer.BadParameter(f"expected a size such as 512MiB or 2GiB, got {text!r}")
-    return int(match[1]) * _UNITS[match[2]]
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, got {text!r}") from None
+    if size == 0:
+        raise typer.BadParameter(f"expected a size such as 512MiB, more than none, got {text!r}")
+    return size
 
 
 @with_store

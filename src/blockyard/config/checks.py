@@ -11,6 +11,7 @@ import re
 from ipaddress import IPv6Address
 
 from blockyard.keys import MAX_KEY_BYTES
+from blockyard.model import parse_size
 from blockyard.s3.regions import is_aws_host
 
 _AWS_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -42,6 +43,11 @@ def check_one_line(text: str) -> str:
     if any(character in text for character in "\r\n\0"):
         raise ValueError("CR, LF and NUL are not allowed")
     return text
+
+
+def check_size(value: object) -> object:
+    """Bytes from text with a unit; anything else is as it was."""
+    return parse_size(value) if isinstance(value, str) else value
 
 
 def check_bucket(name: str, endpoint: str) -> str:

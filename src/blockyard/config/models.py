@@ -26,8 +26,9 @@ from pydantic import (
 
 from blockyard.config import checks
 from blockyard.config.problems import config_error
-from blockyard.model import MAX_CONCURRENCY, MAX_SECONDS
+from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
 
+MAX_IN_FLIGHT = MIB * MIB
 DEFAULT_CONCURRENCY = 32
 """Operations that a many-at-once call keeps in flight, unless configured."""
 
@@ -229,6 +230,13 @@ class S3Config(Section):
     concurrency: Count = Field(
         default=DEFAULT_CONCURRENCY,
         description="a whole number from 1 to 10000 (the most requests in flight at once)",
+    )
+    in_flight: Annotated[int, BeforeValidator(checks.check_size)] = Field(
+        default=DEFAULT_IN_FLIGHT,
+        ge=MIB,
+        le=MAX_IN_FLIGHT,
+        description="a size from 1MiB to 1TiB such as 64MiB (the bytes of blocks that one call "
+        "holds in memory, results and buffers of the caller's excepted)",
     )
     hedge_reads: bool = Field(
         default=False,

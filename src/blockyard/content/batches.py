@@ -10,24 +10,25 @@ from blockyard.context import Context
 Item = TypeVar("Item")
 
 
-def batch_sizes(concurrency: int) -> Iterator[int]:
-    """1, 2, 4 ... up to half of what may be in flight, since two batches exist at a time.
-
-    Starting small brings the first bytes soon.
-    """
+def batch_sizes(largest: int) -> Iterator[int]:
+    """1, 2, 4 ... `largest`: starting small brings the first bytes soon."""
     size = 1
     while True:
         yield size
-        size = max(1, min(2 * size, concurrency // 2))
+        size = max(1, min(2 * size, largest))
 
 
 async def overlapped(
     ctx: Context,
+    at_once: int,
     produce: Callable[[int], Coroutine[Any, Any, list[Item]]],
     consume: Callable[[list[Item]], Coroutine[Any, Any, None]],
 ) -> None:
-    """Consume each batch while the next is produced, until `produce(size)` gives an empty one."""
-    sizes = batch_sizes(ctx.concurrency)
+    """Consume each batch while the next is produced, until `produce(size)` gives an empty one.
+
+    Both hold `at_once` items at most, or one each.
+    """
+    sizes = batch_sizes(at_once // 2)
     batch = await produce(next(sizes))
     while batch:
         batch = await _consume_and_produce(ctx, consume, batch, produce, next(sizes))

@@ -39,10 +39,10 @@ class ContentRange(NamedTuple):
     layout: Layout
     pieces: list[Piece]
 
-    def batches(self, concurrency: int) -> Iterator[list[Piece]]:
+    def batches(self, at_once: int) -> Iterator[list[Piece]]:
         """The pieces in order, as many at a time as are to be fetched at once."""
         rest = iter(self.pieces)
-        for size in batch_sizes(concurrency):
+        for size in batch_sizes(at_once):
             batch = list(islice(rest, size))
             if not batch:
                 return
@@ -54,6 +54,7 @@ class ContentReader:
 
     def __init__(self, operations: Operations, block_size: int = BLOCK_SIZE) -> None:
         self._operations = operations
+        self._block_size = block_size
         self._listing = ContentListing(operations, block_size)
 
     async def content_size(self, ctx: Context, content_id: str) -> int:
@@ -86,6 +87,10 @@ class ContentReader:
         else:
             await self._into_new_file(ctx, found, into, tally)
         return tally.done
+
+    def at_once(self, ctx: Context) -> int:
+        """How many blocks of a content may be in memory at a time."""
+        return self._operations.at_once(ctx, self._block_size)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
@@ -145,7 +150,7 @@ class ContentReader:
                 await write(block)
                 await tally.add(ctx, len(block))
 
-        await overlapped(ctx, fetch_batch, write_batch)
+        await overlapped(ctx, self.at_once(ctx), fetch_batch, write_batch)
 
     async def _into_new_file(
         self, ctx: Context, found: ContentRange, path: str, tally: Tally
@@ -159,7 +164,7 @@ class ContentReader:
 
         try:
             await ctx.runtime.blocking(file.create)
-            _ = await ctx.gather(copy, found.pieces)
+            _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx))
             await self._listing.check_unchanged(ctx, found.layout, found.pieces)
             await ctx.runtime.blocking(file.publish)
         finally:

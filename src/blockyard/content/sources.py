@@ -47,7 +47,9 @@ AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
 class Source(Protocol):
     """See the module's docstring."""
 
-    async def feed(self, ctx: Context, write: Write) -> None: ...
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+        """Write every block; `at_once` is how many of them may be in memory at a time."""
+        ...
 
 
 def source_of(
@@ -83,7 +85,7 @@ class BufferSource:
         self._buffer = buffer
         self._block_size = block_size
 
-    async def feed(self, ctx: Context, write: Write) -> None:
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
         async def send(start: int) -> None:
             stop = start + self._block_size
             await write(start // self._block_size, self._buffer[start:stop])
@@ -103,27 +105,36 @@ class PathSource:
         self._path = path
         self._block_size = block_size
 
-    async def feed(self, ctx: Context, write: Write) -> None:
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
         with await ctx.runtime.blocking(self._open) as file:
             known = self._status(file)
             if not stat.S_ISREG(known.st_mode):
-                await _file_source(file, self._block_size).feed(ctx, write)
+                await _file_source(file, self._block_size).feed(ctx, write, at_once)
                 return
             await self._check_settled(ctx, file, known)
             if known.st_size:
-                await self._feed_regular(ctx, write, file, known.st_size)
+                await self._feed_regular(ctx, write, at_once, file, known.st_size)
             else:
-                await _file_source(file, self._block_size).feed(ctx, write)
+                await _file_source(file, self._block_size).feed(ctx, write, at_once)
             await ctx.runtime.blocking(partial(self._check_unchanged, file, known))
 
-    async def _feed_regular(self, ctx: Context, write: Write, file: FileIO, size: int) -> None:
+    async def _feed_regular(
+        self, ctx: Context, write: Write, at_once: int, file: FileIO, size: int
+    ) -> None:
+        free: list[bytearray] = []  # used again, as what is freed is not always to be had again
+
         async def send(start: int) -> None:
             length = min(self._block_size, size - start)
-            data = await ctx.runtime.blocking(partial(self._read_at, file, start, length))
+            buffer = free.pop() if free else bytearray(min(self._block_size, size))
+            data = memoryview(buffer)[:length]
+            await ctx.runtime.blocking(partial(self._read_into, file, start, data))
             await write(start // self._block_size, data)
+            if start:  # block 0 is kept to the end
+                free.append(buffer)
 
-        _ = await ctx.gather(send, _starts(size, self._block_size))
-        if await ctx.runtime.blocking(partial(self._read_some, file, size, 1)):
+        _ = await ctx.runtime.gather(send, _starts(size, self._block_size), max(1, at_once))
+        beyond = partial(self._read_some, file, size, memoryview(bytearray(1)))
+        if await ctx.runtime.blocking(beyond):
             raise self._changed(f"it goes on after its {size} bytes")
 
     def _open(self) -> FileIO:
@@ -148,18 +159,17 @@ class PathSource:
         if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
             raise self._changed(f"it had {known.st_size} bytes and now has {now.st_size}")
 
-    def _read_at(self, file: FileIO, start: int, length: int) -> bytes:
-        data = self._read_some(file, start, length)
-        while len(data) < length:
-            more = self._read_some(file, start + len(data), length - len(data))
-            if not more:
-                raise self._changed(f"it ends at byte {start + len(data)}")
-            data += more
-        return data
+    def _read_into(self, file: FileIO, start: int, buffer: memoryview) -> None:
+        filled = 0
+        while filled < len(buffer):
+            count = self._read_some(file, start + filled, buffer[filled:])
+            if count == 0:
+                raise self._changed(f"it ends at byte {start + filled}")
+            filled += count
 
-    def _read_some(self, file: FileIO, start: int, length: int) -> bytes:
+    def _read_some(self, file: FileIO, start: int, buffer: memoryview) -> int:
         with local_errors(_OPERATION, self._path):
-            return os.pread(file.fileno(), length, start)
+            return os.preadv(file.fileno(), [buffer], start)
 
     def _changed(self, how: str) -> LocalStorageError:
         return LocalStorageError(
@@ -176,14 +186,15 @@ class StreamSource:
         self._index = 0
         self._ended = False
 
-    async def feed(self, ctx: Context, write: Write) -> None:
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
         async def put(numbered: tuple[int, bytearray]) -> None:
             await write(*numbered)
 
         async def put_batch(batch: list[tuple[int, bytearray]]) -> None:
             _ = await ctx.gather(put, batch)
 
-        await overlapped(ctx, partial(self._next_batch, ctx), put_batch)
+        # one more is held while it is drawn: what the source gave, not yet all cut into blocks
+        await overlapped(ctx, at_once - 1, partial(self._next_batch, ctx), put_batch)
 
     async def _next_batch(self, ctx: Context, size: int) -> list[tuple[int, bytearray]]:
         batch: list[tuple[int, bytearray]] = []

@@ -105,6 +105,10 @@ class ContentWriter:
             await self._tidy(ctx, error, place, self._remove_content)
             raise
 
+    def _at_once(self, ctx: Context) -> int:
+        """How many blocks a source may hold at a time; block 0 is held to the end besides."""
+        return self._operations.at_once(ctx, self._block_size) - 1
+
     async def _write_new(
         self,
         ctx: Context,
@@ -116,7 +120,7 @@ class ContentWriter:
         """Write where nothing can be read; of a write that failed, nothing is left."""
         upload = _Upload(self._operations, ctx, content_id, tally)
         try:
-            await source.feed(ctx, upload.write)
+            await source.feed(ctx, upload.write, self._at_once(ctx))
             await self._remove(ctx, _from(upload.count, found.blocks))
             _ = await upload.complete()
         except BaseException as error:
@@ -138,7 +142,7 @@ class ContentWriter:
         staged = staged_id(content_id, os.urandom(STAGED_NONCE_BYTES))
         upload = _Upload(self._operations, ctx, staged, tally)
         try:
-            await source.feed(ctx, upload.write)
+            await source.feed(ctx, upload.write, self._at_once(ctx))
             at_once = _is_one_for_one(found.blocks, upload.count)
             if not at_once:
                 _ = await upload.complete()

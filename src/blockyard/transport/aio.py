@@ -179,7 +179,7 @@ class AsyncioRuntime:
             run = partial(self.user, deadline=items.deadline)
             caller = calling_thread.get()
             tell = caller.tell if caller else asyncio.get_running_loop().call_soon_threadsafe
-            return await gather_drawn(operation, items.items, concurrency, run, tell)
+            return await gather_drawn(operation, items, concurrency, run, tell)
         return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:

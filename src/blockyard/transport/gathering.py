@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sized
 from typing import Any, Generic, TypeVar
 
+from blockyard.context import UserItems
 from blockyard.transport.tasks import all_done
 
 Item = TypeVar("Item")
@@ -47,7 +48,7 @@ async def gather(
 
 async def gather_drawn(
     operation: Callable[[Item], Coroutine[Any, Any, Result]],
-    items: Iterable[Item],
+    items: UserItems[Item],
     concurrency: int,
     run_user_code: RunUserCode,
     tell: Tell,
@@ -58,17 +59,18 @@ async def gather_drawn(
 
     async def work() -> None:
         while (numbered := await feed.take()) is not None:
-            index, item = numbered
+            index, size, item = numbered
             del numbered
             result = await operation(item)
             del item  # which the next one may need the memory of
+            feed.done(size)
             while len(results) <= index:
                 results.append(None)
             results[index] = result
 
     async def draw() -> None:
         try:
-            while await feed.is_asked():
+            while await feed.is_to_draw():
                 if not await run_user_code(feed.draw):
                     return
         finally:
@@ -81,38 +83,51 @@ async def gather_drawn(
 class _Feed(Generic[Item]):
     """Items on their way from the thread that draws them to the tasks that ask for one.
 
-    `draw` is for that thread, the rest for the loop. One item is drawn for each that is asked for.
+    `draw` is for that thread, the rest for the loop. One item is drawn for each that is asked for,
+    as long as those under way do not hold too much memory.
     """
 
-    def __init__(self, items: Iterable[Item], tell: Tell) -> None:
-        self._items = items
+    def __init__(self, given: UserItems[Item], tell: Tell) -> None:
+        self._items = given.items
+        self._size = given.size
+        self._in_flight = given.in_flight
+        self._bytes_drawn = 0  # changed by the thread that draws
+        self._bytes_done = 0  # changed by the loop
         self._tell = tell
         self._iterator: Iterator[Item] | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
         self._asked: deque[None] = deque()
         self._asking = asyncio.Event()
-        self._drawn: deque[tuple[int, Item]] = deque()
-        self._waiting: deque[asyncio.Future[tuple[int, Item] | None]] = deque()
+        self._drawn: deque[tuple[int, int, Item]] = deque()
+        self._waiting: deque[asyncio.Future[tuple[int, int, Item] | None]] = deque()
         self._ended = False
         self._told = False
 
-    async def take(self) -> tuple[int, Item] | None:
-        """The next item and its number; None when there is none any more."""
+    async def take(self) -> tuple[int, int, Item] | None:
+        """Number and size of the next item, and the item; None when there is none any more."""
         if self._ended:
             return None
-        place: asyncio.Future[tuple[int, Item] | None] = self._loop.create_future()
+        place: asyncio.Future[tuple[int, int, Item] | None] = self._loop.create_future()
         self._waiting.append(place)
         self._asked.append(None)
         self._asking.set()
         return await place
 
-    async def is_asked(self) -> bool:
-        """Wait until an item is asked for."""
-        while not self._asked:
+    async def is_to_draw(self) -> bool:
+        """Wait until an item is asked for, and those under way leave room for it."""
+        while not self._asked or not self._has_room():
             self._asking.clear()
             _ = await self._asking.wait()
         return True
+
+    def done(self, size: int) -> None:
+        """An item of that size is no longer under way."""
+        self._bytes_done += size
+        self._asking.set()
+
+    def _has_room(self) -> bool:
+        return self._bytes_drawn - self._bytes_done < self._in_flight
 
     def end(self) -> None:
         """No more is drawn: tell those who wait for an item."""
@@ -125,14 +140,16 @@ class _Feed(Generic[Item]):
                 place.set_result(None)
 
     def draw(self) -> bool:
-        """Draw as many items as are asked for; False when there are no more."""
+        """Draw as many items as are asked for and have room; False when there are no more."""
         if self._iterator is None:
             self._iterator = iter(self._items)
-        while self._asked:
+        while self._asked and self._has_room():
             item = next(self._iterator, _END)
             if item is _END:
                 return False
-            self._drawn.append((self._count, item))
+            size = self._size(item)
+            self._bytes_drawn += size
+            self._drawn.append((self._count, size, item))
             del item
             self._count += 1
             try:
