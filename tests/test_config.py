@@ -289,7 +289,7 @@ def test_proxy_that_is_none(proxy: str) -> None:
 # Numbers and words
 
 
-@pytest.mark.parametrize("name", ["connect", "no_progress", "deadline"])
+@pytest.mark.parametrize("name", ["connect", "no_progress", "deadline", "unacknowledged"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e9, "soon", "", []])
 def test_timeouts_are_seconds(name: str, value: object) -> None:
     message = refusal(TimeoutConfig, **{name: value})

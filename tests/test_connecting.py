@@ -296,6 +296,19 @@ def test_idle_connections_show_that_they_are_alive(
 
 
 @both_runtimes
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(None, 0), (10, 10_000), (0.0001, 1)])
+def test_how_long_sent_bytes_may_go_unacknowledged(
+    runtime: RuntimeName, seconds: float | None, milliseconds: int
+) -> None:
+    settings = {} if seconds is None else {"unacknowledged": seconds}
+    with ScriptedServer([Receive(), OK]) as server, driving(runtime, **settings) as driver:
+        _ = driver.exchange(ask(server.url))
+        (sock,) = sockets(driver)
+        option = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert option == milliseconds
+
+
+@both_runtimes
 @pytest.mark.parametrize("end", [Close(), Reset()])
 def test_after_a_dead_connection_comes_a_fresh_one(runtime: RuntimeName, end: object) -> None:
     """The ones that were idle for longer may be dead as well, each after a long wait."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from crc32c import crc32c
@@ -344,6 +345,20 @@ def test_a_reply_that_is_not_valid_is_a_protocol_error(runtime: RuntimeName, sen
         with pytest.raises(ProtocolError) as raised:
             _ = driver.exchange(ask(server.url))
         assert not isinstance(raised.value, IncompleteBodyError)
+
+
+@both_runtimes
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "GET"])
+def test_replies_that_end_with_the_connection(
+    runtime: RuntimeName, wire: Wire, method: str
+) -> None:
+    """Valid, and all there is to see of a write; of a GET it is taken where asked for: a listing."""
+    sent = [Receive(), b"HTTP/1.1 200 OK\r\n\r\n<All/>", Close()]
+    with wire.server(sent) as server, driving(runtime, wire.http) as driver:
+        request = replace(ask(server.url, method), until_close=method == "GET")
+        response = driver.exchange(request)
+        assert (response.status, response.body, response.size) == (200, b"<All/>", 6)
+        assert driver.counts() == (0, 0)
 
 
 @both_runtimes

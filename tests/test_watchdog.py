@@ -23,6 +23,24 @@ class Exchange:
         return math.inf
 
 
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+
+class Raising(Exchange):
+    """One that has no memory left when its time has come."""
+
+    failed: BaseException | None = None
+
+    def expire(self, now: float) -> float:
+        if now < self.ends:
+            return self.ends
+        raise MemoryError
+
+    def fail(self, error: BaseException) -> None:
+        self.failed = error
+
+
 async def end_of(*exchanges: Exchange) -> None:
     async with asyncio.timeout(10):
         while any(exchange.ended is None for exchange in exchanges):  # noqa: ASYNC110 - is watched
@@ -118,5 +136,17 @@ def test_a_thousand_need_one_timer() -> None:
             watchdog.watch(exchange, exchange.ends)
         assert len(loop._scheduled) == 1  # type: ignore[attr-defined]
         await end_of(*exchanges)
+
+    asyncio.run(main())
+
+
+def test_one_that_raises_is_ended_and_the_others_are_looked_after() -> None:
+    async def main() -> None:
+        watchdog = Watchdog(asyncio.get_running_loop())
+        raising, others = Raising(0.01), [Exchange(0.01), Exchange(0.05)]
+        for exchange in (raising, *others):
+            watchdog.watch(exchange, exchange.ends)
+        await end_of(*others)
+        assert isinstance(raising.failed, MemoryError)
 
     asyncio.run(main())

@@ -153,6 +153,11 @@ class TimeoutConfig(Section):
         default=None,
         description="seconds, more than 0 and up to a week (the longest that one call may take)",
     )
+    unacknowledged: Seconds | None = Field(
+        default=None,
+        description="seconds, more than 0 and up to a week (the longest that sent bytes may go "
+        "unacknowledged: TCP_USER_TIMEOUT)",
+    )
 
 
 class IntegrityConfig(Section):

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockyard.context import Origin
@@ -77,6 +78,9 @@ class Dialing:
         ):
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        limit = self.timeouts.unacknowledged
+        if limit is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(limit * 1000))
 
     @contextmanager
     def way_to(self, origin: Origin, patience: Patience) -> Generator[Way]:
