@@ -352,7 +352,7 @@ def test_a_reply_that_is_not_valid_is_a_protocol_error(runtime: RuntimeName, sen
 def test_replies_that_end_with_the_connection(
     runtime: RuntimeName, wire: Wire, method: str
 ) -> None:
-    """Valid, and all there is to see of a write; of a GET it is taken where asked for: a listing."""
+    """Valid, and all there is to see of a write; of a GET it is taken where asked for."""
     sent = [Receive(), b"HTTP/1.1 200 OK\r\n\r\n<All/>", Close()]
     with wire.server(sent) as server, driving(runtime, wire.http) as driver:
         request = replace(ask(server.url, method), until_close=method == "GET")

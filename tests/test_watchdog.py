@@ -22,7 +22,6 @@ class Exchange:
         self.ended = now
         return math.inf
 
-
     def fail(self, error: BaseException) -> None:
         raise error
 
