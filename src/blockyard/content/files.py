@@ -124,9 +124,14 @@ class RawContentFile(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
+        start = self._cursor.position
         parts: list[memoryview] = []
-        while data := self._next(self._cursor.size):
-            parts.append(data)
+        try:
+            while data := self._next(self._cursor.size):
+                parts.append(data)
+        except BaseException:
+            self._cursor.position = start  # what was read is lost: the next read begins here again
+            raise
         return b"".join(parts)
 
     def _next(self, size: int) -> memoryview:
@@ -174,15 +179,20 @@ class AsyncContentFile:
     async def read(self, size: int | None = -1) -> bytes:
         """`size` bytes from the position (-1 or None: all that is left); fewer at the end only.
 
-        Raises what `BlockStore.read_content` does, and `ValueError` on a closed file.
+        A read that fails or is cancelled leaves the position where it was. Raises what
+        `BlockStore.read_content` does, and `ValueError` on a closed file.
         """
         self._check_free()
         size = -1 if size is None else arguments.whole("read", size, "size")
         if size < -1:
             raise ValueError(f"read: size: expected a whole number from -1, got {size}")
         self._reading = True
+        start = self._cursor.position
         try:
             return await self._read(self.size if size < 0 else size)
+        except BaseException:
+            self._cursor.position = start  # what was read is lost: the next read begins here again
+            raise
         finally:
             self._reading = False
 

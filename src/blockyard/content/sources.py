@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from io import FileIO, TextIOBase
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
@@ -106,7 +107,8 @@ class PathSource:
         self._block_size = block_size
 
     async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
-        with await ctx.runtime.blocking(self._open) as file:
+        with ExitStack() as opened:  # closed also when this is cancelled while it is opened
+            file = await ctx.runtime.blocking(lambda: opened.enter_context(self._open()))
             known = self._status(file)
             if not stat.S_ISREG(known.st_mode):
                 await _file_source(file, self._block_size).feed(ctx, write, at_once)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from blockyard import arguments
 from blockyard.content.layout import (
@@ -31,6 +31,8 @@ from blockyard.context import Context
 from blockyard.errors import BlockStoreError
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
+
+Result = TypeVar("Result")
 
 TIDY_SECONDS = 30.0
 """How long an operation that failed or was interrupted may take to leave things in order."""
@@ -189,7 +191,7 @@ class ContentWriter:
 
         async def put_all(ctx: Context) -> None:
             if not _is_one_for_one(old, count):
-                await self._operations.delete_block(ctx, old[0].key)
+                await _finished(ctx, self._operations.delete_block(ctx, old[0].key))
             _ = await ctx.gather(partial(put, ctx), range(1, count))
             await self._remove(ctx, _from(count, old))
             _ = await put(ctx, 0)
@@ -231,7 +233,7 @@ class ContentWriter:
         self, ctx: Context, blocks: Mapping[int, BlockInfo], others: list[str]
     ) -> None:
         if 0 in blocks:
-            await self._operations.delete_block(ctx, blocks[0].key)
+            await _finished(ctx, self._operations.delete_block(ctx, blocks[0].key))
         await self._remove(ctx, _from(1, blocks) + others)
 
     async def _remove_staged(self, ctx: Context, content_id: str) -> None:
@@ -239,7 +241,8 @@ class ContentWriter:
 
     async def _remove(self, ctx: Context, keys: list[str]) -> None:
         if keys:
-            (await self._operations.delete_blocks(ctx, keys)).raise_for_failures()
+            deletes = self._operations.delete_blocks(ctx, keys)
+            (await _finished(ctx, deletes)).raise_for_failures()
 
 
 class _Upload:
@@ -271,10 +274,8 @@ class _Upload:
         return _finished(self._ctx, self._operations.write_block(self._ctx, key, data))
 
 
-def _finished(
-    ctx: Context, change: Coroutine[Any, Any, BlockInfo]
-) -> Coroutine[Any, Any, BlockInfo]:
-    """A change that has ended, when it is undone, and can't take effect afterwards."""
+def _finished(ctx: Context, change: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:
+    """A change that has ended when it is undone or repeated, and can't take effect afterwards."""
     return ctx.runtime.finish(change, TIDY_SECONDS)
 
 

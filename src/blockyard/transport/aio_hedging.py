@@ -9,6 +9,7 @@ from typing import Any
 from blockyard.context import Hedge, Request, Response
 from blockyard.transport.clock import monotonic
 from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.tasks import until_done
 
 NewReply = Callable[[], ReplyReader]
 Exchange = Callable[[NewReply], Coroutine[Any, Any, Response]]
@@ -29,7 +30,7 @@ async def hedged(exchange: Exchange, hedge: Hedge, request: Request, limit: int)
     finally:
         for each in tries:
             _ = each.exchange.cancel()
-        _ = await asyncio.gather(*[each.exchange for each in tries], return_exceptions=True)
+        await until_done(each.exchange for each in tries)
 
 
 class _Try:
