@@ -9,7 +9,8 @@ Calls, and what they may end in:  `calls`, `faces`, `own`, `watch`, `hurry`.
 Operations held to the model:     `actor` and `mix` on blocks, `contents` and `content_mix`.
 The caller's own code:            `user_code`; what comes from outside: `interrupts`.
 The harm, and the server:         `weather`, `services`, `deadlines`, `credentials`, `bucket`.
-The workers:                      `jobs`, `workers`, `content_workers`, `service_workers`, `leaving`,
-                                  `machine` (Hypothesis); what they may not leave behind: `leaks`.
+The workers:                      `jobs`, `workers`, `content_workers`, `service_workers`,
+                                  `leaving`, `machine` (Hypothesis); what they may not
+                                  leave behind: `leaks`.
 All of it together:               `processes`, `run`, `tally`, `report`, `outages` (on Ceph).
 """
