@@ -371,6 +371,7 @@ BUFFERS: dict[str, Any] = {
     "ctypes, big-endian": (ctypes.c_uint16.__ctype_be__ * 2)(1, 2),
     "structures": (Pixel * 2)((1, 2), (3, 4)),
     "array of numbers": array("d", [1.5, 2.5]),
+    "one number of ctypes": ctypes.c_uint32(3),
     "two dimensions": memoryview(bytes(range(6))).cast("B", (2, 3)),
     "nothing": bytearray(),
     "nothing of numbers": array("d"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -141,6 +142,24 @@ def test_half_a_pair_in_the_environment_is_an_error(missing: str) -> None:
     with pytest.raises(ConfigError, match="go together, and one is not set") as caught:
         _ = source(environ)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ACCESS_KEY_ID", "AKIA\nhunter2"),
+        ("AWS_ACCESS_KEY_ID", "AKIA/hunter2"),
+        ("AWS_ACCESS_KEY_ID", " hunter2"),
+        ("AWS_SECRET_ACCESS_KEY", "hunter2\n"),
+        ("AWS_SECRET_ACCESS_KEY", "****************"),
+        ("AWS_SESSION_TOKEN", "hunter2\r\nx-amz-acl: public-read"),
+        ("AWS_SESSION_TOKEN", "hunter2\u00e4"),
+    ],
+)
+def test_a_variable_that_can_not_sign_a_request(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: ") as caught:
+        _ = source({**AWS, name: value})
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_static_credentials_can_not_be_renewed() -> None:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from inspect import iscoroutinefunction
 from operator import index
-from pickle import PickleBuffer
 from typing import TypeVar, cast
 
 from typing_extensions import Buffer
@@ -151,8 +150,7 @@ def flat(operation: str, value: Buffer, name: str) -> memoryview:
         raise TypeError(f"{what}: expected a buffer of bytes, got one of Python objects")
     if not view.nbytes:
         return memoryview(bytearray())
-    # Unlike `memoryview.cast` this takes every item type: structures, other byte orders.
-    return view if view.format == "B" and view.ndim == 1 else PickleBuffer(view).raw()
+    return view.cast("B")
 
 
 def is_buffer(value: object) -> bool:

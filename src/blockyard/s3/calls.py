@@ -1,17 +1,14 @@
 """One S3 call: build, sign, exchange, check, and try again when that may help.
 
-This is the only loop around requests. What a reply teaches is kept for later calls: the
-bucket's region, the service's clock, fresh credentials; each heals a call once. Each retry and
-each of these recoveries is logged, to the logger `blockyard.s3`.
+This is the only loop around requests. What a refusal teaches (`recovery.py`) is kept for later
+calls. Each retry is logged, to the logger `blockyard.s3`.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TypeVar
 
@@ -28,126 +25,21 @@ from blockyard.errors import (
     ThrottledError,
     TransportError,
 )
-from blockyard.s3.capabilities import HEADER_REFUSED, Capabilities
+from blockyard.s3.attempts import Attempts, Call, PlainCall
+from blockyard.s3.capabilities import Capabilities
 from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.s3.hedging import Hedging
 from blockyard.s3.listing import PageAsked, list_keys
 from blockyard.s3.pacing import Pace
-from blockyard.s3.refusals import (
-    MAX_ERROR_BODY,
-    error_from,
-    region_hint,
-    retry_after,
-    server_time,
-)
-from blockyard.s3.requests import Address, bucket_address, list_objects, with_a_body
-from blockyard.s3.retry import (
-    RetryPolicy,
-    delay_before_next,
-    may_have_taken_effect,
-)
-from blockyard.s3.signing import EMPTY_SHA256, Signer
-from blockyard.s3.xml import MAX_REPLY
+from blockyard.s3.recovery import Recovery, Site
+from blockyard.s3.refusals import error_from, retry_after
+from blockyard.s3.requests import list_objects
+from blockyard.s3.retry import RetryPolicy, delay_before_next, may_have_taken_effect
 
 Result = TypeVar("Result")
 
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _log = logging.getLogger("blockyard.s3")
-_LARGEST_SKEW = 300.0
-"""Seconds between two clocks that a service, which allows fifteen minutes, does not mind."""
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
-_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_OTHER_REGION = frozenset(
-    {
-        "PermanentRedirect",
-        "TemporaryRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-        "IncorrectEndpoint",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where the bucket is and who signs for it there; swapped whole when the region is learnt."""
-
-    address: Address
-    signer: Signer
-    region: str
-
-
-@dataclass(slots=True)
-class Attempts:
-    """What one call has been through so far.
-
-    `paid` are the tokens of its last retry; `unknown` counts the attempts that failed and may
-    have taken effect, or may still.
-    """
-
-    failed: int = 0
-    throttled: int = 0
-    unknown: int = 0
-    paid: int = 0
-    notes: list[str] = field(default_factory=list[str])
-    healed: set[str] = field(default_factory=set[str])
-
-    @property
-    def made(self) -> int:
-        """How many requests have failed, for whatever reason."""
-        return self.failed + self.throttled
-
-    def heal(self, what: str) -> bool:
-        """Whether `what` may be put right in this call: once."""
-        if what in self.healed:
-            return False
-        self.healed.add(what)
-        return True
-
-
-@dataclass(slots=True)
-class Call(ABC):
-    """What is asked: how the request is built, what its reply must be, and whom to name.
-
-    `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
-    is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
-    here: the operation deals with them. `hedged` is for a read that may be asked twice, and has
-    no `into`. `changes` is for a request that changes what is stored; `on_bucket` for one that is
-    about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
-    keeps. `attempts` is what the call has been through, once there is something to tell.
-    """
-
-    operation: str
-    key: str | None
-    limit: int = field(default=MAX_REPLY, kw_only=True)
-    into: memoryview | None = field(default=None, kw_only=True)
-    payload_hash: str | None = field(default=EMPTY_SHA256, kw_only=True)
-    handled: tuple[type[BlockStoreError], ...] = field(default=(), kw_only=True)
-    hedged: bool = field(default=False, kw_only=True)
-    changes: bool = field(default=False, kw_only=True)
-    on_bucket: bool = field(default=False, kw_only=True)
-    checksum_mode: bool = field(default=False, kw_only=True)
-    attempts: Attempts | None = field(default=None, kw_only=True)
-
-    @abstractmethod
-    def request(self, address: Address) -> Request:
-        """The request, to be signed."""
-
-    def history(self) -> Attempts:
-        """`attempts`, from now on to be told of."""
-        if self.attempts is None:
-            self.attempts = Attempts()
-        return self.attempts
-
-
-@dataclass(slots=True)
-class PlainCall(Call):
-    """A call whose request is built by a function, and whose reply needs nothing of the call."""
-
-    build: Callable[[Address], Request]
-
-    def request(self, address: Address) -> Request:
-        return self.build(address)
 
 
 class Caller:
@@ -162,19 +54,23 @@ class Caller:
         )
         self.hedging = Hedging() if config.hedge_reads else None
         self._pace = Pace()
-        self._clock_offset = 0.0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
-        self.site = self._site(config.region)
+        self._recovery = Recovery(config, credentials, self.capabilities)
+
+    @property
+    def site(self) -> Site:
+        """Where the bucket is, as far as is known."""
+        return self._recovery.site
 
     async def call(self, ctx: Context, call: Call, check: Callable[[Response], Result]) -> Result:
         """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
-        pace, learnt = self._pace, self.capabilities
+        pace, learnt, recovery = self._pace, self.capabilities, self._recovery
         while True:
             ticket = response = request = None
             try:
                 if pace.limit is not None:
                     ticket = await pace.enter(ctx)
-                site, credentials = self.site, await self._credentials.current(ctx)
+                site, credentials = recovery.site, await self._credentials.current(ctx)
                 request = self._signed(ctx, call, site, credentials)
                 if call.hedged and self.hedging is not None:
                     response = await self._hedged(ctx, call, request, self.hedging)
@@ -187,8 +83,8 @@ class Caller:
                     learnt.answered = learnt.bucket_found = True
                     pace.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
-                response = await self._explained(ctx, request, response, site, credentials)
-                if await self._healed(ctx, call, response, site, credentials):
+                response = await recovery.explained(ctx, request, response, site, credentials)
+                if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
                 raise self._refusal(ctx, call, response)
             except call.handled:
@@ -280,90 +176,8 @@ class Caller:
         request.headers["user-agent"] = USER_AGENT
         if credentials is not None:
             payload_hash = call.payload_hash or sha256(request.body).hexdigest()
-            site.signer.sign(request, credentials, self._now(ctx), payload_hash)
+            site.signer.sign(request, credentials, self._recovery.now(ctx), payload_hash)
         return request
-
-    async def _explained(
-        self,
-        ctx: Context,
-        request: Request,
-        refused: Response,
-        site: Site,
-        credentials: Credentials | None,
-    ) -> Response:
-        """The refusal with its reason: that of a HEAD has none, so it is asked for by a GET.
-
-        Not where the clock is seen to be wrong, which is all the reason it needs.
-        """
-        if request.method != "HEAD" or refused.status not in {400, 403} or credentials is None:
-            return refused
-        if region_hint(refused) or self._skew(ctx, refused) is not None:
-            return refused
-        question = with_a_body(request)
-        site.signer.sign(question, credentials, self._now(ctx), EMPTY_SHA256)
-        try:
-            told = await ctx.runtime.exchange(question, limit=MAX_ERROR_BODY, deadline=ctx.deadline)
-        except TransportError:
-            return refused
-        return told if told.status in {400, 403} else refused
-
-    async def _healed(
-        self,
-        ctx: Context,
-        call: Call,
-        response: Response,
-        site: Site,
-        credentials: Credentials | None,
-    ) -> bool:
-        """Learn what a refusal teaches; whether the next attempt will differ because of it.
-
-        `site` and `credentials` are those of the refused request: meanwhile another call may
-        have put right what was wrong with it.
-        """
-        attempts = call.history()
-        error = error_from(response, call.operation, call.key)
-        code = error.code if isinstance(error, S3Error) else ""
-        region = region_hint(response)
-        if code in _EXPIRED and attempts.heal("credentials"):
-            self._log_recovery(call, f"{code}: credentials are renewed")
-            return await self._credentials.renew(ctx, credentials)
-        skew = self._skew(ctx, response)
-        if (code in _SKEWED or (not code and skew is not None)) and attempts.heal("clock"):
-            return self._learn_clock(ctx, call, response)
-        elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
-        if region and elsewhere and region != site.region and attempts.heal("region"):
-            if region != self.site.region:
-                self._log_recovery(call, f"the bucket is in {region}")
-                self.site = self._site(region)
-            return True
-        return self._without_checksum_mode(call, error)
-
-    def _without_checksum_mode(self, call: Call, error: BlockStoreError) -> bool:
-        """Whether the call goes on without the header, which not every service takes."""
-        if not call.checksum_mode or self.capabilities.checksum_mode is not None:
-            return False
-        if not isinstance(error, S3Error) or error.code not in HEADER_REFUSED:
-            return False
-        self._log_recovery(call, "asked again without x-amz-checksum-mode")
-        call.checksum_mode = False
-        return True
-
-    def _skew(self, ctx: Context, response: Response) -> float | None:
-        """Seconds that the service's clock is ahead of the one requests are signed by.
-
-        None for less than it would mind, and for a reply other than a refusal of that kind.
-        """
-        theirs = server_time(response) if response.status in {400, 403} else None
-        skew = 0.0 if theirs is None else theirs - self._now(ctx)
-        return skew if abs(skew) > _LARGEST_SKEW else None
-
-    def _learn_clock(self, ctx: Context, call: Call, response: Response) -> bool:
-        theirs = server_time(response)
-        if theirs is None:
-            return False
-        self._clock_offset = theirs - ctx.runtime.wall_time()
-        self._log_recovery(call, f"the clock of the service is {self._clock_offset:+.0f} s off")
-        return True
 
     def _refusal(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
         error = error_from(
@@ -376,7 +190,7 @@ class Caller:
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
         if isinstance(error, S3Error):
-            error.retry_after = retry_after(response, self._now(ctx))
+            error.retry_after = retry_after(response, self._recovery.now(ctx))
         return error
 
     async def _check_bucket(
@@ -419,24 +233,6 @@ class Caller:
             type(error).__name__,
             delay,
         )
-
-    def _log_recovery(self, call: Call, what: str) -> None:
-        _log.info("%s %r: %s", call.operation, call.key, what)
-
-    def _site(self, region: str) -> Site:
-        config = self._config
-        address = bucket_address(
-            config.endpoint,
-            region,
-            config.bucket,
-            path_style=config.force_path_style,
-            fips=config.use_fips_endpoint,
-            dualstack=config.use_dualstack_endpoint,
-        )
-        return Site(address, Signer(region), region)
-
-    def _now(self, ctx: Context) -> float:
-        return ctx.runtime.wall_time() + self._clock_offset
 
 
 def _count_unknown(ctx: Context, call: Call) -> None:

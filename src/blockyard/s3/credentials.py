@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from blockyard.config import S3Config
+from blockyard.config.checks import check_access_key, check_secret, check_token
 from blockyard.context import Context, Runtime
 from blockyard.errors import ConfigError, DeadlineExceededError, TransportError
 from blockyard.s3.credential_chain import run_chain
@@ -178,7 +179,7 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
     """The source that `config` asks for: unsigned, its own keys, or what AWS's chain finds.
 
     Keys in AWS's environment variables come first in that chain, so they are taken from there
-    without it. Raises `ConfigError` when only one of the two is set.
+    without it. Raises `ConfigError` when only one of the two is set, or one can't be used.
     """
     if config.anonymous:
         return StaticCredentials(None)
@@ -190,17 +191,24 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
                 config.session_token.get_secret_value(),
             )
         )
-    access_key = environ.get("AWS_ACCESS_KEY_ID", "")
-    secret_key = environ.get("AWS_SECRET_ACCESS_KEY", "")
+    access_key = _variable(environ, "AWS_ACCESS_KEY_ID", check_access_key)
+    secret_key = _variable(environ, "AWS_SECRET_ACCESS_KEY", check_secret)
     if bool(access_key) != bool(secret_key):
         raise ConfigError(
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together, and one is not set"
         )
     if access_key and "AWS_CREDENTIAL_EXPIRATION" not in environ:
-        return StaticCredentials(
-            Credentials(access_key, secret_key, environ.get("AWS_SESSION_TOKEN", ""))
-        )
+        session_token = _variable(environ, "AWS_SESSION_TOKEN", check_token)
+        return StaticCredentials(Credentials(access_key, secret_key, session_token))
     return ChainCredentials()
+
+
+def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], str]) -> str:
+    """A variable, "" where it is not set. Raises `ConfigError` for what can't sign a request."""
+    try:
+        return check(environ.get(name, ""))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def find_in_chain() -> Credentials:

@@ -21,7 +21,8 @@ from blockyard.errors import (
 )
 from blockyard.keys import range_past_end
 from blockyard.model import KIB, MAX_BLOCK_SIZE
-from blockyard.s3.calls import Attempts, Call, Caller
+from blockyard.s3.attempts import Attempts, Call
+from blockyard.s3.calls import Caller
 from blockyard.s3.proof import check_object
 from blockyard.s3.requests import Address, get_object
 

@@ -25,7 +25,8 @@ from blockyard.errors import (
 from blockyard.keys import MAX_KEY_BYTES, range_past_end
 from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
-from blockyard.s3.calls import Call, Caller, PlainCall
+from blockyard.s3.attempts import Call, PlainCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.capabilities import HEADER_REFUSED, lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting

@@ -1,0 +1,161 @@
+"""What a refusal teaches, so that the next attempt differs: credentials, the clock, the region.
+
+Each heals a call once, and is kept for the calls after it. Logged to `blockyard.s3`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from blockyard.config import S3Config
+from blockyard.context import Context, Request, Response
+from blockyard.errors import BlockStoreError, S3Error, TransportError
+from blockyard.s3.attempts import Call
+from blockyard.s3.capabilities import HEADER_REFUSED, Capabilities
+from blockyard.s3.credentials import Credentials, CredentialSource
+from blockyard.s3.refusals import MAX_ERROR_BODY, error_from, region_hint, server_time
+from blockyard.s3.requests import Address, bucket_address, with_a_body
+from blockyard.s3.signing import EMPTY_SHA256, Signer
+
+_log = logging.getLogger("blockyard.s3")
+_LARGEST_SKEW = 300.0
+"""Seconds between two clocks that a service, which allows fifteen minutes, does not mind."""
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_OTHER_REGION = frozenset(
+    {
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "IncorrectEndpoint",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the bucket is and who signs for it there; swapped whole when the region is learnt."""
+
+    address: Address
+    signer: Signer
+    region: str
+
+
+class Recovery:
+    """Where the bucket is, what time it is there, and how refusals correct that.
+
+    Shared by threads and loops; its state is swapped whole.
+    """
+
+    def __init__(
+        self, config: S3Config, credentials: CredentialSource, capabilities: Capabilities
+    ) -> None:
+        self._config = config
+        self._credentials = credentials
+        self._capabilities = capabilities
+        self._clock_offset = 0.0
+        self.site = self._site(config.region)
+
+    def now(self, ctx: Context) -> float:
+        """The time of the service, in seconds since the epoch."""
+        return ctx.runtime.wall_time() + self._clock_offset
+
+    async def explained(
+        self,
+        ctx: Context,
+        request: Request,
+        refused: Response,
+        site: Site,
+        credentials: Credentials | None,
+    ) -> Response:
+        """The refusal with its reason: that of a HEAD has none, so it is asked for by a GET.
+
+        Not where the clock is seen to be wrong, which is all the reason it needs.
+        """
+        if request.method != "HEAD" or refused.status not in {400, 403} or credentials is None:
+            return refused
+        if region_hint(refused) or self._skew(ctx, refused) is not None:
+            return refused
+        question = with_a_body(request)
+        site.signer.sign(question, credentials, self.now(ctx), EMPTY_SHA256)
+        try:
+            told = await ctx.runtime.exchange(question, limit=MAX_ERROR_BODY, deadline=ctx.deadline)
+        except TransportError:
+            return refused
+        return told if told.status in {400, 403} else refused
+
+    async def recovered(
+        self,
+        ctx: Context,
+        call: Call,
+        response: Response,
+        site: Site,
+        credentials: Credentials | None,
+    ) -> bool:
+        """Learn what a refusal teaches; whether the next attempt will differ because of it.
+
+        `site` and `credentials` are those of the refused request: meanwhile another call may
+        have put right what was wrong with it.
+        """
+        attempts = call.history()
+        error = error_from(response, call.operation, call.key)
+        code = error.code if isinstance(error, S3Error) else ""
+        region = region_hint(response)
+        if code in _EXPIRED and attempts.heal("credentials"):
+            _log_recovery(call, f"{code}: credentials are renewed")
+            return await self._credentials.renew(ctx, credentials)
+        skew = self._skew(ctx, response)
+        if (code in _SKEWED or (not code and skew is not None)) and attempts.heal("clock"):
+            return self._learn_clock(ctx, call, response)
+        elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
+        if region and elsewhere and region != site.region and attempts.heal("region"):
+            if region != self.site.region:
+                _log_recovery(call, f"the bucket is in {region}")
+                self.site = self._site(region)
+            return True
+        return self._without_checksum_mode(call, error)
+
+    def _without_checksum_mode(self, call: Call, error: BlockStoreError) -> bool:
+        """Whether the call goes on without the header, which not every service takes."""
+        if not call.checksum_mode or self._capabilities.checksum_mode is not None:
+            return False
+        if not isinstance(error, S3Error) or error.code not in HEADER_REFUSED:
+            return False
+        _log_recovery(call, "asked again without x-amz-checksum-mode")
+        call.checksum_mode = False
+        return True
+
+    def _skew(self, ctx: Context, response: Response) -> float | None:
+        """Seconds that the service's clock is ahead of the one requests are signed by.
+
+        None for less than it would mind, and for a reply other than a refusal of that kind.
+        """
+        theirs = server_time(response) if response.status in {400, 403} else None
+        skew = 0.0 if theirs is None else theirs - self.now(ctx)
+        return skew if abs(skew) > _LARGEST_SKEW else None
+
+    def _learn_clock(self, ctx: Context, call: Call, response: Response) -> bool:
+        theirs = server_time(response)
+        if theirs is None:
+            return False
+        self._clock_offset = theirs - ctx.runtime.wall_time()
+        _log_recovery(call, f"the clock of the service is {self._clock_offset:+.0f} s off")
+        return True
+
+    def _site(self, region: str) -> Site:
+        config = self._config
+        address = bucket_address(
+            config.endpoint,
+            region,
+            config.bucket,
+            path_style=config.force_path_style,
+            fips=config.use_fips_endpoint,
+            dualstack=config.use_dualstack_endpoint,
+        )
+        return Site(address, Signer(region), region)
+
+
+def _log_recovery(call: Call, what: str) -> None:
+    _log.info("%s %r: %s", call.operation, call.key, what)
