@@ -90,7 +90,7 @@ def current(source: ChainCredentials, clock: Clock) -> str:
 
 def settle(source: ChainCredentials) -> None:
     """Wait until the latest search has ended."""
-    latest = source._searches.latest
+    latest = source._searches.here().latest
     assert latest is not None
     _ = latest.exception(30)
 

@@ -34,16 +34,34 @@ READS = 50
 @contextmanager
 def children(works: Sequence[Callable[[], None]]) -> Generator[None]:
     """Run each work in a child while the block runs here."""
-    time.sleep(0.05)  # for the store's own thread to wait for work, which needs no interpreter
+    wait_for_rest()
     pids = [_child(work) for work in works]
     yield
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
 
 
+def wait_for_rest() -> None:
+    """Wait until every other thread waits for work, which needs no interpreter."""
+    at_rest = 0
+    while at_rest < 3:
+        time.sleep(0.03)
+        threads = {int(name) for name in os.listdir("/proc/self/task")} - {os.getpid()}
+        at_rest = at_rest + 1 if all(_sleeps(thread) for thread in threads) else 0
+
+
+def _sleeps(thread: int) -> bool:
+    try:
+        stat = Path(f"/proc/self/task/{thread}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return False
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
 def _child(work: Callable[[], None]) -> int:
     pid = _fork()
     if pid == 0:
-        signal.alarm(30)
+        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not the test runner\'s
+        _ = signal.alarm(30)
         try:
             work()
             os._exit(0)

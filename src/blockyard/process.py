@@ -9,6 +9,7 @@ lets go of what it inherited all the same.
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -51,6 +52,15 @@ class PerProcess(Generic[State]):
                 inherited = self._states.pop(process, None)
                 if inherited is not None:
                     _ = self._let_go(inherited)
+
+
+def warn_of_drop() -> None:
+    """Say that a store with open connections, or a thread, was dropped without `close`."""
+    warnings.warn(
+        "a block store was dropped without close(): call it, or use `with`",
+        ResourceWarning,
+        stacklevel=3,
+    )
 
 
 _all: weakref.WeakSet[PerProcess[Any]] = weakref.WeakSet()

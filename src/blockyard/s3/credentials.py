@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ from blockyard.config import S3Config
 from blockyard.config.checks import check_access_key, check_secret, check_token
 from blockyard.context import Context, Runtime
 from blockyard.errors import ConfigError, DeadlineExceededError, TransportError
+from blockyard.process import PerProcess
 from blockyard.s3.credential_chain import run_chain
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ChainCredentials:
     def __init__(self, find: Callable[[], Credentials] | None = None) -> None:
         self._find = find or find_in_chain
         self._held: _Held | None = None
-        self._searches = _Searches()
+        self._searches = PerProcess(_Searches)
 
     async def current(self, ctx: Context) -> Credentials:
         held = self._held
@@ -117,9 +117,7 @@ class ChainCredentials:
 
     def _search(self, runtime: Runtime, stale: _Held | None) -> Future[Credentials] | Credentials:
         """The search under way, or a new one, or what has replaced `stale` since it was seen."""
-        if self._searches.owner != os.getpid():  # a fork left the thread with the parent
-            self._searches = _Searches()
-        searches = self._searches
+        searches = self._searches.here()
         alone = searches.lock.acquire(timeout=_A_MOMENT)
         try:
             held = self._held
@@ -150,7 +148,6 @@ class _Searches:
     """The latest search of one process. The lock is held while one is begun, and for no longer."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
         self.lock = threading.Lock()
         self.latest: Future[Credentials] | None = None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from blockyard.context import (
     check_concurrency,
 )
 from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
-from blockyard.process import PerProcess
+from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.calling_thread import calling_thread
@@ -200,12 +201,22 @@ class AsyncioRuntime:
         self._closed = True
         self._threads.close()
         self._workers.close()
-        self._pools.here().close(asyncio.get_running_loop())
+        _ = self._pools.here().close(asyncio.get_running_loop())
 
     def abandon(self) -> None:
         """Close every socket, where no loop will run any more."""
         self._closed = True
         self._pools.here().abandon()
+
+    def __del__(self) -> None:
+        """Dropped without `close`: no call is under way, since one would hold this."""
+        if self._closed or sys.is_finalizing():
+            return
+        self._closed = True
+        self._threads.close()
+        self._workers.close()
+        if self._pools.here().close(None):
+            warn_of_drop()
 
     async def _wait(
         self, future: Future[Result], deadline: float | None, let_go_after: float
@@ -255,17 +266,24 @@ class _Pools:
         self._last = lines
         return lines
 
-    def close(self, here: asyncio.AbstractEventLoop) -> None:
-        """Close them all: at once those of the loop that runs `here`, the others by their own."""
+    def close(self, here: asyncio.AbstractEventLoop | None) -> bool:
+        """Close all connections, and say whether there were any.
+
+        Those of the loop that runs `here` at once, the others by their own in its next turn.
+        """
+        any_open = False
         for loop, lines in list(self._by_loop.items()):
+            any_open = any_open or lines.is_open()
             if loop is here:
                 lines.close()
-            elif loop.is_closed():
-                lines.abandon()
-            else:
+                continue
+            try:
                 _ = loop.call_soon_threadsafe(lines.close)
+            except RuntimeError:  # it has ended
+                lines.abandon()
         self._by_loop.clear()
         self._last = None
+        return any_open
 
     def abandon(self) -> None:
         """In a forked child: close the copies of the parent's sockets."""
@@ -314,6 +332,10 @@ class _LoopConnections:
 
     def has_room(self, origin: Origin) -> bool:
         return self._pool.has_room(origin)
+
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._open)
 
     def release(self, origin: Origin, connection: AsyncioConnection, keep: bool) -> None:
         self.watchdog.unwatch(connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import select
 import socket
 import ssl
@@ -49,6 +50,7 @@ class AsyncioConnection:
         self.moved = 0.0
         self.patience: Patience
         self._loop = loop
+        self._process = os.getpid()
         self._sock = sock
         self._proxy = proxy
         self._scratch = bytearray(SCRATCH_SIZE)
@@ -114,6 +116,9 @@ class AsyncioConnection:
     def close(self) -> None:
         """Close the socket, and fail the exchange that is under way."""
         if self.closed:
+            return
+        if self._process != os.getpid():
+            self.abandon()
             return
         self.closed = True
         _ = self._loop.remove_reader(self._sock.fileno())

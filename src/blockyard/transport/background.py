@@ -6,7 +6,8 @@ alone: the caller's own code runs on the thread that made the call (`calling_thr
 
 A signal handler may raise at any bytecode of the calling thread. So the loop's thread makes and
 closes the loop, and begins, ends and cancels the calls; the calling thread asks for that, any
-number of times, and waits in C.
+number of times, and waits in C. A handler or a finalizer may also make calls of its own there, so
+the lock can be taken again by its thread.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from blockyard.context import Context
 from blockyard.errors import StoreClosedError, TransportError
+from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.posting import Post
@@ -44,11 +46,8 @@ class BackgroundLoop:
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self._runtime = AsyncioRuntime(http, timeouts)
-        self._thread = _LoopThread()
-        self._owner = os.getpid()
-        self._inherited: _LoopThread | None = None
+        self._threads = PerProcess(_LoopThread, _inherited.append)
         self._closed = False
-        self._lock = threading.RLock()
 
     def run(
         self,
@@ -62,8 +61,8 @@ class BackgroundLoop:
         Whatever is raised on this thread meanwhile (an interrupt, a signal handler's exception)
         cancels the operation there, and is raised when it has ended: what an operation does on
         its way out is done by then. Raises `StoreClosedError` when `close` cuts it off,
-        `TransportError` when the system has no thread or descriptor to give, and `RuntimeError`
-        on the loop's own thread, where it would wait for itself.
+        and `TransportError` when the system has no thread or descriptor to give, and in a child
+        that was forked meanwhile.
         """
         ends = None if deadline is None else self._runtime.now() + deadline
         call = _Call(operation(Context(self._runtime, ends, concurrency), argument))
@@ -78,24 +77,35 @@ class BackgroundLoop:
     def close(self) -> None:
         """Cut off what is under way, close the connections, stop the loop and its thread.
 
-        Raises `RuntimeError` on that thread.
+        On that thread, where a finalizer may run, it returns before that is done.
         """
-        self._leave_to_parent()
-        self._refuse_own_thread()
-        with self._lock:
+        thread = self._threads.here()
+        with thread.beginning:
             self._closed = True
-        if not self._thread.end(self._runtime.close):
+        if thread.is_current():
+            _ = thread.begin_to_end(self._runtime.close)
+        elif not thread.end(self._runtime.close):
             self._runtime.abandon()
+
+    def __del__(self) -> None:
+        """Dropped without `close`: end the thread, from whichever thread this runs on."""
+        if self._closed or sys.is_finalizing():
+            return
+        self._closed = True
+        if self._threads.here().begin_to_end(self._runtime.close):
+            warn_of_drop()
 
     def _begin(self, call: _Call[Any]) -> None:
         """Have the loop begin `call`, before what `close` has it do."""
-        self._leave_to_parent()
-        self._refuse_own_thread()
-        with self._lock:
+        thread = self._threads.here()
+        with thread.beginning:
             if self._closed:
                 raise StoreClosedError("the store is closed")
+            if thread.is_current():  # a finalizer's call: the loop waits for it
+                start_thread(call.run_here, "blockyard")
+                return
             try:
-                post = self._thread.post()
+                post = thread.post()
             except TransportError:
                 if not threads_are_over():
                     raise
@@ -105,27 +115,13 @@ class BackgroundLoop:
                 return
         call.run_here()
 
-    def _refuse_own_thread(self) -> None:
-        if self._thread.is_current():
-            raise RuntimeError(
-                "this call would wait for itself: it came from a finalizer "
-                "that ran on the thread that does the store's I/O"
-            )
-
-    def _leave_to_parent(self) -> None:
-        """In a forked child: it has the object, but not the thread, nor the lock's holder."""
-        if self._owner == os.getpid():
-            return
-        self._owner = os.getpid()
-        self._inherited = self._thread  # kept: a loop that never ran here can't be closed here
-        self._thread = _LoopThread()
-        self._lock = threading.RLock()
-
 
 class _LoopThread:
     """An event loop on a daemon thread of its own, which ends when `end` is called."""
 
     def __init__(self) -> None:
+        self.beginning = threading.RLock()
+        """Held while a call is begun: it starts the loop at most once, and before `close`."""
         self._lock = threading.RLock()
         self._post: Post | None = None
         self._ident: int | None = None
@@ -159,16 +155,19 @@ class _LoopThread:
 
         False when there is nothing to end: no loop was started, or all threads have ended.
         """
-        with self._lock:
-            self._ending = True
-            post = self._post
-        if post is None or sys.is_finalizing():
+        if not self.begin_to_end(close) or sys.is_finalizing():
             return False
-        _ = post.put(partial(self._begin_to_end, close))
         while self._post is not None:
             with suppress(Empty):
                 self._ended.get(timeout=SIGNALS_SEEN_WITHIN)
         return True
+
+    def begin_to_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """As `end`, which waits: whether there is something to end."""
+        with self._lock:
+            self._ending = True
+            post = self._post
+        return post is not None and post.put(partial(self._begin_to_end, close))
 
     def _serve(self, told: SimpleQueue[OSError | None]) -> None:
         try:
@@ -201,6 +200,10 @@ class _LoopThread:
             loop = asyncio.get_running_loop()
             self._winding_up = loop.create_task(_wind_up(close))
             self._winding_up.add_done_callback(lambda _: loop.stop())
+
+
+_inherited: list[_LoopThread] = []
+"""Those of parent processes, kept: a loop that never ran here can't be closed here."""
 
 
 def _check_descriptors() -> None:
@@ -255,19 +258,19 @@ class _Call(Generic[Result]):
             self.caller.end()
 
     def run_here(self) -> None:
-        """Run the operation to its end on this thread: the interpreter starts no other."""
+        """Run the operation to its end on a loop of this thread's."""
         try:
             # Made without a policy, which is found by an import: too late in a finalizer.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 self._outcome = (runner.run(self._operation),)
-        except Exception as error:  # noqa: BLE001 - `result` raises it
+        except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._outcome = error
         self.caller.end()
 
     def cut_off(self) -> None:
         """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile."""
         try:
-            if self.caller.over:
+            if self.caller.over or self.caller.in_parent:
                 return
             if not self.caller.tell(self.cancel):  # it never got to the loop, or ended with it
                 self._operation.close()

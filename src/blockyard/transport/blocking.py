@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Hedge, Request, Response, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
-from blockyard.process import PerProcess
+from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.blocking_hedging import Try, first_to_begin
 from blockyard.transport.blocking_pool import BlockingPool
 from blockyard.transport.clock import monotonic, wall_time
@@ -159,7 +160,16 @@ class BlockingRuntime:
         """
         self._threads.close()
         self._closed = True
-        self._pools.here().close()
+        _ = self._pools.here().close()
+
+    def __del__(self) -> None:
+        """Dropped without `close`: no call is under way, since one would hold this."""
+        if self._closed or sys.is_finalizing():
+            return
+        self._closed = True
+        self._threads.close()
+        if self._pools.here().close():
+            warn_of_drop()
 
     def _pool(self) -> BlockingPool:
         """This process's connections."""
@@ -172,15 +182,14 @@ def _hedged(
     pool: BlockingPool, request: Request, limit: int, patience: Patience, hedge: Hedge
 ) -> Response | None:
     """The reply; None when no connection that was idle turned out to be open still."""
-    tries = [_begin(pool, request, limit, patience)]
+    tries = [_begin(pool, request, limit, patience, patience)]
     won = None
     try:
         won = first_to_begin(tries, hedge.after)
         late = won is None and tries[0].error is None
         if late and pool.has_room(request.origin) and hedge.allowed():
             with suppress(TransportError):  # the first one may be answered yet
-                haste = _haste(hedge, patience)
-                tries.append(_begin(pool, request, limit, patience, haste=haste))
+                tries.append(_begin(pool, request, limit, patience, _haste(hedge, patience)))
         won = won or first_to_begin(tries, patience.wait())
         if won is not None:
             response = won.read(patience)
@@ -197,16 +206,11 @@ def _hedged(
 
 
 def _begin(
-    pool: BlockingPool,
-    request: Request,
-    limit: int,
-    patience: Patience,
-    *,
-    haste: Patience | None = None,
+    pool: BlockingPool, request: Request, limit: int, patience: Patience, to_connect: Patience
 ) -> Try:
-    """Send `request`, and leave its reply to be read; `haste` limits a second one's connecting."""
+    """Send `request`, and leave its reply to be read."""
     reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
-    connection = pool.take(request, haste or patience, second=haste is not None)
+    connection = pool.take(request, to_connect)
     try:
         connection.send(request, reply, patience)
         return Try(connection, reply)

@@ -42,12 +42,10 @@ class BlockingConnection:
     """A connection to one origin. `used` is whether it has answered a request before.
 
     `proxy` is one that passes requests on, and needs to be told where to.
-    `thread` is the identifier of the one that has taken it, 0 while it is idle.
     """
 
     def __init__(self, sock: socket.socket | TlsSocket, proxy: Proxy | None = None) -> None:
         self.used = False
-        self.thread = 0
         self._sock = sock
         self._proxy = proxy
         self._mark = 1

@@ -8,6 +8,7 @@ steps.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -38,14 +39,11 @@ class BlockingPool:
         self._lock = threading.RLock()
         self._waiting: deque[tuple[Origin, threading.Lock]] = deque()
 
-    def take(
-        self, request: Request, patience: Patience, *, second: bool = False
-    ) -> BlockingConnection:
+    def take(self, request: Request, patience: Patience) -> BlockingConnection:
         """An idle connection, or a new one; waits while too many are taken.
 
         A call that is nested in another one of this thread does not wait for that one: it goes
-        over the limit. `second` says that the thread holds a connection for this very call.
-        Raises `TransportError`, and `StoreClosedError` once the store is closed.
+        over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
         """
         origin, over_limit = request.origin, False
         while True:
@@ -54,7 +52,7 @@ class BlockingPool:
                 with self._lock:
                     taken = self._place(request, over_limit)
                 if taken is Take.WAIT:
-                    over_limit = not second and self._is_nested()
+                    over_limit = self._is_nested()
                     if not over_limit:
                         self._wait_for_place(origin, patience)
                     continue
@@ -64,7 +62,6 @@ class BlockingPool:
                 elif not taken.usable():
                     self.release(origin, taken, keep=False)
                     continue
-                taken.thread = threading.get_ident()
             except BaseException:
                 self._give_up(origin, taken)
                 raise
@@ -72,7 +69,6 @@ class BlockingPool:
 
     def release(self, origin: Origin, connection: BlockingConnection, keep: bool) -> None:
         """Give back a connection, or close it: `keep` says whether it can be used again."""
-        connection.thread = 0
         with self._lock:
             surplus = [connection]
             if keep and not self._closed:
@@ -95,14 +91,19 @@ class BlockingPool:
         with self._lock:
             return self._pool.has_room(origin)
 
-    def close(self) -> None:
-        """Close the idle connections; those in use close when they are given back."""
+    def close(self) -> bool:
+        """Close the idle connections, and say whether there were any.
+
+        Those in use close when they are given back.
+        """
         with self._lock:
             self._closed = True
             while self._waiting:
                 self._waiting.popleft()[1].release()
-            for connection in self._pool.clear():
+            idle = self._pool.clear()
+            for connection in idle:
                 self._close(connection)
+        return bool(idle)
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets; nothing is sent, and no lock is taken."""
@@ -118,9 +119,17 @@ class BlockingPool:
         )
 
     def _is_nested(self) -> bool:
-        """Whether a call of this very thread holds a connection, and would never give it back."""
-        thread = threading.get_ident()
-        return any(connection.thread == thread for connection in list(self._open))
+        """Whether another call further up this thread's stack uses the pool.
+
+        It may hold what this one would wait for, and goes on only when this one has ended.
+        """
+        # what `inspect.currentframe` calls; that module is slow to import
+        calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
+        while frame is not None:
+            if frame.f_code.co_qualname == "BlockingRuntime.exchange":
+                calls += frame.f_locals.get("pool") is self
+            frame = frame.f_back
+        return calls > 1
 
     def _wait_for_place(self, origin: Origin, patience: Patience) -> None:
         """Wait until a connection to `origin` may have been given back."""

@@ -8,6 +8,7 @@ where a signal handler expects it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
+from blockyard.errors import TransportError
 from blockyard.transport.clock import monotonic
 from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, deadline_passed
@@ -34,6 +36,7 @@ class CallingThread:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
         self.post: Post | None = None
+        self._process = os.getpid()
 
     def tell(self, callback: Callable[[], object]) -> object:
         """On that thread: have the loop call `callback`, unless it has ended, with the call."""
@@ -44,14 +47,24 @@ class CallingThread:
         """Whether the call has ended."""
         return self._over
 
+    @property
+    def in_parent(self) -> bool:
+        """Whether the call goes on in the parent process alone: this one was forked meanwhile."""
+        return self._process != os.getpid()
+
     def end(self) -> None:
         """On the loop: the call has ended. Jobs that were not begun never are."""
         self._over = True
         self._jobs.put(None)
 
     def serve(self) -> None:
-        """Run what is handed over until the call has ended."""
+        """Run what is handed over until the call has ended.
+
+        Raises `TransportError` in a child that was forked meanwhile: nobody does its I/O there.
+        """
         while not self._over:
+            if self.in_parent:
+                raise TransportError("this call was begun before a fork, by the parent process")
             job = None
             with suppress(Empty):
                 job = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
@@ -60,7 +73,7 @@ class CallingThread:
 
     def wait(self) -> None:
         """Wait until the call has ended, and run nothing more."""
-        while not self._over:
+        while not self._over and not self.in_parent:
             with suppress(Empty):
                 _ = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
 

@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from blockyard.errors import DeadlineExceededError, TransportError
+from blockyard.process import PerProcess
 from blockyard.transport.clock import monotonic
 
 Result = TypeVar("Result")
@@ -99,19 +100,16 @@ class Threads:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self._workers = _Workers()
+        self._workers = PerProcess(_Workers)
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call. Raises `TransportError` when the system has no thread to give."""
-        workers = self._workers
-        if workers.owner != os.getpid():  # after a fork: the threads stayed with the parent
-            workers = self._workers = _Workers()
         begun = Call(call)
         if sys.is_finalizing():
             begun.run()
             return begun
         try:
-            workers.take(begun, self._limit)
+            self._workers.here().take(begun, self._limit)
         except RuntimeError as error:
             if not threads_are_over():
                 raise TransportError(f"no thread could be started: {error}") from error
@@ -120,15 +118,18 @@ class Threads:
 
     def close(self) -> None:
         """Let idle threads end now; one that is at work ends after its call."""
-        self._workers.dismiss()
+        self._workers.here().dismiss()
 
 
 class _Workers:
-    """The threads of one process, and the calls that they are to take."""
+    """The threads of one process, and the calls that they are to take.
+
+    A signal handler or a finalizer may start a call in the middle of any method: the lock can be
+    taken again by its thread, and each count changes in the step after it was looked at.
+    """
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
-        self._lock = threading.RLock()  # a signal handler that starts a call takes it again
+        self._lock = threading.RLock()
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._alive = 0
         self._idle: list[None] = []
