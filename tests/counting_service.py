@@ -14,9 +14,6 @@ from bench.path.objects import Bucket, Request
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_body, read_head, request_framing, whole
 
-QUIET = 0.05
-"""Seconds without a request after which the client is taken to be waiting."""
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -30,12 +27,14 @@ class Cost:
 class CountingService(LoopbackServer):
     """One bucket, empty at first, whatever name it is asked by.
 
-    A client that is slow to send what it could have sent at once can make the rounds more than
-    they are, but nothing can make them fewer.
+    `quiet` is how many seconds without a request show that the client waits. One that takes longer
+    to send what it could have sent at once makes the rounds more than they are; nothing can make
+    them fewer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: float) -> None:
         super().__init__()
+        self._quiet = quiet
         self.bucket = Bucket()
         self._requests: list[str] = []
         self._rounds = 0
@@ -69,7 +68,7 @@ class CountingService(LoopbackServer):
             self._round = asyncio.Event()
         else:
             self._timer.cancel()
-        self._timer = loop.call_later(QUIET, self._answer_all, self._round)
+        self._timer = loop.call_later(self._quiet, self._answer_all, self._round)
         _ = await self._round.wait()
 
     def _waiting(self) -> bool:
