@@ -111,7 +111,6 @@ def test_a_path_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.servers
 @pytest.mark.parametrize("face", FACES)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="no keep-alive probes")
 def test_a_flow_idle_for_long_is_not_forgotten(
     face: FaceName, path: Path, endpoint: Endpoint
 ) -> None:
@@ -128,7 +127,6 @@ def test_a_flow_idle_for_long_is_not_forgotten(
 
 @pytest.mark.servers
 @pytest.mark.parametrize("face", FACES)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the next idle connection is tried")
 def test_forgotten_flows_cost_one_timeout_together(
     face: FaceName, path: Path, endpoint: Endpoint
 ) -> None:
