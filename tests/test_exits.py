@@ -13,7 +13,7 @@ import pytest
 import blockyard
 from tests.small_s3 import SmallS3, small_s3
 
-STORES = ("file",)
+STORES = ("file", "s3")
 BLOCKS = [f"{number:03}" for number in range(100)]
 
 USE = """
@@ -39,6 +39,10 @@ async def use_awaited(url):
         await store.write_content("movie", iter([b"new"] * 3))
         assert await store.read_content("movie") == b"new" * 3
 
+def use_and_close(store):
+    with store:
+        use(store)
+
 def after_main(work):
     def wait_then_work():
         while threading.main_thread().is_alive():
@@ -49,23 +53,23 @@ def after_main(work):
 
 SCRIPTS = {
     "a thread that goes on, with a new store": """
-        after_main(lambda: use(blockyard.open_store(url)))
+        after_main(lambda: use_and_close(blockyard.open_store(url)))
     """,
     "a thread that goes on, with a store in use": """
         store = blockyard.open_store(url)
         use(store)
-        after_main(lambda: use(store))
+        after_main(lambda: use_and_close(store))
     """,
     "a thread that goes on, under asyncio": """
         after_main(lambda: asyncio.run(use_awaited(url)))
     """,
     "an exit handler, with a new store": """
-        atexit.register(lambda: use(blockyard.open_store(url)))
+        atexit.register(lambda: use_and_close(blockyard.open_store(url)))
     """,
     "an exit handler, with a store in use": """
         store = blockyard.open_store(url)
         use(store)
-        atexit.register(lambda: (use(store), store.close()))
+        atexit.register(lambda: use_and_close(store))
     """,
     "an exit handler, under asyncio": """
         atexit.register(lambda: asyncio.run(use_awaited(url)))
@@ -102,7 +106,7 @@ SCRIPTS = {
                 yield b"x" if n else b"y"
         def work():
             store.write_content("movie", slow())
-            use(store)
+            use_and_close(store)
         threading.Thread(target=work).start()
         begun.wait()
     """,
