@@ -69,14 +69,14 @@ def test_what_may_pass_is_tried_until_it_has_passed(failure: Response | BlockSto
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (refusal(400, "InvalidRequest"), S3Error),
+        (refusal(400, "InvalidURI"), S3Error),
         (refusal(507, "InsufficientStorage"), ServerError),
         (refusal(403), AccessDeniedError),
         (refusal(404, "NoSuchKey"), BlockNotFoundError),
         (refusal(404, "NoSuchBucket"), BucketNotFoundError),
         (refusal(405, "MethodNotAllowed"), S3Error),
         (refusal(412, "PreconditionFailed"), S3Error),
-        (refusal(501), ServerError),
+        (refusal(505), ServerError),
         (refusal(301, "PermanentRedirect"), S3Error),
         (refusal(307), S3Error),
         (TLSError("certificate"), TLSError),
@@ -328,7 +328,7 @@ def test_a_service_that_sends_calls_from_region_to_region_is_an_error() -> None:
 
 
 def test_a_region_that_is_named_though_it_is_the_right_one_is_no_reason_to_try_again() -> None:
-    s3 = Scripted(refusal(400, "InvalidRequest", x_amz_bucket_region="us-east-1"))
+    s3 = Scripted(refusal(400, "InvalidURI", x_amz_bucket_region="us-east-1"))
     with pytest.raises(S3Error):
         _ = s3.read()
     assert len(s3.requests) == 1

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import blockyard
-from blockyard import BlockInfo, BlockStoreError
+from blockyard import BlockInfo, BlockStoreError, S3Config, StoreConfig
 from blockyard.context import Request, Response
 from blockyard.errors import (
     BlockExistsError,
@@ -20,6 +20,10 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.operations import Operations
+from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.loopback import Connection, LoopbackServer
+from blockyard.testing.messages import read_body, read_head, request_framing
+from blockyard.testing.messages import whole as whole_message
 from blockyard.transport.blocking import run_to_end
 from tests.pretend import Pretended, reply
 from tests.scripted_service import EMPTY, LISTING, Scripted, refusal
@@ -142,6 +146,65 @@ def test_a_page_in_between_is_passed_over() -> None:
     s3 = Scripted(WRITTEN, *[PAGE] * 8, WRITTEN)
     assert WRITES["write_block"](s3) == WRITES["write_block"](s3)
     assert len(s3.requests) == 10
+
+
+def test_a_write_of_which_the_service_tells_another_checksum_is_sent_again() -> None:
+    """AWS tells the one it has found, such as of half the bytes."""
+    half = reply(200, {"etag": '"e"', "x-amz-checksum-crc32c": "AAAAAA=="}, b"")
+    s3 = Scripted(half, WRITTEN)
+    _ = WRITES["write_block"](s3)
+    assert len(s3.requests) == 2
+    sent = s3.requests[0].headers["x-amz-checksum-crc32c"]
+    s3 = Scripted(reply(200, {"etag": '"e"', "x-amz-checksum-crc32c": sent}, b""))
+    _ = WRITES["write_block"](s3)
+    assert len(s3.requests) == 1
+
+
+class WebServer(LoopbackServer):
+    """Answers everything with one page."""
+
+    async def serve(self, client: Connection) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(HTML)}\r\n\r\n"
+        while (request := await read_head(client.reader)) is not None:
+            framing = request_framing(request)
+            _ = await whole_message(request, framing, read_body(client.reader, framing))
+            await client.send(head.encode() + (b"" if request.method == "HEAD" else HTML))
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_web_server_is_no_store(face: FaceName) -> None:
+    """The same over sockets, by all that users call."""
+    with WebServer() as server:
+        config = S3Config(bucket="data", endpoint=server.url, force_path_style=True, anonymous=True)
+        with open_face(face, StoreConfig(s3=config)) as opened:
+            store = opened.store
+            calls: list[Callable[[], object]] = [
+                store.health_check,
+                lambda: store.write_block("k", b"data"),
+                lambda: store.write_block("k", b"data", if_absent=True),
+                lambda: store.write_blocks([("k", b"data"), ("l", b"data")]),
+                lambda: store.write_content("c", b"data"),
+                lambda: store.read_block("k"),
+                lambda: store.read_block_into("k", bytearray(1000)),
+                lambda: store.read_block_range("k", 0, 4),
+                lambda: store.read_block_range("k", 0, 0),
+                lambda: store.read_blocks(["k", "l"]),
+                lambda: store.read_block_ranges([("k", 0, 4)]),
+                lambda: store.read_content("c"),
+                lambda: store.stat_block("k"),
+                lambda: store.block_exists("k"),
+                lambda: store.copy_block("k", "l"),
+                lambda: store.list_by_prefix("k"),
+                lambda: list(store.iter_blocks("k")),
+                lambda: store.verify_by_prefix("k"),
+                lambda: store.delete_block("k"),
+                lambda: store.delete_blocks(["k", "l"]),
+                lambda: store.delete_by_prefix("k"),
+                lambda: store.delete_content("c"),
+            ]
+            for call in calls:
+                with pytest.raises(NotS3Error, match="is this an S3 endpoint"):
+                    _ = call()
 
 
 def without_etag(request: Request, sent: Response) -> Response:

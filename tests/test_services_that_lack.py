@@ -142,7 +142,14 @@ def test_a_service_that_copied_before_has_copies() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [refusal(400, "InvalidArgument"), refusal(501, "NotImplemented")], ids=repr
+    "answer",
+    [
+        refusal(400, "InvalidArgument"),
+        refusal(400, "InvalidRequest"),
+        refusal(501, "NotImplemented"),
+        Response(501, {}, b"", 0),
+    ],
+    ids=repr,
 )
 def test_without_checksum_mode_reads_go_on(answer: Response) -> None:
     s3 = Pretended()

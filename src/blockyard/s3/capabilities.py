@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from blockyard.errors import S3Error
 
-HEADER_REFUSED = frozenset({"InvalidArgument", "NotImplemented"})
-"""What services answer that refuse headers they do not know."""
+_HEADER_REFUSED = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented"})
 _LACKING = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
@@ -45,3 +44,8 @@ class Capabilities:
 def lacking(error: S3Error) -> bool:
     """Whether the service refused the request since it has no such operation."""
     return error.status in {405, 501} or error.code in _LACKING
+
+
+def refuses_a_header(error: S3Error) -> bool:
+    """Whether the service may have refused the request for a header that it does not know."""
+    return error.status == 501 or error.code in _HEADER_REFUSED

@@ -12,7 +12,7 @@ from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
 from blockyard.errors import BlockStoreError, S3Error, TransportError
 from blockyard.s3.attempts import Call
-from blockyard.s3.capabilities import HEADER_REFUSED, Capabilities
+from blockyard.s3.capabilities import Capabilities, refuses_a_header
 from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.s3.refusals import MAX_ERROR_BODY, error_from, region_hint, server_time
 from blockyard.s3.requests import Address, bucket_address, with_a_body
@@ -121,7 +121,7 @@ class Recovery:
         """Whether the call goes on without the header, which not every service takes."""
         if not call.checksum_mode or self._capabilities.checksum_mode is not None:
             return False
-        if not isinstance(error, S3Error) or error.code not in HEADER_REFUSED:
+        if not isinstance(error, S3Error) or not refuses_a_header(error):
             return False
         _log_recovery(call, "asked again without x-amz-checksum-mode")
         call.checksum_mode = False

@@ -27,7 +27,7 @@ from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.attempts import Call, PlainCall
 from blockyard.s3.calls import Caller
-from blockyard.s3.capabilities import HEADER_REFUSED, lacking
+from blockyard.s3.capabilities import lacking, refuses_a_header
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
@@ -87,7 +87,7 @@ class S3Store(Store):
         try:
             return await self._put_as_it_is(ctx, put)
         except S3Error as error:
-            if CHECKSUM not in put.headers or error.code not in HEADER_REFUSED:
+            if CHECKSUM not in put.headers or not refuses_a_header(error):
                 raise
         del put.headers[CHECKSUM]
         info = await self._put_as_it_is(ctx, put)
@@ -112,6 +112,9 @@ class S3Store(Store):
 
         def stored(reply: Response) -> BlockInfo:
             check(reply)
+            found = reply.headers.get(CHECKSUM)
+            if found is not None and found != put.headers.get(CHECKSUM, found):
+                raise ProtocolError(f"the service stored other bytes: their CRC32C is {found[:40]}")
             return responses.block_info(key, reply, size=size)
 
         return stored
