@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,8 +149,55 @@ class TestSourcesThatChange:
             store.write_content("movie", path)
             assert store.read_content("movie") == DATA
 
+    @pytest.mark.parametrize("change", [overwrite, append, cut])
+    def test_one_that_the_caller_has_open(
+        self,
+        store: BlockStore,
+        hooked: HookedStore,
+        tmp_path: Path,
+        change: Callable[[Path], None],
+    ) -> None:
+        path = tmp_path / "source"
+        path.write_bytes(DATA)
+        store.write_content("movie", OLD)
+        before = store.list_by_prefix()
+        at_first("write_block", hooked, lambda: change(path))
+
+        with (
+            path.open("rb") as file,
+            pytest.raises(LocalStorageError, match="source': the file ch"),
+        ):
+            store.write_content("movie", file)
+
+        assert store.list_by_prefix() == before
+        assert store.read_content("movie") == OLD
+        with tempfile.TemporaryFile() as file:
+            file.write(DATA)
+            file.seek(BLOCK)
+            store.write_content("movie", file)
+        assert store.read_content("movie") == DATA[BLOCK:]
+
 
 class TestOddSources:
+    def test_a_pipe_that_nobody_writes_to(self, store: BlockStore, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        store.write_content("movie", OLD)
+        with pytest.raises(DeadlineExceededError):
+            within(store, 0.3).write_content("movie", pipe)
+        writer = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # now it opens, and stays silent
+        try:
+            with pytest.raises(DeadlineExceededError):
+                within(store, 0.3).write_content("movie", pipe)
+        finally:
+            os.close(writer)
+        assert store.read_content("movie") == OLD
+
+    def test_a_file_that_can_not_be_read(self, store: BlockStore) -> None:
+        with pytest.raises(LocalStorageError, match="'/proc/self/mem': Input/output error"):
+            store.write_content("movie", "/proc/self/mem")
+        assert store.list_by_prefix() == []
+
     @pytest.mark.parametrize("path", ["/proc/self/status", "/proc/cpuinfo", "/proc/mounts"])
     def test_files_that_say_they_are_empty_are_read_to_the_end(
         self, store: BlockStore, path: str

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from io import FileIO, TextIOBase
@@ -19,16 +20,20 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 from typing_extensions import Buffer
 
 from blockyard import arguments
-from blockyard.content.batches import overlapped
 from blockyard.content.local import local_errors
+from blockyard.content.streams import (
+    END,
+    StreamSource,
+    Write,
+    drawn,
+    drawn_async,
+    drawn_from_file,
+    run_as_user,
+    run_on_a_thread,
+)
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 
-Block: TypeAlias = bytes | bytearray | memoryview
-Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
-Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
-
-_END = memoryview(b"")
 _OPERATION = "write_content"
 _TICK = 0.012
 """Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
@@ -67,14 +72,16 @@ def _source_of(given: AsyncContentSource, block_size: int, awaits: bool) -> Sour
     if isinstance(given, str | os.PathLike):
         return PathSource(arguments.path(_OPERATION, given, "source"), block_size)
     if awaits and isinstance(given, AsyncIterable):
-        return StreamSource(_drawn_async(given, block_size), block_size)
+        return StreamSource(drawn_async(given, block_size), block_size)
     if arguments.is_buffer(given):
         buffer = arguments.flat(_OPERATION, cast("Buffer", given), "source")
         return BufferSource(buffer, block_size)
     if isinstance(given, Readable) and not isinstance(given, TextIOBase):
-        return _file_source(given, block_size)
+        return OpenFileSource(given, block_size)
     if isinstance(given, Iterable) and not isinstance(given, TextIOBase | Mapping):
-        return StreamSource(_drawn(partial(next, iter(given), _END), block_size), block_size)
+        return StreamSource(
+            drawn(partial(next, iter(given), END), block_size, run_as_user), block_size
+        )
     expected = "a path, a buffer, a file open for reading bytes or an iterable of buffers"
     raise arguments.unsuitable(_OPERATION, "source", expected, cast("object", given))
 
@@ -108,17 +115,21 @@ class PathSource:
 
     async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
         with ExitStack() as opened:  # closed also when this is cancelled while it is opened
-            file = await ctx.runtime.blocking(lambda: opened.enter_context(self._open()))
-            known = self._status(file)
+            file = await self._open_waiting(ctx, opened)
+            read = partial(self._read, file)
+            draw = drawn_from_file(read, self._block_size, run_on_a_thread)
+            in_order = StreamSource(draw, self._block_size)
+            with local_errors(_OPERATION, self._path):
+                known = os.fstat(file.fileno())
             if not stat.S_ISREG(known.st_mode):
-                await _file_source(file, self._block_size).feed(ctx, write, at_once)
+                await in_order.feed(ctx, write, at_once)
                 return
-            await self._check_settled(ctx, file, known)
+            await _check_settled(ctx, self._path, file.fileno(), known)
             if known.st_size:
                 await self._feed_regular(ctx, write, at_once, file, known.st_size)
             else:
-                await _file_source(file, self._block_size).feed(ctx, write, at_once)
-            await ctx.runtime.blocking(partial(self._check_unchanged, file, known))
+                await in_order.feed(ctx, write, at_once)
+            _check_unchanged(self._path, file.fileno(), known)
 
     async def _feed_regular(
         self, ctx: Context, write: Write, at_once: int, file: FileIO, size: int
@@ -137,150 +148,111 @@ class PathSource:
         _ = await ctx.runtime.gather(send, _starts(size, self._block_size), max(1, at_once))
         beyond = partial(self._read_some, file, size, memoryview(bytearray(1)))
         if await ctx.runtime.blocking(beyond):
-            raise self._changed(f"it goes on after its {size} bytes")
+            raise _changed(self._path, f"it goes on after its {size} bytes")
+
+    async def _open_waiting(self, ctx: Context, opened: ExitStack) -> FileIO:
+        """Open the file, which `opened` closes; a pipe waits for a writer, within the deadline."""
+        if not await ctx.runtime.blocking(partial(_is_pipe, self._path)):
+            return await ctx.runtime.blocking(lambda: opened.enter_context(self._open()))
+        opening = ctx.runtime.start(self._open)
+        try:
+            return opened.enter_context(await ctx.runtime.wait(opening, ctx.deadline))
+        except BaseException:
+            opening.add_done_callback(_close_opened)
+            raise
 
     def _open(self) -> FileIO:
         with local_errors(_OPERATION, self._path):
             return FileIO(self._path)
 
-    def _status(self, file: FileIO) -> os.stat_result:
+    def _read(self, file: FileIO, size: int) -> bytes:
         with local_errors(_OPERATION, self._path):
-            return os.fstat(file.fileno())
-
-    async def _check_settled(self, ctx: Context, file: FileIO, known: os.stat_result) -> None:
-        """Let a file that has just been written age until a further change would show in its time.
-
-        The clock of a file system ticks only every few ms.
-        """
-        if known.st_mtime + _TICK > ctx.runtime.wall_time():
-            await ctx.sleep(_TICK)
-            self._check_unchanged(file, known)
-
-    def _check_unchanged(self, file: FileIO, known: os.stat_result) -> None:
-        now = self._status(file)
-        if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
-            raise self._changed(f"it had {known.st_size} bytes and now has {now.st_size}")
+            return cast("bytes", file.read(size))  # None, of a file that does not block, is refused
 
     def _read_into(self, file: FileIO, start: int, buffer: memoryview) -> None:
         filled = 0
         while filled < len(buffer):
             count = self._read_some(file, start + filled, buffer[filled:])
             if count == 0:
-                raise self._changed(f"it ends at byte {start + filled}")
+                raise _changed(self._path, f"it ends at byte {start + filled}")
             filled += count
 
     def _read_some(self, file: FileIO, start: int, buffer: memoryview) -> int:
         with local_errors(_OPERATION, self._path):
             return os.preadv(file.fileno(), [buffer], start)
 
-    def _changed(self, how: str) -> LocalStorageError:
-        return LocalStorageError(
-            f"write_content: {self._path!r}: the file changed while it was read: {how}"
-        )
 
+class OpenFileSource:
+    """A file that the caller has opened, from its position to its end.
 
-class StreamSource:
-    """What can only be drawn in order. `draw` gives full blocks, and a shorter one at the end."""
-
-    def __init__(self, draw: Draw, block_size: int) -> None:
-        self._draw = draw
-        self._block_size = block_size
-        self._index = 0
-        self._ended = False
-
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
-        async def put(numbered: tuple[int, bytearray]) -> None:
-            await write(*numbered)
-
-        async def put_batch(batch: list[tuple[int, bytearray]]) -> None:
-            _ = await ctx.gather(put, batch)
-
-        # one more is held while it is drawn: what the source gave, not yet all cut into blocks
-        await overlapped(ctx, at_once - 1, partial(self._next_batch, ctx), put_batch)
-
-    async def _next_batch(self, ctx: Context, size: int) -> list[tuple[int, bytearray]]:
-        batch: list[tuple[int, bytearray]] = []
-        while len(batch) < size and not self._ended:
-            block = await self._draw(ctx)
-            self._ended = len(block) < self._block_size
-            if block or self._index == 0:
-                batch.append((self._index, block))
-                self._index += 1
-        return batch
-
-
-class _Cutter:
-    """Collects buffers of any size until they fill a block.
-
-    They are copied, since an iterator may use its buffer again for the next.
+    A regular file must not change meanwhile, as one at a path; of others nobody can tell.
     """
 
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
-        self._block = bytearray()
-        self._rest = memoryview(b"")
+    def __init__(self, file: Readable, block_size: int) -> None:
+        self._file = file
+        self._in_order = StreamSource(
+            drawn_from_file(file.read, block_size, run_as_user), block_size
+        )
 
-    def add(self, data: Buffer) -> None:
-        self._rest = arguments.flat(_OPERATION, data, "a piece of the source")
-
-    def fill(self) -> bool:
-        """Move what was added into the block, as far as it fits, and say whether it is full."""
-        room = self._block_size - len(self._block)
-        self._block += self._rest[:room]
-        self._rest = self._rest[room:]
-        return len(self._block) == self._block_size
-
-    def take(self) -> bytearray:
-        block, self._block = self._block, bytearray()
-        return block
-
-
-def _file_source(file: Readable, block_size: int) -> StreamSource:
-    def next_piece() -> Buffer:
-        data = file.read(block_size)
-        # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
-        return _END if isinstance(data, bytes) and not data else data
-
-    return StreamSource(_drawn(next_piece, block_size), block_size)
-
-
-def _drawn(next_piece: Callable[[], Buffer], block_size: int) -> Draw:
-    """Draws from the caller's file or iterator, which may block, a whole block at a time."""
-    cutter = _Cutter(block_size)
-    stopped = False
-
-    def next_block() -> bytearray:
-        while not stopped and not cutter.fill():
-            data = next_piece()
-            if data is _END:
-                break
-            cutter.add(data)
-        return cutter.take()
-
-    async def draw(ctx: Context) -> bytearray:
-        nonlocal stopped
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+        regular = await ctx.runtime.user(self._regular, quick=True)
+        if regular is None:
+            await self._in_order.feed(ctx, write, at_once)
+            return
+        name, number = regular
         try:
-            return await ctx.user(next_block)
-        except BaseException:
-            stopped = True  # the call has ended, and may not wait for slow pieces of a block
-            raise
+            known = os.fstat(number)
+            await _check_settled(ctx, name, number, known)
+            await self._in_order.feed(ctx, write, at_once)
+            _check_unchanged(name, number, known)
+        finally:
+            os.close(number)
 
-    return draw
+    def _regular(self) -> tuple[str, int] | None:
+        """The file's name and a further descriptor of it; None if it is no regular file."""
+        file = cast("FileIO", self._file)
+        try:
+            number = file.fileno()
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                return None
+            return str(file.name), os.dup(number)
+        except (AttributeError, OSError, TypeError, ValueError):  # in memory, closed, made up
+            return None
 
 
-def _drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
-    cutter = _Cutter(block_size)
-    iterator: AsyncIterator[Buffer] = aiter(buffers)
+async def _check_settled(ctx: Context, name: str, file: int, known: os.stat_result) -> None:
+    """Let a file that has just been written age until a further change would show in its time.
 
-    async def next_block() -> bytearray:
-        while not cutter.fill():
-            data = await anext(iterator, _END)
-            if data is _END:
-                break
-            cutter.add(data)
-        return cutter.take()
+    The clock of a file system ticks only every few ms.
+    """
+    age = ctx.runtime.wall_time() - known.st_mtime
+    if age < _TICK:
+        await ctx.sleep(min(_TICK, _TICK - age))
+        _check_unchanged(name, file, known)
 
-    return lambda ctx: ctx.runtime.user_async(next_block, deadline=ctx.deadline)
+
+def _check_unchanged(name: str, file: int, known: os.stat_result) -> None:
+    with local_errors(_OPERATION, name):
+        now = os.fstat(file)
+    if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
+        raise _changed(name, f"it had {known.st_size} bytes and now has {now.st_size}")
+
+
+def _changed(name: str, how: str) -> LocalStorageError:
+    return LocalStorageError(f"{_OPERATION}: {name!r}: the file changed while it was read: {how}")
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:  # opening it says what is wrong
+        return False
+
+
+def _close_opened(opening: Future[FileIO]) -> None:
+    """Close what was opened when nobody waited for it any more."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _starts(size: int, block_size: int) -> range:

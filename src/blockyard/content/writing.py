@@ -26,7 +26,8 @@ from blockyard.content.layout import (
 )
 from blockyard.content.listing import ContentListing, Found
 from blockyard.content.progress import Progress, Tally
-from blockyard.content.sources import AsyncContentSource, Block, Source, source_of
+from blockyard.content.sources import AsyncContentSource, Source, source_of
+from blockyard.content.streams import Block
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError
 from blockyard.model import BLOCK_SIZE, BlockInfo

@@ -1,0 +1,137 @@
+"""Drawing what only comes in order (a pipe, the caller's file or iterable), cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeAlias
+
+from typing_extensions import Buffer
+
+from blockyard import arguments
+from blockyard.content.batches import overlapped
+from blockyard.context import Context
+
+Block: TypeAlias = bytes | bytearray | memoryview
+Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
+Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
+Run: TypeAlias = Callable[[Context, Callable[[], bytearray]], Coroutine[Any, Any, bytearray]]
+
+END = memoryview(b"")
+_OPERATION = "write_content"
+
+
+class StreamSource:
+    """What can only be drawn in order. `draw` gives full blocks, and a shorter one at the end."""
+
+    def __init__(self, draw: Draw, block_size: int) -> None:
+        self._draw = draw
+        self._block_size = block_size
+        self._index = 0
+        self._ended = False
+
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+        async def put(numbered: tuple[int, bytearray]) -> None:
+            await write(*numbered)
+
+        async def put_batch(batch: list[tuple[int, bytearray]]) -> None:
+            _ = await ctx.gather(put, batch)
+
+        # one more is held while it is drawn: what the source gave, not yet all cut into blocks
+        await overlapped(ctx, at_once - 1, partial(self._next_batch, ctx), put_batch)
+
+    async def _next_batch(self, ctx: Context, size: int) -> list[tuple[int, bytearray]]:
+        batch: list[tuple[int, bytearray]] = []
+        while len(batch) < size and not self._ended:
+            block = await self._draw(ctx)
+            self._ended = len(block) < self._block_size
+            if block or self._index == 0:
+                batch.append((self._index, block))
+                self._index += 1
+        return batch
+
+
+class _Cutter:
+    """Collects buffers of any size until they fill a block.
+
+    They are copied, since an iterator may use its buffer again for the next.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._block = bytearray()
+        self._rest = memoryview(b"")
+
+    def add(self, data: Buffer) -> None:
+        self._rest = arguments.flat(_OPERATION, data, "a piece of the source")
+
+    def fill(self) -> bool:
+        """Move what was added into the block, as far as it fits, and say whether it is full."""
+        room = self._block_size - len(self._block)
+        self._block += self._rest[:room]
+        self._rest = self._rest[room:]
+        return len(self._block) == self._block_size
+
+    def take(self) -> bytearray:
+        block, self._block = self._block, bytearray()
+        return block
+
+
+def drawn_from_file(read: Callable[[int], Buffer], block_size: int, run: Run) -> Draw:
+    """Draws from the `read` of a file, which returns at most as many bytes as it is asked for."""
+
+    def next_piece() -> Buffer:
+        data = read(block_size)
+        # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
+        return END if isinstance(data, bytes) and not data else data
+
+    return drawn(next_piece, block_size, run)
+
+
+async def run_as_user(ctx: Context, call: Callable[[], bytearray]) -> bytearray:
+    """Run the caller's own code."""
+    return await ctx.user(call)
+
+
+async def run_on_a_thread(ctx: Context, call: Callable[[], bytearray]) -> bytearray:
+    """Run what may wait for ever, as a pipe does; the deadline does not wait for it."""
+    return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
+
+
+def drawn(next_piece: Callable[[], Buffer], block_size: int, run: Run) -> Draw:
+    """Draws pieces, each of which may be long in coming, a whole block at a time."""
+    cutter = _Cutter(block_size)
+    stopped = False
+
+    def next_block() -> bytearray:
+        while not stopped and not cutter.fill():
+            data = next_piece()
+            if data is END:
+                break
+            cutter.add(data)
+        return cutter.take()
+
+    async def draw(ctx: Context) -> bytearray:
+        nonlocal stopped
+        try:
+            return await run(ctx, next_block)
+        except BaseException:
+            stopped = True  # the call has ended, and may not wait for slow pieces of a block
+            raise
+
+    return draw
+
+
+def drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
+    cutter = _Cutter(block_size)
+    iterator: AsyncIterator[Buffer] = aiter(buffers)
+
+    async def next_block() -> bytearray:
+        while not cutter.fill():
+            data = await anext(iterator, END)
+            if data is END:
+                break
+            cutter.add(data)
+        return cutter.take()
+
+    return lambda ctx: ctx.runtime.user_async(next_block, deadline=ctx.deadline)
