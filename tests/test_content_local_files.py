@@ -193,6 +193,27 @@ class TestOddSources:
             os.close(writer)
         assert store.read_content("movie") == OLD
 
+    @pytest.mark.parametrize("answer", [None, "text", 5])
+    def test_a_read_that_returns_no_bytes(self, store: BlockStore, answer: Any) -> None:
+        class Odd:
+            def read(self, size: int) -> Any:
+                return answer
+
+        store.write_content("movie", OLD)
+        with pytest.raises(TypeError, match="write_content: "):
+            store.write_content("movie", Odd())
+        assert store.read_content("movie") == OLD
+
+    def test_a_read_that_returns_more_than_it_was_asked_for(self, store: BlockStore) -> None:
+        parts = [DATA[:3500], DATA[3500:3501], DATA[3501:], b""]
+
+        class Generous:
+            def read(self, size: int) -> bytes:
+                return parts.pop(0)
+
+        store.write_content("movie", Generous())
+        assert store.read_content("movie") == DATA
+
     def test_a_file_that_can_not_be_read(self, store: BlockStore) -> None:
         with pytest.raises(LocalStorageError, match="'/proc/self/mem': Input/output error"):
             store.write_content("movie", "/proc/self/mem")

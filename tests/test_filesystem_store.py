@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import open_face
 from blockyard.testing.samples import ODD_KEYS, content
+from blockyard.transport.blocking import BlockingRuntime
 
 BLOCK = content(200_000)
 KEY = "share/content/block-0"
@@ -443,6 +445,28 @@ class TestDurability:
             _ = store.write_block("other", b"2")
             assert temporary_files(root) == []
             assert store.list_by_prefix() == ["old", "other"]
+
+    def test_a_store_that_lives_long_sweeps_once_an_hour(
+        self, store: BlockStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        swept: list[str] = []
+        sweep = disk.sweep
+        monkeypatch.setattr(disk, "sweep", lambda draft: (swept.append(draft.name), sweep(draft)))
+        passed = 0.0
+        monkeypatch.setattr(BlockingRuntime, "now", staticmethod(lambda: time.monotonic() + passed))
+        for _ in range(3):
+            _ = store.write_block("a", b"")
+        assert len(swept) == 1  # at the first write
+
+        leftover = root / ".blockyard" / "left by a writer that was killed"
+        leftover.touch()
+        os.utime(leftover, (0, 0))
+        _ = store.write_block("a", b"")
+        assert leftover.exists()
+        passed = disk.LEFT_BEHIND + 1
+        _ = store.write_block("a", b"")
+        assert not leftover.exists()
+        assert len(swept) == 2
 
     def test_what_can_not_be_swept_does_not_stop_a_writer(self, root: Path) -> None:
         (root / ".blockyard" / "folder").mkdir(parents=True)
