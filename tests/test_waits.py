@@ -15,7 +15,8 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Hedge
 from blockyard.errors import DeadlineExceededError, TransportTimeoutError
 from blockyard.model import KIB, MIB
-from blockyard.testing.scripted import Receive, ScriptedServer, Step, Trickle
+from blockyard.testing.scripted import Pause, Receive, ScriptedServer
+from blockyard.transport import blocking_connection
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.sending import Outgoing
@@ -36,8 +37,6 @@ TICK = 0.02
 """Seconds between two signals: each comes well before a limit that it must not put off."""
 TICKS = 1000
 """After so many, a wait that should have ended `SOON` is given up."""
-
-Script = list[bytes | Step | Receive]
 
 
 @contextmanager
@@ -136,14 +135,19 @@ def test_signals_put_off_no_hedged_read() -> None:
         _ = driver.run(driver.runtime.exchange(ask(url), limit=LIMIT, hedge=hedge))
 
 
-def test_a_mark_does_not_outlive_its_body() -> None:
-    """A body that comes all at once, while its reader asked to be woken for much of it."""
-    body = bytes(900 * KIB)
-    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
-    script: Script = [Receive(), whole, Trickle(body, len(body), 0.05), Receive(), OK]
-    with ScriptedServer(script) as server, driving("blocking", no_progress=5) as driver:
-        assert driver.exchange(ask(server.url)).body == body
-        assert driver.exchange(ask(server.url)).body == b"hello"
+def test_a_mark_does_not_outlive_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body's last bytes come while its reader waits to be woken for many."""
+    monkeypatch.setattr(blocking_connection, "_LOW_WATER", 16 * KIB)
+    body = bytes(48 * KIB)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    script = [Receive(), head, Pause(0.2), body]
+    with ScriptedServer(script) as server:
+        shared = BlockingRuntime(HttpConfig(), TimeoutConfig())
+        assert run_to_end(shared.exchange(ask(server.url), limit=LIMIT)).body == body
+        (connection,) = shared._pools.here()._open
+        assert isinstance(connection._sock, socket.socket)
+        assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        shared.close()
 
 
 @both_runtimes

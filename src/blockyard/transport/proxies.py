@@ -91,8 +91,8 @@ def authority(origin: Origin) -> str:
 
 
 def _variable(name: str) -> str:
-    """An environment variable in lower or upper case, as curl reads them."""
-    return os.environ.get(name) or os.environ.get(name.upper(), "")
+    """An environment variable, in lower case if it is set so, as curl reads them."""
+    return os.environ.get(name, os.environ.get(name.upper(), ""))
 
 
 def _entry_names(entry: str, host: str, port: int) -> bool:

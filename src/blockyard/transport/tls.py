@@ -35,7 +35,6 @@ class TlsSocket:
         self._read = cast("Callable[[int, memoryview | bytearray], int]", self._tls.read)
         self.fileno = sock.fileno
         self.close = sock.close
-        self.settimeout = sock.settimeout
         self.setsockopt = sock.setsockopt
 
     def shake_hands(self, received: bytes | None) -> tuple[bytes, bool]:
