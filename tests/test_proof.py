@@ -276,7 +276,8 @@ def test_a_service_that_ignores_conditions_is_found_out_once() -> None:
     s3 = Scripted(WRITTEN)
     with pytest.raises(UnsupportedError, match="if_absent is not possible") as raised:
         _ = WRITES["if_absent"](s3)
-    assert "perhaps in place of another block" in str(raised.value)
+    assert "stored, perhaps in place of another" in str(raised.value)
+    assert raised.value.unknown_attempts == 1
     with pytest.raises(UnsupportedError, match="not stored"):
         _ = WRITES["if_absent"](s3)
     assert methods(s3) == ["PUT"] * 3

@@ -175,6 +175,47 @@ def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt()
     assert s3.ctx.unknown_attempts == 1
 
 
+CALLS_AFTER_IT: dict[str, tuple[Change, list[Answer], dict[str, object]]] = {
+    "the look at a block that was taken": (
+        CHANGES["write_block"][0],
+        [reply(200, {}, b""), refusal(403, "AccessDenied")],
+        {"write_proof": "head"},
+    ),
+    "a block that was taken and is not there": (
+        CHANGES["write_block"][0],
+        [reply(200, {}, b""), refusal(404, "NoSuchKey")],
+        {"write_proof": "head"},
+    ),
+    "the proof that conditions are kept": (
+        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
+        [WRITTEN, refusal(403, "AccessDenied")],
+        {},
+    ),
+    "whether it is one's own block": (
+        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
+        [TransportTimeoutError("x"), refusal(412), refusal(403, "AccessDenied")],
+        {},
+    ),
+    "the size of a copy": (
+        lambda s3: s3.run(s3.store.copy_block(s3.ctx, "k", "l")),
+        [refusal(404, "NoSuchKey"), COPIED, refusal(403, "AccessDenied")],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "answers", "settings"), CALLS_AFTER_IT.values(), ids=CALLS_AFTER_IT.keys()
+)
+def test_what_follows_on_a_change_and_fails_says_that_it_may_have_happened(
+    change: Change, answers: list[Answer], settings: dict[str, object]
+) -> None:
+    s3 = Scripted(*answers, **settings)
+    with pytest.raises(BlockStoreError) as raised:
+        _ = change(s3)
+    assert raised.value.unknown_attempts == 1
+
+
 def test_deletes_of_many_count_their_batches() -> None:
     rows = b"<DeleteResult><Deleted><Key>a</Key></Deleted></DeleteResult>"
     s3 = Scripted(UNKNOWN["reset"], reply(200, {}, rows))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -75,7 +75,7 @@ class S3Store(Store):
         try:
             info = await self._put(ctx, put)
         except S3Error as error:
-            if if_absent and lacking(error):
+            if if_absent and (error.status == 501 or error.code == "NotImplemented"):
                 raise _unconditional(f"write_block {key!r}: not stored") from error
             raise
         if if_absent and learnt.conditional_writes is None:
@@ -122,14 +122,15 @@ class S3Store(Store):
     async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
         """The block, if it is there: for a service whose reply to a write proves nothing."""
         key = put.key or ""
-        with suppress(BlockNotFoundError):
-            reply = await self._head(ctx, "write_block", key)
-            if reply.headers.get(SUMS) == put.headers[SUMS]:
-                return responses.stat_result(reply, "write_block", key)
-        raise ProtocolError(
-            f"write_block {key!r}: the service took the block, but it is not what is there: "
-            "it was lost, or replaced since"
-        )
+        with _perhaps_done(1):
+            with suppress(BlockNotFoundError):
+                reply = await self._head(ctx, "write_block", key)
+                if reply.headers.get(SUMS) == put.headers[SUMS]:
+                    return responses.stat_result(reply, "write_block", key)
+            raise ProtocolError(
+                f"write_block {key!r}: the service took the block, but it is not what is there: "
+                "it was lost, or replaced since"
+            )
 
     async def _check_conditional(self, ctx: Context, put: _Put) -> None:
         """Find out whether the service holds a conditional write to its condition.
@@ -139,17 +140,17 @@ class S3Store(Store):
         somebody may have deleted the block in between: then the first one was right to succeed.
         """
         learnt = self._caller.capabilities
-        for _ in range(2):
-            try:
-                _ = await self._caller.call(ctx, replace(put, attempts=None), self._stored(put))
-            except S3Error as error:
-                if error.status == 412:
+        with _perhaps_done(1):
+            for _ in range(2):
+                try:
+                    _ = await self._caller.call(ctx, replace(put, attempts=None), self._stored(put))
+                except S3Error as error:
+                    if error.status != 412:
+                        raise
                     learnt.conditional_writes = True
                     return
-                error.add_note("the block was stored, but perhaps it replaced another one")
-                raise
-        learnt.conditional_writes = False
-        raise _unconditional(f"write_block {put.key!r}: stored, perhaps in place of another block")
+            learnt.conditional_writes = False
+            raise _unconditional(f"write_block {put.key!r}: stored, perhaps in place of another")
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
         asked = Asked("read_block", key, self._full_key(key))
@@ -219,7 +220,8 @@ class S3Store(Store):
         learnt.copies = True
         if source is None or copied is None or source.etag != copied.etag:
             learnt.copies_keep_etags = source is None and learnt.copies_keep_etags
-            return await self.stat_block(ctx, target_key)
+            with _perhaps_done(1):
+                return await self.stat_block(ctx, target_key)
         return copied._replace(size=source.size)
 
     async def _copied(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
@@ -317,7 +319,8 @@ class S3Store(Store):
     async def _own_write_or_exists(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
         """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
         key = put.key or ""
-        with suppress(BlockNotFoundError):  # deleted since: at the time of the write it was there
+        tried = _perhaps_done(put.history().unknown)
+        with tried, suppress(BlockNotFoundError):  # deleted since: when it was written it was there
             reply = await self._head(ctx, "write_block", key)
             if reply.headers.get(_NONCE) == put.headers[_NONCE]:
                 return responses.stat_result(reply, "write_block", key)
@@ -360,6 +363,16 @@ class _Put(Call):
             headers=self.headers,
             if_absent=_NONCE in self.headers,
         )
+
+
+@contextmanager
+def _perhaps_done(attempts: int) -> Generator[None]:
+    """What follows on a change: its errors say that `attempts` may have taken effect."""
+    try:
+        yield
+    except BlockStoreError as error:
+        error.unknown_attempts += attempts
+        raise
 
 
 def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
