@@ -1,6 +1,6 @@
 """Many-at-once calls met by signals at any moment; run as a child: see `storm_of_interrupts.py`.
 
-`python -m tests.storm_of_signals interrupts|exceptions`
+`python -m tests.storm_of_signals interrupts | exceptions URL | singles URL`
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
@@ -81,8 +81,24 @@ def interrupts() -> None:
 async def nothing(ctx: Context, _: None) -> None: ...
 
 
-def exceptions() -> None:
-    """A handler that raises, at any bytecode of calls of any kind."""
+def of_any_kind(store: blockyard.BlockStore) -> None:
+    _ = store.write_blocks((f"{number:03}", b"block") for number in range(200))
+    _ = store.read_blocks(f"{number:03}" for number in range(200))
+    _ = store.write_content("movie", iter([b"content"] * 100))
+    _ = store.read_block("000")
+
+
+def single(store: blockyard.BlockStore) -> None:
+    _ = store.write_block("single", b"single" * 1000)
+    _ = store.read_block("single")
+    _ = store.read_block_range("single", 5, 5)
+    _ = store.copy_block("single", "copy")
+    _ = store.list_by_prefix("s")
+    store.delete_block("copy")
+
+
+def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
+    """A handler that raises, at any bytecode of calls."""
     chance = random.Random(12)  # noqa: S311 - to be repeatable
 
     fired = met = printed = 0
@@ -101,27 +117,23 @@ def exceptions() -> None:
     _ = signal.signal(signal.SIGALRM, late)
     store = blockyard.open_store(sys.argv[2])
 
-    def blocks() -> Iterator[tuple[str, bytes]]:
-        for number in range(200):
-            yield f"{number:03}", b"block"
-
     warm_up(store)
     before = descriptors()
     for number in range(EXCEPTIONS):
         try:
             _ = signal.setitimer(signal.ITIMER_REAL, 0.0002 + chance.random() * 0.01)
             while fired == number:
-                _ = store.write_blocks(blocks())
-                _ = store.read_blocks(f"{number:03}" for number in range(200))
-                _ = store.write_content("movie", iter([b"content"] * 100))
-                _ = store.read_block("000")
+                calls(store)
         except LateError:
             met += 1
     if met + printed != EXCEPTIONS or met < 0.9 * EXCEPTIONS:
         sys.exit(f"{met} of {EXCEPTIONS} exceptions were raised, and {printed} printed")
     warm_up(store)
     ends = time.monotonic() + 20
-    while (now := descriptors()) > before + 8:
+    # A single call of file:// opens files on this very thread, and a descriptor that comes between
+    # two bytecodes is lost: some 10 of 300. All others are opened on threads without signals.
+    kept = calls is single and sys.argv[2].startswith("file:")
+    while not kept and (now := descriptors()) > before + 8:
         if time.monotonic() > ends:
             sys.exit(f"{before} descriptors became {now}")
         time.sleep(0.05)
@@ -141,4 +153,10 @@ def descriptors() -> int:
 
 
 if __name__ == "__main__":
-    interrupts() if sys.argv[1] == "interrupts" else exceptions()
+    match sys.argv[1]:
+        case "interrupts":
+            interrupts()
+        case "singles":
+            exceptions(single)
+        case _:
+            exceptions(of_any_kind)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.transport.background import BackgroundLoop
-from tests.small_s3 import small_s3
+from tests.runtimes import black_hole
+from tests.small_s3 import SmallS3, small_s3
 
 
 class LateError(TimeoutError):
@@ -144,11 +145,32 @@ def test_interrupts_as_calls_begin() -> None:
     storm("interrupts")
 
 
+@pytest.mark.parametrize("calls", ["exceptions", "singles"])
 @pytest.mark.parametrize("stored", ["memory", "file", "s3"])
-def test_exceptions_at_any_moment_leave_nothing_taken(stored: str, tmp_path: Path) -> None:
+def test_exceptions_at_any_moment_leave_nothing_taken(
+    calls: str, stored: str, tmp_path: Path
+) -> None:
     """No permit, place in the pool or descriptor, and no content that can't be read."""
     if stored == "s3":
         with small_s3() as server:
-            storm("exceptions", server.store_url(max_connections=8))
+            storm(calls, server.store_url(max_connections=8))
     else:
-        storm("exceptions", "memory://" if stored == "memory" else tmp_path.as_uri())
+        storm(calls, "memory://" if stored == "memory" else tmp_path.as_uri())
+
+
+@pytest.mark.parametrize("what", ["connecting", "silent"])
+def test_an_alarm_bounds_a_single_call(what: str) -> None:
+    """Its `TimeoutError` is not taken for the system's, and tried again."""
+    error = LateError()
+    with handled(signal.SIGUSR1, error) as send, ExitStack() as servers:
+        if what == "connecting":
+            url = servers.enter_context(black_hole())
+        else:
+            url = servers.enter_context(small_s3()).url
+        store = servers.enter_context(blockyard.open_store(SmallS3(url).store_url()))
+        alarm = threading.Timer(0.5, send)
+        alarm.start()
+        with pytest.raises(LateError) as raised:
+            _ = store.read_block("silent")
+        alarm.join()
+    assert raised.value is error

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from blockyard.errors import BlockStoreError
+
 Result = TypeVar("Result")
+
+_RAISE_WITHOUT_NUMBER = {"asyncio", "blockyard", "encodings", "socket", "ssl"}
+"""Modules whose own `OSError`s have none."""
 
 
 class UserCodeError(Exception):
@@ -40,6 +45,22 @@ def run_user_code(call: Callable[[], Result]) -> Result:
         raise UserCodeError(error) from None
     except BaseException as error:  # noqa: BLE001 - whatever it is, and it is carried on
         raise UserCodeError(error) from None
+
+
+def pass_on_foreign(error: OSError) -> None:
+    """Raise `error` as it is if a signal handler raised it, and not the system or blockyard.
+
+    A handler that bounds the time of a call raises a `TimeoutError` in the middle of a system call,
+    where an `OSError` of the system is expected. Those have a number.
+    """
+    trace = error.__traceback__
+    if error.errno is not None or trace is None or isinstance(error, BlockStoreError):
+        return
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    module: object = trace.tb_frame.f_globals.get("__name__")
+    if not isinstance(module, str) or module.partition(".")[0] not in _RAISE_WITHOUT_NUMBER:
+        raise error
 
 
 async def deliver(operation: Coroutine[Any, Any, Result]) -> Result:

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from blockyard.errors import BlockStoreError, LocalStorageError
+from blockyard.user_code import pass_on_foreign
 
 
 @contextmanager
@@ -16,4 +17,5 @@ def local_errors(operation: str, path: str) -> Generator[None]:
     except BlockStoreError:  # a deadline, which is a TimeoutError too
         raise
     except OSError as error:
+        pass_on_foreign(error)
         raise LocalStorageError(f"{operation}: {path!r}: {error.strerror or error}") from error

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from blockyard import syscalls
 from blockyard.model import MIB, BlockInfo
 from blockyard.stores.paths import OWN_AREA, BlockPath
+from blockyard.user_code import pass_on_foreign
 
 LEFT_BEHIND = 3600.0
 """Seconds after its last change until a temporary file counts as left by a killed writer."""
@@ -227,6 +228,7 @@ def remove(
             except FileNotFoundError:
                 continue
             except OSError as error:
+                pass_on_foreign(error)
                 failed[name] = error
         syscalls.sync_folder(folder)
     _remove_empty(root, folders)

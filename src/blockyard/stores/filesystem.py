@@ -33,6 +33,7 @@ from blockyard.stores.base import Store
 from blockyard.stores.disk import Check
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
+from blockyard.user_code import pass_on_foreign
 
 _WALKS_KEPT = 8
 _STALE_TRIES = 4
@@ -204,6 +205,7 @@ class FilesystemStore(Store):
         except FileNotFoundError:
             return {}
         except OSError as error:
+            pass_on_foreign(error)
             failed = dict.fromkeys(names, error)
         return {
             key: self._error(f"delete_block {key!r}", failed[path.name])
@@ -291,6 +293,7 @@ class FilesystemStore(Store):
         try:
             yield
         except OSError as error:
+            pass_on_foreign(error)
             raise self._error(what, error) from error
 
     def _error(self, what: str, error: OSError) -> BlockStoreError:

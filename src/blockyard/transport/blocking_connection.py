@@ -28,6 +28,7 @@ from blockyard.transport.proxies import Proxy, check_passed_on
 from blockyard.transport.sending import Outgoing
 from blockyard.transport.threads import wait_until_done
 from blockyard.transport.tls import TlsSocket
+from blockyard.user_code import pass_on_foreign
 
 Result = TypeVar("Result")
 
@@ -119,7 +120,8 @@ class BlockingConnection:
                     pass
             except BlockingIOError:
                 pass
-            except OSError:
+            except OSError as error:
+                pass_on_foreign(error)
                 return False
             else:
                 return True
@@ -197,6 +199,7 @@ def _run(steps: Steps[Result]) -> Result:
 
 
 def _typed(error: OSError, reply: ReplyReader) -> TransportError:
+    pass_on_foreign(error)
     if isinstance(error, TransportError):  # some are OSErrors as well
         return error
     return reply.broken(broken_error(error))

@@ -22,6 +22,7 @@ from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.proxies import Proxy, check_connect, connect_head
 from blockyard.transport.resolving import Address
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
+from blockyard.user_code import pass_on_foreign
 
 Result = TypeVar("Result")
 
@@ -96,6 +97,7 @@ def _first_to_connect(
                 try:
                     sock = _begin(left.popleft(), port, dialing)
                 except OSError as cause:
+                    pass_on_foreign(cause)
                     error, due = cause, now
                     continue
                 under_way[sock.fileno()] = sock

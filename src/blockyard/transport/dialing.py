@@ -17,6 +17,7 @@ from blockyard.transport.patience import Patience
 from blockyard.transport.proxies import Proxy, environment_proxy, parse_proxy
 from blockyard.transport.resolving import LookUp, forget, look_up
 from blockyard.transport.trust import Trust, refused_certificate
+from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
@@ -94,11 +95,14 @@ class Dialing:
         try:
             yield Way(origin, proxy, look_up(host), port, monotonic() + wait)
         except TimeoutError as late:
+            pass_on_foreign(late)
             if isinstance(late, TransportError):
                 raise
             what = f"connecting to {host}:{port} was not done"
             raise patience.expired(what, wait, established=False) from None
         except (OSError, UnicodeError) as cause:
+            if isinstance(cause, OSError):
+                pass_on_foreign(cause)
             forget(host)
             raise self._connect_error(cause, host, port) from cause
 
