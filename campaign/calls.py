@@ -76,7 +76,8 @@ class Calls:
             in_time = not (late and isinstance(failure, DeadlineExceededError))
             if in_time and not own.reached(failure):
                 ended_in = "success" if failure is None else _told(failure)
-                self.tally.breaks(SWALLOWED, f"{what}: {own.raised}: ended in {ended_in}")
+                raised = ", ".join(map(_told, own.raised))
+                self.tally.breaks(SWALLOWED, f"{what}: {raised}: ended in {ended_in}")
             return BlockStoreError("the caller's own")
         if isinstance(failure, BlockStoreError):
             self.count(failure)
