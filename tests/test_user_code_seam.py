@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import signal
 import threading
@@ -226,6 +227,27 @@ def test_what_must_end_has_ended_however_often_it_is_cancelled() -> None:
         assert sorted(ended) == ["a", "b", "c"]
 
     asyncio.run(main())
+
+
+def test_what_fails_while_its_caller_is_cancelled_fails_without_a_complaint() -> None:
+    complaints: list[object] = []
+
+    async def fail() -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        task = asyncio.create_task(finished(fail(), 30))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del task
+        gc.collect()
+
+    asyncio.run(main())
+    assert complaints == []
 
 
 def test_what_takes_too_long_to_end_is_cancelled_at_last() -> None:

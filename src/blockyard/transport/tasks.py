@@ -85,6 +85,8 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
             await until_done([task])
         finally:
             at_last.cancel()
+        if not task.cancelled():
+            _ = task.exception()  # the cancellation is what is raised, and asyncio not to complain
         raise
 
 
