@@ -144,6 +144,18 @@ def test_a_name_is_asked_for_anew_when_no_connection_came_about(
 
 
 @both_runtimes
+def test_a_name_is_asked_for_anew_when_its_address_is_silent(
+    runtime: RuntimeName, names: Names
+) -> None:
+    names.answers = ["127.0.0.1"]
+    with black_hole() as url, driving(runtime, connect=SOON) as driver:
+        for asked in (1, 2):
+            with pytest.raises(TransportTimeoutError):
+                _ = driver.exchange(named(url))
+            assert names.asked == asked
+
+
+@both_runtimes
 @pytest.mark.parametrize("limit", ["connect", "deadline"])
 def test_a_silent_name_server_is_not_waited_for_longer_than_said(
     runtime: RuntimeName, names: Names, limit: str

@@ -117,9 +117,11 @@ class BlockingConnection:
         while True:
             try:
                 while outgoing.send():
-                    pass
+                    _ = patience.wait()
             except BlockingIOError:
                 pass
+            except TransportError:
+                raise
             except OSError as error:
                 pass_on_foreign(error)
                 return False

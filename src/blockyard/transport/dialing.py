@@ -98,6 +98,7 @@ class Dialing:
             pass_on_foreign(late)
             if isinstance(late, TransportError):
                 raise
+            forget(host)
             what = f"connecting to {host}:{port} was not done"
             raise patience.expired(what, wait, established=False) from None
         except (OSError, UnicodeError) as cause:
