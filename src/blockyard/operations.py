@@ -43,6 +43,8 @@ class Operations:
         self.store = store
         self.in_flight = in_flight
         """Bytes of blocks that one call holds in memory at a time, a single block excepted."""
+        self.copying_works = False
+        """Whether a copy was made, which shows that the service has them."""
         self._closed = False
 
     def at_once(self, ctx: Context, size: int) -> int:

@@ -46,7 +46,6 @@ class ContentWriter:
         self._operations = operations
         self._block_size = block_size
         self._listing = ContentListing(operations, block_size)
-        self._copying_works = False
 
     async def write_content(
         self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
@@ -167,14 +166,14 @@ class ContentWriter:
 
         Once is enough. Where the copy goes it leaves a hole, so that it never counts as content.
         """
-        if self._copying_works:
+        if self._operations.copying_works:
             return
         proof = block_key(staged, count + 1)
         _ = await _finished(
             ctx, self._operations.copy_block(ctx, block_key(staged, count - 1), proof)
         )
         await self._operations.delete_block(ctx, proof)
-        self._copying_works = True
+        self._operations.copying_works = True
 
     async def _replace(
         self, ctx: Context, content_id: str, found: Found, staged: str, count: int
