@@ -190,6 +190,20 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     assert process.wait() == 130
 
 
+def test_a_signal_that_is_ignored_stays_so(start: Start, store: BlockStore) -> None:
+    """As a shell starts what it runs in the background."""
+    ignoring = ["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *BLOCKYARD]
+    process = start("put", "-", "new", command=ignoring)
+    assert process.stdin
+    process.stdin.write(DATA)
+    process.stdin.flush()
+    until(process, lambda: store.list_by_prefix("new/"))
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == (b"", b"")
+    assert process.returncode == 0
+    assert store.read_content("new") == DATA
+
+
 def imports(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*sys.modules)"
     output = subprocess.run(

@@ -372,6 +372,18 @@ def small_disk(tmp_path: Path, size: int) -> Iterator[Path]:
 class TestNewFiles:
     """A file that appears under its path only when it is whole."""
 
+    def test_a_working_folder_that_is_gone(
+        self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.write_content("movie", DATA)
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(LocalStorageError, match="'file': No such file"):
+            store.read_content_into("movie", "file")
+        with pytest.raises(LocalStorageError, match="'file': No such file"):
+            store.write_content("movie", "file")
+
     def test_a_full_disk(self, store: BlockStore, tmp_path: Path) -> None:
         large = content(3_000_000)
         store.write_content("movie", large)

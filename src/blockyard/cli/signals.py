@@ -27,9 +27,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def install() -> None:
-    """Handle the signals; called once, on the main thread."""
+    """Handle the signals; called once, on the main thread.
+
+    One that is ignored stays so: a shell that starts a command in the background says so.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        _ = signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            _ = signal.signal(number, _stop)
 
 
 @contextmanager

@@ -105,12 +105,12 @@ def own_descriptor(path: str) -> int | None:
     """
     for _ in range(_LINKS):
         folder, name = os.path.split(path)
-        match = _OWN_DESCRIPTORS.fullmatch(os.path.realpath(folder))
-        if match and int(match[1]) == os.getpid():
-            return int(name) if name.isdecimal() else None
         try:
+            match = _OWN_DESCRIPTORS.fullmatch(os.path.realpath(folder))
+            if match and int(match[1]) == os.getpid():
+                return int(name) if name.isdecimal() else None
             path = os.path.join(folder, os.readlink(path))
-        except OSError:
+        except OSError:  # no link, or the working folder is gone
             return None
     return None
 
@@ -195,7 +195,8 @@ class NewFile:
 
     def __init__(self, path: str) -> None:
         self._given = path
-        self._path = os.path.realpath(path)
+        with local_errors(_OPERATION, path):  # the working folder may be gone
+            self._path = os.path.realpath(path)
         self._folder = os.path.dirname(self._path)
         self._draft = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
         self._drafted = False
