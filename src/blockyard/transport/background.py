@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -111,7 +112,7 @@ class BackgroundLoop:
                     raise
             else:
                 call.caller.post = post
-                _ = post.put(call.begin)
+                _ = post.put(partial(copy_context().run, call.begin))
                 return
         call.run_here()
 

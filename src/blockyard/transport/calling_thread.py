@@ -96,11 +96,14 @@ class CallingThread:
             _ = self.tell(partial(deliver, outcome))
 
         self._jobs.put(job)
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
-                outcome = await answer
-        except TimeoutError:
-            raise deadline_passed() from None
+        if deadline is None:
+            outcome = await answer
+        else:
+            try:
+                async with asyncio.timeout(deadline - monotonic()):
+                    outcome = await answer
+            except TimeoutError:
+                raise deadline_passed() from None
         if isinstance(outcome, UserCodeError):
             raise outcome
         return outcome[0]

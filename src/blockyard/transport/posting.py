@@ -11,7 +11,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context, copy_context
 
 
 class Post:
@@ -19,7 +18,7 @@ class Post:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._callbacks: deque[tuple[Context, Callable[[], object]]] = deque()
+        self._callbacks: deque[Callable[[], object]] = deque()
         # The lock keeps `put` from writing to a descriptor that is closed, and perhaps another's
         # by now. A signal handler that calls the store takes it again.
         self._lock = threading.RLock()
@@ -28,11 +27,11 @@ class Post:
         loop.add_reader(self._waker, self._deliver)
 
     def put(self, callback: Callable[[], object]) -> bool:
-        """Have the loop call `callback`, in this context; False when it has ended."""
+        """Have the loop call `callback`; False when it has ended."""
         with self._lock:
             if self._closed:
                 return False
-            self._callbacks.append((copy_context(), callback))
+            self._callbacks.append(callback)
             os.eventfd_write(self._waker, 1)
             return True
 
@@ -46,5 +45,4 @@ class Post:
     def _deliver(self) -> None:
         _ = os.eventfd_read(self._waker)
         while self._callbacks:
-            context, callback = self._callbacks.popleft()
-            _ = context.run(callback)
+            _ = self._callbacks.popleft()()
