@@ -43,8 +43,9 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> BlockStore:
-    return blockyard.open_store(url)
+def store(url: str) -> Iterator[BlockStore]:
+    with blockyard.open_store(url) as opened:
+        yield opened
 
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
