@@ -28,7 +28,7 @@ help:
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on these servers"
 	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
-	@echo "make faults-short  its short form, 3 minutes"
+	@echo "make faults-short  its short form, 2 to 4 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
 	@echo "make bench-path    clients beside each other over an emulated network path (root)"
@@ -65,7 +65,7 @@ faults: $(READY)
 	@$(RUN) campaign --outages 300 $(if $(SEED),--seed $(SEED))
 
 faults-short: $(READY)
-	@$(RUN) campaign --operations 30000 $(if $(SEED),--seed $(SEED))
+	@$(RUN) campaign --operations 10000 $(if $(SEED),--seed $(SEED))
 
 fuzz: $(FUZZ_READY)
 	@for target in $(FUZZ_TARGETS); do \
