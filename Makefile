@@ -26,7 +26,7 @@ help:
 	@echo "make test          the tests that need nothing but this machine, and their coverage"
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
-	@echo "make test-servers  the tests on these servers"
+	@echo "make test-servers  the tests on these servers, and over an emulated network path (root)"
 	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
 	@echo "make faults-short  its short form, 2 to 4 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"

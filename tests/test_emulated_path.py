@@ -26,6 +26,8 @@ from servers.endpoint import Endpoint
 
 MANY = 200
 DATA = b"data" * 1000
+SLOW = ((1, 20), (10, 20))
+"""Links that a busy machine can fill as well."""
 
 
 @pytest.fixture
@@ -73,8 +75,12 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 @pytest.mark.servers
 def test_the_path_is_what_it_says(path: Path) -> None:
-    wrong = [finding for finding in check(path) if not finding.right]
-    assert not wrong
+    findings = check(path, SLOW)
+    wrong = {finding.what for finding in findings if not finding.right}
+    if wrong:  # what is wrong of a path is so each time, unlike what is late on a busy machine
+        findings = check(path, SLOW)
+        wrong &= {finding.what for finding in findings if not finding.right}
+    assert not wrong, findings
 
 
 @pytest.mark.servers
@@ -140,6 +146,22 @@ def test_forgotten_flows_cost_one_timeout_together(
 
     timeouts = TimeoutConfig(no_progress=2)
     assert over(path, endpoint, face, timeouts, work) < 6
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("face", FACES)
+def test_a_flow_forgotten_soon_costs_the_time_for_unacknowledged_bytes(
+    face: FaceName, path: Path, endpoint: Endpoint
+) -> None:
+    path.change(idle=2)
+
+    def work(store: BlockStore) -> float:
+        _ = store.write_block("key", DATA)
+        time.sleep(3)
+        return seconds_of(lambda: store.read_block("key"))
+
+    timeouts = TimeoutConfig(no_progress=30, unacknowledged=3)
+    assert over(path, endpoint, face, timeouts, work) < 15
 
 
 @pytest.mark.servers

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -18,6 +18,8 @@ _CONNECTS = 15
 _PIECE = 4 << 20
 _SECONDS = 1.5
 """How long a rate is measured for, by so many pieces as take that long."""
+_LINKS = ((1, 100), (10, 100), (1, 1000))
+"""Round trips in milliseconds and rates in megabits per second."""
 _PUT = f"PUT /bucket/probe HTTP/1.1\r\nContent-Length: {_PIECE}\r\n\r\n".encode()
 _GET = b"GET /bucket/probe HTTP/1.1\r\n\r\n"
 _HEAD = b"HEAD /bucket HTTP/1.1\r\n\r\n"
@@ -32,12 +34,12 @@ class Finding:
     right: bool
 
 
-def check(path: Path) -> list[Finding]:
-    """Measure all that a path does. Takes about half a minute."""
+def check(path: Path, links: Sequence[tuple[float, float]] = _LINKS) -> list[Finding]:
+    """Measure all that a path does, at some round trips and rates. Takes about half a minute."""
     found: list[Finding] = []
     with at_the_far_end(path):
         found += [round_trip(path, rtt) for rtt in (0, 1, 10, 30, 100)]
-        for rtt, rate in ((1, 100), (10, 100), (1, 1000)):
+        for rtt, rate in links:
             found += throughput(path, rtt, rate)
         found.append(losses(path))
         found.append(silence(path))
@@ -89,12 +91,12 @@ def silence(path: Path) -> Finding:
 
 def forgotten(path: Path) -> Finding:
     """That a flow that was idle for longer than allowed is dead, and a new one is not."""
-    path.change(rtt=1, rate=0, loss=0, idle=0.5)
+    path.change(rtt=1, rate=0, loss=0, idle=1)
 
     def answers() -> tuple[bool, bool, bool]:
         with Flow() as old:
             before = old.answers(5)
-            time.sleep(1)
+            time.sleep(2)
             after = old.answers(1)
         with Flow() as new:
             return before, after, new.answers(5)
