@@ -71,6 +71,11 @@ class Scripted:
         return run_to_end(operation)
 
 
+def amazon(*answers: Answer) -> Scripted:
+    """Scripted AWS, of which a store has nothing to find out."""
+    return Scripted(*answers, endpoint="", force_path_style=False)
+
+
 def refusal(status: int, code: str = "", message: str = "", **headers: str) -> Response:
     """An error reply; `_` in the names of its headers stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}

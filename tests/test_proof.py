@@ -81,6 +81,7 @@ def test_a_web_page_is_no_success(operation: Operation) -> None:
 @pytest.mark.parametrize("operation", WRITES.values(), ids=WRITES.keys())
 def test_a_web_page_with_an_etag_is_no_success_of_a_change(operation: Operation) -> None:
     s3 = Scripted(headless(PAGE_WITH_ETAG))
+    s3.store._caller.capabilities.conditional_writes = True
     with pytest.raises(NotS3Error, match="is this an S3 endpoint"):
         _ = operation(s3)
 
@@ -249,38 +250,48 @@ def methods(s3: Scripted) -> list[str]:
 
 
 TAKEN = refusal(412, "PreconditionFailed")
+ABSENT = refusal(404, "NoSuchKey")
 
 
 def test_the_first_conditional_write_shows_that_conditions_are_kept() -> None:
-    s3 = Scripted(WRITTEN, TAKEN, WRITTEN)
+    s3 = Scripted(ABSENT, WRITTEN, TAKEN, WRITTEN)
     _ = WRITES["if_absent"](s3)
-    first, second = s3.requests
+    looked, first, second = s3.requests
+    assert looked.method == "HEAD"
     assert (first.target, first.body, second.headers["if-none-match"]) == (
         second.target,
         second.body,
         "*",
     )
     _ = WRITES["if_absent"](s3)
-    assert methods(s3) == ["PUT"] * 3  # known from now on
+    assert methods(s3) == ["HEAD"] + ["PUT"] * 3  # known from now on
 
 
 def test_a_refusal_shows_it_as_well() -> None:
-    s3 = Scripted(TAKEN, refusal(404, "NoSuchKey"), WRITTEN)
+    s3 = Scripted(ABSENT, TAKEN, ABSENT, WRITTEN)
     with pytest.raises(BlockExistsError):
         _ = WRITES["if_absent"](s3)
     _ = WRITES["if_absent"](s3)
-    assert methods(s3) == ["PUT", "HEAD", "PUT"]
+    assert methods(s3) == ["HEAD", "PUT", "HEAD", "PUT"]
+
+
+def test_until_then_a_block_that_is_there_is_not_written_to() -> None:
+    s3 = Scripted(Response(200, {"etag": '"e"', "content-length": "7"}, b"", 0))
+    for _ in range(2):
+        with pytest.raises(BlockExistsError):
+            _ = WRITES["if_absent"](s3)
+    assert methods(s3) == ["HEAD", "HEAD"]
 
 
 def test_a_service_that_ignores_conditions_is_found_out_once() -> None:
-    s3 = Scripted(WRITTEN)
+    s3 = Scripted(ABSENT, WRITTEN)
     with pytest.raises(UnsupportedError, match="if_absent is not possible") as raised:
         _ = WRITES["if_absent"](s3)
     assert "stored, perhaps in place of another" in str(raised.value)
     assert raised.value.unknown_attempts == 1
     with pytest.raises(UnsupportedError, match="not stored"):
         _ = WRITES["if_absent"](s3)
-    assert methods(s3) == ["PUT"] * 3
+    assert methods(s3) == ["HEAD"] + ["PUT"] * 3
     _ = WRITES["write_block"](s3)
 
 
@@ -294,7 +305,7 @@ def test_two_writers_never_both_win_where_conditions_are_ignored() -> None:
     wins = 0
     for _ in range(2):
         try:
-            _ = WRITES["if_absent"](Scripted(answer))
+            _ = WRITES["if_absent"](Scripted(ABSENT, answer))
             wins += 1
         except UnsupportedError:
             pass
@@ -302,14 +313,15 @@ def test_two_writers_never_both_win_where_conditions_are_ignored() -> None:
 
 
 def test_a_block_deleted_while_that_is_found_out_is_no_sign_of_it() -> None:
-    s3 = Scripted(WRITTEN, WRITTEN, TAKEN)
+    s3 = Scripted(ABSENT, WRITTEN, WRITTEN, TAKEN)
     _ = WRITES["if_absent"](s3)
-    _ = WRITES["if_absent"](Scripted(WRITTEN, refusal(409, "ConditionalRequestConflict"), TAKEN))
+    conflict = refusal(409, "ConditionalRequestConflict")
+    _ = WRITES["if_absent"](Scripted(ABSENT, WRITTEN, conflict, TAKEN))
 
 
 @pytest.mark.parametrize("answer", [refusal(501, "NotImplemented"), refusal(501)])
 def test_a_service_that_refuses_conditions_says_what_it_lacks(answer: Response) -> None:
-    s3 = Scripted(answer, max_retries=1)
+    s3 = Scripted(ABSENT, answer, max_retries=1)
     with pytest.raises(UnsupportedError, match="if_absent is not possible") as raised:
         _ = WRITES["if_absent"](s3)
     assert isinstance(raised.value.__cause__, S3Error)

@@ -40,7 +40,7 @@ from servers.endpoint import Endpoint
 from tests.authority import Authority
 from tests.pretend import reply
 from tests.runtimes import EchoServer, echo, eventually, no_new_descriptors
-from tests.scripted_service import EMPTY, LISTING, Answer, Scripted, refusal
+from tests.scripted_service import EMPTY, LISTING, Answer, Scripted, amazon, refusal
 
 PAGE = reply(200, {"content-type": "text/html"}, b"<html>Sign in</html>")
 LOST = TransportConnectionError("the reply was lost")
@@ -64,7 +64,7 @@ def its_own(request: Request) -> Response:
 
 
 def test_a_write_whose_reply_was_lost_is_recognised() -> None:
-    s3 = Scripted(LOST, TAKEN, its_own)
+    s3 = amazon(LOST, TAKEN, its_own)
     info = write(s3)
     assert (info.key, info.size, info.etag) == ("key", 4, "e")
     assert [each.method for each in s3.requests] == ["PUT", "PUT", "HEAD"]
@@ -73,19 +73,19 @@ def test_a_write_whose_reply_was_lost_is_recognised() -> None:
 
 
 def test_a_race_with_ones_own_lost_write_is_recognised() -> None:
-    s3 = Scripted(LOST, refusal(409, "ConditionalRequestConflict"), TAKEN, its_own)
+    s3 = amazon(LOST, refusal(409, "ConditionalRequestConflict"), TAKEN, its_own)
     assert write(s3).etag == "e"
 
 
 @pytest.mark.parametrize("nonce", [None, "", "ffffffffffffffffffffffff"])
 def test_another_writers_block_is_not_taken_for_ones_own(nonce: str | None) -> None:
-    s3 = Scripted(LOST, TAKEN, there(nonce))
+    s3 = amazon(LOST, TAKEN, there(nonce))
     with pytest.raises(BlockExistsError, match="write_block 'key'"):
         _ = write(s3)
 
 
 def test_a_block_that_was_there_and_is_gone_again_was_there() -> None:
-    s3 = Scripted(TAKEN, refusal(404), LISTING)
+    s3 = amazon(TAKEN, refusal(404), LISTING)
     with pytest.raises(BlockExistsError):
         _ = write(s3)
 

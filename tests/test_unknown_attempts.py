@@ -24,7 +24,7 @@ from blockyard.testing.faults import FaultProxy, LoseReply, Match
 from blockyard.testing.faults import Script as FaultScript
 from servers.endpoint import Endpoint
 from tests.pretend import reply
-from tests.scripted_service import EMPTY, OK, Answer, Scripted, refusal
+from tests.scripted_service import EMPTY, OK, Answer, Scripted, amazon, refusal
 
 WRITTEN = reply(200, {"etag": '"e"'}, b"")
 COPIED = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
@@ -170,7 +170,7 @@ def test_a_copy_counts_as_a_change_and_the_look_at_its_source_does_not() -> None
 
 def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt() -> None:
     own = reply(200, {"etag": "e", "x-amz-meta-blockyard-nonce": "0123456789abcdef01234567"}, b"")
-    s3 = Scripted(UNKNOWN["timeout"], refusal(412, "PreconditionFailed"), own)
+    s3 = amazon(UNKNOWN["timeout"], refusal(412, "PreconditionFailed"), own)
     _ = s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True))
     assert s3.ctx.unknown_attempts == 1
 
@@ -188,12 +188,17 @@ CALLS_AFTER_IT: dict[str, tuple[Change, list[Answer], dict[str, object]]] = {
     ),
     "the proof that conditions are kept": (
         lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
-        [WRITTEN, refusal(403, "AccessDenied")],
+        [refusal(404, "NoSuchKey"), WRITTEN, refusal(403, "AccessDenied")],
         {},
     ),
     "whether it is one's own block": (
         lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
-        [TransportTimeoutError("x"), refusal(412), refusal(403, "AccessDenied")],
+        [
+            refusal(404, "NoSuchKey"),
+            TransportTimeoutError("x"),
+            refusal(412),
+            refusal(403, "AccessDenied"),
+        ],
         {},
     ),
     "the size of a copy": (

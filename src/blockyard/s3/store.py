@@ -65,6 +65,8 @@ class S3Store(Store):
         learnt = self._caller.capabilities
         if if_absent and learnt.conditional_writes is False:
             raise _unconditional(f"write_block {key!r}: not stored")
+        if if_absent and learnt.conditional_writes is None:
+            await self._refuse_existing(ctx, key)
         payload_hash, headers = await self._guards(ctx, data)
         if if_absent:
             headers[_NONCE] = ctx.runtime.nonce()
@@ -131,6 +133,13 @@ class S3Store(Store):
                 f"write_block {key!r}: the service took the block, but it is not what is there: "
                 "it was lost, or replaced since"
             )
+
+    async def _refuse_existing(self, ctx: Context, key: str) -> None:
+        """Before it is known that conditions are kept: a service that ignores them would replace
+        the block."""
+        with suppress(BlockNotFoundError):
+            _ = await self._head(ctx, "write_block", key)
+            raise BlockExistsError(f"write_block {key!r}: a block is there already")
 
     async def _check_conditional(self, ctx: Context, put: _Put) -> None:
         """Find out whether the service holds a conditional write to its condition.

@@ -130,6 +130,8 @@ class BlockTests(SuiteBase):
             pytest.skip("the service honours `If-None-Match: *`")
         _ = store.write_block(KEY, b"first")
 
+        with pytest.raises(BlockExistsError, match=r"write_block .*block-0"):
+            _ = store.write_block(KEY, b"second", if_absent=True)
         for _ in range(2):
             with pytest.raises(UnsupportedError, match="write_block 'absent'"):
                 _ = store.write_block("absent", b"block", if_absent=True)
