@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
@@ -17,6 +18,7 @@ from blockyard.config import (
     TimeoutConfig,
     load_config,
 )
+from blockyard.errors import ConfigError
 from blockyard.operations import Operations
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
@@ -85,6 +87,7 @@ def _source(operation: str, source: Source) -> Source:
 
 
 def _compose(config: StoreConfig) -> _Stack:
+    _refuse_eventlet()
     match config.selected:
         case S3Config() as s3:
             store = S3Store(s3, credential_source(s3, os.environ))
@@ -94,3 +97,13 @@ def _compose(config: StoreConfig) -> _Stack:
             return _Stack(Operations(FilesystemStore(file.path)))
         case None:
             return _Stack(Operations(MemoryStore()))
+
+
+def _refuse_eventlet() -> None:
+    """eventlet's patch takes `poll` and `epoll` away, without which no limit on a wait holds."""
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("select"):
+        raise ConfigError(
+            "eventlet.monkey_patch() has replaced select and socket, on which block stores rely: "
+            "expected an unpatched process, or gevent"
+        )

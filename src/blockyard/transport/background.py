@@ -28,6 +28,7 @@ from blockyard.errors import StoreClosedError, TransportError
 from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
+from blockyard.transport.clock import monotonic
 from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
 from blockyard.user_code import UserCodeError
@@ -117,6 +118,13 @@ class BackgroundLoop:
         call.run_here()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """asyncio's own, whatever policy is set, with a clock that no test library stops."""
+
+    def time(self) -> float:
+        return monotonic()
+
+
 class _LoopThread:
     """An event loop on a daemon thread of its own, which ends when `end` is called."""
 
@@ -172,8 +180,9 @@ class _LoopThread:
 
     def _serve(self, told: SimpleQueue[OSError | None]) -> None:
         try:
+            _check_thread()
             _check_descriptors()
-            loop = asyncio.new_event_loop()
+            loop = _Loop()
         except OSError as error:
             told.put(error)
             return
@@ -205,6 +214,18 @@ class _LoopThread:
 
 _inherited: list[_LoopThread] = []
 """Those of parent processes, kept: a loop that never ran here can't be closed here."""
+
+
+def _check_thread() -> None:
+    """Raise `OSError` when this is a greenlet, and the thread it is on runs a loop already."""
+    try:
+        _ = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise OSError(
+        "threads are gevent's greenlets here, and one of them runs a loop: many-at-once calls and "
+        "contents of one store at a time can be used in such a process"
+    )
 
 
 def _check_descriptors() -> None:
@@ -262,7 +283,7 @@ class _Call(Generic[Result]):
         """Run the operation to its end on a loop of this thread's."""
         try:
             # Made without a policy, which is found by an import: too late in a finalizer.
-            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            with asyncio.Runner(loop_factory=_Loop) as runner:
                 self._outcome = (runner.run(self._operation),)
         except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._outcome = error
