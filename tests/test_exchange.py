@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 from crc32c import crc32c
 
-from blockyard.config import HttpConfig
+from blockyard.config import HttpConfig, S3Config, StoreConfig
 from blockyard.errors import (
     DeadlineExceededError,
     IncompleteBodyError,
@@ -25,6 +25,7 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.model import KIB, MIB
+from blockyard.testing.faces import open_face
 from blockyard.testing.scripted import (
     ClientCloses,
     Close,
@@ -359,6 +360,29 @@ def test_replies_that_end_with_the_connection(
         response = driver.exchange(request)
         assert (response.status, response.body, response.size) == (200, b"<All/>", 6)
         assert driver.counts() == (0, 0)
+
+
+@both_runtimes
+def test_a_listing_without_a_length_that_was_cut_off_is_not_taken(runtime: RuntimeName) -> None:
+    """The end of the connection says nothing: the end of the XML does."""
+    begun = b"HTTP/1.1 200 OK\r\n\r\n<ListBucketResult><Prefix></Prefix>"
+    begun += b"<IsTruncated>false</IsTruncated>"
+    scripts = [
+        [Receive(), begun, Close()],
+        [Receive(), begun + b"</ListBucketResult>", Close()],
+    ]
+    with ScriptedServer(*scripts) as server:
+        s3 = S3Config(
+            bucket="bucket",
+            endpoint=server.url,
+            force_path_style=True,
+            anonymous=True,
+            max_retries=1,
+        )
+        with open_face(runtime, StoreConfig(s3=s3)) as face:
+            with pytest.raises(ProtocolError):
+                _ = face.store.list_by_prefix()
+            assert face.store.list_by_prefix() == []
 
 
 @both_runtimes
