@@ -334,4 +334,6 @@ def _shown(value: object) -> str:
 
 
 def _type(value: object) -> str:
-    return type(value).__name__
+    """The name of its type; numpy has a `bool` of its own."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
