@@ -439,8 +439,9 @@ def test_a_document_that_spoils_an_early_renewal_does_not_fail_a_call(
         assert held._held is not None
         held._held = held._held._replace(renew_at=0.0)  # it is due
         assert run_to_end(held.current(Context(runtime))) == first
-        assert held._searches.latest is not None
-        assert isinstance(held._searches.latest.exception(30), ConfigError)
+        latest = held._searches.here().latest
+        assert latest is not None
+        assert isinstance(latest.exception(30), ConfigError)
         assert run_to_end(held.current(Context(runtime))) == first
     assert caplog.text.count("could not be renewed yet") == len(FOR_A_PROGRAM)
     assert SECRET[:12] not in caplog.text

@@ -164,8 +164,8 @@ def test_methods_are_documented_once(name: str) -> None:
 
 
 def test_every_operation_is_on_both_faces() -> None:
-    """A page of a listing is what `iter_blocks` asks for."""
-    assert set(public(Operations)) - set(BLOCKING) == {"list_page"}
+    """A page of a listing is what `iter_blocks` asks for; `at_once` is for contents."""
+    assert set(public(Operations)) - set(BLOCKING) == {"at_once", "list_page"}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def prepared(face: str, kind: str, service: SmallS3, folder: Path) -> Generator[
     url = {
         "memory": "memory://",
         "file": folder.as_uri(),
-        "s3": service.store_url(bucket=folder.name.replace("_", "-").lower()[-40:]),
+        "s3": service.store_url(bucket=f"bucket-{uuid.uuid4()}"),
     }[kind]
     with open_face(face, url) as opened:  # pyright: ignore[reportArgumentType]
         shrink_blocks(opened.store, BLOCK)
