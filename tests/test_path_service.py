@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from bench.path.service import serve
+from bench.path.objects import Bucket
+from bench.path.service import Conversation
 from bench.path.worker import Worker
 from bench.path.works import WORKS
 from bench.workloads import split_contender
@@ -23,16 +24,42 @@ PEERS_HERE = ("blockyard", "boto3")
 """obstore is installed only where benchmarks are."""
 
 
+class Watched(Conversation):
+    """A conversation that is listed while it lasts."""
+
+    def __init__(self, bucket: Bucket, listed: set[asyncio.BaseTransport]) -> None:
+        super().__init__(bucket)
+        self._listed = listed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._listed.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._listed.discard(self._transport)
+
+
+async def ended(server: asyncio.Server, transports: set[asyncio.BaseTransport]) -> None:
+    server.close()
+    for transport in list(transports):
+        transport.close()
+    while transports:  # noqa: ASYNC110 - the test's own timeout ends a wait in vain
+        await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     """The service on loopback, on a thread of its own."""
+    bucket, transports = Bucket(), set[asyncio.BaseTransport]()
     with asyncio.Runner() as runner:
-        server = runner.run(serve("127.0.0.1", 0))
-        loop, port = runner.get_loop(), server.sockets[0].getsockname()[1]
+        loop = runner.get_loop()
+        serving = loop.create_server(lambda: Watched(bucket, transports), "127.0.0.1", 0)
+        server = loop.run_until_complete(serving)
+        port = server.sockets[0].getsockname()[1]
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         yield Endpoint("memory", f"http://127.0.0.1:{port}", "testing", "testing")
-        _ = loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(ended(server, transports), loop).result()
         _ = loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
