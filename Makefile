@@ -40,7 +40,8 @@ demo: $(READY)
 
 test: $(READY)
 	@$(RUN) coverage erase
-	@$(RUN) pytest -m "not servers" --numprocesses $(WORKERS) --dist loadfile \
+	@$(RUN) pytest -m "alone and not servers"
+	@$(RUN) pytest -m "not servers and not alone" --numprocesses $(WORKERS) --dist loadfile \
 		--random-order-bucket=module --random-order-seed=$(ORDER) --cov --cov-report=term
 
 check: $(READY)

@@ -25,6 +25,8 @@ from servers.certificates import issue_certificate
 from tests.runtimes import ask
 from tests.small_s3 import SmallS3, small_s3
 
+pytestmark = pytest.mark.alone
+
 _fork: Callable[[], int] = ctypes.PyDLL(None).fork
 """fork(2), called with the interpreter lock held, and nothing before or after it."""
 WORKERS = 4

@@ -19,6 +19,8 @@ import blockyard
 from tests.small_s3 import SmallS3, small_s3
 from tests.test_fork_without_hooks import wait_for_rest
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def server() -> Generator[SmallS3]:
@@ -52,7 +54,6 @@ def test_calls_in_the_middle_of_calls_work(url: str, how: str) -> None:
 FORKS: dict[str, Callable[[], int]] = {"os.fork": os.fork, "C": ctypes.PyDLL(None).fork}
 
 
-@pytest.mark.no_cover  # the tracer takes locks of its own, which a child may inherit taken
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_children_forked_while_threads_use_a_store(kind: str, tmp_path: Path) -> None:
     """Whatever those threads were at, the child is alone with what they left."""

@@ -271,6 +271,7 @@ def test_calls_on_threads_do_not_hold_each_other_up() -> None:
 
 
 def test_no_more_threads_than_allowed() -> None:
+    assert eventually(lambda: call_threads() == 0)  # those of other tests end when they are idle
     pool = Threads(3)
     lock, at_once, most = threading.Lock(), 0, 0
 
