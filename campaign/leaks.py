@@ -18,7 +18,8 @@ from campaign.tally import LEAKED, Tally
 
 _WITHIN = 20.0
 """Seconds in which requests that wait for each other must all have got a connection."""
-_THREADS_END_WITHIN = 5.0
+_THREADS_END_WITHIN = 12.0
+"""Seconds: a thread that has nothing to do any more ends after five."""
 
 
 @dataclass(frozen=True, slots=True)

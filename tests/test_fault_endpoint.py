@@ -497,8 +497,10 @@ def test_a_stale_listing_is_an_earlier_one_of_the_same_query(upstream: Endpoint)
 
 def test_a_foreign_listing_is_one_of_another_query(upstream: Endpoint) -> None:
     cache = CachedListing(foreign=True)
-    with faulty(upstream, cache, cache) as (proxy, client):
+    with faulty(upstream, cache, cache, cache) as (proxy, client):
         assert len(listed(client.ask("GET", LIST))) == 3
+        assert len(listed(client.ask("GET", LIST))) == 3
+        assert not proxy.counts  # that would be a stale one
         assert len(listed(client.ask("GET", "/bucket?list-type=2&prefix=nothing/"))) == 3
         assert proxy.counts == {"cached_listing": 1}
 

@@ -13,6 +13,7 @@ from blockyard.testing.steps import Close, Pause, Steps
 
 _LIST_TARGET = re.compile(r"[?&]list-type=2(?:&|$)")
 _TOKEN_IN_TARGET = re.compile(r"(?<=[?&])continuation-token=[^&]*&?")
+_PREFIX_IN_TARGET = re.compile(r"[?&]prefix=([^&]*)")
 _TRUNCATED = re.compile(rb"<IsTruncated>\w*</IsTruncated>")
 _NEXT_TOKEN = re.compile(rb"<NextContinuationToken>.*?</NextContinuationToken>", re.DOTALL)
 _KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
@@ -159,26 +160,34 @@ class SameToken(ReplyFault):
 
 @dataclass(eq=False)
 class CachedListing(ReplyFault):
-    """The reply to an earlier listing: of the same query, or `foreign`: of any query.
+    """The reply to an earlier listing: of the same query, or `foreign`: of another prefix.
 
     A stale cache, and a cache whose key leaves out the query. Remembers the listings that meet
     this very fault, so the first one comes as it is; each takes the place of the one before.
     """
 
     foreign: bool = False
-    _cached: dict[str, bytes] = field(default_factory=dict[str, bytes], init=False, repr=False)
+    _cached: dict[str, tuple[str, bytes]] = field(
+        default_factory=dict[str, tuple[str, bytes]], init=False, repr=False
+    )
 
     def steps(self, request: Message, reply: Message) -> Steps | None:
         if not _lists(request.head) or reply.head.status != 200:
             return None
         key = request.head.target.partition("?")[0] if self.foreign else request.head.target
-        cached = self._cached.get(key)
-        self._cached[key] = reply.encode()
-        return None if cached is None else [cached]
+        prefix = _prefix(request.head)
+        before, cached = self._cached.get(key, (prefix, b""))
+        self._cached[key] = (prefix, reply.encode())
+        return [cached] if cached and (before != prefix) == self.foreign else None
 
 
 def _lists(head: Head) -> bool:
     return head.method == "GET" and _LIST_TARGET.search(head.target) is not None
+
+
+def _prefix(head: Head) -> str:
+    found = _PREFIX_IN_TARGET.search(head.target)
+    return found[1] if found else ""
 
 
 def _with_status(head: Head, status: int) -> Head:
