@@ -37,6 +37,8 @@ Result = TypeVar("Result")
 
 TIDY_SECONDS = 30.0
 """How long an operation that failed or was interrupted may take to leave things in order."""
+_PAST_DEADLINE = 0.8
+"""Seconds past the call's own deadline in which it may still take back what it wrote."""
 
 
 class ContentWriter:
@@ -203,7 +205,7 @@ class ContentWriter:
         try:
             await put_all(ctx)
         except BaseException as error:
-            await self._tidy(ctx, error, content_id, finish)
+            await self._tidy(ctx, error, content_id, finish, must_end=True)
             raise
         await self._remove_staged(ctx, content_id)
 
@@ -213,15 +215,21 @@ class ContentWriter:
         error: BaseException,
         content_id: str,
         step: Callable[[Context, str], Coroutine[Any, Any, None]],
+        *,
+        must_end: bool = False,
     ) -> None:
         """Leave things in order after `error`; a note on it says when that failed as well.
 
-        The call's own deadline may be what passed, so this has another.
+        The call's own deadline may be what passed, so this has another: soon after it, but for
+        what `must_end`, since neither content can be read before.
         """
-        ends = ctx.runtime.now() + TIDY_SECONDS
+        now = ctx.runtime.now()
+        seconds = TIDY_SECONDS
+        if ctx.deadline is not None and not must_end:
+            seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
         try:
-            tidy = step(replace(ctx, deadline=ends), content_id)
-            await ctx.runtime.finish(tidy, TIDY_SECONDS)
+            tidy = step(replace(ctx, deadline=now + seconds), content_id)
+            await ctx.runtime.finish(tidy, seconds)
         except BlockStoreError as failure:
             error.add_note(f"and {content_id!r} may be left unfinished: {failure}")
 
