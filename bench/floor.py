@@ -28,7 +28,7 @@ from blockyard import BlockStore, open_store
 from blockyard.context import Response
 from blockyard.s3.credentials import Credentials
 from blockyard.s3.fetching import Asked
-from blockyard.s3.integrity import checksum_claim
+from blockyard.s3.integrity import service_checksum
 from blockyard.s3.reading import verify
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.signing import EMPTY_SHA256, Signer
@@ -115,7 +115,7 @@ class _Verified:
     def take(self, head: memoryview, body: memoryview) -> bytes:
         status, headers, _ = parse_head(head)
         reply = Response(status, headers, bytes(body), len(body))
-        _ = verify(self.asked, self.asked.check(reply), checksum_claim)
+        _ = verify(self.asked, self.asked.check(reply), service_checksum)
         return reply.body
 
 

@@ -24,7 +24,12 @@ from blockyard.keys import check_key, check_prefix
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3 import requests
 from blockyard.s3.fetching import Asked, check_range_reply
-from blockyard.s3.integrity import Sums, checksum_or_etag_claim, page_size, upload_headers
+from blockyard.s3.integrity import (
+    PageChecksums,
+    page_size,
+    service_checksum_or_etag,
+    upload_headers,
+)
 from blockyard.s3.listing import PageAsked, list_page
 from blockyard.s3.reading import verify
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
@@ -180,20 +185,21 @@ def _held(body: bytes, given: Mapping[str, str]) -> None:
     size = len(body)
     with contextlib.suppress(BlockStoreError):
         reply = Response(200, given, body, size)
-        found = verify(Asked("o", "k", "k"), reply, checksum_or_etag_claim)
-        if isinstance(found, Sums):
+        found = verify(Asked("o", "k", "k"), reply, service_checksum_or_etag)
+        if isinstance(found, PageChecksums):
             assert (found.size, found.whole) == (size, crc32c(body))
     first = min(size, 16 * KIB)
     ranged = {**given, "content-range": f"bytes {first}-{size - 1}/{size}"}
     with contextlib.suppress(BlockStoreError):
         part = Response(206, ranged, body[first:], size - first)
-        found = verify(Asked("o", "k", "k", first), part, checksum_or_etag_claim)
-        if isinstance(found, Sums):
+        found = verify(Asked("o", "k", "k", first), part, service_checksum_or_etag)
+        if isinstance(found, PageChecksums):
             assert found.size == size <= MAX_BLOCK_SIZE
             assert found.page_size == page_size(size)
             if first + found.page_size <= size and first % found.page_size == 0:
-                page = body[first : first + found.page_size]
-                assert found.page(first // found.page_size, ranged) == crc32c(page)
+                end = first + found.page_size
+                before = found.up_to(first, ranged)
+                assert found.up_to(end, ranged) == crc32c(body[first:end], before)
 
 
 # What a user says.

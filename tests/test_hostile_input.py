@@ -263,8 +263,8 @@ reply_headers = st.dictionaries(
          "x-amz-bucket-region", "x-amz-checksum-crc32c", "x-amz-checksum-sha256", "location"]
     ),
     st.sampled_from(
-        ["bytes 0-9/10", "bytes 0-49999/50000", f"1 50000 16384 {'0' * 8}", "1 1 16384 00000000",
-         f"1 {8 * MIB} {32 * KIB} 00000000", '"x"', "AAAA", "5", "eu-west-1"]
+        ["bytes 0-9/10", "bytes 0-49999/50000", f"2 50000 16384 {'0' * 8}", "2 1 16384 00000000",
+         f"2 {8 * MIB} {32 * KIB} 00000000", '"x"', "AAAA", "5", "eu-west-1"]
     )
     | st.text(st.characters(max_codepoint=255), max_size=20),
     max_size=5,

@@ -20,12 +20,13 @@ from blockyard.errors import (
     ServerError,
 )
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
-from blockyard.s3.integrity import Sums, page_size, upload_headers
+from blockyard.s3.integrity import PageChecksums, page_size, upload_headers
 from tests.pretend import Pretended, Stored, Twist, asked_ranges, flip, path, refusal, with_body
 
 PAGE = 16 * KIB
 SUMS = "x-amz-meta-blockyard-sums"
 PAGES = "x-amz-meta-blockyard-pages-"
+CHECKSUM = "x-amz-checksum-crc32c"
 SIZES = [0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 77, 4 * MIB, 4 * MIB + 1, 64 * MIB]
 SMALL = [size for size in SIZES if size <= 4 * MIB + 1]
 MODES = ["widen", "covered", "off"]
@@ -47,7 +48,7 @@ def crc32c_bit_by_bit(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def page_sums(headers: dict[str, str]) -> list[int]:
+def edge_checksums(headers: dict[str, str]) -> list[int]:
     values = [
         headers[f"{PAGES}{index}"] for index in range(len(headers)) if f"{PAGES}{index}" in headers
     ]
@@ -80,7 +81,7 @@ def page_sums(headers: dict[str, str]) -> list[int]:
 def test_crc32c_is_that_of_the_published_vectors(data: bytes, crc: int) -> None:
     """RFC 3720, appendix B.4; and the check value of the CRC catalogue."""
     headers = upload_headers(data)
-    assert headers[SUMS] == f"1 {len(data)} {PAGE} {crc:08x}"
+    assert headers[SUMS] == f"2 {len(data)} {PAGE} {crc:08x}"
     assert b64decode(headers["x-amz-checksum-crc32c"]) == crc.to_bytes(4)
 
 
@@ -88,10 +89,10 @@ def test_crc32c_is_that_of_the_published_vectors(data: bytes, crc: int) -> None:
 def test_pages_are_few_and_the_metadata_small(size: int) -> None:
     headers = upload_headers(some_bytes(size))
     page = page_size(size)
-    assert headers[SUMS].startswith(f"1 {size} {page} ")
-    sums = page_sums(headers)
-    assert len(sums) == (0 if size <= page else -(-size // page))
-    assert len(sums) <= 256
+    assert headers[SUMS].startswith(f"2 {size} {page} ")
+    edges = edge_checksums(headers)
+    assert len(edges) == max(0, -(-size // page) - 1)
+    assert len(edges) <= 255
     # AWS counts names and values in UTF-8; counted here with the prefix, and the nonce of a
     # conditional write, it is more than any service counts.
     kept = {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
@@ -116,22 +117,38 @@ def test_page_sizes(size: int, page: int) -> None:
     assert page_size(size) == page
 
 
-@pytest.mark.parametrize("size", [PAGE + 1, 3 * PAGE, 50 * PAGE + 5, 4 * MIB + 1])
-def test_every_page_has_its_own_sum(size: int) -> None:
+@pytest.mark.parametrize("size", [PAGE + 1, 3 * PAGE, 49 * PAGE, 50 * PAGE + 5, 4 * MIB + 1])
+def test_the_checksum_at_the_end_of_a_page_is_that_of_the_block_up_to_there(size: int) -> None:
     data = bytearray(some_bytes(size))
     headers = upload_headers(memoryview(data))
     page = page_size(size)
-    sums = Sums.of(headers)
-    assert sums is not None
-    last = -(-size // page) - 1
-    for index in (0, 1, 47, 48, 49, last):
-        if index <= last:
-            begin = index * page
-            assert sums.page(index, headers) == page_sums(headers)[index]
-            found = Sums.of(upload_headers(data[begin : begin + page]))
-            assert found is not None
-            assert sums.page(index, headers) == found.whole
-    assert sums.page(last, headers) == crc32c_bit_by_bit(data[last * page :])
+    checksums = PageChecksums.of(headers)
+    assert checksums is not None
+    edges = [0, *edge_checksums(headers), checksums.whole]
+    assert len(edges) == -(-size // page) + 1
+    for index, checksum in enumerate(edges):
+        edge = min(index * page, size)
+        assert checksums.up_to(edge, headers) == checksum
+        assert b64decode(upload_headers(data[:edge])[CHECKSUM]) == checksum.to_bytes(4)
+    assert edges[1] == crc32c_bit_by_bit(data[:page])
+    assert checksums.whole == crc32c_bit_by_bit(data)
+
+
+def test_an_empty_block_has_the_checksum_of_nothing() -> None:
+    assert upload_headers(b"")[SUMS] == f"2 0 {PAGE} 00000000"
+    with pytest.raises(ValueError, match="damaged"):
+        _ = PageChecksums.of({SUMS: f"2 0 {PAGE} 00000001"})
+
+
+def test_bytes_that_change_after_they_were_summed_up_are_no_page_of_it() -> None:
+    """As a caller's buffer may, whose sum was taken while it was received."""
+    headers = upload_headers(BLOCK)
+    checksums = PageChecksums.of(headers)
+    assert checksums is not None
+    wrong = checksums.mismatch(memoryview(BLOCK), 0, headers, checksums.whole ^ 1)
+    assert wrong is not None
+    assert wrong.page is None
+    assert checksums.mismatch(memoryview(BLOCK), 0, headers, checksums.whole) is None
 
 
 def refusing_checksums(code: str) -> Twist:
@@ -298,10 +315,9 @@ def test_a_bit_that_rotted_at_rest_is_found_by_every_read(at: int, read: str) ->
     with pytest.raises(IntegrityError) as raised:
         _ = kinds_of_read(s3, at, len(BLOCK))[read]()
     page = at // PAGE
-    stored, found = (
-        f"{crc32c_bit_by_bit(body[page * PAGE : (page + 1) * PAGE]):08x}"
-        for body in (BLOCK, s3.stored("k").body)
-    )
+    before, end = BLOCK[: page * PAGE], (page + 1) * PAGE
+    stored = f"{crc32c_bit_by_bit(BLOCK[:end]):08x}"
+    found = f"{crc32c_bit_by_bit(before + s3.stored('k').body[len(before) : end]):08x}"
     message = str(raised.value)
     assert "'k'" in message
     assert f"page {page}: " in message
@@ -389,24 +405,25 @@ def headers_with(s3: Pretended, **changes: str | None) -> None:
 
 
 LONG = some_bytes(60 * PAGE)  # of two page values
-WHOLE = f"{Sums.of(upload_headers(LONG)).whole:08x}"  # pyright: ignore[reportOptionalMemberAccess]
+WHOLE = f"{PageChecksums.of(upload_headers(LONG)).whole:08x}"  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.parametrize(
     ("changes", "whole_too"),
     [
-        ({"sums": f"1 {len(LONG)} {2 * PAGE} {WHOLE}"}, True),
-        ({"sums": f"1 {len(LONG)} 0 {WHOLE}"}, True),
-        ({"sums": f"1 {len(LONG)} 1 {WHOLE}"}, True),
-        ({"sums": f"1 {len(LONG) - 1} {PAGE} {WHOLE}"}, True),
-        ({"sums": f"1 {len(LONG) + 1} {PAGE} {WHOLE}"}, True),
-        ({"sums": f"1 {MAX_BLOCK_SIZE * 8} {32 * MIB} {WHOLE}"}, True),
-        ({"sums": f"1 {'9' * 19} {'9' * 19} {WHOLE}"}, True),
-        ({"sums": f"1 {'9' * 4000} {PAGE} {WHOLE}"}, True),
-        ({"sums": f"2 {len(LONG)} {PAGE} {WHOLE}"}, True),
-        ({"sums": f"1 {len(LONG)} {PAGE} {WHOLE}, 1 {len(LONG)} {PAGE} {WHOLE}"}, True),
-        ({"sums": f"1 -5 {PAGE} {WHOLE}"}, True),
-        ({"sums": "1 ² ² 00000000"}, True),
+        ({"sums": f"2 {len(LONG)} {2 * PAGE} {WHOLE}"}, True),
+        ({"sums": f"2 {len(LONG)} 0 {WHOLE}"}, True),
+        ({"sums": f"2 {len(LONG)} 1 {WHOLE}"}, True),
+        ({"sums": f"2 {len(LONG) - 1} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"2 {len(LONG) + 1} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"2 {MAX_BLOCK_SIZE * 8} {32 * MIB} {WHOLE}"}, True),
+        ({"sums": f"2 {'9' * 19} {'9' * 19} {WHOLE}"}, True),
+        ({"sums": f"2 {'9' * 4000} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"1 {len(LONG)} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"3 {len(LONG)} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"2 {len(LONG)} {PAGE} {WHOLE}, 2 {len(LONG)} {PAGE} {WHOLE}"}, True),
+        ({"sums": f"2 -5 {PAGE} {WHOLE}"}, True),
+        ({"sums": "2 ² ² 00000000"}, True),
         ({"sums": ""}, True),
         ({"sums": "\x00\xff"}, True),
         ({"pages1": None}, False),
@@ -437,24 +454,23 @@ def test_damaged_metadata_is_no_licence(changes: dict[str, str | None], whole_to
 def test_a_damaged_sum_of_the_whole_is_found_by_whole_reads() -> None:
     s3 = Pretended()
     s3.write("k", LONG)
-    headers_with(s3, sums=f"1 {len(LONG)} {PAGE} {int(WHOLE, 16) ^ 1:08x}")
-    with pytest.raises(IntegrityError, match=f"the block: .* bytes {WHOLE}"):
+    headers_with(s3, sums=f"2 {len(LONG)} {PAGE} {int(WHOLE, 16) ^ 1:08x}")
+    with pytest.raises(IntegrityError, match=f"page 59: .* bytes {WHOLE}"):
         _ = s3.read("k")
-    assert s3.read_range("k", 5, 10) == LONG[5:15]  # its page has a sum of its own
+    with pytest.raises(IntegrityError, match="page 59"):
+        _ = s3.read_range("k", len(LONG) - 1)
+    assert s3.read_range("k", 5, 10) == LONG[5:15]  # its page ends at a checksum of its own
 
 
-def test_every_bit_of_the_page_sums_counts() -> None:
+def test_every_bit_of_the_checksums_counts() -> None:
     s3 = Pretended()
     s3.write("k", BLOCK)
     value = s3.stored("k").headers[f"{PAGES}0"]
-    page_of_letter = [min(index * 6 // 32, 5) for index in range(32)]
-    for index, page in enumerate(page_of_letter):
-        if index == 31:
-            continue  # its last bits are padding
+    for index, page in enumerate(index * 6 // 32 for index in range(26)):  # then comes padding
         damaged = value[:index] + ("A" if value[index] != "A" else "B") + value[index + 1 :]
         s3.stored("k").headers[f"{PAGES}0"] = damaged
         wrong = 0
-        for each in {page, min(page + 1, 5)}:
+        for each in (page, page + 1):
             try:
                 assert s3.read_range("k", each * PAGE, 1) == BLOCK[each * PAGE : each * PAGE + 1]
             except IntegrityError:

@@ -104,7 +104,7 @@ def test_the_sums_come_back_and_the_bytes_stay_plain(
     data = some_bytes(size)
     _ = store.write_block("k", data)
     metadata = server.metadata("k")
-    assert metadata[f"{OURS}sums"].startswith(f"1 {size} ")
+    assert metadata[f"{OURS}sums"].startswith(f"2 {size} ")
     pages = [value for name, value in metadata.items() if name.startswith(f"{OURS}pages-")]
     assert len(pages) == {4 * MIB: 6, 4 * MIB + 1: 3, 64 * MIB: 6, PAGE + 1: 1}.get(size, 0)
     assert server.boto.get_object(**server.where("k"))["Body"].read() == data

@@ -1,13 +1,15 @@
 """Checksums that travel with a block, so that any server gives back verified bytes.
 
 S3 has no checksum for a range, and many servers keep none at all. Every block is therefore
-stored with the CRC32C (RFC 3720, appendix B.4) of itself and of each of its pages in user
-metadata, which every server keeps, returns with a ranged read too, and carries over on a copy;
-the object's bytes stay plain. The page size is at least 16 KiB, and so that a block has at most
-256 pages: 1 KiB of sums, within S3's 2 KiB of metadata, in values of at most 256 bytes.
+stored with a running CRC32C (RFC 3720, appendix B.4) in user metadata, which every server keeps,
+returns with a ranged read too, and carries over on a copy: at the end of each page, the checksum of
+the block up to there. One pass over the block gives them all, the last is that of the whole block,
+and any run of pages is verified by one call, which leads from the checksum before it to the one at
+its end. The object's bytes stay plain. The page size is at least 16 KiB, and so that a block has at
+most 256 pages: 1 KiB of checksums, within S3's 2 KiB of metadata, in values of at most 256 bytes.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
 
-A block that another program wrote is held to the checksum the service keeps for it, if any.
+A block that another program wrote is verified against the checksum the service keeps, if any.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
 """
 
@@ -33,12 +35,13 @@ SMALLEST_PAGE = 16 * KIB
 MOST_PAGES = 256
 CHECKSUM = "x-amz-checksum-crc32c"
 """The header that a service may hold the body of a write to."""
-SUMS = "x-amz-meta-blockyard-sums"
-"""What a block was stored with: its size, that of its pages, and its CRC32C."""
-"""The header that says what a block was stored with: its size, its pages' and its CRC32C."""
-_PAGES = "x-amz-meta-blockyard-pages-"
-_PAGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
-_STATED = re.compile(r"1 (\d{1,19}) (\d{1,19}) ([0-9a-f]{8})")
+PAGE_CHECKSUMS = "x-amz-meta-blockyard-sums"
+"""What a block was stored with: the format, its size, that of its pages, and its CRC32C."""
+_EDGES = "x-amz-meta-blockyard-pages-"
+"""The checksums up to the end of each page but the last, in several headers."""
+_EDGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
+_FORMAT = "2"
+_STATED = re.compile(rf"{_FORMAT} (\d{{1,19}}) (\d{{1,19}}) ([0-9a-f]{{8}})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +66,30 @@ def page_size(size: int) -> int:
 
 
 def upload_headers(data: bytes | memoryview) -> dict[str, str]:
-    """The headers that a block is stored with: our sums, and one for the server to verify."""
+    """The headers that a block is stored with: its page checksums, and one for the server."""
     view = memoryview(data)
-    page = page_size(len(view))
-    whole = crc32c(view)
+    size, page = len(view), page_size(len(view))
+    running, edges = 0, list[int]()
+    for edge in range(page, size, page):
+        running = crc32c(view[edge - page : edge], running)
+        edges.append(running)
+    whole = crc32c(view[len(edges) * page :], running)
     headers = {
         CHECKSUM: _base64(whole.to_bytes(4, "big")),
-        SUMS: f"1 {len(view)} {page} {whole:08x}",
+        PAGE_CHECKSUMS: f"{_FORMAT} {size} {page} {whole:08x}",
     }
-    if len(view) > page:
-        sums = [crc32c(view[begin : begin + page]) for begin in range(0, len(view), page)]
-        for index in range(0, len(sums), _PAGES_A_VALUE):
-            part = sums[index : index + _PAGES_A_VALUE]
-            packed = struct.pack(f">{len(part)}I", *part)
-            headers[f"{_PAGES}{index // _PAGES_A_VALUE}"] = _base64(packed)
+    for index in range(0, len(edges), _EDGES_A_VALUE):
+        part = edges[index : index + _EDGES_A_VALUE]
+        packed = struct.pack(f">{len(part)}I", *part)
+        headers[f"{_EDGES}{index // _EDGES_A_VALUE}"] = _base64(packed)
     return headers
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """The sums a block was stored with, but for those of its pages, which stay in the headers.
+class PageChecksums:
+    """The checksums a block was stored with; those at the edges of pages stay in the headers.
 
-    All sizes in bytes. `name` is what a block that has them is held to.
+    All sizes in bytes. `name` is what a block that has them is verified against.
     """
 
     size: int
@@ -94,16 +99,16 @@ class Sums:
 
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:
-        """Whether the block was stored with sums, which may be damaged."""
-        return SUMS in headers
+        """Whether the block was stored with page checksums, which may be damaged."""
+        return PAGE_CHECKSUMS in headers
 
     @staticmethod
-    def of(headers: Mapping[str, str]) -> Sums | None:
+    def of(headers: Mapping[str, str]) -> PageChecksums | None:
         """Those that the headers of a reply hold; None when the block was stored without.
 
-        Raises `ValueError` for sums that were damaged on their way.
+        Raises `ValueError` for checksums that were damaged on their way.
         """
-        stated = headers.get(SUMS)
+        stated = headers.get(PAGE_CHECKSUMS)
         return None if stated is None else _parsed(stated)
 
     def check_size(self, size: int) -> None:
@@ -118,16 +123,21 @@ class Sums:
         last_page_end = min(-(-end // page) * page, self.size)
         return offset - offset % page >= first and last_page_end <= first + got
 
-    def page(self, index: int, headers: Mapping[str, str]) -> int:
-        """The CRC32C of page `index`. Raises `ValueError` when it is damaged or missing."""
-        if self.size <= self.page_size:
+    def up_to(self, edge: int, headers: Mapping[str, str]) -> int:
+        """The CRC32C of the first `edge` bytes: the end of a page, or of the block.
+
+        Raises `ValueError` when it is damaged or missing.
+        """
+        if edge == 0:
+            return 0
+        if edge == self.size:
             return self.whole
-        value, place = divmod(index, _PAGES_A_VALUE)
+        value, place = divmod(edge // self.page_size - 1, _EDGES_A_VALUE)
         first, skipped = divmod(place * 4, 3)  # three bytes are four letters of base64
-        letters = headers.get(f"{_PAGES}{value}", "")[first * 4 : first * 4 + 8]
+        letters = headers.get(f"{_EDGES}{value}", "")[first * 4 : first * 4 + 8]
         packed = a2b_base64(letters, strict_mode=True)[skipped : skipped + 4]
         if len(packed) < 4:
-            raise ValueError(f"the stored checksum of page {index} is missing")
+            raise ValueError(f"the stored checksum of the first {edge} bytes is missing")
         return int.from_bytes(packed, "big")
 
     def mismatch(
@@ -139,38 +149,50 @@ class Sums:
     ) -> Mismatch | None:
         """The first page that `body`, the bytes from `first` on, has wrong.
 
-        Looked at are the pages that lie wholly within `body`; `headers` hold their sums. Raises
-        `ValueError` for damaged sums.
+        Looked at are the pages that lie wholly within `body`, all of them in one call;
+        `crc32c_of_body` spares that for a whole block. Raises `ValueError` for damaged checksums.
         """
-        whole = self.whole
-        if len(body) == self.size:
-            whole = crc32c(body) if crc32c_of_body is None else crc32c_of_body
-            if whole == self.whole:
-                return None
-        page, end = self.page_size, first + len(body)
-        for index in range(-(-first // page), -(-end // page)):
-            begin, stop = index * page, min((index + 1) * page, self.size)
-            if stop > end:
-                break
-            found, stored = crc32c(body[begin - first : stop - first]), self.page(index, headers)
+        begin = -(-first // self.page_size) * self.page_size
+        end = first + len(body)
+        if end != self.size:
+            end -= end % self.page_size
+        if begin >= end:
+            return None
+        before = self.up_to(begin, headers)
+        if crc32c_of_body is None or len(body) != self.size:
+            crc32c_of_body = crc32c(body[begin - first : end - first], before)
+        if crc32c_of_body == self.up_to(end, headers):
+            return None
+        return self._first_wrong(body, first, range(begin, end, self.page_size), headers)
+
+    def _first_wrong(
+        self, body: memoryview, first: int, pages: range, headers: Mapping[str, str]
+    ) -> Mismatch:
+        """Which page does not lead from the checksum before it to the one after it."""
+        for begin in pages:
+            end = min(begin + self.page_size, self.size)
+            found = crc32c(body[begin - first : end - first], self.up_to(begin, headers))
+            stored = self.up_to(end, headers)
             if found != stored:
-                return Mismatch(index, f"{stored:08x}", f"{found:08x}")
-        return None if whole == self.whole else Mismatch(None, f"{self.whole:08x}", f"{whole:08x}")
+                return Mismatch(begin // self.page_size, f"{stored:08x}", f"{found:08x}")
+        return Mismatch(None, f"{self.whole:08x}", f"{crc32c(body):08x}")
 
 
 @lru_cache(maxsize=4096)
-def _parsed(stated: str) -> Sums:
-    """The sums as `upload_headers` wrote them. Ranges of one block state the same."""
+def _parsed(stated: str) -> PageChecksums:
+    """The checksums as `upload_headers` wrote them. Ranges of one block state the same."""
     match = _STATED.fullmatch(stated)
     if match is not None:
-        size, page = int(match[1]), int(match[2])
-        if size <= MAX_BLOCK_SIZE and page == page_size(size):
-            return Sums(size, page, int(match[3], 16))
-    raise ValueError(f"the stored checksums are damaged: {stated[:80]!r}")
+        size, page, whole = int(match[1]), int(match[2]), int(match[3], 16)
+        if size <= MAX_BLOCK_SIZE and page == page_size(size) and (size > 0 or whole == 0):
+            return PageChecksums(size, page, whole)
+    raise ValueError(
+        f"the stored checksums are damaged, or not of format {_FORMAT}: {stated[:80]!r}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ServiceChecksum:
     """What the service says of a whole object: `name` is the kind of checksum."""
 
     name: str
@@ -178,12 +200,12 @@ class Claim:
     compute: Callable[[memoryview], str]
 
     def mismatch(self, body: memoryview) -> Mismatch | None:
-        """Hold the object's bytes to it."""
+        """Verify the object's bytes against it."""
         found = self.compute(body)
         return None if found == self.stored else Mismatch(None, f"{self.name} {self.stored}", found)
 
 
-def checksum_claim(headers: Mapping[str, str]) -> Claim | None:
+def service_checksum(headers: Mapping[str, str]) -> ServiceChecksum | None:
     """The checksum that the service keeps of an object, if it says one that can be computed.
 
     A value with `-` in it is that of the parts of a multipart upload, not of the bytes.
@@ -191,12 +213,12 @@ def checksum_claim(headers: Mapping[str, str]) -> Claim | None:
     for name, compute in _CHECKSUMS.items():
         stored = headers.get(name)
         if stored is not None and "-" not in stored:
-            return Claim(name, stored, compute)
+            return ServiceChecksum(name, stored, compute)
     return None
 
 
-def checksum_or_etag_claim(headers: Mapping[str, str]) -> Claim | None:
-    """`checksum_claim`; else the ETag, where it can be taken for the MD5 of the bytes.
+def service_checksum_or_etag(headers: Mapping[str, str]) -> ServiceChecksum | None:
+    """`service_checksum`; else the ETag, where it can be taken for the MD5 of the bytes.
 
     It is none of objects uploaded in parts, and of those encrypted with KMS or customer keys.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
@@ -204,8 +226,8 @@ def checksum_or_etag_claim(headers: Mapping[str, str]) -> Claim | None:
     etag = _MD5.fullmatch(headers.get("etag", ""))
     encrypted = headers.get(_ENCRYPTION, "").startswith("aws:kms") or _CUSTOMER_KEY in headers
     if etag is None or encrypted:
-        return checksum_claim(headers)
-    return checksum_claim(headers) or Claim("ETag", etag[1], _md5)
+        return service_checksum(headers)
+    return service_checksum(headers) or ServiceChecksum("ETag", etag[1], _md5)
 
 
 def _md5(body: memoryview) -> str:

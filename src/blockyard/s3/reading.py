@@ -20,12 +20,12 @@ from blockyard.keys import range_past_end
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3.calls import Caller
 from blockyard.s3.fetching import Asked, fetch, object_size
-from blockyard.s3.integrity import SMALLEST_PAGE, Claim, Sums, checksum_claim
+from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
 
 VerifyRanges = Literal["widen", "covered", "off"]
 """Verify ranged reads wholly, by reading whole pages; only the pages they cover; or not."""
 
-Claimed = Callable[[Mapping[str, str]], Claim | None]
+Claimed = Callable[[Mapping[str, str]], ServiceChecksum | None]
 
 _CHECKED_INLINE = 64 * KIB
 """Bodies up to this many bytes are held to any checksum at once; to the service's, which may be
@@ -43,8 +43,8 @@ class Reader:
         self._page = SMALLEST_PAGE
 
     async def read(
-        self, ctx: Context, asked: Asked, claimed: Claimed = checksum_claim
-    ) -> tuple[Response, Sums | Claim | None]:
+        self, ctx: Context, asked: Asked, claimed: Claimed = service_checksum
+    ) -> tuple[Response, PageChecksums | ServiceChecksum | None]:
         """The reply to `asked`, complete (in `asked.into` where given), and what it was held to.
 
         `claimed` is what an object that has no sums of ours is held to, when it is read whole.
@@ -59,7 +59,7 @@ class Reader:
             return reply, None
         try:
             large = reply.size > _CHECKED_INLINE and whole
-            if large and not Sums.stated(reply.headers):
+            if large and not PageChecksums.stated(reply.headers):
                 return reply, await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
             return reply, verify(asked, reply, claimed)
         except IntegrityError as error:
@@ -93,7 +93,7 @@ class Reader:
             except OversizedBodyError as error:
                 raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
             body = reply.body
-            if widen and isinstance(held_to, Sums) and held_to.page_size != page:
+            if widen and isinstance(held_to, PageChecksums) and held_to.page_size != page:
                 page = self._page = held_to.page_size
                 if not held_to.cover(offset, length, first, len(body)):
                     continue
@@ -108,17 +108,19 @@ class Reader:
         )
 
 
-def verify(asked: Asked, reply: Response, claimed: Claimed) -> Sums | Claim | None:
+def verify(
+    asked: Asked, reply: Response, claimed: Claimed
+) -> PageChecksums | ServiceChecksum | None:
     """Hold what was read to its checksums, and say to which. Raises `IntegrityError`.
 
     To the block's own sums; to what the service claims of a block that has none, and was read
     whole; to nothing, None.
     """
     body = memoryview(reply.body) if asked.into is None else asked.into[: reply.size]
-    held_to: Sums | Claim | None
+    held_to: PageChecksums | ServiceChecksum | None
     wrong = None
     try:
-        held_to = sums = Sums.of(reply.headers)
+        held_to = sums = PageChecksums.of(reply.headers)
         if sums is not None:
             sums.check_size(len(body) if asked.first is None else object_size(reply))
             wrong = sums.mismatch(body, asked.first or 0, reply.headers, reply.crc32c)

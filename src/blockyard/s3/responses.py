@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from blockyard.errors import BlockStoreError, IntegrityError, ProtocolError
 from blockyard.model import BlockInfo
 from blockyard.s3.dates import http_date, iso_date
-from blockyard.s3.integrity import Sums
+from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.proof import check_object, check_page
 from blockyard.s3.refusals import Refusal, error_from, showable
 from blockyard.s3.xml import Document, read_xml
@@ -45,7 +45,7 @@ def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
     check_object(response)
     info = block_info(key, response)
     try:
-        sums = Sums.of(response.headers)
+        sums = PageChecksums.of(response.headers)
         if sums is not None:
             sums.check_size(info.size)
     except ValueError as error:

@@ -31,7 +31,12 @@ from blockyard.s3.capabilities import lacking, refuses_a_header
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.fetching import Asked
-from blockyard.s3.integrity import CHECKSUM, SUMS, checksum_or_etag_claim, upload_headers
+from blockyard.s3.integrity import (
+    CHECKSUM,
+    PAGE_CHECKSUMS,
+    service_checksum_or_etag,
+    upload_headers,
+)
 from blockyard.s3.listing import PageAsked
 from blockyard.s3.proof import check_deleted, check_object, check_stored, check_taken
 from blockyard.s3.reading import Reader
@@ -127,7 +132,7 @@ class S3Store(Store):
         with _perhaps_done(1):
             with suppress(BlockNotFoundError):
                 reply = await self._head(ctx, "write_block", key)
-                if reply.headers.get(SUMS) == put.headers[SUMS]:
+                if reply.headers.get(PAGE_CHECKSUMS) == put.headers[PAGE_CHECKSUMS]:
                     return responses.stat_result(reply, "write_block", key)
             raise ProtocolError(
                 f"write_block {key!r}: the service took the block, but it is not what is there: "
@@ -200,7 +205,7 @@ class S3Store(Store):
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         asked = Asked("verify_block", key, self._full_key(key))
         try:
-            _, held_to = await self._reader.read(ctx, asked, checksum_or_etag_claim)
+            _, held_to = await self._reader.read(ctx, asked, service_checksum_or_etag)
         except OversizedBodyError as error:
             raise BlockTooLargeError(f"verify_block {key!r}: {error}") from None
         return None if held_to is None else held_to.name
