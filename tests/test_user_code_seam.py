@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import pytest
@@ -293,12 +294,48 @@ def test_no_more_threads_than_allowed() -> None:
     pool.close()
 
 
-def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_IDLE_SECONDS", 0.01)
-    pool = Threads()
+@pytest.mark.parametrize("idle", [0, 0.01])
+def test_idle_threads_end(idle: float) -> None:
+    pool = Threads(idle=idle)
     assert pool.start(lambda: 1).result(30) == 1
     assert eventually(lambda: call_threads() == 0)
     assert pool.start(lambda: 2).result(30) == 2
+
+
+def begin_together(pool: Threads, count: int) -> list[Future[int]]:
+    """Calls that are all at work at once, each on a thread of its own."""
+    together = threading.Barrier(count)
+    return [pool.start(lambda: together.wait(30)) for _ in range(count)]
+
+
+def test_all_idle_threads_end_when_they_are_closed() -> None:
+    pools = [Threads(idle=3600) for _ in range(10)]
+    for pool in pools:
+        for call in begin_together(pool, 20):
+            _ = call.result(30)
+    for pool in pools:
+        pool.close()
+    assert eventually(lambda: call_threads() == 0)
+
+
+def test_threads_at_work_when_they_are_closed_end_after_their_calls() -> None:
+    pool = Threads(3, idle=3600)
+    go_on = threading.Event()
+    calls = [pool.start(lambda: go_on.wait(30)) for _ in range(20)]  # all but three are queued
+    pool.close()
+    late = pool.start(lambda: go_on.wait(30))
+    go_on.set()
+    assert all(call.result(30) for call in [*calls, late])
+    assert eventually(lambda: call_threads() == 0)
+
+
+def test_calls_begun_after_threads_are_closed_are_made() -> None:
+    pool = Threads(3, idle=3600)
+    for _ in range(50):
+        for call in begin_together(pool, 3):
+            _ = call.result(30)
+        pool.close()
+    assert eventually(lambda: call_threads() == 0)
 
 
 def test_a_thread_that_can_not_be_had_is_a_typed_error_once(

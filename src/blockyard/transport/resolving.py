@@ -20,7 +20,8 @@ from blockyard.transport.threads import Call, Threads
 _KEPT = 5.0
 """Seconds for which what was found is used again."""
 
-_threads = Threads()
+_threads = Threads(idle=0)
+"""Nobody closes them, so that none waits for more to do."""
 _look_ups: dict[tuple[int, str], LookUp] = {}
 
 

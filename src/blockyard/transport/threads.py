@@ -2,7 +2,7 @@
 
 Never an executor of the interpreter: those refuse work once the main thread has ended, and calls
 that wait for one another fill them and stand still. An idle thread is used again, and ends after
-a few seconds.
+a few seconds or when it is told to.
 
 A signal handler may raise at any bytecode of the main thread, inside of `threading` and
 `concurrent.futures` too, whose Python code then keeps its locks. So what runs on a caller's thread
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -96,11 +97,14 @@ class Call(Future[Result], Generic[Result]):
 
 
 class Threads:
-    """Starts calls on daemon threads: on as many as are needed, or on at most `limit`."""
+    """Starts calls on daemon threads: on as many as are needed, or on at most `limit`.
 
-    def __init__(self, limit: int | None = None) -> None:
+    A thread that is idle for so many seconds ends.
+    """
+
+    def __init__(self, limit: int | None = None, idle: float = _IDLE_SECONDS) -> None:
         self._limit = limit
-        self._workers = PerProcess(_Workers)
+        self._workers = PerProcess(partial(_Workers, idle))
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call. Raises `TransportError` when the system has no thread to give."""
@@ -117,7 +121,7 @@ class Threads:
         return begun
 
     def close(self) -> None:
-        """Let idle threads end now; one that is at work ends after its call."""
+        """Let idle threads end now, and others after the calls that they have."""
         self._workers.here().dismiss()
 
 
@@ -128,9 +132,12 @@ class _Workers:
     taken again by its thread, and each count changes in the step after it was looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle: float) -> None:
+        self._idle_seconds = idle
         self._lock = threading.RLock()
         self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        """For the threads that wait: a call, or None for one that is to end."""
+        self._dismissed = False
         self._alive = 0
         self._idle: list[None] = []
         """One for each thread that waits and has no call coming to it."""
@@ -149,30 +156,40 @@ class _Workers:
 
     def dismiss(self) -> None:
         with self._lock:
-            for _ in range(self._alive):
+            self._dismissed = True
+            while _took_one(self._idle):
+                self._alive -= 1
                 self._calls.put(None)
 
     def _work(self) -> None:
-        while self._next_call():
-            with self._lock:
-                if not _took_one(self._queued):
-                    self._idle.append(None)
+        while (call := self._next_call()) is not None:
+            call.run()
+            del call  # and with it what the call returned or raised, which its waiters have
+            if not self._goes_on():
+                return
 
-    def _next_call(self) -> bool:
-        """Wait for a call and make it; False when this thread is to end."""
+    def _next_call(self) -> Call[Any] | None:
+        """Wait for a call; None when this thread is to end."""
         while True:
             try:
-                call = self._calls.get(timeout=_IDLE_SECONDS)
+                return self._calls.get(timeout=self._idle_seconds)
             except Empty:
-                call = None
-            if call is not None:
-                call.run()
+                with self._lock:
+                    if self._calls.empty():  # it is put there under the lock: none is coming
+                        self._alive -= 1
+                        _ = _took_one(self._idle)
+                        return None
+
+    def _goes_on(self) -> bool:
+        """After a call: whether this thread is to wait for another one."""
+        with self._lock:
+            if _took_one(self._queued):
                 return True
-            with self._lock:
-                if self._calls.empty():  # it is put there under the lock: none is coming
-                    self._alive -= 1
-                    _ = _took_one(self._idle)
-                    return False
+            if self._dismissed:
+                self._alive -= 1
+                return False
+            self._idle.append(None)
+            return True
 
 
 def _took_one(tokens: list[None]) -> bool:
