@@ -136,16 +136,37 @@ def no_new_descriptors() -> Generator[None, None, None]:
     assert eventually(lambda: not open_sockets() - before), open_sockets() - before
 
 
+class NewThreads:
+    """The threads that began since this was made; those of earlier tests may end meanwhile."""
+
+    def __init__(self) -> None:
+        self._before = frozenset(threading.enumerate())
+
+    def alive(self, name: str = "") -> list[threading.Thread]:
+        """Those of them that run now, or of them those of that name."""
+        now = [thread for thread in threading.enumerate() if thread not in self._before]
+        return [thread for thread in now if name in {"", thread.name}]
+
+
+@contextmanager
+def no_new_threads() -> Generator[NewThreads, None, None]:
+    """Soon after the end of the block, no thread is left that began in it."""
+    threads = NewThreads()
+    yield threads
+    assert eventually(lambda: not threads.alive()), threads.alive()
+
+
 def open_sockets() -> set[str]:
     """The sockets that this process has open, by inode."""
-    found: set[str] = set()
+    return {target for _, target in open_descriptors() if target.startswith("socket:")}
+
+
+def open_descriptors() -> set[tuple[str, str]]:
+    """What this process has open: each descriptor, and what it leads to."""
+    found: set[tuple[str, str]] = set()
     for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
-        except FileNotFoundError:  # the one that listed the folder
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
+        with suppress(FileNotFoundError):  # the one that listed the folder
+            found.add((descriptor, os.readlink(f"/proc/self/fd/{descriptor}")))
     return found
 
 

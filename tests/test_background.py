@@ -18,20 +18,26 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.transport.background import BackgroundLoop
-from tests.runtimes import LIMIT, EchoServer, ask, echo, eventually, no_new_descriptors
+from tests.runtimes import (
+    LIMIT,
+    EchoServer,
+    ask,
+    echo,
+    eventually,
+    no_new_descriptors,
+    no_new_threads,
+)
 
 
 @contextmanager
 def background(http: HttpConfig | None = None) -> Generator[BackgroundLoop, None, None]:
     """A background loop that leaves no thread and no socket behind."""
-    threads = threading.active_count()
-    with no_new_descriptors():
+    with no_new_threads(), no_new_descriptors():
         loop = BackgroundLoop(http or HttpConfig(), TimeoutConfig())
         try:
             yield loop
         finally:
             loop.close()
-    assert eventually(lambda: threading.active_count() <= threads)
 
 
 class Fetch:
@@ -48,10 +54,6 @@ class Fetch:
         return await ctx.gather(lambda target: self.one(ctx, target), targets)
 
 
-def loops() -> int:
-    return sum(thread.name == "blockyard" for thread in threading.enumerate())
-
-
 def test_a_call_on_the_loops_own_thread_runs_beside_it() -> None:
     """Only a finalizer makes one there: the garbage collector runs on any thread."""
     with background() as loop, EchoServer() as server:
@@ -66,22 +68,22 @@ def test_a_call_on_the_loops_own_thread_runs_beside_it() -> None:
 
 
 def test_a_close_on_the_loops_own_thread_returns_and_the_thread_ends() -> None:
-    with background() as loop:
+    with no_new_threads() as threads, background() as loop:
 
         async def nested(ctx: Context, call: Callable[[], object]) -> None:
             _ = call()
 
         with suppress(StoreClosedError):  # it may end before the loop does
             loop.run(nested, loop.close, None, 1)
-        assert eventually(lambda: loops() == 0)
+        assert eventually(lambda: not threads.alive())
 
 
 def test_nothing_is_started_before_it_is_needed() -> None:
-    with background() as loop, EchoServer() as server:
-        assert loops() == 0
+    with EchoServer() as server, no_new_threads() as threads, background() as loop:
+        assert threads.alive() == []
         for target in ("/x", "/y"):
             assert loop.run(Fetch(server).one, target, None, 4) == echo(target)
-            assert loops() == 1
+            assert [thread.name for thread in threads.alive()] == ["blockyard"]
 
 
 def test_many_threads_share_the_loop_and_get_each_their_own() -> None:
@@ -150,12 +152,12 @@ def test_closing_cuts_off_calls_of_other_threads() -> None:
 
 
 def test_a_closed_loop_starts_no_other() -> None:
-    with background() as loop, EchoServer() as server:
+    with EchoServer() as server, no_new_threads() as threads, background() as loop:
         _ = loop.run(Fetch(server).one, "/x", None, 4)
         loop.close()
         with pytest.raises(StoreClosedError):
             _ = loop.run(Fetch(server).one, "/x", None, 4)
-        assert eventually(lambda: loops() == 0)
+        assert eventually(lambda: not threads.alive())
         loop.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 import blockyard
 from blockyard.sync import BlockStore
-from tests.runtimes import EchoServer, eventually, no_new_descriptors
+from tests.runtimes import EchoServer, no_new_descriptors, no_new_threads
 from tests.small_s3 import SmallS3
 
 STORES = 20
@@ -53,10 +52,8 @@ def test_stores_that_are_dropped_leave_no_thread_and_no_descriptor(
     use: Callable[[BlockStore], None],
 ) -> None:
     with EchoServer() as server, no_new_descriptors():
-        threads = threading.active_count()
-        with pytest.warns(ResourceWarning, match="without close"):
+        with no_new_threads(), pytest.warns(ResourceWarning, match="without close"):
             dropped(lambda: use(blockyard.open_store(url_of(server))))
-        assert eventually(lambda: threading.active_count() == threads)
         assert server.wait_until_drained()
 
 
@@ -65,11 +62,9 @@ def test_local_stores_that_are_dropped_leave_no_thread(tmp_path: Path) -> None:
         store = blockyard.open_store(url)
         _ = store.write_blocks([("a", b"1"), ("b", b"2")])
 
-    with no_new_descriptors():
-        threads = threading.active_count()
-        with pytest.warns(ResourceWarning, match="without close"):
-            dropped(lambda: use("memory://"), lambda: use(tmp_path.as_uri()))
-        assert eventually(lambda: threading.active_count() == threads)
+    expected = pytest.warns(ResourceWarning, match="without close")
+    with no_new_descriptors(), no_new_threads(), expected:
+        dropped(lambda: use("memory://"), lambda: use(tmp_path.as_uri()))
 
 
 def test_asyncio_stores_that_are_dropped_leave_no_connection() -> None:
@@ -88,10 +83,9 @@ def test_asyncio_stores_that_are_dropped_leave_no_connection() -> None:
             await asyncio.sleep(0.01)
 
     with EchoServer() as server:
-        threads = threading.active_count()
-        asyncio.run(main(server))
+        with no_new_threads():
+            asyncio.run(main(server))
         assert server.wait_until_drained()
-        assert eventually(lambda: threading.active_count() == threads)
 
 
 def test_an_asyncio_store_whose_loop_has_ended_is_dropped() -> None:

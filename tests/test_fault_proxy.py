@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import threading
 import time
 import warnings
 from collections.abc import Generator
@@ -30,6 +29,7 @@ from blockyard.testing.faults import (
 from blockyard.testing.scripted import Close, Pause, Receive, Reset, ScriptedServer, Trickle
 from servers.certificates import ServerCertificate, issue_certificate
 from servers.endpoint import Endpoint, boto3_client, create_bucket
+from tests.runtimes import NewThreads
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 GET = b"GET /a%2Bb?c=d%20e HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:  a ,b\r\n\r\n"
@@ -284,7 +284,7 @@ def test_an_error_in_a_plan_is_raised_at_the_end() -> None:
 
 
 def test_leaving_ends_stalls_connections_and_the_thread() -> None:
-    threads = threading.active_count()
+    threads = NewThreads()
     script = [Receive(), OK]
     with ScriptedServer(script) as server, FaultProxy(server.url, Script([Stall(600)])) as proxy:
         sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
@@ -292,7 +292,7 @@ def test_leaving_ends_stalls_connections_and_the_thread() -> None:
         sock.sendall(GET)
         assert not proxy.wait_until_drained(within=0.05)
         assert proxy.open_connections == 2
-    assert threading.active_count() == threads
+    assert threads.alive() == []
     with sock, idle:
         assert sock.recv(1) == idle.recv(1) == b""
 

@@ -35,6 +35,7 @@ from blockyard.sync import BlockStore
 from blockyard.testing.faces import open_face
 from blockyard.testing.samples import ODD_KEYS, content
 from blockyard.transport.blocking import BlockingRuntime
+from tests.runtimes import open_descriptors
 
 BLOCK = content(200_000)
 KEY = "share/content/block-0"
@@ -129,11 +130,11 @@ class TestFolder:
     def test_descriptors_are_closed(self, store: BlockStore, root: Path) -> None:
         _ = store.write_blocks([(key, b"") for key in ODD_KEYS.values()])
         store.close()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
 
         with opened(root) as again:
             _ = again.delete_blocks([])  # starts the background loop, which has some for itself
-            started = len(os.listdir("/proc/self/fd"))
+            started = open_descriptors()
             _ = again.list_by_prefix()
             _ = next(again.iter_blocks())
             for call in (
@@ -151,8 +152,8 @@ class TestFolder:
                         call()
                     except (BlockNotFoundError, BlockExistsError, ValueError):
                         continue
-            assert len(os.listdir("/proc/self/fd")) == started
-        assert len(os.listdir("/proc/self/fd")) == before
+            assert open_descriptors() <= started
+        assert open_descriptors() <= before
 
     def test_a_file_system_that_ignores_case_is_refused(self, root: Path) -> None:
         (root / ".blockyard").mkdir(parents=True)

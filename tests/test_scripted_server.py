@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -21,6 +20,7 @@ from blockyard.testing.scripted import (
     Trickle,
 )
 from servers.certificates import ServerCertificate, issue_certificate
+from tests.runtimes import NewThreads
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 GET = b"GET /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-Odd:   spaced  \r\n\r\n"
@@ -212,12 +212,12 @@ def test_an_error_in_the_test_itself_comes_through_with_the_servers_as_a_note() 
 
 
 def test_leaving_ends_pauses_open_connections_and_the_thread() -> None:
-    threads = threading.active_count()
+    threads = NewThreads()
     with ScriptedServer([Pause(600)], []) as server:
         clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
         assert not server.wait_until_drained(within=0.05)
         assert server.open_connections == 2
-    assert threading.active_count() == threads
+    assert threads.alive() == []
     for client in clients:
         with client:
             assert client.recv(1) == b""

@@ -25,7 +25,7 @@ from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.tasks import all_done, finished
 from blockyard.transport.threads import Threads
 from blockyard.user_code import UserCodeError, deliver
-from tests.runtimes import eventually
+from tests.runtimes import NewThreads, no_new_threads
 
 Run = Callable[[Callable[[Context], Coroutine[Any, Any, Any]]], Any]
 WAYS: tuple[Literal["blocking", "background", "asyncio"], ...] = (
@@ -265,14 +265,14 @@ def test_what_takes_too_long_to_end_is_cancelled_at_last() -> None:
 def test_calls_on_threads_do_not_hold_each_other_up() -> None:
     pool = Threads()
     together = threading.Barrier(100)
-    calls = [pool.start(lambda: together.wait(30)) for _ in range(100)]
-    assert sorted(call.result(30) for call in calls) == list(range(100))
-    pool.close()
-    assert eventually(lambda: call_threads() == 0)
+    with no_new_threads():
+        calls = [pool.start(lambda: together.wait(30)) for _ in range(100)]
+        assert sorted(call.result(30) for call in calls) == list(range(100))
+        pool.close()
 
 
 def test_no_more_threads_than_allowed() -> None:
-    assert eventually(lambda: call_threads() == 0)  # those of other tests end when they are idle
+    started = NewThreads()
     pool = Threads(3)
     lock, at_once, most = threading.Lock(), 0, 0
 
@@ -290,15 +290,15 @@ def test_no_more_threads_than_allowed() -> None:
         for each in calls:
             each.result(30)
     assert most == 3
-    assert call_threads() == 3
+    assert len(started.alive("blockyard-call")) == 3
     pool.close()
 
 
 @pytest.mark.parametrize("idle", [0, 0.01])
 def test_idle_threads_end(idle: float) -> None:
     pool = Threads(idle=idle)
-    assert pool.start(lambda: 1).result(30) == 1
-    assert eventually(lambda: call_threads() == 0)
+    with no_new_threads():
+        assert pool.start(lambda: 1).result(30) == 1
     assert pool.start(lambda: 2).result(30) == 2
 
 
@@ -308,6 +308,7 @@ def begin_together(pool: Threads, count: int) -> list[Future[int]]:
     return [pool.start(lambda: together.wait(30)) for _ in range(count)]
 
 
+@no_new_threads()
 def test_all_idle_threads_end_when_they_are_closed() -> None:
     pools = [Threads(idle=3600) for _ in range(10)]
     for pool in pools:
@@ -315,9 +316,9 @@ def test_all_idle_threads_end_when_they_are_closed() -> None:
             _ = call.result(30)
     for pool in pools:
         pool.close()
-    assert eventually(lambda: call_threads() == 0)
 
 
+@no_new_threads()
 def test_threads_at_work_when_they_are_closed_end_after_their_calls() -> None:
     pool = Threads(3, idle=3600)
     go_on = threading.Event()
@@ -326,16 +327,15 @@ def test_threads_at_work_when_they_are_closed_end_after_their_calls() -> None:
     late = pool.start(lambda: go_on.wait(30))
     go_on.set()
     assert all(call.result(30) for call in [*calls, late])
-    assert eventually(lambda: call_threads() == 0)
 
 
+@no_new_threads()
 def test_calls_begun_after_threads_are_closed_are_made() -> None:
     pool = Threads(3, idle=3600)
     for _ in range(50):
         for call in begin_together(pool, 3):
             _ = call.result(30)
         pool.close()
-    assert eventually(lambda: call_threads() == 0)
 
 
 def test_a_thread_that_can_not_be_had_is_a_typed_error_once(
@@ -388,7 +388,3 @@ def test_the_deadline_is_checked() -> None:
     Context(runtime, runtime.now() + 1000).check_deadline()
     with pytest.raises(DeadlineExceededError):
         Context(runtime, runtime.now()).check_deadline()
-
-
-def call_threads() -> int:
-    return sum(thread.name == "blockyard-call" for thread in threading.enumerate())
