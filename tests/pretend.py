@@ -187,6 +187,7 @@ class PretendRuntime:
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
         items: Iterable[Item] | UserItems[Item],
         concurrency: int,
+        in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
         assert not isinstance(items, UserItems)
         return [await operation(item) for item in items]

@@ -14,6 +14,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
 from blockyard.operations import Operations
+from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
@@ -71,8 +72,8 @@ ASYNCIO_TYPES = {
     "BlockStore": "AsyncBlockStore",
     "BufferedReader": "AsyncContentFile",
     "ContentSource": "AsyncContentSource",
-    "Iterator[BlockInfo]": "AsyncIterator[BlockInfo]",
-    "Iterator[bytes]": "AsyncIterator[bytes]",
+    "PageIterator[BlockInfo]": "AsyncPageIterator[BlockInfo]",
+    "PageIterator[bytes]": "AsyncPageIterator[bytes]",
 }
 """What differs in a signature of the asyncio face."""
 
@@ -150,8 +151,9 @@ def test_methods_return_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", BLOCKING)
 def test_the_asyncio_face_is_awaited(name: str) -> None:
     if name in ITERATORS:
-        assert inspect.isasyncgenfunction(ASYNCIO[name])
-        assert inspect.isgeneratorfunction(BLOCKING[name])
+        for method in (ASYNCIO[name], BLOCKING[name]):  # which checks its arguments when called
+            assert not inspect.isasyncgenfunction(method)
+            assert not inspect.isgeneratorfunction(method)
     else:
         assert inspect.iscoroutinefunction(ASYNCIO[name]) is (name != "with_options")
         assert not inspect.iscoroutinefunction(BLOCKING[name])
@@ -164,8 +166,9 @@ def test_methods_are_documented_once(name: str) -> None:
 
 
 def test_every_operation_is_on_both_faces() -> None:
-    """A page of a listing is what `iter_blocks` asks for; `at_once` is for contents."""
-    assert set(public(Operations)) - set(BLOCKING) == {"at_once", "list_page"}
+    """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
+    others = {"at_once", "check_open", "list_page", "pages"}
+    assert set(public(Operations)) - set(BLOCKING) == others
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -241,17 +244,20 @@ def test_without_options_there_is_no_deadline() -> None:
     ]
 
 
-class PagedOperations(RecordedOperations):
+class PagedOperations(Operations):
     """A listing of three pages."""
 
-    def list_page(self, ctx: Context, prefix: str, token: str | None) -> Coroutine[Any, Any, Page]:
-        async def answer() -> Page:
-            number = int(token or 0)
-            blocks = [BlockInfo(f"{prefix}{number}{letter}", 0, "") for letter in "ab"]
-            return Page(blocks, str(number + 1) if number < 2 else None)
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.calls: list[tuple[str, str | None]] = []
 
-        self.calls.append(("list_page", ctx, (prefix, token), {}))
-        return answer()
+    async def list_page(
+        self, ctx: Context, prefix: str, token: str | None, operation: str = "iter_blocks"
+    ) -> Page:
+        self.calls.append((prefix, token))
+        number = int(token or 0)
+        blocks = [BlockInfo(f"{prefix}{number}{letter}", 0, "") for letter in "ab"]
+        return Page(blocks, str(number + 1) if number < 2 else None)
 
 
 def test_iterating_fetches_a_page_when_it_comes_to_it() -> None:
@@ -265,7 +271,7 @@ def test_iterating_fetches_a_page_when_it_comes_to_it() -> None:
         assert len(operations.calls) == 2
         assert [block.key for block in blocks] == expected[3:]
 
-    assert [args for _, _, args, _ in operations.calls] == [("p", None), ("p", "1"), ("p", "2")]
+    assert operations.calls == [("p", None), ("p", "1"), ("p", "2")]
 
 
 def test_iterating_under_asyncio() -> None:
@@ -276,7 +282,7 @@ def test_iterating_under_asyncio() -> None:
             return [block.key async for block in store.iter_blocks("p")]
 
     assert asyncio.run(keys()) == ["p0a", "p0b", "p1a", "p1b", "p2a", "p2b"]
-    assert [args for _, _, args, _ in operations.calls] == [("p", None), ("p", "1"), ("p", "2")]
+    assert operations.calls == [("p", None), ("p", "1"), ("p", "2")]
 
 
 def test_leaving_a_with_block_closes() -> None:

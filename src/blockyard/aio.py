@@ -5,7 +5,7 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +20,7 @@ from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
+from blockyard.iterators import AsyncPageIterator
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
 from blockyard.operations import Operations
 from blockyard.transport.aio import AsyncioRuntime
@@ -126,16 +127,9 @@ class AsyncBlockStore:
         """See `BlockStore.list_by_prefix`."""
         return await self._operations.list_by_prefix(self._context(), prefix)
 
-    async def iter_blocks(self, prefix: str = "") -> AsyncIterator[BlockInfo]:
-        """See `BlockStore.iter_blocks`."""
-        token: str | None = None
-        while True:
-            page = await self._operations.list_page(self._context(), prefix, token)
-            for block in page.blocks:
-                yield block
-            token = page.next_token
-            if token is None:
-                return
+    def iter_blocks(self, prefix: str = "") -> AsyncPageIterator[BlockInfo]:
+        """See `BlockStore.iter_blocks`. A step that is cancelled leaves it where it was, too."""
+        return AsyncPageIterator(self._operations.pages(prefix), self._context)
 
     async def verify_by_prefix(
         self, prefix: str = "", *, progress: Progress | None = None
@@ -177,14 +171,11 @@ class AsyncBlockStore:
             )
         )
 
-    async def iter_content(
+    def iter_content(
         self, content_id: str, offset: int = 0, length: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """See `BlockStore.iter_content`."""
-        found = await self._reader.find(self._context(), content_id, "iter_content", offset, length)
-        for batch in found.batches(self._reader.at_once(self._endless)):
-            for block in await self._reader.fetch(self._context(), batch, found.layout):
-                yield block
+    ) -> AsyncPageIterator[bytes]:
+        """See `BlockStore.iter_content`. A step that is cancelled leaves it where it was, too."""
+        return AsyncPageIterator(self._reader.batches(content_id, offset, length), self._context)
 
     async def open_content(self, content_id: str) -> AsyncContentFile:
         """See `BlockStore.open_content`; the file's `read` and `seek` are awaited."""

@@ -184,10 +184,12 @@ class Runtime(Protocol):
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
         items: Iterable[Item] | UserItems[Item],
         concurrency: int,
+        in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
         """Await `operation(item)` for every item, at most `concurrency` at a time.
 
-        Results come in the order of the items, which are drawn only as places become free. The
+        Results come in the order of the items, which are drawn only as places become free. Items
+        for which `in_turn` gives the same text go one after the other, in their order. The
         first error cancels what is under way and is raised when all of that has ended. Returns
         when every item is done, and not otherwise. Raises `ValueError` when `concurrency` is
         below 1.
@@ -238,9 +240,10 @@ class Context:
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
         items: Iterable[Item] | UserItems[Item],
+        in_turn: Callable[[Item], str] | None = None,
     ) -> Coroutine[Any, Any, list[Result]]:
         """`Runtime.gather` with this call's concurrency."""
-        return self.runtime.gather(operation, items, self.concurrency)
+        return self.runtime.gather(operation, items, self.concurrency, in_turn)
 
     def check_deadline(self) -> None:
         """Raise `DeadlineExceededError` once the deadline has passed."""

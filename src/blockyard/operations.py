@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Buffer
@@ -22,6 +23,7 @@ from blockyard.errors import (
     InvalidKeyError,
     StoreClosedError,
 )
+from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MAX_KEY_BYTES, below
 from blockyard.model import DEFAULT_IN_FLIGHT, BlockInfo, DeleteResult, HealthReport, Page
 
@@ -54,56 +56,56 @@ class Operations:
     def write_block(
         self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self._check_open("write_block")
+        self.check_open("write_block")
         key = arguments.key("write_block", key)
         block = arguments.data("write_block", key, data)
         if_absent = arguments.flag("write_block", if_absent, "if_absent")
         return self.store.write_block(ctx, key, block, if_absent=if_absent)
 
     def read_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, bytes]:
-        self._check_open("read_block")
+        self.check_open("read_block")
         return self.store.read_block(ctx, arguments.key("read_block", key))
 
     def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> Coroutine[Any, Any, int]:
-        self._check_open("read_block_into")
+        self.check_open("read_block_into")
         key = arguments.key("read_block_into", key)
         return self.store.read_block_into(ctx, key, arguments.writable("read_block_into", buffer))
 
     def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None = None
     ) -> Coroutine[Any, Any, bytes]:
-        self._check_open("read_block_range")
+        self.check_open("read_block_range")
         key = arguments.key("read_block_range", key)
         offset, length = arguments.span("read_block_range", key, offset, length)
         return self.store.read_block_range(ctx, key, offset, length)
 
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
-        self._check_open("read_blocks")
+        self.check_open("read_blocks")
         wanted = arguments.keys("read_blocks", keys)
         return ctx.gather(lambda key: self.store.read_block(ctx, key), wanted)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> Coroutine[Any, Any, list[bytes]]:
-        self._check_open("read_block_ranges")
+        self.check_open("read_block_ranges")
         wanted = arguments.ranges("read_block_ranges", ranges)
         return ctx.gather(lambda asked: self.store.read_block_range(ctx, *asked), wanted)
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]
     ) -> Coroutine[Any, Any, list[BlockInfo]]:
-        self._check_open("write_blocks")
+        self.check_open("write_blocks")
         given = arguments.blocks("write_blocks", blocks)
         if not isinstance(given, list):
             given = UserItems(given, ctx.deadline, _size, self.in_flight)
-        return ctx.gather(lambda block: self._write_one(ctx, *block), given)
+        return ctx.gather(lambda block: self._write_one(ctx, *block), given, in_turn=_key)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
-        self._check_open("stat_block")
+        self.check_open("stat_block")
         return self.store.stat_block(ctx, arguments.key("stat_block", key))
 
     async def block_exists(self, ctx: Context, key: str) -> bool:
-        self._check_open("block_exists")
+        self.check_open("block_exists")
         key = arguments.key("block_exists", key)
         try:
             _ = await self.store.stat_block(ctx, key)
@@ -116,7 +118,7 @@ class Operations:
     def copy_block(
         self, ctx: Context, source_key: str, target_key: str
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self._check_open("copy_block")
+        self.check_open("copy_block")
         source_key = arguments.key("copy_block", source_key, "source_key")
         target_key = arguments.key("copy_block", target_key, "target_key")
         if source_key == target_key:
@@ -124,18 +126,18 @@ class Operations:
         return self.store.copy_block(ctx, source_key, target_key)
 
     def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
-        self._check_open("delete_block")
+        self.check_open("delete_block")
         return self.store.delete_block(ctx, arguments.key("delete_block", key))
 
     def delete_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, DeleteResult]:
-        self._check_open("delete_blocks")
+        self.check_open("delete_blocks")
         unique = dict.fromkeys(arguments.keys("delete_blocks", keys))
         return self.store.delete_blocks(ctx, list(unique))
 
     async def delete_by_prefix(
         self, ctx: Context, prefix: str, *, literal: bool = False, dry_run: bool = False
     ) -> DeleteResult:
-        self._check_open("delete_by_prefix")
+        self.check_open("delete_by_prefix")
         prefix = arguments.prefix("delete_by_prefix", prefix)
         literal = arguments.flag("delete_by_prefix", literal, "literal")
         dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
@@ -175,13 +177,18 @@ class Operations:
     def list_page(
         self, ctx: Context, prefix: str, token: str | None, operation: str = "iter_blocks"
     ) -> Coroutine[Any, Any, Page]:
-        """One page of a listing: what the faces' `iter_blocks` walk."""
-        self._check_open(operation)
+        """One page of a listing."""
+        self.check_open(operation)
         prefix = arguments.prefix(operation, prefix)
         return self.store.list_page(ctx, prefix, token, PAGE_SIZE)
 
+    def pages(self, prefix: str) -> Fetch[BlockInfo]:
+        """The pages of a listing, one after the other: what the faces' `iter_blocks` walk."""
+        self.check_open("iter_blocks")
+        return partial(self._fetch_page, arguments.prefix("iter_blocks", prefix), None)
+
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
-        self._check_open("health_check")
+        self.check_open("health_check")
         return self.store.health_check(ctx)
 
     def close(self) -> None:
@@ -189,15 +196,22 @@ class Operations:
             self._closed = True
             self.store.close()
 
-    def _check_open(self, operation: str) -> None:
+    def check_open(self, operation: str) -> None:
+        """Raise `StoreClosedError` once `close` was called."""
         if self._closed:
             raise StoreClosedError(f"{operation}: the store is closed")
 
     def _write_one(
         self, ctx: Context, key: str, data: bytes | memoryview
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self._check_open("write_blocks")
+        self.check_open("write_blocks")
         return self.store.write_block(ctx, key, data, if_absent=False)
+
+    async def _fetch_page(self, prefix: str, token: str | None, ctx: Context) -> Fetched[BlockInfo]:
+        page = await self.list_page(ctx, prefix, token)
+        if page.next_token is None:
+            return Fetched(page.blocks, None)
+        return Fetched(page.blocks, partial(self._fetch_page, prefix, page.next_token))
 
     async def _pages(
         self, ctx: Context, operation: str, prefix: str, token: str | None, *, at_most: int
@@ -205,7 +219,7 @@ class Operations:
         """The keys of the pages of a listing from `token` on, and the token of what follows."""
         keys: list[str] = []
         for _ in range(at_most):
-            self._check_open(operation)
+            self.check_open(operation)
             more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
             keys += more
             if token is None:
@@ -237,6 +251,10 @@ class Operations:
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:
     return call()
+
+
+def _key(block: tuple[str, Buffer]) -> str:
+    return block[0]
 
 
 def _size(block: tuple[str, Buffer]) -> int:

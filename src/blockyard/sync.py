@@ -8,7 +8,7 @@ share a store safely; after a fork the child starts with fresh sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from io import BufferedReader
 from types import TracebackType
@@ -25,6 +25,7 @@ from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
+from blockyard.iterators import PageIterator
 from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
 from blockyard.operations import Operations
 from blockyard.transport.background import BackgroundLoop
@@ -129,7 +130,8 @@ class BlockStore:
         """Store many blocks `(key, data)` at once, drawn from an iterator as places free up.
 
         No more is drawn while those in flight hold `in_flight` bytes (64 MiB). The first error is
-        raised; blocks written before it stay.
+        raised; blocks written before it stay. Of several blocks with one key the last is what is
+        stored: each is written when the one before it has been.
         """
         return self._run_many(self._operations.write_blocks, blocks)
 
@@ -183,15 +185,15 @@ class BlockStore:
         """
         return run_to_end(self._operations.list_by_prefix(self._context(), prefix))
 
-    def iter_blocks(self, prefix: str = "") -> Iterator[BlockInfo]:
-        """The blocks whose keys begin with the literal `prefix`, fetched page by page."""
-        token: str | None = None
-        while True:
-            page = run_to_end(self._operations.list_page(self._context(), prefix, token))
-            yield from page.blocks
-            token = page.next_token
-            if token is None:
-                return
+    def iter_blocks(self, prefix: str = "") -> PageIterator[BlockInfo]:
+        """The blocks whose keys begin with the literal `prefix`, fetched page by page.
+
+        A step that raises leaves the iterator where it was: the next one tries again. A deadline
+        is that of each step.
+        """
+        return PageIterator(
+            self._operations.pages(prefix), lambda fetch: run_to_end(fetch(self._context()))
+        )
 
     def verify_by_prefix(
         self, prefix: str = "", *, progress: Progress | None = None
@@ -269,17 +271,17 @@ class BlockStore:
 
     def iter_content(
         self, content_id: str, offset: int = 0, length: int | None = None
-    ) -> Iterator[bytes]:
+    ) -> PageIterator[bytes]:
         """The bytes of a content, or of a range of it, block by block.
 
-        Some blocks are fetched at once, then given out. Raises what `read_content` does.
+        Some blocks are fetched at once, then given out. A step raises what `read_content` does,
+        and leaves the iterator where it was: the next one tries again, and gives the next bytes of
+        the content that the first step found, or raises. A deadline is that of each step.
         """
-        found = self._run_many(
-            partial(self._reader.find, operation="iter_content", offset=offset, length=length),
-            content_id,
+        return PageIterator(
+            self._reader.batches(content_id, offset, length),
+            lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch),
         )
-        for batch in found.batches(self._reader.at_once(self._endless)):
-            yield from self._run_many(partial(self._reader.fetch, layout=found.layout), batch)
 
     def open_content(self, content_id: str) -> BufferedReader:
         """The content as a file open for reading bytes, seekable and buffered.

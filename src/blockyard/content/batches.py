@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from blockyard.context import Context
@@ -10,12 +10,9 @@ from blockyard.context import Context
 Item = TypeVar("Item")
 
 
-def batch_sizes(largest: int) -> Iterator[int]:
-    """1, 2, 4 ... `largest`: starting small brings the first bytes soon."""
-    size = 1
-    while True:
-        yield size
-        size = max(1, min(2 * size, largest))
+def larger_batch(size: int, largest: int) -> int:
+    """The size of the batch after one of `size`: starting with 1 brings the first bytes soon."""
+    return max(1, min(2 * size, largest))
 
 
 async def overlapped(
@@ -28,10 +25,11 @@ async def overlapped(
 
     Both hold `at_once` items at most, or one each.
     """
-    sizes = batch_sizes(at_once // 2)
-    batch = await produce(next(sizes))
+    size = 1
+    batch = await produce(size)
     while batch:
-        batch = await _consume_and_produce(ctx, consume, batch, produce, next(sizes))
+        size = larger_batch(size, at_once // 2)
+        batch = await _consume_and_produce(ctx, consume, batch, produce, size)
 
 
 async def _consume_and_produce(

@@ -7,13 +7,13 @@ that a range touches are read, and of the outer ones only the part within.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from blockyard import arguments
-from blockyard.content.batches import batch_sizes, overlapped
+from blockyard.content.batches import larger_batch, overlapped
 from blockyard.content.layout import Layout, Piece, check_content_id
 from blockyard.content.listing import ContentListing
 from blockyard.content.progress import Progress, Tally
@@ -29,6 +29,7 @@ from blockyard.content.targets import (
 )
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError, InvalidRangeError
+from blockyard.iterators import Fetch, Fetched
 from blockyard.model import BLOCK_SIZE
 from blockyard.operations import Operations
 
@@ -38,15 +39,6 @@ class ContentRange(NamedTuple):
 
     layout: Layout
     pieces: list[Piece]
-
-    def batches(self, at_once: int) -> Iterator[list[Piece]]:
-        """The pieces in order, as many at a time as are to be fetched at once."""
-        rest = iter(self.pieces)
-        for size in batch_sizes(at_once):
-            batch = list(islice(rest, size))
-            if not batch:
-                return
-            yield batch
 
 
 class ContentReader:
@@ -106,11 +98,34 @@ class ContentReader:
         layout = await self._listing.layout(ctx, content_id, operation)
         return ContentRange(layout, layout.pieces(*layout.span(offset, length)))
 
+    def batches(self, content_id: str, offset: int, length: int | None) -> Fetch[bytes]:
+        """The blocks of a content in order, some at a time: what the faces' `iter_content` walk."""
+        self._operations.check_open("iter_content")
+        content_id = check_content_id("iter_content", content_id)
+        offset, length = arguments.span("iter_content", content_id, offset, length)
+
+        async def fetch_first(ctx: Context) -> Fetched[bytes]:
+            found = await self.find(ctx, content_id, "iter_content", offset, length)
+            return await self._fetch_batch(found, 0, 1, ctx)
+
+        return fetch_first
+
     async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
         """Read pieces, many at once, and check that they are all of the content listed."""
         blocks = await ctx.gather(partial(self._read, ctx, layout), pieces)
         await self._listing.check_unchanged(ctx, layout, pieces)
         return blocks
+
+    async def _fetch_batch(
+        self, found: ContentRange, start: int, size: int, ctx: Context
+    ) -> Fetched[bytes]:
+        """The blocks from number `start` on, and after them as many at once as may be."""
+        stop = start + size
+        blocks = await self.fetch(ctx, found.pieces[start:stop], found.layout)
+        if stop >= len(found.pieces):
+            return Fetched(blocks, None)
+        larger = larger_batch(size, self.at_once(ctx))
+        return Fetched(blocks, partial(self._fetch_batch, found, stop, larger))
 
     async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
         key = piece.block.key

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 import blockyard
 from blockyard.aio import AsyncBlockStore
 from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, StoreConfig, TimeoutConfig
+from blockyard.iterators import AsyncPageIterator
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
@@ -135,19 +136,26 @@ class _Driven:
     def _result(self, returned: Any) -> Any:
         if inspect.iscoroutine(returned):
             return self._runner.run(returned)
-        if isinstance(returned, AsyncGenerator):
-            return self._iterate(cast("AsyncGenerator[Any, None]", returned))
+        if isinstance(returned, AsyncPageIterator):
+            return _DrivenIterator(cast("AsyncPageIterator[Any]", returned), self._runner)
         return _Driven(returned, self._runner)  # of `with_options`, the one plain method
 
-    def _iterate(self, blocks: AsyncGenerator[Any, None]) -> Generator[Any, None, None]:
+
+class _DrivenIterator(Iterator[Any]):
+    """An `AsyncPageIterator` that is stepped as a `PageIterator` is."""
+
+    def __init__(self, driven: AsyncPageIterator[Any], runner: asyncio.Runner) -> None:
+        self._driven = driven
+        self._runner = runner
+
+    def __next__(self) -> Any:
         async def following() -> Any:
-            return await anext(blocks, _END)
+            return await anext(self._driven, _END)
 
-        async def let_go() -> None:
-            await blocks.aclose()
+        item = self._runner.run(following())
+        if item is _END:
+            raise StopIteration
+        return item
 
-        try:
-            while (block := self._runner.run(following())) is not _END:
-                yield block
-        finally:
-            self._runner.run(let_go())
+    def close(self) -> None:
+        self._runner.run(self._driven.aclose())

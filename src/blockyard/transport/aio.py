@@ -31,7 +31,7 @@ from blockyard.transport.aio_hedging import NewReply, hedged
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
-from blockyard.transport.gathering import gather, gather_drawn
+from blockyard.transport.gathering import InTurn, gather, gather_drawn
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
@@ -174,8 +174,11 @@ class AsyncioRuntime:
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
         items: Iterable[Item] | UserItems[Item],
         concurrency: int,
+        in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
         check_concurrency(concurrency)
+        if in_turn is not None:
+            operation = InTurn(operation, in_turn)
         if isinstance(items, UserItems):
             run = partial(self.user, deadline=items.deadline)
             caller = calling_thread.get()

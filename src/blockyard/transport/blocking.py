@@ -136,6 +136,7 @@ class BlockingRuntime:
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
         items: Iterable[Item] | UserItems[Item],
         concurrency: int,
+        in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
         """One after the other: what gains from more at once goes to the background loop."""
         check_concurrency(concurrency)

@@ -46,6 +46,34 @@ async def gather(
     return results
 
 
+class InTurn(Generic[Item, Result]):
+    """An operation on items, of which those with one key go one after the other, as they came.
+
+    What fails lets none of those after it begin: the call is to end.
+    """
+
+    def __init__(
+        self,
+        operation: Callable[[Item], Coroutine[Any, Any, Result]],
+        key: Callable[[Item], str],
+    ) -> None:
+        self._operation = operation
+        self._key = key
+        self._last: dict[str, asyncio.Future[None]] = {}
+
+    async def __call__(self, item: Item) -> Result:
+        key = self._key(item)
+        before = self._last.get(key)
+        done = self._last[key] = asyncio.get_running_loop().create_future()
+        if before is not None:
+            await before
+        result = await self._operation(item)
+        done.set_result(None)
+        if self._last[key] is done:
+            del self._last[key]
+        return result
+
+
 async def gather_drawn(
     operation: Callable[[Item], Coroutine[Any, Any, Result]],
     items: UserItems[Item],
