@@ -12,6 +12,8 @@ EMULATORS_READY := $(EMULATORS_VENV)/.blockyard-ready
 # Twice the cores of a small machine, since tests mostly wait. ORDER=N repeats an order of files.
 WORKERS ?= 4
 ORDER := $(or $(ORDER),$(shell date +%s))
+# Coverage costs half as much again as the tests, so it is measured in CI alone.
+COVERAGE := $(if $(CI),--cov --cov-report=term)
 FUZZ_VENV := .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
 FUZZ_TARGETS := replies xml headers sums urls yaml keys
@@ -19,11 +21,14 @@ FUZZ_SECONDS ?= 60
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
+# Tests run hundreds of programs, and each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
-	@echo "make test          the tests that need nothing but this machine, and their coverage"
+	@echo "make test          the tests that need nothing but this machine (CI=true: and their coverage)"
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on these servers, and over an emulated network path (root)"
@@ -39,10 +44,9 @@ demo: $(READY)
 	@$(RUN) demo.demo
 
 test: $(READY)
-	@$(RUN) coverage erase
 	@$(RUN) pytest -m "alone and not servers"
 	@$(RUN) pytest -m "not servers and not alone" --numprocesses $(WORKERS) --dist loadfile \
-		--random-order-bucket=module --random-order-seed=$(ORDER) --cov --cov-report=term
+		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
 
 check: $(READY)
 	@$(VENV)/bin/ruff check --quiet

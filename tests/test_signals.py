@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.content.targets import NewFile
 from blockyard.context import Context
 from blockyard.transport.background import BackgroundLoop
 from tests.runtimes import black_hole
@@ -156,6 +158,51 @@ def test_exceptions_at_any_moment_leave_nothing_taken(
             storm(calls, server.store_url(max_connections=8))
     else:
         storm(calls, "memory://" if stored == "memory" else tmp_path.as_uri())
+
+
+FILE_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
+    "write": lambda store, _: store.write_block("a/b/c", b"block"),
+    "read": lambda store, _: store.read_block("d/e/f"),
+    "list": lambda store, _: store.list_by_prefix(),
+    "a new file": lambda _, folder: _create(folder),
+}
+
+
+def _create(folder: Path) -> None:
+    file = NewFile(str(folder / "new"))
+    with ExitStack() as ends:
+        _ = ends.callback(file.close)
+        _ = ends.callback(file.close)
+        file.create()
+        file.publish()
+
+
+@pytest.mark.parametrize("call", FILE_CALLS)
+def test_no_descriptor_is_closed_twice_whenever_a_handler_raises(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time it may be another thread's."""
+    close, closed, raises_at = os.close, 0, 0
+
+    def close_and_raise(descriptor: int) -> None:
+        nonlocal closed
+        close(descriptor)  # EBADF when it is closed already
+        closed += 1
+        if closed == raises_at:
+            raise StopError
+
+    with blockyard.open_store((tmp_path / "blocks").as_uri()) as store:
+        for key in ("d/e/f", "d/g", "h/i/j"):
+            _ = store.write_block(key, b"block")
+        monkeypatch.setattr(os, "close", close_and_raise)
+        ended = False
+        while not ended:
+            closed, raises_at = 0, raises_at + 1
+            with suppress(StopError):
+                _ = FILE_CALLS[call](store, tmp_path)
+                ended = True
+        monkeypatch.undo()
+    assert raises_at > 1
 
 
 @pytest.mark.parametrize("what", ["connecting", "silent"])

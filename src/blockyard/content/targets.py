@@ -236,8 +236,8 @@ class NewFile:
         """Close the file, and remove it unless it was published."""
         if self._file == _NOT_OPEN:
             return
-        os.close(self._file)
-        self._file = _NOT_OPEN
+        file, self._file = self._file, _NOT_OPEN
+        os.close(file)  # a signal handler may raise once it is closed
         if self._drafted:
             with suppress(FileNotFoundError):  # renamed
                 os.unlink(self._draft)

@@ -71,8 +71,8 @@ def opened_folder(
     try:
         for name in names:
             below = _open_made(folder, name) if make else open_below(folder, name)
-            os.close(folder)
-            folder = below
+            above, folder = folder, below  # a signal handler may raise once that is closed
+            os.close(above)
         yield folder
     finally:
         os.close(folder)

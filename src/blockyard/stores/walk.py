@@ -95,9 +95,9 @@ class _OpenFolder:
     def go(self, folders: tuple[str, ...]) -> int:
         """Go to the folder and return its descriptor."""
         if folders != self._folders:
-            reached = self._reach(folders)
-            os.close(self._descriptor)
-            self._descriptor, self._folders = reached, folders
+            left, self._descriptor = self._descriptor, self._reach(folders)
+            self._folders = folders
+            os.close(left)  # a signal handler may raise once it is closed
         return self._descriptor
 
     def _reach(self, folders: tuple[str, ...]) -> int:
