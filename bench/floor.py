@@ -27,11 +27,12 @@ from bench.workloads import KIB, MIB, RANGED_BLOCK
 from blockyard import BlockStore, open_store
 from blockyard.context import Response
 from blockyard.s3.credentials import Credentials
-from blockyard.s3.fetching import Asked
 from blockyard.s3.integrity import service_checksum
-from blockyard.s3.reading import verify
+from blockyard.s3.ranges import Span
+from blockyard.s3.reading import Read, verify
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.signing import EMPTY_SHA256, Signer
+from blockyard.stores.base import ReadRequest
 from blockyard.transport.heads import encode_head, parse_head
 
 _REGION = "us-east-1"
@@ -105,17 +106,17 @@ class _Verified:
     address: Address
     signer: Signer
     credentials: Credentials
-    asked: Asked
+    read: Read
 
     def request(self) -> bytes:
-        request = self.asked.request(self.address)
+        request = self.read.request(self.address)
         self.signer.sign(request, self.credentials, time.time(), EMPTY_SHA256)
         return encode_head(request)
 
     def take(self, head: memoryview, body: memoryview) -> bytes:
         status, headers, _ = parse_head(head)
         reply = Response(status, headers, bytes(body), len(body))
-        _ = verify(self.asked, self.asked.check(reply), service_checksum)
+        _ = verify(self.read, self.read.check(reply), service_checksum)
         return reply.body
 
 
@@ -123,9 +124,15 @@ def _verified(endpoint: wire.Endpoint, wanted: Sequence[tuple[str, int, int]]) -
     address = bucket_address(endpoint.url, _REGION, data.KEPT, path_style=True)
     signer = Signer(_REGION)
     credentials = Credentials(endpoint.access_key, endpoint.secret_key)
+    requests = [ReadRequest(key, first, length) for key, first, length in wanted]
     return [
-        _Verified(address, signer, credentials, Asked("floor", key, key, first, length))
-        for key, first, length in wanted
+        _Verified(
+            address,
+            signer,
+            credentials,
+            Read("floor", each.key, each.key, each, Span(first, length)),
+        )
+        for each, (_, first, length) in zip(requests, wanted, strict=True)
     ]
 
 

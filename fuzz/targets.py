@@ -23,7 +23,6 @@ from blockyard.errors import BlockStoreError, ConfigError, InvalidKeyError, Tran
 from blockyard.keys import check_key, check_prefix
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3 import requests
-from blockyard.s3.fetching import Asked, check_range_reply
 from blockyard.s3.integrity import (
     PageChecksums,
     page_size,
@@ -31,10 +30,12 @@ from blockyard.s3.integrity import (
     upload_headers,
 )
 from blockyard.s3.listing import PageAsked, list_page
-from blockyard.s3.reading import verify
+from blockyard.s3.ranges import Span, check_range_reply
+from blockyard.s3.reading import Read, verify
 from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
+from blockyard.stores.base import ReadRequest
 from blockyard.stores.paths import entry_of, folders_of, path_of
 from blockyard.transport.heads import encode_head
 from blockyard.transport.http1 import ReplyReader
@@ -149,7 +150,7 @@ def headers(data: bytes) -> None:
     assert region is None or set(region) <= _IN_REGIONS
     for first, length, size in ((0, 10, 10), (5, None, 3), (10**6, 1, 1)):
         with contextlib.suppress(BlockStoreError):
-            check_range_reply(Response(206, given, b"", size), first, length)
+            check_range_reply(Response(206, given, b"", size), Span(first, length))
             stated, _, _ = given["content-range"].removeprefix("bytes ").partition("/")
             assert [int(each) for each in stated.split("-")] == [first, first + size - 1]
 
@@ -185,21 +186,20 @@ def _held(body: bytes, given: Mapping[str, str]) -> None:
     size = len(body)
     with contextlib.suppress(BlockStoreError):
         reply = Response(200, given, body, size)
-        found = verify(Asked("o", "k", "k"), reply, service_checksum_or_etag)
+        found = verify(Read("o", "k", "k", ReadRequest("k")), reply, service_checksum_or_etag)
         if isinstance(found, PageChecksums):
             assert (found.size, found.whole) == (size, crc32c(body))
     first = min(size, 16 * KIB)
     ranged = {**given, "content-range": f"bytes {first}-{size - 1}/{size}"}
     with contextlib.suppress(BlockStoreError):
         part = Response(206, ranged, body[first:], size - first)
-        found = verify(Asked("o", "k", "k", first), part, service_checksum_or_etag)
+        read = Read("o", "k", "k", ReadRequest("k", first), Span(first))
+        found = verify(read, part, service_checksum_or_etag)
         if isinstance(found, PageChecksums):
             assert found.size == size <= MAX_BLOCK_SIZE
             assert found.page_size == page_size(size)
-            if first + found.page_size <= size and first % found.page_size == 0:
-                end = first + found.page_size
-                before = found.up_to(first, ranged)
-                assert found.up_to(end, ranged) == crc32c(body[first:end], before)
+            if first < size and first % found.page_size == 0:
+                assert found.whole == crc32c(body[first:], found.up_to(first, ranged))
 
 
 # What a user says.

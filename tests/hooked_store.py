@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import Store
+from blockyard.stores.base import ReadRequest, Store
 from blockyard.sync import BlockStore
 
 Hook = Callable[[str, str], Awaitable[None]]
@@ -32,19 +32,9 @@ class HookedStore(Store):
         await self.hook("write_block", key)
         return await self.inner.write_block(ctx, key, data, if_absent=if_absent)
 
-    async def read_block(self, ctx: Context, key: str) -> bytes:
-        await self.hook("read_block", key)
-        return await self.inner.read_block(ctx, key)
-
-    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        await self.hook("read_block_into", key)
-        return await self.inner.read_block_into(ctx, key, buffer)
-
-    async def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
-        await self.hook("read_block_range", key)
-        return await self.inner.read_block_range(ctx, key, offset, length)
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        await self.hook(request.operation, request.key)
+        return await self.inner.read(ctx, request)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         await self.hook("stat_block", key)

@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response, UserItems
 from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportError
+from blockyard.model import Block
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
+from blockyard.stores.base import ReadRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard.user_code import run_user_code
 
@@ -26,7 +28,7 @@ Result = TypeVar("Result")
 Twist = Callable[[Request, Response], Response | TransportError]
 """What becomes of a reply on its way."""
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _KEPT = ("x-amz-meta-", "x-amz-checksum-")
 
 
@@ -67,13 +69,18 @@ class PretendS3:
             return refusal(404, "NoSuchKey")
         if request.headers.get("if-match", stored.etag) != stored.etag:
             return refusal(412, "PreconditionFailed")
+        if request.headers.get("if-none-match") == stored.etag:
+            return reply(304, {"etag": stored.etag}, b"")
         size = len(stored.body)
         headers = {**stored.headers, "etag": stored.etag}
         asked = _RANGE.fullmatch(request.headers.get("range", ""))
         if asked is None:
             return reply(200, headers, stored.body)
-        first = int(asked[1])
-        end = min(int(asked[2]) + 1, size) if asked[2] else size
+        if asked[1]:
+            first = int(asked[1])
+            end = min(int(asked[2]) + 1, size) if asked[2] else size
+        else:
+            first, end = max(0, size - int(asked[2])), size
         if first >= size:
             return refusal(416, "InvalidRange")
         headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
@@ -245,15 +252,19 @@ class Pretended:
         return [block.key for block in page.blocks]
 
     def read(self, key: str) -> bytes:
-        return run_to_end(self.store.read_block(self.ctx, key))
+        return run_to_end(self.store.read(self.ctx, ReadRequest(key))).data
 
     def read_into(self, key: str, room: int) -> bytes:
         buffer = bytearray(room)
-        size = run_to_end(self.store.read_block_into(self.ctx, key, memoryview(buffer)))
-        return bytes(buffer[:size])
+        request = ReadRequest(key, into=memoryview(buffer), operation="read_block_into")
+        return bytes(buffer[: run_to_end(self.store.read(self.ctx, request)).size])
+
+    def read_with(self, key: str, **asked: Any) -> Block:
+        return run_to_end(self.store.read(self.ctx, ReadRequest(key, **asked)))
 
     def read_range(self, key: str, offset: int, length: int | None = None) -> bytes:
-        return run_to_end(self.store.read_block_range(self.ctx, key, offset, length))
+        request = ReadRequest(key, offset, length, operation="read_block_range")
+        return run_to_end(self.store.read(self.ctx, request)).data
 
 
 def path(key: str) -> str:

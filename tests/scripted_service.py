@@ -11,6 +11,7 @@ from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
 from blockyard.s3.credentials import Credentials, CredentialSource, StaticCredentials
 from blockyard.s3.store import S3Store
+from blockyard.stores.base import ReadRequest
 from blockyard.transport.blocking import run_to_end
 from tests.pretend import PretendRuntime, PretendS3, reply
 
@@ -65,7 +66,7 @@ class Scripted:
         return self.runtime.pauses
 
     def read(self, key: str = "key") -> bytes:
-        return self.run(self.store.read_block(self.ctx, key))
+        return self.run(self.store.read(self.ctx, ReadRequest(key))).data
 
     def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return run_to_end(operation)

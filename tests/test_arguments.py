@@ -40,7 +40,7 @@ class AskedStore(Store):
     def _asked(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
-    write_block = read_block = read_block_into = read_block_range = _asked
+    write_block = read = _asked
     stat_block = copy_block = delete_block = delete_blocks = list_page = health_check = _asked
 
 
@@ -106,6 +106,7 @@ LENGTH = [
     (-1, InvalidRangeError),
     (-(10**400), InvalidRangeError),
 ]
+ETAG = [*types(b"e", 3, True), ("", ValueError), ('"quoted"', ValueError), ("a\nb", ValueError)]
 SEVERAL = types(None, 3, "abc", b"abc", bytearray(b"abc"), memoryview(b"abc"), {"a": b"b"})
 PROGRESS = types(3, "print", [], awaited_progress, AwaitedProgress())
 
@@ -124,6 +125,9 @@ WRONG: dict[str, list[Wrong]] = {
     "buffer": BUFFER,
     "offset": OFFSET,
     "length": LENGTH,
+    "suffix": LENGTH,
+    "if_match": ETAG,
+    "if_none_match": ETAG,
     "keys": [
         *SEVERAL,
         *types([None], ["a", b"b"], ["a", 3], Drawn("a", None), [["a"]]),

@@ -20,7 +20,7 @@ from blockyard.cli.app import app
 from blockyard.cli.benchmark import CELLS, SIZES, WORKS, Budget, Cell, Measured, measure
 from blockyard.cli.output import human
 from blockyard.errors import BlockStoreError, ServerError
-from blockyard.model import BLOCK_SIZE, KIB, MIB, BlockInfo, DeleteResult
+from blockyard.model import BLOCK_SIZE, KIB, MIB, Block, BlockInfo, DeleteResult
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -144,10 +144,10 @@ class TestFailures:
     def test_a_short_read_ends_it_and_all_is_deleted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def short(*_: object) -> bytes:
-            return b"short"
+        async def short(*_: object) -> Block:
+            return Block(b"short", 5, lambda: BlockInfo("k", 5, "e"))
 
-        monkeypatch.setattr(FilesystemStore, "read_block", short)
+        monkeypatch.setattr(FilesystemStore, "read", short)
         result = run("--store", tmp_path.as_uri(), "--seconds", 0.3)
         assert result.exit_code == 1
         assert "a read gave 5 bytes of 1024" in result.stderr

@@ -31,7 +31,7 @@ def slowed(operation, seconds):
     return slow
 
 Store.write_block = slowed(Store.write_block, 0.2)
-Store.read_block = slowed(Store.read_block, 20)
+Store.read = slowed(Store.read, 20)
 from blockyard.cli import main
 main()
 """

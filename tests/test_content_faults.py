@@ -24,7 +24,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import Store
+from blockyard.stores.base import ReadRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
@@ -604,7 +604,9 @@ class LikeS3(HookedStore):
         page = await super().list_page(ctx, prefix, token, page_size)
         blocks = [
             block._replace(
-                etag=hashlib.sha256(await self.inner.read_block(ctx, block.key)).hexdigest(),
+                etag=hashlib.sha256(
+                    (await self.inner.read(ctx, ReadRequest(block.key))).data
+                ).hexdigest(),
                 last_modified=None,
             )
             for block in page.blocks

@@ -13,7 +13,8 @@ from hooked_store import HookedStore, shrink_blocks
 
 from blockyard.content.files import LARGEST_WINDOW
 from blockyard.context import Context
-from blockyard.model import BlockInfo, Page
+from blockyard.model import Block, BlockInfo, Page
+from blockyard.stores.base import ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import open_face
@@ -40,15 +41,10 @@ class HollowStore(HookedStore):
         await ctx.runtime.sleep(0)
         return BlockInfo(key, len(data), "etag")
 
-    async def read_block(self, ctx: Context, key: str) -> bytes:
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
         await ctx.runtime.sleep(0)
-        return bytes(BLOCK)
-
-    async def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
-        await ctx.runtime.sleep(0)
-        return bytes(BLOCK)[offset:][:length]
+        data = bytes(BLOCK)[request.offset :][: request.length]
+        return Block(data, len(data), lambda: BlockInfo(request.key, BLOCK, "etag"))
 
     async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
         keys = (f"movie/chunk-{index // 16}/block-{index % 16}" for index in range(self._blocks))

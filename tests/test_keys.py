@@ -70,9 +70,13 @@ def test_a_key_is_allowed_or_refused_by_our_own_error(key: str) -> None:
 
 
 def test_a_range_past_the_end_names_what_is_known() -> None:
-    assert "offset 5 is at or past the end of the block's 5 bytes" in str(range_past_end("a", 5, 5))
-    assert "'a': offset 5 is at or past the end of the block" in str(range_past_end("a", 5))
-    assert isinstance(range_past_end("a", 5), BlockStoreError)
+    assert "offset 5 is at or past the end of the block's 5 bytes" in str(
+        range_past_end("read_block_range", "a", 5, 5)
+    )
+    assert "'a': offset 5 is at or past the end of the block" in str(
+        range_past_end("read_block_range", "a", 5)
+    )
+    assert isinstance(range_past_end("read_block_range", "a", 5), BlockStoreError)
 
 
 @pytest.mark.parametrize(

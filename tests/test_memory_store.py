@@ -9,6 +9,7 @@ import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
+from blockyard.stores.base import ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import open_face
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -68,10 +69,10 @@ def test_what_is_read_can_not_change_what_is_stored() -> None:
     store = MemoryStore()
     _ = write(store, "a", memoryview(bytearray(b"block")))
 
-    read = run_to_end(store.read_block(CTX, "a"))
+    read = run_to_end(store.read(CTX, ReadRequest("a"))).data
 
     assert type(read) is bytes
-    assert run_to_end(store.read_block(CTX, "a")) is read  # no copy on the way out
+    assert run_to_end(store.read(CTX, ReadRequest("a"))).data is read  # no copy on the way out
 
 
 def test_threads_and_event_loops_share_a_store() -> None:

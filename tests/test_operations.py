@@ -38,7 +38,7 @@ class AskedStore(Store):
     def _asked(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
-    write_block = read_block = read_block_into = read_block_range = _asked
+    write_block = read = _asked
     stat_block = copy_block = delete_block = delete_blocks = list_page = health_check = _asked
 
 

@@ -25,6 +25,7 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.s3.pacing import Pace
+from blockyard.stores.base import ReadRequest
 from blockyard.testing.faults import FaultProxy, Script, Status
 from blockyard.transport.blocking import run_to_end
 from servers.endpoint import Endpoint
@@ -144,8 +145,8 @@ def test_all_calls_of_a_store_share_the_limit() -> None:
     runtime.limit = lambda: math.ceil(pace.limit or 0)
 
     async def main() -> None:
-        readers = [s3.store.read_block(ctx, "k") for _ in range(60)]
-        rangers = [s3.store.read_block_range(ctx, "k", 1, 2) for _ in range(60)]
+        readers = [s3.store.read(ctx, ReadRequest("k")) for _ in range(60)]
+        rangers = [s3.store.read(ctx, ReadRequest("k", 1, 2)) for _ in range(60)]
         lookers = [s3.store.stat_block(ctx, "k") for _ in range(60)]
         _ = await asyncio.gather(*readers, *rangers, *lookers)
 
@@ -169,8 +170,8 @@ def test_a_throttled_burst_gets_done_with_fewer_at_a_time() -> None:
 
     async def main() -> None:
         ctx = Context(runtime)
-        reads = [s3.store.read_block(ctx, "k") for _ in range(400)]
-        assert await asyncio.gather(*reads) == [b"data"] * 400
+        reads = [s3.store.read(ctx, ReadRequest("k")) for _ in range(400)]
+        assert [block.data for block in await asyncio.gather(*reads)] == [b"data"] * 400
 
     asyncio.run(main())
     assert pace.limit is not None
@@ -193,7 +194,7 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
             return refusal(404, "NoSuchKey")
 
     async def main() -> None:
-        call = asyncio.ensure_future(s3.store.read_block(Context(Hanging(s3.service)), "k"))
+        call = asyncio.ensure_future(s3.store.read(Context(Hanging(s3.service)), ReadRequest("k")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert ends != "cancelled" or len(pace._under_way.here()) == 1

@@ -20,6 +20,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.operations import Operations
+from blockyard.stores.base import ReadRequest
 from blockyard.testing.faces import FACES, FaceName, open_face
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_body, read_head, request_framing
@@ -60,10 +61,10 @@ WRITES: dict[str, Operation] = {
 READS: dict[str, Operation] = {
     "read_block": lambda s3: s3.read("k"),
     "read_block_into": lambda s3: s3.run(
-        s3.store.read_block_into(s3.ctx, "k", memoryview(bytearray(1000)))
+        s3.store.read(s3.ctx, ReadRequest("k", into=memoryview(bytearray(1000))))
     ),
-    "read_block_range": lambda s3: s3.run(s3.store.read_block_range(s3.ctx, "k", 1, 3)),
-    "read_nothing": lambda s3: s3.run(s3.store.read_block_range(s3.ctx, "k", 1, 0)),
+    "read_block_range": lambda s3: s3.run(s3.store.read(s3.ctx, ReadRequest("k", 1, 3))),
+    "read_nothing": lambda s3: s3.run(s3.store.read(s3.ctx, ReadRequest("k", 1, 0))),
     "verify_block": lambda s3: s3.run(s3.store.verify_block(s3.ctx, "k")),
     "stat_block": lambda s3: s3.run(s3.store.stat_block(s3.ctx, "k")),
     "block_exists": lambda s3: s3.run(Operations(s3.store).block_exists(s3.ctx, "k")),
@@ -356,7 +357,7 @@ def as_rclone_does(request: Request) -> Response:
 def test_a_200_that_holds_just_the_range_is_that_range(offset: int, length: int | None) -> None:
     s3 = Scripted(as_rclone_does)
     end = None if length is None else offset + length
-    read = s3.run(s3.store.read_block_range(s3.ctx, "k", offset, length))
+    read = s3.run(s3.store.read(s3.ctx, ReadRequest("k", offset, length))).data
     assert read == BLOCK[offset:end]
     assert len(s3.requests) == 1
 
@@ -374,7 +375,7 @@ def test_a_200_that_holds_just_the_range_is_that_range(offset: int, length: int 
 def test_a_range_that_does_not_answer_is_an_error(answer: Response) -> None:
     s3 = Scripted(answer, max_retries=2)
     with pytest.raises(ProtocolError, match="Content-Range"):
-        _ = s3.run(s3.store.read_block_range(s3.ctx, "k", 17_000, 100))
+        _ = s3.run(s3.store.read(s3.ctx, ReadRequest("k", 17_000, 100)))
 
 
 def test_a_200_that_says_it_is_a_part_is_no_whole() -> None:

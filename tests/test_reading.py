@@ -25,6 +25,7 @@ from blockyard.model import KIB
 from blockyard.s3.credentials import StaticCredentials
 from blockyard.s3.integrity import upload_headers
 from blockyard.s3.store import S3Store
+from blockyard.stores.base import ReadRequest
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import FACES, FaceName, open_face
 from blockyard.testing.scripted import Close, Receive, Reset, ScriptedServer
@@ -125,17 +126,20 @@ class Wired:
         self._store = S3Store(config, StaticCredentials(None))
 
     def read(self) -> bytes:
-        return run_to_end(self._store.read_block(self._ctx, "k"))
+        return run_to_end(self._store.read(self._ctx, ReadRequest("k"))).data
 
     def read_into(self, room: int) -> bytes:
         buffer = bytearray(b"\xaa" * (room + 4))
-        operation = self._store.read_block_into(self._ctx, "k", memoryview(buffer)[:room])
-        size = run_to_end(operation)
+        operation = self._store.read(
+            self._ctx, ReadRequest("k", into=memoryview(buffer)[:room], operation="read_block_into")
+        )
+        size = run_to_end(operation).size
         assert buffer[room:] == b"\xaa" * 4
         return bytes(buffer[:size])
 
     def read_range(self, offset: int, length: int | None) -> bytes:
-        return run_to_end(self._store.read_block_range(self._ctx, "k", offset, length))
+        request = ReadRequest("k", offset, length, operation="read_block_range")
+        return run_to_end(self._store.read(self._ctx, request)).data
 
     @property
     def asked(self) -> list[tuple[int, int | None] | None]:

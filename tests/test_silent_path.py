@@ -15,6 +15,7 @@ import pytest
 
 from blockyard.context import Context, Request, Response
 from blockyard.errors import TransportTimeoutError
+from blockyard.stores.base import ReadRequest
 from tests.pretend import Pretended, PretendRuntime, PretendS3
 
 NO_PROGRESS = 30.0
@@ -84,6 +85,6 @@ def test_calls_in_flight_outlast_a_silence_of_a_minute(calls: int, connected: bo
     s3.put("k", b"data")
     runtime = SilentPath(s3.service, back=60.0, connected=calls if connected else 0)
     ctx = Context(runtime)
-    reads = [s3.store.read_block(ctx, "k") for _ in range(calls)]
-    assert side_by_side(runtime, reads) == [b"data"] * calls
+    reads = [s3.store.read(ctx, ReadRequest("k")) for _ in range(calls)]
+    assert [block.data for block in side_by_side(runtime, reads)] == [b"data"] * calls
     assert runtime.clock < 180

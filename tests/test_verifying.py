@@ -32,7 +32,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo, Page
 from blockyard.operations import Operations
-from blockyard.s3.integrity import checksum_or_etag_claim
+from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faults import FaultProxy, FlipBit, Match, Script, SeenRequest, Status
 from blockyard.transport.aio import AsyncioRuntime
@@ -220,7 +220,7 @@ def test_what_can_not_be_read_is_told_and_the_others_are_verified(
     ],
 )
 def test_which_etags_are_taken_for_an_md5(headers: dict[str, str], held_to: str | None) -> None:
-    claim = checksum_or_etag_claim(headers)
+    claim = service_checksum_or_etag(headers)
     assert (None if claim is None else claim.name) == held_to
     if held_to == "ETag":
         assert claim is not None

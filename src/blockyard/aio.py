@@ -83,6 +83,27 @@ class AsyncBlockStore:
         """See `BlockStore.read_block_range`."""
         return await self._operations.read_block_range(self._context(), key, offset, length)
 
+    async def read_block_with_info(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        suffix: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> tuple[bytes, BlockInfo]:
+        """See `BlockStore.read_block_with_info`."""
+        return await self._operations.read_block_with_info(
+            self._context(),
+            key,
+            offset,
+            length,
+            suffix=suffix,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        )
+
     async def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
         """See `BlockStore.read_blocks`."""
         return await self._operations.read_blocks(self._context(), keys)

@@ -35,6 +35,7 @@ _IN_MEMORY = (list, tuple, deque, Set)
 _RANGE = ("ranges", "(key, offset, length)", 3)
 _BLOCK = ("blocks", "(key, data)", 2)
 
+_ETAG = re.compile(r"[!#-~]{1,1024}")  # RFC 9110, section 8.8.3
 _FIELD_NAMES = re.compile(r":[^:]*:")
 
 
@@ -94,6 +95,32 @@ def span(operation: str, subject: str, offset: int, length: int | None) -> tuple
         return start, None
     size = _bytes(operation, subject, length, "length")
     return start, size if start + size <= _LARGEST else None
+
+
+def suffix(operation: str, subject: str, value: int | None, offset: int) -> int | None:
+    """How many bytes at the end of `subject`, in place of an `offset`.
+
+    Raises `TypeError`, `InvalidRangeError`, and `ValueError` where there is an offset as well.
+    """
+    if value is None:
+        return None
+    size = _bytes(operation, subject, value, "suffix")
+    if offset != 0:
+        raise ValueError(f"{operation} {subject!r}: suffix: expected no offset with it")
+    return min(size, _LARGEST // 2)  # pages are added to it
+
+
+def etag(operation: str, value: str | None, name: str) -> str | None:
+    """An ETag as `BlockInfo` has it. Raises `TypeError`, `ValueError`."""
+    if value is None:
+        return None
+    text = _text(operation, value, name)
+    if not _ETAG.fullmatch(text):
+        raise ValueError(
+            f"{operation}: {name}: expected an ETag as BlockInfo.etag has it, without quotes, "
+            f"got {_shown(text)}"
+        )
+    return text
 
 
 def ranges(

@@ -5,6 +5,8 @@
     BlockStoreError
     ├── BlockNotFoundError            (LookupError)     no block under that key
     ├── BlockExistsError                                if_absent was asked and a block is there
+    ├── PreconditionFailedError                         the block has another ETag than if_match
+    ├── NotModifiedError                                the block still has that of if_none_match
     ├── StoreClosedError                                the store was closed before the call
     ├── InvalidKeyError               (ValueError)      a key or prefix that no store can hold
     ├── InvalidRangeError             (ValueError)      a range at or past the end, or negative
@@ -65,6 +67,14 @@ class BlockNotFoundError(BlockStoreError, LookupError):
 
 class BlockExistsError(BlockStoreError):
     """A block was already there when `if_absent` asked that there be none."""
+
+
+class PreconditionFailedError(BlockStoreError):
+    """The block has another ETag than `if_match` asked for: it was replaced."""
+
+
+class NotModifiedError(BlockStoreError):
+    """The block has the ETag that `if_none_match` asked to be told of no more."""
 
 
 class StoreClosedError(BlockStoreError):

@@ -38,11 +38,13 @@ def check_prefix(prefix: str, what: str = "prefix") -> None:
         )
 
 
-def range_past_end(key: str, offset: int, size: int | None = None) -> InvalidRangeError:
+def range_past_end(
+    operation: str, key: str, offset: int, size: int | None = None
+) -> InvalidRangeError:
     """The error for a range that starts at or past the end of a block of `size` bytes."""
     known = f"the block's {size} bytes" if size is not None else "the block"
     return InvalidRangeError(
-        f"read_block_range {key!r}: offset {offset} is at or past the end of {known}"
+        f"{operation} {key!r}: offset {offset} is at or past the end of {known}"
     )
 
 

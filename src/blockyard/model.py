@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from blockyard.errors import BlockStoreError, PartialDeleteError
 
@@ -50,6 +50,33 @@ class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this i
     size: int
     etag: str
     last_modified: datetime | None = None
+
+
+class Checksums(Protocol):
+    """What the bytes of a block were verified against."""
+
+    @property
+    def name(self) -> str:
+        """The kind: "page checksums", "x-amz-checksum-crc32c" and its like, "ETag"."""
+        ...
+
+
+@dataclass(slots=True)
+class Block:
+    """What a read gives: `size` bytes in `data`, or in the buffer that the request had.
+
+    `checksums` are those that they were verified against, None where there are none.
+    """
+
+    data: bytes
+    size: int
+    describe: Callable[[], BlockInfo]
+    checksums: Checksums | None = None
+
+    @property
+    def info(self) -> BlockInfo:
+        """The block that the bytes are of: read from the reply only when it is asked for."""
+        return self.describe()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from blockyard.errors import (
 from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MAX_KEY_BYTES, below
 from blockyard.model import DEFAULT_IN_FLIGHT, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.stores.base import ReadRequest
 
 if TYPE_CHECKING:
     from blockyard.stores.base import Store
@@ -62,34 +63,72 @@ class Operations:
         if_absent = arguments.flag("write_block", if_absent, "if_absent")
         return self.store.write_block(ctx, key, block, if_absent=if_absent)
 
-    def read_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, bytes]:
+    async def read_block(self, ctx: Context, key: str) -> bytes:
         self.check_open("read_block")
-        return self.store.read_block(ctx, arguments.key("read_block", key))
+        block = await self.store.read(ctx, ReadRequest(arguments.key("read_block", key)))
+        return block.data
 
-    def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> Coroutine[Any, Any, int]:
+    async def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> int:
         self.check_open("read_block_into")
         key = arguments.key("read_block_into", key)
-        return self.store.read_block_into(ctx, key, arguments.writable("read_block_into", buffer))
+        into = arguments.writable("read_block_into", buffer)
+        request = ReadRequest(key, into=into, operation="read_block_into")
+        block = await self.store.read(ctx, request)
+        return block.size
 
-    def read_block_range(
+    async def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None = None
-    ) -> Coroutine[Any, Any, bytes]:
+    ) -> bytes:
         self.check_open("read_block_range")
         key = arguments.key("read_block_range", key)
         offset, length = arguments.span("read_block_range", key, offset, length)
-        return self.store.read_block_range(ctx, key, offset, length)
+        request = ReadRequest(key, offset, length, operation="read_block_range")
+        block = await self.store.read(ctx, request)
+        return block.data
+
+    async def _read_range(self, ctx: Context, asked: tuple[str, int, int | None]) -> bytes:
+        request = ReadRequest(*asked, operation="read_block_range")
+        block = await self.store.read(ctx, request)
+        return block.data
+
+    async def read_block_with_info(
+        self,
+        ctx: Context,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        suffix: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> tuple[bytes, BlockInfo]:
+        operation = "read_block_with_info"
+        self.check_open(operation)
+        key = arguments.key(operation, key)
+        begin, length = arguments.span(operation, key, offset, length)
+        request = ReadRequest(
+            key,
+            suffix=arguments.suffix(operation, key, suffix, begin),
+            if_match=arguments.etag(operation, if_match, "if_match"),
+            if_none_match=arguments.etag(operation, if_none_match, "if_none_match"),
+            operation=operation,
+        )
+        if request.suffix is None and (begin or length is not None):
+            request.offset, request.length = begin, length
+        block = await self.store.read(ctx, request)
+        return block.data, block.info
 
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
         self.check_open("read_blocks")
         wanted = arguments.keys("read_blocks", keys)
-        return ctx.gather(lambda key: self.store.read_block(ctx, key), wanted)
+        return ctx.gather(partial(self.read_block, ctx), wanted)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> Coroutine[Any, Any, list[bytes]]:
         self.check_open("read_block_ranges")
         wanted = arguments.ranges("read_block_ranges", ranges)
-        return ctx.gather(lambda asked: self.store.read_block_range(ctx, *asked), wanted)
+        return ctx.gather(partial(self._read_range, ctx), wanted)
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]

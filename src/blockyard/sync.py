@@ -118,6 +118,37 @@ class BlockStore:
         """
         return run_to_end(self._operations.read_block_range(self._context(), key, offset, length))
 
+    def read_block_with_info(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        suffix: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+    ) -> tuple[bytes, BlockInfo]:
+        """The bytes of a block, or a range of them, and what block they are of, in one request.
+
+        All of it unless `offset` and `length` say otherwise, as in `read_block_range`; `suffix`
+        asks for that many bytes at its end instead, all of a shorter block. `if_match` and
+        `if_none_match` are ETags, as `BlockInfo.etag` has them: raises `PreconditionFailedError`
+        when the block has another than the one, `NotModifiedError` when it has the other.
+        Raises `BlockNotFoundError`, `InvalidRangeError`.
+        https://www.rfc-editor.org/rfc/rfc9110#name-conditional-requests
+        """
+        return run_to_end(
+            self._operations.read_block_with_info(
+                self._context(),
+                key,
+                offset,
+                length,
+                suffix=suffix,
+                if_match=if_match,
+                if_none_match=if_none_match,
+            )
+        )
+
     def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
         """Many whole blocks at once, in the order asked; the first error is raised."""
         return self._run_many(self._operations.read_blocks, keys)

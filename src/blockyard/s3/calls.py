@@ -64,6 +64,23 @@ class Caller:
 
     async def call(self, ctx: Context, call: Call, check: Callable[[Response], Result]) -> Result:
         """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
+        while True:
+            try:
+                return await self.attempt(ctx, call, check)
+            except call.handled:
+                raise
+            except BlockStoreError as error:
+                failure = error
+            await self.pause_or_raise(ctx, call, failure)
+
+    async def attempt(
+        self, ctx: Context, call: Call, check: Callable[[Response], Result]
+    ) -> Result:
+        """`check(reply)` of one attempt.
+
+        What a refusal teaches is put right, and asked again at once. Every other failure is raised:
+        it counts, and may be tried again, once `pause_or_raise` was told of it.
+        """
         pace, learnt, recovery = self._pace, self.capabilities, self._recovery
         while True:
             ticket = response = request = None
@@ -87,8 +104,6 @@ class Caller:
                 if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
                 raise self._refusal(ctx, call, response)
-            except call.handled:
-                raise
             except BlockStoreError as error:
                 failure = error
             finally:
@@ -99,7 +114,7 @@ class Caller:
             if request is not None and may_have_taken_effect(failure):
                 _count_unknown(ctx, call)
             await self._check_bucket(ctx, call, failure, response)
-            await self.pause_or_raise(ctx, call.operation, call.key, call.history(), failure)
+            raise failure
 
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
@@ -110,18 +125,12 @@ class Caller:
         hedging.answered(response.waited)
         return response
 
-    async def pause_or_raise(
-        self,
-        ctx: Context,
-        operation: str,
-        key: str | None,
-        attempts: Attempts,
-        error: BlockStoreError,
-    ) -> None:
+    async def pause_or_raise(self, ctx: Context, call: Call, error: BlockStoreError) -> None:
         """Return when the call should be tried again, having waited; else raise `error`.
 
         Throttling has a budget of its own, as large: it says nothing of what else may fail.
         """
+        attempts = call.history()
         if isinstance(error, ThrottledError):
             self._pace.throttled(ctx)
             attempts.throttled += 1
@@ -137,32 +146,32 @@ class Caller:
             jitter=ctx.runtime.jitter(),
         )
         if delay is None:
-            raise _final(error, operation, key, attempts)
+            raise _final(error, call, attempts)
         try:
             attempts.paid = await self._pace.pay(ctx, error)
             if attempts.paid:
-                attempts.notes.append(f"attempt {attempts.made}: {error}")
-                self._log_retry(operation, key, attempts, delay, error)
+                _note(call, attempts, delay, error)
                 await ctx.sleep(delay)
         except DeadlineExceededError as past:
-            raise _final(past, operation, key, attempts) from error
+            raise _final(past, call, attempts) from error
         if not attempts.paid:
-            raise _final(error, operation, key, attempts)
+            raise _final(error, call, attempts)
 
-    def count_mismatch(
-        self, operation: str, key: str | None, attempts: Attempts, error: BlockStoreError
-    ) -> None:
-        """Bytes did not match their checksum: return when they should be read again, else raise."""
+    def on_last_attempt(self, call: Call) -> bool:
+        """Whether one more failure ends the call."""
+        return call.history().failed + 1 >= self._policy.attempts
+
+    def count(self, call: Call, error: BlockStoreError) -> None:
+        """Count a failure after which another try comes without a pause."""
+        attempts = call.history()
         attempts.failed += 1
-        if attempts.failed >= self._policy.attempts:
-            raise _final(error, operation, key, attempts)
-        attempts.notes.append(f"attempt {attempts.made}: {error}")
-        self._log_retry(operation, key, attempts, 0.0, error)
+        _note(call, attempts, 0.0, error)
 
     def last_failure(self, call: Call, error: BlockStoreError) -> BlockStoreError:
         """`error`, that ends `call`, with the attempts that came before it in its notes."""
-        call.history().failed += 1
-        return _final(error, call.operation, call.key, call.history())
+        attempts = call.history()
+        attempts.failed += 1
+        return _final(error, call, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
@@ -217,23 +226,6 @@ class Caller:
                 raise
             self.capabilities.bucket_found = True  # since S3 says that it may not be listed
 
-    def _log_retry(
-        self,
-        operation: str,
-        key: str | None,
-        attempts: Attempts,
-        delay: float,
-        error: BlockStoreError,
-    ) -> None:
-        _log.info(
-            "%s %r: attempt %d failed (%s), the next in %.2f s",
-            operation,
-            key,
-            attempts.made,
-            type(error).__name__,
-            delay,
-        )
-
 
 def _count_unknown(ctx: Context, call: Call) -> None:
     """An attempt failed, and if it was to change something, that may have come about."""
@@ -242,12 +234,23 @@ def _count_unknown(ctx: Context, call: Call) -> None:
         ctx.unknown_attempts += 1
 
 
-def _final(
-    error: BlockStoreError, operation: str, key: str | None, attempts: Attempts
-) -> BlockStoreError:
+def _note(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) -> None:
+    """Note a failure, after which the next attempt comes in `delay` seconds, and log it."""
+    attempts.notes.append(f"attempt {attempts.made}: {error}")
+    _log.info(
+        "%s %r: attempt %d failed (%s), the next in %.2f s",
+        call.operation,
+        call.key,
+        attempts.made,
+        type(error).__name__,
+        delay,
+    )
+
+
+def _final(error: BlockStoreError, call: Call, attempts: Attempts) -> BlockStoreError:
     """`error` as the caller of the store gets it: it names the operation and lists the attempts."""
     if isinstance(error, TransportError):
-        where = operation if key is None else f"{operation} {key!r}"
+        where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
         error.args = (f"{where}: {error}", *error.args[1:])
     if isinstance(error, S3Error):
         error.attempts = max(attempts.made, 1)

@@ -102,8 +102,9 @@ class Deleting:
         failed: dict[str, BlockStoreError] = {}
         while keys:
             batch, later = keys[: self._batch_size], keys[self._batch_size :]
+            call = self._deleting(batch, attempts)
             try:
-                refused = await self._request(ctx, batch, attempts)
+                refused = await self._request(ctx, call, batch)
             except ThrottledError as error:
                 self._batch_size = max(self._batch_size // 2, _SMALLEST)
                 whole.append(error)
@@ -121,24 +122,15 @@ class Deleting:
             failed |= {key: error for key, error in refused.items() if not is_transient(error)}
             if again:
                 try:
-                    await self._caller.pause_or_raise(
-                        ctx, _OPERATION, None, attempts, refused[again[0]]
-                    )
+                    await self._caller.pause_or_raise(ctx, call, refused[again[0]])
                 except BlockStoreError as error:
                     return failed | refused | dict.fromkeys(later, error)
             keys = again + later
         return failed
 
-    async def _request(
-        self, ctx: Context, batch: list[str], attempts: Attempts
-    ) -> dict[str, BlockStoreError]:
-        """One DeleteObjects request. Returns the keys it did not delete, with why.
-
-        Raises `UnsupportedError` when the service has no such thing: it says so, or the reply to
-        the first one names no key at all.
-        """
+    def _deleting(self, batch: list[str], attempts: Attempts) -> PlainCall:
         full_keys = [self._prefix + key for key in batch]
-        call = PlainCall(
+        return PlainCall(
             _OPERATION,
             None,
             lambda address: requests.delete_objects(address, full_keys),
@@ -147,6 +139,15 @@ class Deleting:
             attempts=attempts,
             changes=True,
         )
+
+    async def _request(
+        self, ctx: Context, call: PlainCall, batch: list[str]
+    ) -> dict[str, BlockStoreError]:
+        """One DeleteObjects request. Returns the keys it did not delete, with why.
+
+        Raises `UnsupportedError` when the service has no such thing: it says so, or the reply to
+        the first one names no key at all.
+        """
         try:
             gone, refused = await self._caller.call(
                 ctx, call, lambda reply: delete_outcome(reply, batch, self._prefix)

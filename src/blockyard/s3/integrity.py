@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha1, sha256
-from typing import ClassVar
 
 from crc32c import crc32c
 
@@ -89,13 +88,17 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
 class PageChecksums:
     """The checksums a block was stored with; those at the edges of pages stay in the headers.
 
-    All sizes in bytes. `name` is what a block that has them is verified against.
+    All sizes in bytes.
     """
 
     size: int
     page_size: int
     whole: int
-    name: ClassVar = "page checksums"
+
+    @property
+    def name(self) -> str:
+        """What a block that has them is verified against."""
+        return "page checksums"
 
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:

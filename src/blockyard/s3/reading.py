@@ -1,37 +1,279 @@
-"""Reads held to the checksums that the block was stored with.
+"""Verified reads: one state, one loop, and a pure function that says what comes next.
 
-What does not match is read once more, on another connection, before that is an error.
+A body that breaks off is taken up again at the byte it had reached, from the same version of the
+object (`If-Match` with its ETag). When the object was replaced meanwhile, the read starts over.
+What does not match the checksums that the block was stored with is read once more, on another
+connection. A ranged read is widened to the edges of the pages that it is on, whose size is taken
+to be that of the last block read; a block with another is read again. All of that is one call, with
+one budget of attempts and one list of notes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Literal, TypeAlias
 
-from blockyard.context import Context, Response
+from blockyard.context import Context, Request, Response
 from blockyard.errors import (
+    BlockStoreError,
     BlockTooLargeError,
+    IncompleteBodyError,
     IntegrityError,
     InvalidRangeError,
+    NotModifiedError,
     OversizedBodyError,
+    PreconditionFailedError,
+    ProtocolError,
+    S3Error,
 )
 from blockyard.keys import range_past_end
-from blockyard.model import KIB, MAX_BLOCK_SIZE
+from blockyard.model import KIB, MAX_BLOCK_SIZE, Block, BlockInfo
+from blockyard.s3 import responses
+from blockyard.s3.attempts import Call, PlainCall
 from blockyard.s3.calls import Caller
-from blockyard.s3.fetching import Asked, fetch, object_size
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
+from blockyard.s3.proof import check_object
+from blockyard.s3.ranges import Span, check_range_reply, cut_from_whole, stated_range
+from blockyard.s3.requests import Address, get_object, head_object
+from blockyard.stores.base import (
+    ReadRequest,
+    buffer_too_small,
+    check_conditions,
+    requested_range,
+)
 
 VerifyRanges = Literal["widen", "covered", "off"]
 """Verify ranged reads wholly, by reading whole pages; only the pages they cover; or not."""
 
-Claimed = Callable[[Mapping[str, str]], ServiceChecksum | None]
+Verified: TypeAlias = PageChecksums | ServiceChecksum | None
+FindChecksum = Callable[[Mapping[str, str]], ServiceChecksum | None]
 
 _CHECKED_INLINE = 64 * KIB
-"""Bodies up to this many bytes are held to any checksum at once; to the service's, which may be
-slow to compute, larger ones where they block no one."""
+"""Bodies up to this many bytes are verified at once; larger ones against the service's checksum,
+which may be slow to compute, where they block no one."""
+_PROGRESS = 64 * KIB
+"""A body that broke off after so many bytes made progress: its attempt does not count."""
 _REREADS = 4
 """How often one read may find that its block has pages of yet another size."""
+
+
+class Step(Enum):
+    """What follows on a failure."""
+
+    RETRY = auto()
+    """The same request, after a pause."""
+    RESUME = auto()
+    """The rest of the body, after a pause."""
+    START_OVER = auto()
+    """All of it, after a pause."""
+    READ_REPLACED = auto()
+    """All of it, at once: there is another version of the object."""
+    READ_WHOLE = auto()
+    """The whole object, at once: the service ignores ranges."""
+    READ_AGAIN = auto()
+    """All of it, at once, on another connection: it did not match its checksum."""
+    GIVE_UP = auto()
+
+
+@dataclass(slots=True)
+class Broken:
+    """A body that broke off: its first reply, and what has come of it since.
+
+    `received` bytes are in `pieces`, or in the caller's buffer; the rest is asked for of the
+    version with `etag` alone. `failed_before` counts the attempts before this one.
+    """
+
+    reply: IncompleteBodyError
+    etag: str
+    failed_before: int
+    pieces: list[bytes]
+    received: int = 0
+
+    def span(self) -> Span:
+        """The bytes that are missing."""
+        first = 0
+        if "content-range" in self.reply.headers:
+            first, _ = stated_range(_head(self.reply))
+        return Span(first + self.received, self.reply.expected - self.received)
+
+    def add(self, broken: IncompleteBodyError) -> None:
+        self.received += broken.received
+        if broken.partial is not None:
+            self.pieces.append(broken.partial)
+
+    def completed(self, rest: Response) -> Response:
+        """The reply as if it had not broken off. Raises `ProtocolError` for another `rest`."""
+        check_range_reply(rest, self.span())
+        if rest.size != self.reply.expected - self.received:
+            raise ProtocolError("the object ends before the body that broke off did")
+        if _strong(rest.headers) != self.etag:
+            raise ProtocolError("the rest of a body came from another version of the object")
+        reply = self.reply
+        body = b"".join([*self.pieces, rest.body])  # empty where it went into a buffer
+        return Response(reply.status, reply.headers, body, reply.expected)
+
+
+@dataclass(slots=True)
+class Read(Call):
+    """A read under way: what goes out next, and what has come so far.
+
+    `span` is what is asked of the service, None for the whole object; `broken` is set while a body
+    that broke off is completed.
+    """
+
+    full_key: str
+    wanted: ReadRequest
+    span: Span | None = None
+    ranges_ignored: bool = False
+    fresh: bool = False
+    broken: Broken | None = None
+
+    @classmethod
+    def of(cls, wanted: ReadRequest, full_key: str, page: int) -> Read:
+        """To read what is wanted, widened to the edges of pages of `page` bytes."""
+        span = _widened(wanted, page)
+        return cls(
+            wanted.operation,
+            wanted.key,
+            full_key,
+            wanted,
+            span,
+            limit=_most(span),
+            into=wanted.into if span is None else None,
+            hedged=wanted.into is None,
+        )
+
+    def widen(self, page: int) -> None:
+        """From now on read to the edges of pages of `page` bytes."""
+        self.span = _widened(self.wanted, page)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what has come of the body."""
+        self.broken = None
+        self.into = self.target
+        self.limit = _most(self.sent)
+
+    def resume(self, failure: IncompleteBodyError, failed_before: int) -> Broken:
+        """Go on behind what `failure` brought."""
+        broken = self.broken
+        if broken is None:
+            broken = self.broken = Broken(failure, _strong(failure.headers), failed_before, [])
+        broken.add(failure)
+        self.limit = broken.reply.expected - broken.received
+        target = self.target
+        if target is not None:
+            self.into = target[broken.received : broken.reply.expected]
+        return broken
+
+    @property
+    def target(self) -> memoryview | None:
+        """Where the service's bytes go: those of a range may be more than are wanted."""
+        return self.wanted.into if self.span is None else None
+
+    @property
+    def sent(self) -> Span | None:
+        """The range that goes out next; None for the whole object."""
+        if self.broken is not None:
+            return self.broken.span()
+        return None if self.ranges_ignored else self.span
+
+    def request(self, address: Address) -> Request:
+        span, wanted, broken = self.sent, self.wanted, self.broken
+        if span is None:
+            byte_range = suffix = None
+        else:
+            last = None if span.length is None else span.first + span.length - 1
+            byte_range, suffix = (span.first, last), span.suffix
+        request = get_object(
+            address,
+            self.full_key,
+            byte_range=byte_range,
+            suffix=suffix,
+            if_match=wanted.if_match if broken is None else broken.etag,
+            if_none_match=wanted.if_none_match if broken is None else None,
+            checksum=self.checksum_mode and span is None,
+        )
+        request.sum_body = span is None
+        request.fresh = self.fresh and broken is None
+        return request
+
+    def check(self, response: Response) -> Response:
+        """The reply to all that is asked for, if `response` is that or completes it.
+
+        Raises `ProtocolError` where it is neither, `InvalidRangeError` where a service that ignores
+        ranges shows that there is none.
+        """
+        check_object(response)
+        if self.broken is not None:
+            response = self.broken.completed(response)
+        whole, span = _is_whole(response), self.span
+        if whole:
+            return response if span is None else cut_from_whole(response, span)
+        if span is None or self.ranges_ignored:
+            raise ProtocolError(f"status {response.status} with a part of the whole object")
+        if self.broken is None:
+            check_range_reply(response, span)
+        return response
+
+    def continues(self, failure: IncompleteBodyError) -> bool:
+        """Whether the bytes that a broken reply brought are the next of those asked for."""
+        etag = _strong(failure.headers)
+        if not etag or (self.broken is not None and etag != self.broken.etag):
+            return False
+        span = self.sent
+        if span is None:
+            return _is_whole(_head(failure))
+        try:
+            check_range_reply(_head(failure), span)
+        except ProtocolError:
+            return False
+        return True
+
+
+def _widened(wanted: ReadRequest, page: int) -> Span | None:
+    """The range to ask for, to the edges of pages of `page` bytes; None for the whole block."""
+    offset, length = wanted.offset, wanted.length
+    if wanted.suffix is not None:
+        return Span(suffix=wanted.suffix + page - 1)
+    if offset is None:
+        return None
+    first = offset - offset % page
+    return Span(first, None if length is None else -(-(offset + length) // page) * page - first)
+
+
+def _most(span: Span | None) -> int:
+    """The most bytes that an honest reply holds."""
+    return (span and (span.length or span.suffix)) or MAX_BLOCK_SIZE
+
+
+def next_step(read: Read, failure: BlockStoreError) -> Step:
+    """What a read does after a failure."""
+    step = Step.RETRY
+    match failure:
+        case IncompleteBodyError():
+            step = Step.RESUME if read.continues(failure) else Step.START_OVER
+        case OversizedBodyError() if read.broken is not None:
+            step = Step.START_OVER  # the range is ignored, and the whole would come each time
+        case OversizedBodyError():
+            span = read.sent
+            if span is None or (span.length is None and span.suffix is None):
+                step = Step.GIVE_UP
+            elif failure.status == 200:
+                step = Step.READ_WHOLE
+        case IntegrityError():
+            step = Step.GIVE_UP if read.fresh else Step.READ_AGAIN
+        case InvalidRangeError():
+            step = Step.GIVE_UP
+        case S3Error() if failure.status in {304, 412}:
+            replaced = read.broken is not None and read.wanted.if_match is None
+            step = Step.READ_REPLACED if replaced else Step.GIVE_UP
+        case _:
+            pass
+    return step
 
 
 class Reader:
@@ -43,91 +285,211 @@ class Reader:
         self._page = SMALLEST_PAGE
 
     async def read(
-        self, ctx: Context, asked: Asked, claimed: Claimed = service_checksum
-    ) -> tuple[Response, PageChecksums | ServiceChecksum | None]:
-        """The reply to `asked`, complete (in `asked.into` where given), and what it was held to.
+        self,
+        ctx: Context,
+        wanted: ReadRequest,
+        full_key: str,
+        find_checksum: FindChecksum = service_checksum,
+    ) -> Block:
+        """See `Store.read`, which answers empty ranges by itself.
 
-        `claimed` is what an object that has no sums of ours is held to, when it is read whole.
+        An object without page checksums is verified, when it is read whole, against what
+        `find_checksum` finds in the headers.
         """
-        whole = asked.first is None
-        learnt = self._caller.capabilities
-        asked.checksum_mode = whole and learnt.checksum_mode is not False
-        reply = await fetch(self._caller, ctx, asked)
-        if whole and learnt.checksum_mode is None:  # if it was refused, it was all that was wrong
-            learnt.checksum_mode = asked.checksum_mode
-        if not whole and self._verify_ranges == "off":
-            return reply, None
-        try:
-            large = reply.size > _CHECKED_INLINE and whole
-            if large and not PageChecksums.stated(reply.headers):
-                return reply, await ctx.runtime.blocking(lambda: verify(asked, reply, claimed))
-            return reply, verify(asked, reply, claimed)
-        except IntegrityError as error:
-            again = replace(asked, fresh=True, attempts=asked.history())
-            self._caller.count_mismatch(asked.operation, asked.key, asked.history(), error)
-        reply = await fetch(self._caller, ctx, again)
-        try:
-            return reply, verify(again, reply, claimed)
-        except IntegrityError as error:
-            raise self._caller.last_failure(again, error) from None
-
-    async def read_range(
-        self, ctx: Context, key: str, full_key: str, offset: int, length: int | None
-    ) -> bytes:
-        """`length` bytes from `offset`, clamped at the end.
-
-        To verify them all, the read is widened to the edges of the pages they are on. The page
-        size is taken to be that of the last block read; a block with another is read again.
-        """
-        widen = self._verify_ranges == "widen"
-        page = self._page if widen else 1
+        if wanted.length == 0 or wanted.suffix == 0:
+            return await self._read_nothing(ctx, wanted, full_key)
+        page = self._page if self._verify_ranges == "widen" else 1
+        read = Read.of(wanted, full_key, page)
         for _ in range(_REREADS):
-            first = offset - offset % page
-            wanted = None if length is None else -(-(offset + length) // page) * page - first
-            limit = MAX_BLOCK_SIZE if wanted is None else wanted
-            asked = Asked("read_block_range", key, full_key, first, wanted, limit=limit)
             try:
-                reply, held_to = await self.read(ctx, asked)
-            except InvalidRangeError as error:
-                raise range_past_end(key, offset) from error
-            except OversizedBodyError as error:
-                raise BlockTooLargeError(f"read_block_range {key!r}: {error}") from None
-            body = reply.body
-            if widen and isinstance(held_to, PageChecksums) and held_to.page_size != page:
-                page = self._page = held_to.page_size
-                if not held_to.cover(offset, length, first, len(body)):
-                    continue
-            begin = offset - first
-            if begin >= len(body):
-                raise range_past_end(key, offset, first + len(body))
-            if begin == 0 and length == wanted:
-                return body
-            return body[begin:] if length is None else body[begin : begin + length]
+                reply, verified = await self._complete(ctx, read, find_checksum)
+            except InvalidRangeError as refused:
+                return await self._read_nothing(ctx, wanted, full_key, refused)
+            if wanted.if_match is not None or wanted.if_none_match is not None:
+                check_conditions(wanted, responses.unquoted(reply.headers["etag"]))
+            if read.span is None or page == 1 or not isinstance(verified, PageChecksums):
+                return _block(read, reply, verified)
+            if verified.page_size == page or _covered(read, reply, verified):
+                self._page = verified.page_size
+                return _block(read, reply, verified)
+            page = self._page = verified.page_size
+            read.widen(page)
         raise IntegrityError(
-            f"read_block_range {key!r}: each of {_REREADS} reads found a block of another size"
+            f"{wanted.operation} {wanted.key!r}: each of {_REREADS} reads found a block of "
+            "another size"
         )
 
+    async def head(self, ctx: Context, operation: str, key: str, full_key: str) -> Response:
+        """The headers of an object."""
+        call = PlainCall(operation, key, lambda address: head_object(address, full_key))
 
-def verify(
-    asked: Asked, reply: Response, claimed: Claimed
-) -> PageChecksums | ServiceChecksum | None:
-    """Hold what was read to its checksums, and say to which. Raises `IntegrityError`.
+        def described(reply: Response) -> Response:
+            check_object(reply)
+            return reply
 
-    To the block's own sums; to what the service claims of a block that has none, and was read
-    whole; to nothing, None.
+        return await self._caller.call(ctx, call, described)
+
+    async def _read_nothing(
+        self,
+        ctx: Context,
+        wanted: ReadRequest,
+        full_key: str,
+        refused: InvalidRangeError | None = None,
+    ) -> Block:
+        """An empty range, which HTTP has none of; or the error of one past the end.
+
+        The refusal of a range does not show whether the block has the size that it was stored
+        with, as a service may have lost its end; its headers do.
+        """
+        reply = await self.head(ctx, wanted.operation, wanted.key, full_key)
+        info = responses.stat_result(reply, wanted.operation, wanted.key)
+        check_conditions(wanted, info.etag)
+        begin, end = requested_range(wanted, info.size)
+        if refused is not None and begin < end:  # it was replaced meanwhile
+            raise refused
+        return Block(b"", 0, lambda: info)
+
+    async def _complete(
+        self, ctx: Context, read: Read, find_checksum: FindChecksum
+    ) -> tuple[Response, Verified]:
+        """The reply to all that is asked for, complete and verified."""
+        learnt = self._caller.capabilities
+        if read.span is None:
+            read.checksum_mode = learnt.checksum_mode is not False
+        while True:
+            try:
+                reply = await self._caller.attempt(ctx, read, read.check)
+                if read.span is None and learnt.checksum_mode is None:
+                    learnt.checksum_mode = (
+                        read.checksum_mode
+                    )  # if refused, it was all that was wrong
+                if read.span is not None and self._verify_ranges == "off":
+                    return reply, None
+                if reply.size <= _CHECKED_INLINE or PageChecksums.stated(reply.headers):
+                    return reply, verify(read, reply, find_checksum)
+                return reply, await ctx.runtime.blocking(
+                    partial(verify, read, reply, find_checksum)
+                )
+            except BlockStoreError as error:
+                failure = error
+            await self._prepare_next(ctx, read, failure)
+
+    async def _prepare_next(self, ctx: Context, read: Read, failure: BlockStoreError) -> None:
+        """Make `read` ready for its next request, having waited; or raise what ends it."""
+        step = next_step(read, failure)
+        if step is Step.GIVE_UP or (step is Step.READ_AGAIN and self._caller.on_last_attempt(read)):
+            error = _told(read.wanted, failure)
+            raise self._caller.last_failure(read, error) from (
+                None if error is failure else failure
+            )
+        if isinstance(failure, IncompleteBodyError) and step is Step.RESUME:
+            broken = read.resume(failure, read.history().failed)
+            if failure.received >= _PROGRESS:
+                self._caller.made_progress(read.history(), broken.failed_before)
+        if step in {Step.READ_AGAIN, Step.READ_REPLACED}:
+            self._caller.count(read, failure)
+        elif step is not Step.READ_WHOLE:
+            await self._caller.pause_or_raise(ctx, read, failure)
+        read.fresh = read.fresh or step is Step.READ_AGAIN
+        read.ranges_ignored = read.ranges_ignored or step is Step.READ_WHOLE
+        if step not in {Step.RETRY, Step.RESUME}:
+            read.start_over()
+
+
+def verify(read: Read, reply: Response, find_checksum: FindChecksum) -> Verified:
+    """What the bytes read were verified against. Raises `IntegrityError`.
+
+    The block's own page checksums; what `find_checksum` finds for a block that has none, and was
+    read whole; nothing, None.
     """
-    body = memoryview(reply.body) if asked.into is None else asked.into[: reply.size]
-    held_to: PageChecksums | ServiceChecksum | None
+    target = read.target
+    body = memoryview(reply.body) if target is None else target[: reply.size]
+    first, size = (0, len(body)) if read.span is None else stated_range(reply)
+    verified: Verified
     wrong = None
     try:
-        held_to = sums = PageChecksums.of(reply.headers)
-        if sums is not None:
-            sums.check_size(len(body) if asked.first is None else object_size(reply))
-            wrong = sums.mismatch(body, asked.first or 0, reply.headers, reply.crc32c)
-        elif asked.first is None and (held_to := claimed(reply.headers)) is not None:
-            wrong = held_to.mismatch(body)
-    except ValueError as error:  # sums that can't be read, or of another size
-        raise IntegrityError(f"{asked.operation} {asked.key!r}: {error}") from None
+        verified = checksums = PageChecksums.of(reply.headers)
+        if checksums is not None:
+            checksums.check_size(size)
+            wrong = checksums.mismatch(body, first, reply.headers, reply.crc32c)
+        elif read.span is None and (verified := find_checksum(reply.headers)) is not None:
+            wrong = verified.mismatch(body)
+    except ValueError as error:  # checksums that can't be read, or of another size
+        raise IntegrityError(f"{read.operation} {read.key!r}: {error}") from None
     if wrong is not None:
-        raise IntegrityError(f"{asked.operation} {asked.key!r}: {wrong}")
-    return held_to
+        raise IntegrityError(f"{read.operation} {read.key!r}: {wrong}")
+    return verified
+
+
+def _covered(read: Read, reply: Response, checksums: PageChecksums) -> bool:
+    """Whether the pages of all bytes wanted came whole."""
+    first, size = stated_range(reply)
+    offset, length = read.wanted.offset, read.wanted.length
+    if offset is None:
+        offset = max(0, size - (read.wanted.suffix or 0))
+    return checksums.cover(offset, length, first, reply.size)
+
+
+def _block(read: Read, reply: Response, verified: Verified) -> Block:
+    """What was wanted of the bytes that were read."""
+    wanted, span = read.wanted, read.span
+    if span is None:
+        size = reply.size
+        return Block(
+            reply.body, size, lambda: responses.block_info(wanted.key, reply, size), verified
+        )
+    data = reply.body
+    if wanted.suffix is not None:
+        data = data[-wanted.suffix :]
+    elif wanted.offset is not None:
+        begin = wanted.offset - span.first
+        if begin >= len(data):
+            end = span.first + len(data)
+            raise range_past_end(wanted.operation, wanted.key, wanted.offset, end)
+        if begin or (wanted.length is not None and wanted.length < len(data)):
+            data = data[begin:] if wanted.length is None else data[begin : begin + wanted.length]
+    got = len(data)
+    if wanted.into is not None:
+        if got > len(wanted.into):
+            raise buffer_too_small(wanted, got)
+        wanted.into[:got] = data
+        data = b""
+    return Block(data, got, lambda: _info(wanted.key, reply), verified)
+
+
+def _info(key: str, reply: Response) -> BlockInfo:
+    _, size = stated_range(reply)
+    return responses.block_info(key, reply, size)
+
+
+def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
+    """`failure` in the words of who asked."""
+    where = f"{wanted.operation} {wanted.key!r}"
+    match failure:
+        case OversizedBodyError() if wanted.into is not None:
+            return buffer_too_small(wanted, failure.size)
+        case OversizedBodyError():
+            return BlockTooLargeError(f"{where}: {failure}")
+        case InvalidRangeError() if wanted.offset is not None:
+            return range_past_end(wanted.operation, wanted.key, wanted.offset)
+        case S3Error() if failure.status == 412 and wanted.if_match is not None:
+            return PreconditionFailedError(f"{where}: its ETag is not {wanted.if_match!r}")
+        case S3Error() if failure.status == 304 and wanted.if_none_match is not None:
+            return NotModifiedError(f"{where}: its ETag is still {wanted.if_none_match!r}")
+        case _:
+            return failure
+
+
+def _head(broken: IncompleteBodyError) -> Response:
+    return Response(broken.status, broken.headers, b"", broken.expected)
+
+
+def _is_whole(reply: Response) -> bool:
+    """Whether the reply is one to a request for a whole object."""
+    return reply.status == 200 and "content-range" not in reply.headers
+
+
+def _strong(headers: Mapping[str, str]) -> str:
+    """The ETag without quotes; "" for a weak one, which does not say that bytes are the same."""
+    etag = headers.get("etag", "")
+    return "" if etag.startswith("W/") else etag.strip('"')

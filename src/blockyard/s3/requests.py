@@ -127,21 +127,29 @@ def get_object(
     key: str,
     *,
     byte_range: tuple[int, int | None] | None = None,
+    suffix: int | None = None,
     if_match: str | None = None,
+    if_none_match: str | None = None,
     checksum: bool = False,
 ) -> Request:
     """Read an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
 
-    `byte_range` is the first byte and the last one, inclusive, or None for the object's end.
-    `if_match` is an ETag without quotes: the service answers 412 when the object has another.
+    `byte_range` is the first byte and the last one, inclusive, or None for the object's end;
+    `suffix` asks for that many bytes at the end instead, all of a shorter object. `if_match` and
+    `if_none_match` are ETags without quotes: the service answers 412 when the object has another
+    than the one, 304 when it has the other.
     With `checksum` it says what checksum it keeps, if any, of an object that is read whole.
     """
     headers = {"host": address.host}
-    if byte_range is not None:
+    if suffix is not None:
+        headers["range"] = f"bytes=-{suffix}"
+    elif byte_range is not None:
         first, last = byte_range
         headers["range"] = f"bytes={first}-" if last is None else f"bytes={first}-{last}"
     if if_match is not None:
         headers["if-match"] = _header_value("if-match", f'"{if_match}"')
+    if if_none_match is not None:
+        headers["if-none-match"] = _header_value("if-none-match", f'"{if_none_match}"')
     if checksum:
         headers["x-amz-checksum-mode"] = "ENABLED"
     return Request(address.origin, "GET", f"{address.root}/{encode_key(key)}", headers)

@@ -14,23 +14,19 @@ from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     BlockStoreError,
-    BlockTooLargeError,
-    BufferTooSmallError,
     InvalidKeyError,
-    OversizedBodyError,
     ProtocolError,
     S3Error,
     UnsupportedError,
 )
-from blockyard.keys import MAX_KEY_BYTES, range_past_end
-from blockyard.model import KIB, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.keys import MAX_KEY_BYTES
+from blockyard.model import KIB, Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.attempts import Call, PlainCall
 from blockyard.s3.calls import Caller
 from blockyard.s3.capabilities import lacking, refuses_a_header
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
-from blockyard.s3.fetching import Asked
 from blockyard.s3.integrity import (
     CHECKSUM,
     PAGE_CHECKSUMS,
@@ -38,11 +34,11 @@ from blockyard.s3.integrity import (
     upload_headers,
 )
 from blockyard.s3.listing import PageAsked
-from blockyard.s3.proof import check_deleted, check_object, check_stored, check_taken
+from blockyard.s3.proof import check_deleted, check_stored, check_taken
 from blockyard.s3.reading import Reader
 from blockyard.s3.requests import Address
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
-from blockyard.stores.base import Store
+from blockyard.stores.base import ReadRequest, Store
 
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
@@ -166,49 +162,13 @@ class S3Store(Store):
             learnt.conditional_writes = False
             raise _unconditional(f"write_block {put.key!r}: stored, perhaps in place of another")
 
-    async def read_block(self, ctx: Context, key: str) -> bytes:
-        asked = Asked("read_block", key, self._full_key(key))
-        try:
-            reply, _ = await self._reader.read(ctx, asked)
-        except OversizedBodyError as error:
-            raise BlockTooLargeError(f"read_block {key!r}: {error}") from None
-        return reply.body
-
-    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        full_key = self._full_key(key)
-        asked = Asked(
-            "read_block_into", key, full_key, into=buffer, limit=len(buffer), hedged=False
-        )
-        try:
-            reply, _ = await self._reader.read(ctx, asked)
-        except OversizedBodyError as error:
-            raise BufferTooSmallError(
-                f"read_block_into {key!r}: the block has {error.size} bytes, "
-                f"the buffer {len(buffer)}"
-            ) from None
-        return reply.size
-
-    def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> Coroutine[Any, Any, bytes]:
-        if length == 0:
-            return self._read_nothing(ctx, key, offset)
-        return self._reader.read_range(ctx, key, self._full_key(key), offset, length)
-
-    async def _read_nothing(self, ctx: Context, key: str, offset: int) -> bytes:
-        """An empty range, which HTTP has none of."""
-        info = await self.stat_block(ctx, key)
-        if offset >= info.size:
-            raise range_past_end(key, offset, info.size)
-        return b""
+    def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
+        return self._reader.read(ctx, request, self._full_key(request.key))
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
-        asked = Asked("verify_block", key, self._full_key(key))
-        try:
-            _, held_to = await self._reader.read(ctx, asked, service_checksum_or_etag)
-        except OversizedBodyError as error:
-            raise BlockTooLargeError(f"verify_block {key!r}: {error}") from None
-        return None if held_to is None else held_to.name
+        request = ReadRequest(key, operation="verify_block")
+        block = await self._reader.read(ctx, request, self._full_key(key), service_checksum_or_etag)
+        return None if block.checksums is None else block.checksums.name
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         reply = await self._head(ctx, "stat_block", key)
@@ -319,16 +279,8 @@ class S3Store(Store):
             hedges=hedging.sent if hedging else 0,
         )
 
-    async def _head(self, ctx: Context, operation: str, key: str) -> Response:
-        """The headers of an object."""
-        full_key = self._full_key(key)
-        call = PlainCall(operation, key, lambda address: requests.head_object(address, full_key))
-
-        def described(reply: Response) -> Response:
-            check_object(reply)
-            return reply
-
-        return await self._caller.call(ctx, call, described)
+    def _head(self, ctx: Context, operation: str, key: str) -> Coroutine[Any, Any, Response]:
+        return self._reader.head(ctx, operation, key, self._full_key(key))
 
     async def _own_write_or_exists(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
         """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""

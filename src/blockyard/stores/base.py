@@ -11,10 +11,75 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from blockyard.context import Context
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
+from blockyard.keys import range_past_end
+from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+
+
+@dataclass(slots=True)
+class ReadRequest:
+    """What to read of the block `key`, all in bytes.
+
+    All of it; or `length` bytes from `offset` (to the end when None), clamped at the block's end;
+    or its last `suffix` bytes, all of a shorter block. They are to go to the start of `into`
+    (writable, flat) where that is given. `if_match` and `if_none_match` are ETags as
+    `BlockInfo` has them. `operation` is what errors name.
+    """
+
+    key: str
+    offset: int | None = None
+    length: int | None = None
+    suffix: int | None = None
+    into: memoryview | None = None
+    if_match: str | None = None
+    if_none_match: str | None = None
+    operation: str = "read_block"
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the block is asked for."""
+        return self.offset is None and self.suffix is None
+
+
+def check_conditions(request: ReadRequest, etag: str) -> None:
+    """Raise the error for a block with `etag` that the request's conditions refuse."""
+    where = f"{request.operation} {request.key!r}"
+    if request.if_match not in {None, etag}:
+        raise PreconditionFailedError(f"{where}: its ETag is {etag!r}, not {request.if_match!r}")
+    if request.if_none_match == etag:
+        raise NotModifiedError(f"{where}: its ETag is still {etag!r}")
+
+
+def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
+    """The first byte asked for, and the one after the last, of a block of `size` bytes.
+
+    Raises `InvalidRangeError` for an offset at or past the end, `BufferTooSmallError`.
+    """
+    begin, end = 0, size
+    if request.suffix is not None:
+        begin = max(0, size - request.suffix)
+    elif request.offset is not None:
+        begin = request.offset
+        if begin >= size:
+            raise range_past_end(request.operation, request.key, begin, size)
+        if request.length is not None:
+            end = min(begin + request.length, size)
+    if request.into is not None and end - begin > len(request.into):
+        raise buffer_too_small(request, end - begin)
+    return begin, end
+
+
+def buffer_too_small(request: ReadRequest, size: int) -> BufferTooSmallError:
+    """The error for a buffer that can't hold the `size` bytes that were asked for."""
+    room = 0 if request.into is None else len(request.into)
+    what = "the block has" if request.whole else "the range has"
+    return BufferTooSmallError(
+        f"{request.operation} {request.key!r}: {what} {size} bytes, the buffer {room}"
+    )
 
 
 class Store(ABC):
@@ -32,35 +97,25 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def read_block(self, ctx: Context, key: str) -> bytes:
-        """The whole block, or `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE."""
+    def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
+        """The bytes asked for, all of one version of the block, verified where there are checksums.
 
-    @abstractmethod
-    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        """Fill `buffer` (writable, flat bytes) from its start and return the block's size.
-
-        Raises `BufferTooSmallError` when the block is larger. After an error the buffer's
-        content is undefined.
-        """
-
-    @abstractmethod
-    def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> Coroutine[Any, Any, bytes]:
-        """`length` bytes from `offset` (to the end when None), clamped at the block's end.
-
+        `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE; `BufferTooSmallError` when
+        `into` can't hold them, and after any error its content is undefined.
         `InvalidRangeError` when `offset` is at or past the end, which every offset of an empty
-        block is; a length of 0 within the block gives b"".
+        block is; a length of 0 within the block, or a suffix of 0, gives no bytes.
+        `PreconditionFailedError` when the block has another ETag than `if_match`,
+        `NotModifiedError` when it has that of `if_none_match`.
         """
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
-        """Read the whole block and hold it to every checksum that it is kept with.
+        """Read the whole block and verify it against every checksum that it is kept with.
 
-        Returns what it was held to, None when there is nothing to hold it to; raises
+        Returns the name of what it was verified against, None when there is nothing; raises
         `IntegrityError` when it does not match. The default, for stores that keep no checksums,
         only shows that it can be read.
         """
-        _ = await self.read_block(ctx, key)
+        _ = await self.read(ctx, ReadRequest(key, operation="verify_block"))
         return None
 
     @abstractmethod

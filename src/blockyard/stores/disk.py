@@ -83,12 +83,12 @@ def open_below(folder: int, name: str) -> int:
     return os.open(name, _FOLDER, dir_fd=folder)
 
 
-def open_block(root: Path, path: BlockPath) -> tuple[int, int]:
-    """A descriptor to read the block from, and its size."""
+def open_block(root: Path, path: BlockPath) -> tuple[int, os.stat_result]:
+    """A descriptor to read the block from, and what is known of its file."""
     with opened_folder(root, path.folders) as folder:
         file = os.open(path.name, _READ, dir_fd=folder)
     try:
-        return file, _regular(os.fstat(file)).st_size
+        return file, _regular(os.fstat(file))
     except BaseException:
         os.close(file)
         raise

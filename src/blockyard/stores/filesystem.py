@@ -22,14 +22,12 @@ from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
     BlockTooLargeError,
-    BufferTooSmallError,
     DeadlineExceededError,
     LocalStorageError,
 )
-from blockyard.keys import range_past_end
-from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import MAX_BLOCK_SIZE, Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores import disk
-from blockyard.stores.base import Store
+from blockyard.stores.base import ReadRequest, Store, check_conditions, requested_range
 from blockyard.stores.disk import Check
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
@@ -66,18 +64,8 @@ class FilesystemStore(Store):
             lambda: self._write(key, data, if_absent, now, ctx.check_deadline)
         )
 
-    async def read_block(self, ctx: Context, key: str) -> bytes:
-        return await self._reading(ctx, lambda: self._read(key, ctx.check_deadline))
-
-    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        return await self._reading(ctx, lambda: self._read_into(key, buffer, ctx.check_deadline))
-
-    async def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
-        return await self._reading(
-            ctx, lambda: self._read_range(key, offset, length, ctx.check_deadline)
-        )
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        return await self._reading(ctx, lambda: self._read(request, ctx.check_deadline))
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self._reading(ctx, lambda: self._stat(key, ctx.check_deadline))
@@ -150,30 +138,22 @@ class FilesystemStore(Store):
                     raise _exists(key) from None
         return disk.block_info(key, known)
 
-    def _read(self, key: str, check: Check) -> bytes:
-        with self._opened("read_block", key, check) as (file, size):
-            if size > MAX_BLOCK_SIZE:
+    def _read(self, request: ReadRequest, check: Check) -> Block:
+        key = request.key
+        with self._opened(request.operation, key, check) as (file, known):
+            if request.if_match is not None or request.if_none_match is not None:
+                check_conditions(request, disk.block_info(key, known).etag)
+            begin, end = requested_range(request, known.st_size)
+            size, data = end - begin, b""
+            if request.into is not None:
+                disk.read_into(file, request.into[:size], check, begin)
+            elif size > MAX_BLOCK_SIZE:
                 raise BlockTooLargeError(
-                    f"read_block {key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
+                    f"{request.operation} {key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
                 )
-            return disk.read_range(file, 0, size, check)
-
-    def _read_into(self, key: str, buffer: memoryview, check: Check) -> int:
-        with self._opened("read_block_into", key, check) as (file, size):
-            if size > len(buffer):
-                raise BufferTooSmallError(
-                    f"read_block_into {key!r}: the block has {size} bytes, the buffer {len(buffer)}"
-                )
-            disk.read_into(file, buffer[:size], check)
-            return size
-
-    def _read_range(self, key: str, offset: int, length: int | None, check: Check) -> bytes:
-        with self._opened("read_block_range", key, check) as (file, size):
-            if offset >= size:
-                raise range_past_end(key, offset, size)
-            rest = size - offset
-            wanted = rest if length is None else min(length, rest)
-            return disk.read_range(file, offset, wanted, check)
+            else:
+                data = disk.read_range(file, begin, size, check)
+        return Block(data, size, lambda: disk.block_info(key, known))
 
     def _stat(self, key: str, check: Check) -> BlockInfo:
         path = path_of(key)
@@ -186,11 +166,11 @@ class FilesystemStore(Store):
         return disk.block_info(key, known)
 
     def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> BlockInfo:
-        with self._opened("copy_block", source_key, check) as (file, size):
+        with self._opened("copy_block", source_key, check) as (file, source):
             self._prepare()
             with disk.drafted(self._root) as draft:
                 self._sweep(draft, now)
-                disk.copy_all(file, draft.file, size, check)
+                disk.copy_all(file, draft.file, source.st_size, check)
                 target = path_of(target_key)
                 known = disk.publish(self._root, draft, target, replace=True, check=check)
         return disk.block_info(target_key, known)
@@ -275,16 +255,16 @@ class FilesystemStore(Store):
     @contextmanager
     def _opened(
         self, operation: str, key: str, check: Check
-    ) -> Generator[tuple[int, int], None, None]:
-        """The block's file, open for reading, and its size in bytes."""
+    ) -> Generator[tuple[int, os.stat_result], None, None]:
+        """The block's file, open for reading, and what is known of it."""
         with self._errors(f"{operation} {key!r}"):
             check()
             try:
-                file, size = disk.open_block(self._root, path_of(key))
+                file, known = disk.open_block(self._root, path_of(key))
             except FileNotFoundError:
                 raise _not_found(operation, key) from None
             try:
-                yield file, size
+                yield file, known
             finally:
                 os.close(file)
 

@@ -22,12 +22,10 @@ from blockyard.context import Context
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
-    BufferTooSmallError,
     DeadlineExceededError,
 )
-from blockyard.keys import range_past_end
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import Store
+from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.stores.base import ReadRequest, Store, check_conditions, requested_range
 
 _SPARE = 1000
 """Deleted keys that a list of keys may hold beyond as many as there are blocks."""
@@ -70,26 +68,15 @@ class MemoryStore(Store):
         self._version = object()
         return block.info
 
-    async def read_block(self, ctx: Context, key: str) -> bytes:
-        return self._get(ctx, "read_block", key).data
-
-    async def read_block_into(self, ctx: Context, key: str, buffer: memoryview) -> int:
-        data = self._get(ctx, "read_block_into", key).data
-        if len(data) > len(buffer):
-            raise BufferTooSmallError(
-                f"read_block_into {key!r}: the block has {len(data)} bytes, "
-                f"the buffer {len(buffer)}"
-            )
-        buffer[: len(data)] = data
-        return len(data)
-
-    async def read_block_range(
-        self, ctx: Context, key: str, offset: int, length: int | None
-    ) -> bytes:
-        data = self._get(ctx, "read_block_range", key).data
-        if offset >= len(data):
-            raise range_past_end(key, offset, len(data))
-        return data[offset:] if length is None else data[offset : offset + length]
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        data, info = self._get(ctx, request.operation, request.key)
+        check_conditions(request, info.etag)
+        begin, end = requested_range(request, len(data))
+        size = end - begin
+        if request.into is not None:
+            request.into[:size] = memoryview(data)[begin:end]
+            return Block(b"", size, lambda: info)
+        return Block(data[begin:end], size, lambda: info)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return self._get(ctx, "stat_block", key).info

@@ -1,0 +1,74 @@
+"""Replies held to the range that was asked for: status, Content-Range, length.
+
+RFC 9110, sections 14 and 15.3.7.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from blockyard.context import Response
+from blockyard.errors import InvalidRangeError, ProtocolError
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+
+
+@dataclass(slots=True)
+class Span:
+    """Bytes of an object: `length` from `first` (to the end when None), or the last `suffix`."""
+
+    first: int = 0
+    length: int | None = None
+    suffix: int | None = None
+
+    def __str__(self) -> str:
+        if self.suffix is not None:
+            return f"the last {self.suffix} bytes"
+        return f"{'all' if self.length is None else self.length} bytes from {self.first}"
+
+    def of(self, size: int) -> tuple[int, int]:
+        """The first byte, and the one after the last, in an object of `size` bytes."""
+        if self.suffix is not None:
+            return max(0, size - self.suffix), size
+        end = size if self.length is None else min(self.first + self.length, size)
+        return self.first, end
+
+
+def check_range_reply(response: Response, span: Span) -> None:
+    """Raise `ProtocolError` unless the reply holds the range that was asked for.
+
+    Fewer bytes than asked are right only at the object's end. Some services answer 200 and yet no
+    more than the range, as its Content-Range says.
+    """
+    if response.status not in {200, 206}:
+        raise ProtocolError(f"status {response.status} for a range request, expected 206")
+    stated = response.headers.get("content-range", "")
+    match = _CONTENT_RANGE.fullmatch(stated)
+    if match is None:
+        raise ProtocolError(f"Content-Range {stated!r}: expected 'bytes FIRST-LAST/SIZE'")
+    begin, last, size = int(match[1]), int(match[2]), int(match[3])
+    if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:
+        raise ProtocolError(
+            f"Content-Range {stated!r} with a body of {response.size} bytes does not answer "
+            f"a request for {span}"
+        )
+
+
+def stated_range(response: Response) -> tuple[int, int]:
+    """The first byte and the object's size, by the Content-Range of a reply that was checked."""
+    stated = response.headers["content-range"]
+    first, _, rest = stated[6:].partition("-")  # behind "bytes "
+    return int(first), int(rest[rest.index("/") + 1 :])
+
+
+def cut_from_whole(whole: Response, span: Span) -> Response:
+    """The reply of a service that ignores ranges, as if it had not.
+
+    Raises `InvalidRangeError` at or past the object's end.
+    """
+    first, end = span.of(whole.size)
+    if first >= whole.size:
+        raise InvalidRangeError(f"{span}: the object has {whole.size}")
+    stated = {"content-range": f"bytes {first}-{end - 1}/{whole.size}"}
+    return Response(206, {**whole.headers, **stated}, whole.body[first:end], end - first)

@@ -1,0 +1,53 @@
+"""A store in front of another one, to change what some operations do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blockyard.context import Context
+from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.stores.base import ReadRequest, Store
+
+
+class WrapperStore(Store):
+    """Forwards every operation to the store `inner`; override those that are to differ."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        return await self.inner.write_block(ctx, key, data, if_absent=if_absent)
+
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        return await self.inner.read(ctx, request)
+
+    async def verify_block(self, ctx: Context, key: str) -> str | None:
+        return await self.inner.verify_block(ctx, key)
+
+    async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
+        return await self.inner.stat_block(ctx, key)
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        return await self.inner.copy_block(ctx, source_key, target_key)
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        await self.inner.delete_block(ctx, key)
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        return await self.inner.delete_blocks(ctx, keys)
+
+    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+        return await self.inner.list_page(ctx, prefix, token, page_size)
+
+    async def list_keys(
+        self, ctx: Context, prefix: str, token: str | None, page_size: int
+    ) -> tuple[list[str], str | None]:
+        return await self.inner.list_keys(ctx, prefix, token, page_size)
+
+    async def health_check(self, ctx: Context) -> HealthReport:
+        return await self.inner.health_check(ctx)
+
+    def close(self) -> None:
+        self.inner.close()
