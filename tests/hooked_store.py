@@ -9,7 +9,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store
 from blockyard.sync import BlockStore
 
 Hook = Callable[[str, str], Awaitable[None]]
@@ -55,9 +55,9 @@ class HookedStore(Store):
             _ = await self.inner.delete_blocks(ctx, [key])
         return DeleteResult(list(keys))
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        await self.hook("list_page", prefix)
-        return await self.inner.list_page(ctx, prefix, token, page_size)
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        await self.hook("list_page", request.prefix)
+        return await self.inner.list(ctx, request)
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)

@@ -18,7 +18,7 @@ from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportE
 from blockyard.model import Block
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
-from blockyard.stores.base import ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard.user_code import run_user_code
 
@@ -248,7 +248,7 @@ class Pretended:
         _ = run_to_end(self.store.delete_blocks(self.ctx, keys))
 
     def listed(self) -> list[str]:
-        page = run_to_end(self.store.list_page(self.ctx, "", None, 1000))
+        page = run_to_end(self.store.list(self.ctx, ListRequest("", None, 1000)))
         return [block.key for block in page.blocks]
 
     def read(self, key: str) -> bytes:

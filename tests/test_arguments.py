@@ -41,7 +41,7 @@ class AskedStore(Store):
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
     write_block = read = _asked
-    stat_block = copy_block = delete_block = delete_blocks = list_page = health_check = _asked
+    stat_block = copy_block = delete_block = delete_blocks = list = health_check = _asked
 
 
 class Truthful:
@@ -118,6 +118,7 @@ WRONG: dict[str, list[Wrong]] = {
     "source_id": CONTENT_ID,
     "target_id": CONTENT_ID,
     "prefix": PREFIX,
+    "start_after": PREFIX,
     "if_absent": FLAG,
     "literal": FLAG,
     "dry_run": FLAG,

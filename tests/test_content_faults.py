@@ -24,7 +24,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
@@ -75,7 +75,7 @@ class Contents:
         return await file.read(7) + await file.read()
 
     async def keys(self) -> list[str]:
-        page = await self.reader._operations.store.list_page(self.ctx, "", None, 1000)
+        page = await self.reader._operations.store.list(self.ctx, ListRequest("", None, 1000))
         return [block.key for block in page.blocks]
 
 
@@ -558,11 +558,9 @@ def test_tidying_up_has_time_of_its_own_when_the_deadline_has_passed(
     deadlines: list[float | None] = []
 
     class Noting(HookedStore):
-        async def list_page(
-            self, ctx: Context, prefix: str, token: str | None, page_size: int
-        ) -> Page:
+        async def list(self, ctx: Context, request: ListRequest) -> Page:
             deadlines.append(ctx.deadline)
-            return await super().list_page(ctx, prefix, token, page_size)
+            return await super().list(ctx, request)
 
         async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
             deadlines.append(ctx.deadline)
@@ -600,8 +598,8 @@ READS: dict[str, Callable[[Contents], Awaitable[bytes]]] = {
 class LikeS3(HookedStore):
     """Listings as S3's: the ETag is that of the bytes, and time tells nothing apart."""
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        page = await super().list_page(ctx, prefix, token, page_size)
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        page = await super().list(ctx, request)
         blocks = [
             block._replace(
                 etag=hashlib.sha256(

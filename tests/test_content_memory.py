@@ -14,7 +14,7 @@ from hooked_store import HookedStore, shrink_blocks
 from blockyard.content.files import LARGEST_WINDOW
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, Page
-from blockyard.stores.base import ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import open_face
@@ -46,9 +46,9 @@ class HollowStore(HookedStore):
         data = bytes(BLOCK)[request.offset :][: request.length]
         return Block(data, len(data), lambda: BlockInfo(request.key, BLOCK, "etag"))
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
         keys = (f"movie/chunk-{index // 16}/block-{index % 16}" for index in range(self._blocks))
-        blocks = [BlockInfo(key, BLOCK, "etag") for key in keys if key.startswith(prefix)]
+        blocks = [BlockInfo(key, BLOCK, "etag") for key in keys if key.startswith(request.prefix)]
         return Page(blocks, None)
 
 

@@ -14,6 +14,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
 from blockyard.operations import Operations
+from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
@@ -254,11 +255,10 @@ class PagedOperations(Operations):
         super().__init__(MemoryStore())
         self.calls: list[tuple[str, str | None]] = []
 
-    async def list_page(
-        self, ctx: Context, prefix: str, token: str | None, operation: str = "iter_blocks"
-    ) -> Page:
-        self.calls.append((prefix, token))
-        number = int(token or 0)
+    async def list_page(self, ctx: Context, request: ListRequest) -> Page:
+        prefix = request.prefix
+        self.calls.append((prefix, request.token))
+        number = int(request.token or 0)
         blocks = [BlockInfo(f"{prefix}{number}{letter}", 0, "") for letter in "ab"]
         return Page(blocks, str(number + 1) if number < 2 else None)
 

@@ -30,6 +30,7 @@ from blockyard.errors import (
 )
 from blockyard.model import MAX_BLOCK_SIZE
 from blockyard.stores import disk
+from blockyard.stores.base import ListRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import open_face
@@ -253,7 +254,7 @@ class TestListing:
 def listed(
     local: FilesystemStore, prefix: str, token: str | None, size: int
 ) -> tuple[list[str], str | None]:
-    page = local._list(prefix, token or "", size, lambda: None)
+    page = local._list(ListRequest(prefix, token, size), lambda: None)
     return [block.key for block in page.blocks], page.next_token
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
-from blockyard.stores.base import ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import open_face
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -33,7 +33,7 @@ def test_pages_of_any_size(size: int) -> None:
     token: str | None = None
     pages = 0
     while pages == 0 or token is not None:
-        page = run_to_end(store.list_page(CTX, "b/", token, size))
+        page = run_to_end(store.list(CTX, ListRequest("b/", token, size)))
         assert 1 <= len(page.blocks) <= size
         keys += [block.key for block in page.blocks]
         token = page.next_token
@@ -47,11 +47,11 @@ def test_a_listing_goes_on_after_its_last_key_was_deleted() -> None:
     store = MemoryStore()
     for key in "abcd":
         _ = write(store, key)
-    page = run_to_end(store.list_page(CTX, "", None, 2))
+    page = run_to_end(store.list(CTX, ListRequest("", None, 2)))
     _ = run_to_end(store.delete_blocks(CTX, ["b", "c"]))
     _ = write(store, "aa")
 
-    rest = run_to_end(store.list_page(CTX, "", page.next_token, 2))
+    rest = run_to_end(store.list(CTX, ListRequest("", page.next_token, 2)))
 
     assert [block.key for block in rest.blocks] == ["d"]
 
@@ -84,7 +84,7 @@ def test_threads_and_event_loops_share_a_store() -> None:
             _ = write(store, key)
             if key.endswith("5"):
                 _ = run_to_end(store.delete_blocks(CTX, [key, key]))
-            _ = run_to_end(store.list_page(CTX, "", None, 1000))
+            _ = run_to_end(store.list(CTX, ListRequest("", None, 1000)))
 
     async def work_on_a_loop(worker: int) -> None:
         await asyncio.to_thread(work, worker)
@@ -94,7 +94,9 @@ def test_threads_and_event_loops_share_a_store() -> None:
         _ = list(threads.map(work, [0, 1, 0, 1]))
         _ = list(threads.map(lambda n: asyncio.run(work_on_a_loop(n)), [0, 1]))
 
-    listed = [block.key for block in run_to_end(store.list_page(CTX, "", None, 1000)).blocks]
+    listed = [
+        block.key for block in run_to_end(store.list(CTX, ListRequest("", None, 1000))).blocks
+    ]
     assert listed == [key for key in keys if not key.endswith("5")]
 
 

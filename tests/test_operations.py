@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from blockyard.errors import (
     LocalStorageError,
 )
 from blockyard.model import BlockInfo, DeleteResult, Page
-from blockyard.stores.base import Store
+from blockyard.stores.base import ListRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.faces import FACES, FaceName, open_face
@@ -39,7 +40,7 @@ class AskedStore(Store):
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
     write_block = read = _asked
-    stat_block = copy_block = delete_block = delete_blocks = list_page = health_check = _asked
+    stat_block = copy_block = delete_block = delete_blocks = list = health_check = _asked
 
 
 def with_key(key: Any) -> dict[str, Call]:
@@ -153,8 +154,8 @@ class DeletingStore(MemoryStore):
         result = await super().delete_blocks(ctx, [key for key in keys if key not in failed])
         return DeleteResult(result.deleted, {key: failed[key] for key in keys if key in failed})
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        return await super().list_page(ctx, prefix, token, min(page_size, 1))
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        return await super().list(ctx, replace(request, page_size=1))
 
     def close(self) -> None:
         self.closed += 1

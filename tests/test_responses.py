@@ -462,6 +462,53 @@ def test_a_page_that_goes_on() -> None:
     assert list_page(listing(rest=rest), PageAsked("")).next_token == "1\0\0t2/=+"
 
 
+def folders(*names: str) -> str:
+    return "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in names)
+
+
+def test_a_listing_by_folder() -> None:
+    rest = folders("p/a%2B/", "p/b/") + "<IsTruncated>true</IsTruncated>"
+    rest += "<NextContinuationToken>t</NextContinuationToken>"
+    asked = PageAsked("p/", delimiter="/")
+    page = list_page(listing(entry("p/"), entry("p/a"), rest=rest), asked, "p/")
+    assert [block.key for block in page.blocks] == ["a"]
+    assert page.folders == ["a+/", "b/"]
+    assert page.next_token == "0\0p/b/\0t"
+
+    again = PageAsked("p/", "t", "p/b/", delimiter="/")  # begun with the last one once more
+    rest = folders("p/b/", "p/c/") + "<IsTruncated>false</IsTruncated>"
+    assert list_page(listing(rest=rest), again, "p/").folders == ["c/"]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        (entry("p/a/b"), ""),
+        ("", folders("p/b/", "p/a/")),
+        ("", folders("p/a/", "p/a/")),
+        ("", folders("q/")),
+        ("", folders("p/")),
+        ("", folders("p/a")),
+        ("", folders("p/a/b/")),
+        ("", folders("")),
+    ],
+)
+def test_a_listing_that_is_not_by_the_folder_asked_for_is_refused(listed: tuple[str, str]) -> None:
+    entries, prefixes = listed
+    rest = prefixes + "<IsTruncated>false</IsTruncated>"
+    with pytest.raises(ProtocolError):
+        _ = list_page(listing(entries, rest=rest), PageAsked("p/", delimiter="/"))
+
+
+def test_folders_that_were_not_asked_for_are_refused() -> None:
+    rest = folders("p/a/") + "<IsTruncated>false</IsTruncated>"
+    for asked in (PageAsked("p/"), PageAsked("p/", "t", "p/b", delimiter="/")):
+        with pytest.raises(ProtocolError, match="common prefix"):
+            _ = list_page(listing(rest=rest), asked)
+    after = PageAsked("p/", after="p/a/x", delimiter="/")  # there may be more in there
+    assert list_page(listing(rest=rest), after).folders == ["p/a/"]
+
+
 @pytest.mark.parametrize(
     "rest",
     [

@@ -18,6 +18,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.model import DeleteResult
+from blockyard.stores.base import ListRequest
 from tests.pretend import Pretended, refusal, reply
 from tests.scripted_service import EMPTY, Answer, Scripted
 
@@ -188,4 +189,4 @@ def test_a_listing_of_version_1_is_refused() -> None:
     first = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
     s3 = Scripted(reply(200, {}, first), max_retries=1)
     with pytest.raises(ProtocolError, match="ListObjectsV2"):
-        _ = s3.run(s3.store.list_page(s3.ctx, "", None, 10))
+        _ = s3.run(s3.store.list(s3.ctx, ListRequest("", None, 10)))

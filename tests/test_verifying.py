@@ -33,6 +33,7 @@ from blockyard.context import Context
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo, Page
 from blockyard.operations import Operations
 from blockyard.s3.integrity import service_checksum_or_etag
+from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faults import FaultProxy, FlipBit, Match, Script, SeenRequest, Status
 from blockyard.transport.aio import AsyncioRuntime
@@ -254,9 +255,9 @@ class Made(MemoryStore):
         self.held = self.most = self.most_blocks = self.blocks = 0
         self.bodies: list[weakref.ref[Body]] = []
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        begin = int(token or 0)
-        end = begin + page_size
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        begin = int(request.token or 0)
+        end = begin + request.page_size
         infos = [
             BlockInfo(str(number), size, "")
             for number, size in enumerate(self.sizes[begin:end], begin)

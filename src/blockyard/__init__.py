@@ -45,6 +45,7 @@ from blockyard.model import (
     MAX_BLOCK_SIZE,
     BlockInfo,
     DeleteResult,
+    FolderListing,
     HealthReport,
     VerifyReport,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "DeadlineExceededError",
     "DeleteResult",
     "FileConfig",
+    "FolderListing",
     "HealthReport",
     "HttpConfig",
     "IncompleteBodyError",

@@ -21,7 +21,7 @@ from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import AsyncPageIterator
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
+from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
 from blockyard.operations import Operations
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
@@ -148,9 +148,15 @@ class AsyncBlockStore:
         """See `BlockStore.list_by_prefix`."""
         return await self._operations.list_by_prefix(self._context(), prefix)
 
-    def iter_blocks(self, prefix: str = "") -> AsyncPageIterator[BlockInfo]:
+    async def list_folder(self, prefix: str = "") -> FolderListing:
+        """See `BlockStore.list_folder`."""
+        return await self._operations.list_folder(self._context(), prefix)
+
+    def iter_blocks(
+        self, prefix: str = "", *, start_after: str = ""
+    ) -> AsyncPageIterator[BlockInfo]:
         """See `BlockStore.iter_blocks`. A step that is cancelled leaves it where it was, too."""
-        return AsyncPageIterator(self._operations.pages(prefix), self._context)
+        return AsyncPageIterator(self._operations.pages(prefix, start_after), self._context)
 
     async def verify_by_prefix(
         self, prefix: str = "", *, progress: Progress | None = None

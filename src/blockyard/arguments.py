@@ -58,10 +58,10 @@ def _is_plain(value: object) -> bool:
     )
 
 
-def prefix(operation: str, value: str) -> str:
+def prefix(operation: str, value: str, name: str = "prefix") -> str:
     """The beginning of keys; it may be empty. Raises `TypeError`, `InvalidKeyError`."""
-    text = _text(operation, value, "prefix")
-    check_prefix(text, f"{operation}: prefix")
+    text = _text(operation, value, name)
+    check_prefix(text, f"{operation}: {name}")
     return text
 
 

@@ -81,10 +81,26 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a listing, in key order; `next_token` is None on the last one."""
+    """One page of a listing, in key order; `next_token` is None on the last one.
+
+    `folders` are the keys up to the next `/` behind the prefix, of a listing by folder.
+    """
 
     blocks: list[BlockInfo]
     next_token: str | None
+    folders: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class FolderListing:
+    """What lies directly in a folder, in key order.
+
+    `blocks` are those whose keys have no further `/`; `folders` are the prefixes, `/` included,
+    of the folders in it that hold blocks.
+    """
+
+    blocks: list[BlockInfo]
+    folders: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,8 +26,15 @@ from blockyard.errors import (
 )
 from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MAX_KEY_BYTES, below
-from blockyard.model import DEFAULT_IN_FLIGHT, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import ReadRequest
+from blockyard.model import (
+    DEFAULT_IN_FLIGHT,
+    BlockInfo,
+    DeleteResult,
+    FolderListing,
+    HealthReport,
+    Page,
+)
+from blockyard.stores.base import ListRequest, ReadRequest
 
 if TYPE_CHECKING:
     from blockyard.stores.base import Store
@@ -213,18 +221,38 @@ class Operations:
         keys, _ = await self._pages(ctx, "list_by_prefix", prefix, None, at_most=sys.maxsize)
         return keys
 
-    def list_page(
-        self, ctx: Context, prefix: str, token: str | None, operation: str = "iter_blocks"
-    ) -> Coroutine[Any, Any, Page]:
-        """One page of a listing."""
-        self.check_open(operation)
-        prefix = arguments.prefix(operation, prefix)
-        return self.store.list_page(ctx, prefix, token, PAGE_SIZE)
+    async def list_folder(self, ctx: Context, prefix: str = "") -> FolderListing:
+        folder = arguments.prefix("list_folder", prefix)
+        request = ListRequest(
+            below(folder) if folder else "",
+            page_size=PAGE_SIZE,
+            delimiter="/",
+            operation="list_folder",
+        )
+        found = FolderListing([], [])
+        while True:
+            page = await self.list_page(ctx, request)
+            found.blocks.extend(page.blocks)
+            found.folders.extend(page.folders)
+            if page.next_token is None:
+                return found
+            request.token = page.next_token
 
-    def pages(self, prefix: str) -> Fetch[BlockInfo]:
+    def list_page(self, ctx: Context, request: ListRequest) -> Coroutine[Any, Any, Page]:
+        """One page of a listing."""
+        self.check_open(request.operation)
+        return self.store.list(ctx, request)
+
+    def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
         """The pages of a listing, one after the other: what the faces' `iter_blocks` walk."""
         self.check_open("iter_blocks")
-        return partial(self._fetch_page, arguments.prefix("iter_blocks", prefix), None)
+        request = ListRequest(
+            arguments.prefix("iter_blocks", prefix),
+            page_size=PAGE_SIZE,
+            start_after=arguments.prefix("iter_blocks", start_after, "start_after"),
+            operation="iter_blocks",
+        )
+        return partial(self._fetch_page, request)
 
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
         self.check_open("health_check")
@@ -246,11 +274,12 @@ class Operations:
         self.check_open("write_blocks")
         return self.store.write_block(ctx, key, data, if_absent=False)
 
-    async def _fetch_page(self, prefix: str, token: str | None, ctx: Context) -> Fetched[BlockInfo]:
-        page = await self.list_page(ctx, prefix, token)
+    async def _fetch_page(self, request: ListRequest, ctx: Context) -> Fetched[BlockInfo]:
+        page = await self.list_page(ctx, request)
         if page.next_token is None:
             return Fetched(page.blocks, None)
-        return Fetched(page.blocks, partial(self._fetch_page, prefix, page.next_token))
+        following = replace(request, token=page.next_token)
+        return Fetched(page.blocks, partial(self._fetch_page, following))
 
     async def _pages(
         self, ctx: Context, operation: str, prefix: str, token: str | None, *, at_most: int
@@ -259,7 +288,8 @@ class Operations:
         keys: list[str] = []
         for _ in range(at_most):
             self.check_open(operation)
-            more, token = await self.store.list_keys(ctx, prefix, token, PAGE_SIZE)
+            request = ListRequest(prefix, token, PAGE_SIZE, operation=operation)
+            more, token = await self.store.list_keys(ctx, request)
             keys += more
             if token is None:
                 break

@@ -26,7 +26,7 @@ from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import PageIterator
-from blockyard.model import BlockInfo, DeleteResult, HealthReport, VerifyReport
+from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
 from blockyard.operations import Operations
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -216,14 +216,25 @@ class BlockStore:
         """
         return run_to_end(self._operations.list_by_prefix(self._context(), prefix))
 
-    def iter_blocks(self, prefix: str = "") -> PageIterator[BlockInfo]:
+    def list_folder(self, prefix: str = "") -> FolderListing:
+        """What lies directly in the folder `prefix`, or in the store: its blocks and its folders.
+
+        `share1` and `share1/` are the same folder. A thousand entries a request, whatever lies
+        below them.
+        """
+        return run_to_end(self._operations.list_folder(self._context(), prefix))
+
+    def iter_blocks(self, prefix: str = "", *, start_after: str = "") -> PageIterator[BlockInfo]:
         """The blocks whose keys begin with the literal `prefix`, fetched page by page.
+
+        With `start_after`, those whose keys come after that one in the order of their UTF-8 bytes.
 
         A step that raises leaves the iterator where it was: the next one tries again. A deadline
         is that of each step.
         """
         return PageIterator(
-            self._operations.pages(prefix), lambda fetch: run_to_end(fetch(self._context()))
+            self._operations.pages(prefix, start_after),
+            lambda fetch: run_to_end(fetch(self._context())),
         )
 
     def verify_by_prefix(

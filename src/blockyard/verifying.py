@@ -21,6 +21,7 @@ from blockyard.errors import (
     StoreClosedError,
 )
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, VerifyReport
+from blockyard.stores.base import ListRequest
 
 if TYPE_CHECKING:
     from blockyard.operations import Operations
@@ -37,13 +38,14 @@ class Verifier:
     ) -> VerifyReport:
         progress = arguments.progress("verify_by_prefix", progress)
         walk = _Walk(self._operations, Tally(progress))
-        token: str | None = None
+        prefix = arguments.prefix("verify_by_prefix", prefix)
+        request = ListRequest(prefix, operation="verify_by_prefix")
         while True:
-            page = await self._operations.list_page(ctx, prefix, token, "verify_by_prefix")
+            page = await self._operations.list_page(ctx, request)
             await walk.verify(ctx, page.blocks)
-            token = page.next_token
-            if token is None:
+            if page.next_token is None:
                 return walk.report()
+            request.token = page.next_token
 
 
 class _Walk:

@@ -19,6 +19,7 @@ from blockyard.context import Context
 from blockyard.errors import IntegrityError
 from blockyard.model import BlockInfo
 from blockyard.operations import Operations
+from blockyard.stores.base import ListRequest
 
 
 class Found(NamedTuple):
@@ -87,12 +88,12 @@ class ContentListing:
     async def _all(self, ctx: Context, prefix: str) -> tuple[list[BlockInfo], int]:
         """All that is below a literal prefix, and how many pages that took."""
         found: list[BlockInfo] = []
-        token: str | None = None
+        request = ListRequest(prefix)
         pages = 0
         while True:
-            page = await self._operations.list_page(ctx, prefix, token)
+            page = await self._operations.list_page(ctx, request)
             found += page.blocks
             pages += 1
-            token = page.next_token
-            if token is None:
+            if page.next_token is None:
                 return found, pages
+            request.token = page.next_token

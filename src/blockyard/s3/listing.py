@@ -25,6 +25,7 @@ from blockyard.s3.rows import Rows, cut_rows
 if TYPE_CHECKING:
     from blockyard.context import Response
     from blockyard.s3.xml import Document
+    from blockyard.stores.base import ListRequest
 
 _MOST_EMPTY = 1000
 """Pages without a key that may follow one another: a bucket of deleted versions has some."""
@@ -36,30 +37,34 @@ _END = "\0"
 class PageAsked:
     """Which page of a listing: all keys below `prefix`, which begins with the store's own.
 
-    `token` is the service's for this page, None for the first; `after` is the last key of the
-    pages before; `empty` counts those right before that held none.
+    `token` is the service's for this page, None for the first; `after` is the last key or folder of
+    the pages before, or what the listing starts after; `empty` counts the pages right before that
+    held none. `delimiter` is "" or "/".
     """
 
     prefix: str
     token: str | None = None
     after: str = ""
     empty: int = 0
+    delimiter: str = ""
 
     @classmethod
-    def of(cls, prefix: str, token: str | None) -> PageAsked:
+    def of(cls, request: ListRequest, key_prefix: str) -> PageAsked:
         """From the token that the page before gave."""
-        if token is None:
-            return cls(prefix)
-        empty, _, rest = token.partition(_END)
+        prefix, delimiter = key_prefix + request.prefix, request.delimiter
+        if request.token is None:
+            after = key_prefix + request.start_after if request.start_after else ""
+            return cls(prefix, after=after, delimiter=delimiter)
+        empty, _, rest = request.token.partition(_END)
         after, _, service_token = rest.partition(_END)
-        return cls(prefix, service_token, after, int(empty))
+        return cls(prefix, service_token, after, int(empty), delimiter)
 
-    def next_token(self, service_token: str, keys: list[str]) -> str:
-        """What the next page is asked for with, after this one held `keys`."""
-        empty = 0 if keys else self.empty + 1
+    def next_token(self, service_token: str, last: str) -> str:
+        """What the next page is asked for with; `last` is the last of this one, "" for none."""
+        empty = 0 if last else self.empty + 1
         if empty > _MOST_EMPTY:
             raise ProtocolError(f"the listing goes on, but its last {empty} pages held no key")
-        return f"{empty}{_END}{keys[-1] if keys else self.after}{_END}{service_token}"
+        return f"{empty}{_END}{last or self.after}{_END}{service_token}"
 
 
 def list_page(response: Response, asked: PageAsked, key_prefix: str = "") -> Page:
@@ -68,29 +73,38 @@ def list_page(response: Response, asked: PageAsked, key_prefix: str = "") -> Pag
     An object whose key is `key_prefix` itself, as consoles make to show a folder, is left
     out: it is no block.
     """
-    rows, keys, token = _page(response, asked)
+    rows, keys, folders, token = _page(response, asked)
     short = _without(key_prefix, keys)
     blocks = map(BlockInfo, short, rows.sizes, rows.etags, rows.moments)
-    return Page([block for block in blocks if block.key], token)
+    return Page([block for block in blocks if block.key], token, _without(key_prefix, folders))
 
 
 def list_keys(
     response: Response, asked: PageAsked, key_prefix: str = ""
 ) -> tuple[list[str], str | None]:
     """The keys and the next token of what `list_page` reads, in less time."""
-    _, keys, token = _page(response, asked)
+    _, keys, _, token = _page(response, asked)
     return list(filter(None, _without(key_prefix, keys))), token
 
 
-def _page(response: Response, asked: PageAsked) -> tuple[Rows, list[str], str | None]:
-    """The rows, their keys, and the token of the next page; all held to what was asked."""
+def _page(response: Response, asked: PageAsked) -> tuple[Rows, list[str], list[str], str | None]:
+    """The rows, their keys, the folders, and the next page's token; all held to what was asked."""
     document, rows = _plain_listing(response) or _listing(response)
     encoded = "url" in (document.text("EncodingType"), document.text("Encoding-Type"))  # GCS's
     keys = [_url_decoded(key) for key in rows.keys] if encoded else rows.keys
+    folders = [folder for (folder,) in document.rows("CommonPrefixes", "Prefix")]
+    if encoded:
+        folders = [_url_decoded(folder) for folder in folders]
+    if asked.after and folders[:1] == [asked.after]:  # some services begin a page with it once more
+        del folders[0]
     _check_prefix(document, asked.prefix, encoded)
     _check_keys(keys, asked)
+    _check_folders(keys, folders, asked)
     token = _service_token(document, asked.token)
-    return rows, keys, None if token is None else asked.next_token(token, keys)
+    if token is not None:
+        last = max(keys[-1] if keys else "", folders[-1] if folders else "")
+        token = asked.next_token(token, last)
+    return rows, keys, folders, token
 
 
 def _check_prefix(document: Document, asked: str, encoded: bool) -> None:
@@ -111,6 +125,26 @@ def _check_keys(keys: list[str], asked: PageAsked) -> None:
     for key in (keys[0], keys[-1]):
         if not key.startswith(asked.prefix) or not key:
             raise ProtocolError(f"the listing holds {key!r}, which {asked.prefix!r} does not begin")
+
+
+def _check_folders(keys: list[str], folders: list[str], asked: PageAsked) -> None:
+    """Each is a prefix up to the first delimiter behind the one asked for, which no key has."""
+    behind = len(asked.prefix)
+    if not asked.delimiter:
+        if folders:
+            raise ProtocolError("the listing has common prefixes, without a delimiter asked for")
+        return
+    for key in keys:
+        if asked.delimiter in key[behind:]:
+            raise ProtocolError(f"the listing holds {key!r}, which lies in a folder")
+    if any(map(ge, folders, islice(folders, 1, None))):
+        raise ProtocolError("the common prefixes of the listing do not increase")
+    for folder in folders:
+        known = folder <= asked.after and not asked.after.startswith(folder)
+        if known or folder.find(asked.delimiter, behind) != len(folder) - 1:
+            raise ProtocolError(f"the listing has the common prefix {folder!r}: not asked for")
+        if not folder.startswith(asked.prefix):
+            raise ProtocolError(f"{asked.prefix!r} does not begin the common prefix {folder!r}")
 
 
 def _service_token(document: Document, asked: str | None) -> str | None:

@@ -179,17 +179,27 @@ def copy_object(address: Address, source_key: str, target_key: str) -> Request:
     return request
 
 
-def list_objects(address: Address, prefix: str, *, token: str | None, max_keys: int) -> Request:
+def list_objects(
+    address: Address,
+    prefix: str,
+    *,
+    token: str | None,
+    max_keys: int,
+    delimiter: str = "",
+    start_after: str = "",
+) -> Request:
     """Ask for one page of a listing, its keys URL-encoded so that XML can carry all of them.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
     """
     parameters = [
         f"continuation-token={quote(token, safe='')}" if token is not None else "",
+        f"delimiter={quote(delimiter, safe='')}" if delimiter else "",
         "encoding-type=url",
         "list-type=2",
         f"max-keys={max_keys}",
         f"prefix={quote(prefix, safe='')}" if prefix else "",
+        f"start-after={quote(start_after, safe='')}" if start_after else "",
     ]
     request = _request(address, "GET", f"{address.path}?{'&'.join(filter(None, parameters))}")
     request.until_close = True  # XML that broke off is no document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from blockyard.s3.proof import check_deleted, check_stored, check_taken
 from blockyard.s3.reading import Reader
 from blockyard.s3.requests import Address
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
-from blockyard.stores.base import ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store
 
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
@@ -242,18 +243,18 @@ class S3Store(Store):
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        asked = PageAsked.of(self._prefix + prefix, token)
-        call = _listing("list_by_prefix", asked, page_size)
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        asked = PageAsked.of(request, self._prefix)
+        call = _listing(request.operation, asked, request.page_size)
         return await self._caller.call(
             ctx, call, lambda reply: listing.list_page(reply, asked, self._prefix)
         )
 
     async def list_keys(
-        self, ctx: Context, prefix: str, token: str | None, page_size: int
-    ) -> tuple[list[str], str | None]:
-        asked = PageAsked.of(self._prefix + prefix, token)
-        call = _listing("list_by_prefix", asked, page_size)
+        self, ctx: Context, request: ListRequest
+    ) -> tuple[builtins.list[str], str | None]:
+        asked = PageAsked.of(request, self._prefix)
+        call = _listing(request.operation, asked, request.page_size)
         return await self._caller.call(
             ctx, call, lambda reply: listing.list_keys(reply, asked, self._prefix)
         )
@@ -346,7 +347,12 @@ def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
         operation,
         None,
         lambda address: requests.list_objects(
-            address, asked.prefix, token=asked.token, max_keys=page_size
+            address,
+            asked.prefix,
+            token=asked.token,
+            max_keys=page_size,
+            delimiter=asked.delimiter,
+            start_after=asked.after if asked.token is None else "",
         ),
     )
 

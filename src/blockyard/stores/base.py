@@ -9,10 +9,11 @@ that comes with the context.
 
 from __future__ import annotations
 
+import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from blockyard.context import Context
 from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
@@ -43,6 +44,24 @@ class ReadRequest:
     def whole(self) -> bool:
         """Whether all of the block is asked for."""
         return self.offset is None and self.suffix is None
+
+
+@dataclass(slots=True)
+class ListRequest:
+    """Which page of a listing: blocks whose keys begin with the literal `prefix`.
+
+    At most `page_size` (1 to 1000) of them; those after the key `start_after` alone. `token` is
+    None for the first page, then the `next_token` of the page before. With the delimiter `/` keys
+    that have one behind the prefix are not listed, but what they begin with up to there is, once,
+    as one of `Page.folders`.
+    """
+
+    prefix: str
+    token: str | None = None
+    page_size: int = 1000
+    delimiter: Literal["", "/"] = ""
+    start_after: str = ""
+    operation: str = "list_by_prefix"
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
@@ -143,21 +162,17 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        """At most `page_size` (1 to 1000) blocks whose keys begin with the literal `prefix`.
-
-        Keys come in the order of their UTF-8 bytes, over all pages. `token` is None for the
-        first page, then the `next_token` of the page before.
-        """
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        """One page of a listing. Keys come in the order of their UTF-8 bytes, over all pages."""
 
     async def list_keys(
-        self, ctx: Context, prefix: str, token: str | None, page_size: int
-    ) -> tuple[list[str], str | None]:
-        """The keys of the same `list_page`, and its `next_token`.
+        self, ctx: Context, request: ListRequest
+    ) -> tuple[builtins.list[str], str | None]:
+        """The keys of the same `list` without a delimiter, and its `next_token`.
 
         For a store that can tell keys for less; the default reads the page.
         """
-        page = await self.list_page(ctx, prefix, token, page_size)
+        page = await self.list(ctx, request)
         return [block.key for block in page.blocks], page.next_token
 
     @abstractmethod

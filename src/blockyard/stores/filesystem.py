@@ -27,7 +27,7 @@ from blockyard.errors import (
 )
 from blockyard.model import MAX_BLOCK_SIZE, Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores import disk
-from blockyard.stores.base import ReadRequest, Store, check_conditions, requested_range
+from blockyard.stores.base import ListRequest, ReadRequest, Store, check_conditions, requested_range
 from blockyard.stores.disk import Check
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
@@ -35,6 +35,8 @@ from blockyard.user_code import pass_on_foreign
 
 _WALKS_KEPT = 8
 _STALE_TRIES = 4
+_BEHIND_ALL = b"\xff"
+"""Behind a folder, it comes after all keys in there: no UTF-8 has such a byte."""
 
 Result = TypeVar("Result")
 
@@ -54,7 +56,7 @@ class FilesystemStore(Store):
         self._root = root.absolute()
         self._prepared = False
         self._sweep_at = -inf
-        self._walks: OrderedDict[tuple[str, str], Walk] = OrderedDict()
+        self._walks: OrderedDict[tuple[str, str, bool], Walk] = OrderedDict()
 
     async def write_block(
         self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
@@ -95,10 +97,8 @@ class FilesystemStore(Store):
         failed = {key: error for outcome in outcomes for key, error in outcome.items()}
         return DeleteResult([key for key in dict.fromkeys(keys) if key not in failed], failed)
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        return await ctx.runtime.blocking(
-            lambda: self._list(prefix, token or "", page_size, ctx.check_deadline)
-        )
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        return await ctx.runtime.blocking(lambda: self._list(request, ctx.check_deadline))
 
     async def health_check(self, ctx: Context) -> HealthReport:
         started = ctx.runtime.now()
@@ -193,24 +193,30 @@ class FilesystemStore(Store):
             if path.name in failed
         }
 
-    def _list(self, prefix: str, after: str, size: int, check: Check) -> Page:
-        walk = self._walks.pop((prefix, after), None)
+    def _list(self, request: ListRequest, check: Check) -> Page:
+        """One page. Its token is the last key, or the last folder, which no key there can be."""
+        prefix, by_folder = request.prefix, request.delimiter != ""
+        token = request.token or ""
+        walk = self._walks.pop((prefix, token, by_folder), None) if token else None
         if walk is None:
-            walk = Walk(self._root, prefix, after)
-        with self._errors(f"list {prefix!r}"):
-            blocks, more = walk.page(size, check)
+            after = (token or request.start_after).encode()
+            if by_folder and "/" in token[len(prefix) :]:
+                after += _BEHIND_ALL
+            walk = Walk(self._root, prefix, after, by_folder=by_folder)
+        with self._errors(f"{request.operation} {prefix!r}"):
+            blocks, folders, more = walk.page(request.page_size, check)
         if not more:
-            return Page(blocks, None)
-        token = blocks[-1].key
-        self._keep(walk, prefix, token)
-        return Page(blocks, token)
+            return Page(blocks, None, folders)
+        token = max(blocks[-1].key if blocks else "", folders[-1] if folders else "")
+        self._keep(walk, (prefix, token, by_folder))
+        return Page(blocks, token, folders)
 
-    def _keep(self, walk: Walk, prefix: str, token: str) -> None:
+    def _keep(self, walk: Walk, place: tuple[str, str, bool]) -> None:
         """Keep a walk for its next page: without it, that would read the folders again.
 
         Each step here is one of the dictionary's, so that no lock is needed.
         """
-        self._walks[prefix, token] = walk
+        self._walks[place] = walk
         if len(self._walks) > _WALKS_KEPT:
             with suppress(KeyError):  # others took them all meanwhile
                 _ = self._walks.popitem(last=False)

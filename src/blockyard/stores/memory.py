@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -25,8 +26,9 @@ from blockyard.errors import (
     DeadlineExceededError,
 )
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import ReadRequest, Store, check_conditions, requested_range
+from blockyard.stores.base import ListRequest, ReadRequest, Store, check_conditions, requested_range
 
+_AFTER_SLASH = chr(ord("/") + 1)
 _SPARE = 1000
 """Deleted keys that a list of keys may hold beyond as many as there are blocks."""
 
@@ -99,21 +101,29 @@ class MemoryStore(Store):
             _ = self._blocks.pop(key, None)
         return DeleteResult(unique)
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        _check(ctx, "list", prefix)
-        keys = self._ordered_keys()
-        start = bisect_left(keys, prefix) if token is None else bisect_right(keys, token)
-        page: list[BlockInfo] = []
-        for key in islice(keys, start, None):
-            if not key.startswith(prefix):
-                break
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        """See `Store.list`. A token is the first key of the next page."""
+        _check(ctx, request.operation, request.prefix)
+        keys, prefix = self._ordered_keys(), request.prefix
+        start = max(bisect_left(keys, prefix), bisect_right(keys, request.start_after))
+        if request.token is not None:
+            start = bisect_left(keys, request.token)
+        page = Page([], None)
+        while start < len(keys) and keys[start].startswith(prefix):
+            key = keys[start]
             block = self._blocks.get(key)
+            start += 1
             if block is None:  # deleted since the list was made
                 continue
-            if len(page) == page_size:
-                return Page(page, page[-1].key)
-            page.append(block.info)
-        return Page(page, None)
+            if len(page.blocks) + len(page.folders) == request.page_size:
+                return replace(page, next_token=key)
+            behind = key.find("/", len(prefix)) + 1 if request.delimiter else 0
+            if behind:
+                page.folders.append(key[:behind])
+                start = bisect_left(keys, key[: behind - 1] + _AFTER_SLASH)
+            else:
+                page.blocks.append(block.info)
+        return page
 
     async def health_check(self, ctx: Context) -> HealthReport:
         _check(ctx, "health_check", "memory")

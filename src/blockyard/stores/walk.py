@@ -32,38 +32,61 @@ class _Place(NamedTuple):
 
 
 class Walk:
-    """The blocks whose keys begin with `prefix` and come after the key `after`."""
+    """The blocks whose keys begin with `prefix` and come after `after`.
 
-    def __init__(self, root: Path, prefix: str, after: str) -> None:
+    `by_folder` gives the folders that hold any of them, in place of what is in there.
+    """
+
+    def __init__(self, root: Path, prefix: str, after: bytes, *, by_folder: bool = False) -> None:
         self._root = root
         self._prefix = prefix.encode()
-        self._after = after.encode()
+        self._after = after
+        self._by_folder = by_folder
         start = self._prefix[: self._prefix.rfind(b"/") + 1]
         # The next place to visit is the last.
         self._pending = [_Place(start, folders_of(start), None)]
 
-    def page(self, size: int, check: Check) -> tuple[list[BlockInfo], bool]:
-        """The next blocks, at most `size`, and whether there are more."""
+    def page(self, size: int, check: Check) -> tuple[list[BlockInfo], list[str], bool]:
+        """The next blocks and folders, at most `size` together, and whether there are more."""
         found: list[BlockInfo] = []
+        folders: list[str] = []
         try:
             folder = _OpenFolder(self._root)
         except FileNotFoundError:  # the first write makes the root
-            return found, False
+            return found, folders, False
         with folder:
             while self._pending:
                 check()
                 place = self._pending.pop()
-                if place.name is None:
+                if place.name is not None:
+                    entry = _info(place, place.name, folder)
+                elif self._is_listed(place):
+                    entry = self._with_blocks(place, check)
+                else:
                     self._pending += reversed(self._inside(place, folder))
                     continue
-                info = _info(place, place.name, folder)
-                if info is None:
+                if entry is None:
                     continue
-                if len(found) == size:
+                if len(found) + len(folders) == size:
                     self._pending.append(place)
-                    return found, True
-                found.append(info)
-        return found, False
+                    return found, folders, True
+                if isinstance(entry, str):
+                    folders.append(entry)
+                else:
+                    found.append(entry)
+        return found, folders, False
+
+    def _is_listed(self, place: _Place) -> bool:
+        """Whether the folder is one of those listed, and not one to go on through."""
+        return self._by_folder and b"/" in place.key[len(self._prefix) :]
+
+    def _with_blocks(self, place: _Place, check: Check) -> str | None:
+        """The folder, if there is any block in it that is wanted."""
+        key = key_of(place.key)
+        if key is None:
+            return None
+        found, _, _ = Walk(self._root, key, self._after).page(1, check)
+        return key if found else None
 
     def _inside(self, place: _Place, folder: _OpenFolder) -> list[_Place]:
         """What of a folder's content is to be visited, in key order."""

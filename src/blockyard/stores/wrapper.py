@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store
 
 
 class WrapperStore(Store):
@@ -38,13 +39,13 @@ class WrapperStore(Store):
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         return await self.inner.delete_blocks(ctx, keys)
 
-    async def list_page(self, ctx: Context, prefix: str, token: str | None, page_size: int) -> Page:
-        return await self.inner.list_page(ctx, prefix, token, page_size)
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        return await self.inner.list(ctx, request)
 
     async def list_keys(
-        self, ctx: Context, prefix: str, token: str | None, page_size: int
-    ) -> tuple[list[str], str | None]:
-        return await self.inner.list_keys(ctx, prefix, token, page_size)
+        self, ctx: Context, request: ListRequest
+    ) -> tuple[builtins.list[str], str | None]:
+        return await self.inner.list_keys(ctx, request)
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)

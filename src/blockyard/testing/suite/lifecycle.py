@@ -21,6 +21,7 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "read_block_into": lambda store: store.read_block_into("a", bytearray(1)),
     "read_block_range": lambda store: store.read_block_range("a", 0, 1),
     "read_block_with_info": lambda store: store.read_block_with_info("a"),
+    "list_folder": lambda store: store.list_folder("a"),
     "read_blocks": lambda store: store.read_blocks(["a"]),
     "read_block_ranges": lambda store: store.read_block_ranges([("a", 0, 1)]),
     "write_blocks": lambda store: store.write_blocks([("a", b"")]),

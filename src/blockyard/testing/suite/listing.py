@@ -51,6 +51,46 @@ class ListingTests(SuiteBase):
         assert store.list_by_prefix(prefix) == expected
         assert [block.key for block in store.iter_blocks(prefix)] == expected
 
+    @pytest.mark.parametrize("folder", ["", "a", "a/", "a//", "a/b", "b", "b/a", "z", "nothing"])
+    def test_what_lies_in_a_folder(self, store: BlockStore, folder: str) -> None:
+        keys = self.held(_KEYS)
+        _ = store.write_blocks([(key, b"") for key in reversed(keys)])
+
+        listing = store.list_folder(folder)
+
+        begin = folder if folder in {"", "a/", "a//"} else folder + "/"
+        below = [key for key in keys if key.startswith(begin)]
+        blocks = [key for key in below if "/" not in key[len(begin) :]]
+        deeper = [key[: key.index("/", len(begin)) + 1] for key in below if key not in blocks]
+        assert [block.key for block in listing.blocks] == blocks
+        assert listing.folders == list(dict.fromkeys(deeper))
+        assert [block.size for block in listing.blocks] == [0] * len(blocks)
+
+    @pytest.mark.parametrize("folder", ["", "a", "a/b"])
+    def test_what_lies_in_a_folder_page_by_page(
+        self, store: BlockStore, folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keys = self.held([*_KEYS, "a/b/d/e", "a/b/d/f", "a/c/d", "a/c/e", "a/d"])
+        _ = store.write_blocks([(key, b"") for key in keys])
+        whole = store.list_folder(folder)
+
+        for page_size in (1, 2, 3):
+            monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
+            assert store.list_folder(folder) == whole
+            assert [block.key for block in store.iter_blocks(folder)] == sorted(
+                key for key in keys if key.startswith(folder)
+            )
+
+    @pytest.mark.parametrize("prefix", ["", "a", "a/"])
+    def test_listings_that_start_after_a_key(self, store: BlockStore, prefix: str) -> None:
+        keys = self.held(_KEYS)
+        _ = store.write_blocks([(key, b"") for key in keys])
+
+        for after in ["", "0", "a/b", "a/b-", "a/b/", "zz", "\uffff", *keys]:
+            expected = [key for key in keys if key > after and key.startswith(prefix)]
+            found = store.iter_blocks(prefix, start_after=after)
+            assert [block.key for block in found] == expected
+
     def test_a_listing_says_what_stat_does(self, store: BlockStore) -> None:
         _ = store.write_blocks([("a/b", b"12345"), ("a/c", b"")])
 
