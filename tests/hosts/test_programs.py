@@ -172,21 +172,19 @@ print((peak - of_files) * 1024)  # pages of programs and libraries can be taken 
 """
 
 
-AS_IT_COMES = pytest.param(
-    {},
-    marks=pytest.mark.xfail(
-        strict=False,
-        reason="the peak is 110 to 155 MiB with 64 MiB in flight: bytes in flight of contents",
-    ),
-    id="as it comes",
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [({}, 176 * MIB), ({"in_flight": "16MiB"}, SMALL_CONTAINER)],
+    ids=["as it comes", "in a small container"],
 )
-
-
-@pytest.mark.parametrize("settings", [AS_IT_COMES, {"in_flight": "16MiB"}])
-def test_a_large_content_passes_through_a_small_container(
-    s3: SmallS3, settings: dict[str, str]
+def test_a_large_content_passes_through_little_memory(
+    s3: SmallS3, settings: dict[str, str], limit: int
 ) -> None:
-    """AWS Lambda gives 128 MiB unless it is told otherwise."""
+    """AWS Lambda gives 128 MiB unless it is told otherwise.
+
+    As it comes 64 MiB are in flight, and the peak is 109 to 149 MiB, as README says; 176 leave some
+    for the machine, and none for an unbounded 32 blocks at once.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PUT_AND_GET, s3.store_url(**settings)],
         cwd=REPOSITORY,
@@ -196,4 +194,4 @@ def test_a_large_content_passes_through_a_small_container(
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < SMALL_CONTAINER
+    assert int(done.stdout) < limit
