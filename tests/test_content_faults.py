@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
-from blockyard.model import BlockInfo, Page
+from blockyard.model import BlockInfo, DeleteResult, Page
 from blockyard.operations import Operations
 from blockyard.stores.base import ListRequest, ReadRequest, Store
 from blockyard.stores.memory import MemoryStore
@@ -584,6 +584,27 @@ def test_tidying_up_has_time_of_its_own_when_the_deadline_has_passed(
     async def fail(operation: str, key: str) -> None:
         if operation == failing[0] and key.startswith(failing[1]):
             raise DeadlineExceededError("late")
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_passes_while_staged_blocks_are_removed_is_told_as_one() -> None:
+    class Late(HookedStore):
+        """As a folder: each key has its own outcome."""
+
+        async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+            if not any("chunk-new-" in key for key in keys) or ctx.tidying:
+                return await super().delete_blocks(ctx, keys)
+            return DeleteResult([], {key: DeadlineExceededError("late") for key in keys})
+
+    async def main() -> None:
+        contents = Contents(store := Late(MemoryStore()))
+        await contents.write("movie", OLD)
+        with pytest.raises(DeadlineExceededError, match="late") as raised:
+            await contents.write("movie", NEW)
+        assert raised.value.__notes__ == ["'movie' was replaced all the same"]
+        assert await state(store, "movie") == NEW
+        assert not any("chunk-new-" in key for key in await contents.keys())
 
     asyncio.run(main())
 

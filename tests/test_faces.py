@@ -101,6 +101,8 @@ class RecordedOperations:
 
         return operation
 
+    def refuse_more(self) -> None: ...
+
     def close(self) -> None:
         self.closed += 1
 
@@ -171,7 +173,7 @@ def test_methods_are_documented_once(name: str) -> None:
 
 def test_every_operation_is_on_both_faces() -> None:
     """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
-    others = {"at_once", "check_open", "list_page", "pages"}
+    others = {"at_once", "check_open", "list_page", "pages", "refuse_more"}
     assert set(public(Operations)) - set(BLOCKING) == others
 
 

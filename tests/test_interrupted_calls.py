@@ -58,6 +58,29 @@ def test_an_interrupt_is_raised_when_the_operation_has_tidied_up(
     interrupter.join()
 
 
+def test_an_interrupt_tells_what_is_left(background: BackgroundLoop) -> None:
+    begun = threading.Event()
+
+    async def operation(ctx: Context, seconds: float) -> None:
+        begun.set()
+        try:
+            await ctx.runtime.sleep(seconds)
+        except BaseException as error:
+            error.add_note("something is left")
+            raise
+
+    def interrupt() -> None:
+        assert begun.wait(30)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt) as raised:
+        background.run(operation, 60.0, None, 4)
+    assert raised.value.__notes__ == ["something is left"]
+    interrupter.join()
+
+
 def test_closing_cuts_off_a_call_of_another_thread_with_a_typed_error(
     background: BackgroundLoop,
 ) -> None:

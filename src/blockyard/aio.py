@@ -5,9 +5,9 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from typing_extensions import Buffer
 
@@ -26,6 +26,8 @@ from blockyard.operations import Operations
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
 from blockyard.verifying import Verifier
+
+Result = TypeVar("Result")
 
 
 class AsyncBlockStore:
@@ -106,15 +108,15 @@ class AsyncBlockStore:
 
     async def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
         """See `BlockStore.read_blocks`."""
-        return await self._operations.read_blocks(self._context(), keys)
+        return await self._run_many(self._operations.read_blocks(self._context(), keys))
 
     async def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
         """See `BlockStore.read_block_ranges`."""
-        return await self._operations.read_block_ranges(self._context(), ranges)
+        return await self._run_many(self._operations.read_block_ranges(self._context(), ranges))
 
     async def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
         """See `BlockStore.write_blocks`."""
-        return await deliver(self._operations.write_blocks(self._context(), blocks))
+        return await self._run_many(self._operations.write_blocks(self._context(), blocks))
 
     async def stat_block(self, key: str) -> BlockInfo:
         """See `BlockStore.stat_block`."""
@@ -126,7 +128,9 @@ class AsyncBlockStore:
 
     async def copy_block(self, source_key: str, target_key: str) -> BlockInfo:
         """See `BlockStore.copy_block`."""
-        return await self._operations.copy_block(self._context(), source_key, target_key)
+        return await self._run_many(
+            self._operations.copy_block(self._context(), source_key, target_key)
+        )
 
     async def delete_block(self, key: str) -> None:
         """See `BlockStore.delete_block`."""
@@ -134,14 +138,16 @@ class AsyncBlockStore:
 
     async def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
         """See `BlockStore.delete_blocks`."""
-        return await self._operations.delete_blocks(self._context(), keys)
+        return await self._run_many(self._operations.delete_blocks(self._context(), keys))
 
     async def delete_by_prefix(
         self, prefix: str, *, literal: bool = False, dry_run: bool = False
     ) -> DeleteResult:
         """See `BlockStore.delete_by_prefix`."""
-        return await self._operations.delete_by_prefix(
-            self._context(), prefix, literal=literal, dry_run=dry_run
+        return await self._run_many(
+            self._operations.delete_by_prefix(
+                self._context(), prefix, literal=literal, dry_run=dry_run
+            )
         )
 
     async def list_by_prefix(self, prefix: str = "") -> list[str]:
@@ -162,7 +168,9 @@ class AsyncBlockStore:
         self, prefix: str = "", *, progress: Progress | None = None
     ) -> VerifyReport:
         """See `BlockStore.verify_by_prefix`."""
-        return await deliver(self._verifier.verify_by_prefix(self._context(), prefix, progress))
+        return await self._run_many(
+            self._verifier.verify_by_prefix(self._context(), prefix, progress)
+        )
 
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""
@@ -172,7 +180,7 @@ class AsyncBlockStore:
         self, content_id: str, source: AsyncContentSource, *, progress: Progress | None = None
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
-        return await deliver(
+        return await self._run_many(
             self._writer.write_content(self._context(), content_id, source, progress)
         )
 
@@ -180,7 +188,9 @@ class AsyncBlockStore:
         self, content_id: str, offset: int = 0, length: int | None = None
     ) -> bytes:
         """See `BlockStore.read_content`."""
-        return await self._reader.read_content(self._context(), content_id, offset, length)
+        return await self._run_many(
+            self._reader.read_content(self._context(), content_id, offset, length)
+        )
 
     async def read_content_into(
         self,
@@ -192,7 +202,7 @@ class AsyncBlockStore:
         progress: Progress | None = None,
     ) -> int:
         """See `BlockStore.read_content_into`."""
-        return await deliver(
+        return await self._run_many(
             self._reader.read_content_into(
                 self._context(), content_id, target, offset=offset, length=length, progress=progress
             )
@@ -217,18 +227,21 @@ class AsyncBlockStore:
         self, source_id: str, target_id: str, *, progress: Progress | None = None
     ) -> ContentInfo:
         """See `BlockStore.copy_content`."""
-        return await deliver(
+        return await self._run_many(
             self._writer.copy_content(self._context(), source_id, target_id, progress)
         )
 
     async def delete_content(self, content_id: str) -> None:
         """See `BlockStore.delete_content`."""
-        return await self._writer.delete_content(self._context(), content_id)
+        return await self._run_many(self._writer.delete_content(self._context(), content_id))
 
     async def close(self) -> None:
         """See `BlockStore.close`."""
-        self._operations.close()
-        await self._runtime.close()
+        self._operations.refuse_more()
+        try:
+            await self._runtime.close()
+        finally:
+            self._operations.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -240,6 +253,9 @@ class AsyncBlockStore:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _run_many(self, operation: Coroutine[Any, Any, Result]) -> Result:
+        return await deliver(self._runtime.run(operation))
 
     def _context(self) -> Context:
         if self._deadline is None:

@@ -229,12 +229,15 @@ class Context:
     many-at-once call keeps in flight. `unknown_attempts` counts the requests made under this
     context to change what is stored whose outcome is not known: tried again or not, they may have
     taken effect, or may still. Who wants to know it of one change gives that a context of its own.
+    `tidying` is set for what puts in order what a call left behind: it goes on while the store is
+    being closed.
     """
 
     runtime: Runtime
     deadline: float | None = None
     concurrency: int = 32
     unknown_attempts: int = 0
+    tidying: bool = False
 
     def gather(
         self,

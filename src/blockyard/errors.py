@@ -7,7 +7,7 @@
     ├── BlockExistsError                                if_absent was asked and a block is there
     ├── PreconditionFailedError                         the block has another ETag than if_match
     ├── NotModifiedError                                the block still has that of if_none_match
-    ├── StoreClosedError                                the store was closed before the call
+    ├── StoreClosedError                                the store was closed, before or meanwhile
     ├── InvalidKeyError               (ValueError)      a key or prefix that no store can hold
     ├── InvalidRangeError             (ValueError)      a range at or past the end, or negative
     ├── BufferTooSmallError           (ValueError)      the caller's buffer can't hold the block
@@ -78,7 +78,7 @@ class NotModifiedError(BlockStoreError):
 
 
 class StoreClosedError(BlockStoreError):
-    """The store had been closed."""
+    """The store was closed before the call, or while it was under way."""
 
 
 class InvalidKeyError(BlockStoreError, ValueError):

@@ -56,6 +56,7 @@ class Operations:
         """Bytes of blocks that one call holds in memory at a time, a single block excepted."""
         self.copying_works = False
         """Whether a copy was made, which shows that the service has them."""
+        self._refusing = False
         self._closed = False
 
     def at_once(self, ctx: Context, size: int) -> int:
@@ -65,19 +66,19 @@ class Operations:
     def write_block(
         self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self.check_open("write_block")
+        self.check_open("write_block", ctx)
         key = arguments.key("write_block", key)
         block = arguments.data("write_block", key, data)
         if_absent = arguments.flag("write_block", if_absent, "if_absent")
         return self.store.write_block(ctx, key, block, if_absent=if_absent)
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
-        self.check_open("read_block")
+        self.check_open("read_block", ctx)
         block = await self.store.read(ctx, ReadRequest(arguments.key("read_block", key)))
         return block.data
 
     async def read_block_into(self, ctx: Context, key: str, buffer: Buffer) -> int:
-        self.check_open("read_block_into")
+        self.check_open("read_block_into", ctx)
         key = arguments.key("read_block_into", key)
         into = arguments.writable("read_block_into", buffer)
         request = ReadRequest(key, into=into, operation="read_block_into")
@@ -87,7 +88,7 @@ class Operations:
     async def read_block_range(
         self, ctx: Context, key: str, offset: int, length: int | None = None
     ) -> bytes:
-        self.check_open("read_block_range")
+        self.check_open("read_block_range", ctx)
         key = arguments.key("read_block_range", key)
         offset, length = arguments.span("read_block_range", key, offset, length)
         request = ReadRequest(key, offset, length, operation="read_block_range")
@@ -111,7 +112,7 @@ class Operations:
         if_none_match: str | None = None,
     ) -> tuple[bytes, BlockInfo]:
         operation = "read_block_with_info"
-        self.check_open(operation)
+        self.check_open(operation, ctx)
         key = arguments.key(operation, key)
         begin, length = arguments.span(operation, key, offset, length)
         request = ReadRequest(
@@ -127,32 +128,32 @@ class Operations:
         return block.data, block.info
 
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
-        self.check_open("read_blocks")
+        self.check_open("read_blocks", ctx)
         wanted = arguments.keys("read_blocks", keys)
         return ctx.gather(partial(self.read_block, ctx), wanted)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> Coroutine[Any, Any, list[bytes]]:
-        self.check_open("read_block_ranges")
+        self.check_open("read_block_ranges", ctx)
         wanted = arguments.ranges("read_block_ranges", ranges)
         return ctx.gather(partial(self._read_range, ctx), wanted)
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]
     ) -> Coroutine[Any, Any, list[BlockInfo]]:
-        self.check_open("write_blocks")
+        self.check_open("write_blocks", ctx)
         given = arguments.blocks("write_blocks", blocks)
         if not isinstance(given, list):
             given = UserItems(given, ctx.deadline, _size, self.in_flight)
         return ctx.gather(lambda block: self._write_one(ctx, *block), given, in_turn=_key)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
-        self.check_open("stat_block")
+        self.check_open("stat_block", ctx)
         return self.store.stat_block(ctx, arguments.key("stat_block", key))
 
     async def block_exists(self, ctx: Context, key: str) -> bool:
-        self.check_open("block_exists")
+        self.check_open("block_exists", ctx)
         key = arguments.key("block_exists", key)
         try:
             _ = await self.store.stat_block(ctx, key)
@@ -165,7 +166,7 @@ class Operations:
     def copy_block(
         self, ctx: Context, source_key: str, target_key: str
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self.check_open("copy_block")
+        self.check_open("copy_block", ctx)
         source_key = arguments.key("copy_block", source_key, "source_key")
         target_key = arguments.key("copy_block", target_key, "target_key")
         if source_key == target_key:
@@ -173,18 +174,18 @@ class Operations:
         return self.store.copy_block(ctx, source_key, target_key)
 
     def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
-        self.check_open("delete_block")
+        self.check_open("delete_block", ctx)
         return self.store.delete_block(ctx, arguments.key("delete_block", key))
 
     def delete_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, DeleteResult]:
-        self.check_open("delete_blocks")
+        self.check_open("delete_blocks", ctx)
         unique = dict.fromkeys(arguments.keys("delete_blocks", keys))
         return self.store.delete_blocks(ctx, list(unique))
 
     async def delete_by_prefix(
         self, ctx: Context, prefix: str, *, literal: bool = False, dry_run: bool = False
     ) -> DeleteResult:
-        self.check_open("delete_by_prefix")
+        self.check_open("delete_by_prefix", ctx)
         prefix = arguments.prefix("delete_by_prefix", prefix)
         literal = arguments.flag("delete_by_prefix", literal, "literal")
         dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
@@ -240,7 +241,7 @@ class Operations:
 
     def list_page(self, ctx: Context, request: ListRequest) -> Coroutine[Any, Any, Page]:
         """One page of a listing."""
-        self.check_open(request.operation)
+        self.check_open(request.operation, ctx)
         return self.store.list(ctx, request)
 
     def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
@@ -255,23 +256,28 @@ class Operations:
         return partial(self._fetch_page, request)
 
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
-        self.check_open("health_check")
+        self.check_open("health_check", ctx)
         return self.store.health_check(ctx)
 
+    def refuse_more(self) -> None:
+        """From now on raise `StoreClosedError`, but in what tidies up."""
+        self._refusing = True
+
     def close(self) -> None:
+        """Let the store go, once nothing is under way."""
         if not self._closed:
             self._closed = True
             self.store.close()
 
-    def check_open(self, operation: str) -> None:
-        """Raise `StoreClosedError` once `close` was called."""
-        if self._closed:
+    def check_open(self, operation: str, ctx: Context | None = None) -> None:
+        """Raise `StoreClosedError` once the store is being closed, but in what tidies up."""
+        if self._refusing and not (ctx and ctx.tidying):
             raise StoreClosedError(f"{operation}: the store is closed")
 
     def _write_one(
         self, ctx: Context, key: str, data: bytes | memoryview
     ) -> Coroutine[Any, Any, BlockInfo]:
-        self.check_open("write_blocks")
+        self.check_open("write_blocks", ctx)
         return self.store.write_block(ctx, key, data, if_absent=False)
 
     async def _fetch_page(self, request: ListRequest, ctx: Context) -> Fetched[BlockInfo]:
@@ -287,7 +293,7 @@ class Operations:
         """The keys of the pages of a listing from `token` on, and the token of what follows."""
         keys: list[str] = []
         for _ in range(at_most):
-            self.check_open(operation)
+            self.check_open(operation, ctx)
             request = ListRequest(prefix, token, PAGE_SIZE, operation=operation)
             more, token = await self.store.list_keys(ctx, request)
             keys += more

@@ -365,10 +365,18 @@ class BlockStore:
         return self._run_many(self._writer.delete_content, content_id)
 
     def close(self) -> None:
-        """Close the store and its connections. Later calls raise `StoreClosedError`."""
-        self._operations.close()
-        self._background.close()
-        self._runtime.close()
+        """Close the store and its connections. Later calls raise `StoreClosedError`.
+
+        So do calls of many blocks and of contents that are under way. They first take back what
+        they wrote, or finish the replacement of a content, for 10 s at most: a note on the error
+        says what they had to leave.
+        """
+        self._operations.refuse_more()
+        try:
+            self._background.close()
+        finally:
+            self._runtime.close()
+            self._operations.close()
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ from blockyard.content.progress import Progress, Tally
 from blockyard.content.sources import AsyncContentSource, Source, source_of
 from blockyard.content.streams import Block
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError
+from blockyard.errors import BlockStoreError, DeadlineExceededError, StoreClosedError
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 
@@ -186,28 +186,34 @@ class ContentWriter:
         back is to finish it.
         """
         old = found.blocks
+        placed = False
 
         def put(ctx: Context, index: int) -> Coroutine[Any, Any, BlockInfo]:
             source, target = block_key(staged, index), block_key(content_id, index)
             return _finished(ctx, self._operations.copy_block(ctx, source, target))
 
         async def put_all(ctx: Context) -> None:
+            nonlocal placed
             if not _is_one_for_one(old, count):
                 await _finished(ctx, self._operations.delete_block(ctx, old[0].key))
             _ = await ctx.gather(partial(put, ctx), range(1, count))
             await self._remove(ctx, _from(count, old))
             _ = await put(ctx, 0)
+            placed = True
 
-        async def finish(ctx: Context, content_id: str) -> None:
-            await put_all(ctx)
+        async def finish(ctx: Context, _: str) -> None:
+            if not placed:
+                await put_all(ctx)
             await self._remove_staged(ctx, content_id)
 
         try:
-            await put_all(ctx)
+            await finish(ctx, content_id)
         except BaseException as error:
-            await self._tidy(ctx, error, content_id, finish, must_end=True)
+            left = staged if placed else content_id
+            await self._tidy(ctx, error, left, finish, must_end=not placed)
+            if placed:
+                error.add_note(f"{content_id!r} was replaced all the same")
             raise
-        await self._remove_staged(ctx, content_id)
 
     async def _tidy(
         self,
@@ -227,11 +233,25 @@ class ContentWriter:
         seconds = TIDY_SECONDS
         if ctx.deadline is not None and not must_end:
             seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
+        own = replace(ctx, deadline=now + seconds, tidying=True)
+        left = [f"and {content_id!r} may be left unfinished"]
+
+        async def tidy() -> None:
+            try:
+                await step(own, content_id)
+                left.clear()
+            except BlockStoreError as failure:
+                left[0] += f": {failure}"
+
         try:
-            tidy = step(replace(ctx, deadline=now + seconds), content_id)
-            await ctx.runtime.finish(tidy, seconds)
-        except BlockStoreError as failure:
-            error.add_note(f"and {content_id!r} may be left unfinished: {failure}")
+            await ctx.runtime.finish(tidy(), seconds)
+        except BaseException as again:  # cancelled once more meanwhile: that is what is raised
+            for note in left:
+                again.add_note(note)
+            raise
+        finally:
+            for note in left:
+                error.add_note(note)
 
     async def _remove_content(self, ctx: Context, content_id: str) -> None:
         """Take back what was written, but leave an interrupted rewrite, which may be whole."""
@@ -249,8 +269,11 @@ class ContentWriter:
 
     async def _remove(self, ctx: Context, keys: list[str]) -> None:
         if keys:
-            deletes = self._operations.delete_blocks(ctx, keys)
-            (await _finished(ctx, deletes)).raise_for_failures()
+            result = await _finished(ctx, self._operations.delete_blocks(ctx, keys))
+            for failure in result.failed.values():
+                if isinstance(failure, DeadlineExceededError | StoreClosedError):
+                    raise failure  # of the call, not of the key
+            result.raise_for_failures()
 
 
 class _Upload:

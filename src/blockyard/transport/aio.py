@@ -10,31 +10,23 @@ import asyncio
 import os
 import random
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import (
-    Hedge,
-    Origin,
-    Request,
-    Response,
-    UserItems,
-    check_concurrency,
-)
-from blockyard.errors import DeadlineExceededError, StoreClosedError, TransportConnectionError
+from blockyard.context import Hedge, Request, Response, UserItems, check_concurrency
+from blockyard.errors import StoreClosedError, TransportConnectionError
 from blockyard.process import PerProcess, warn_of_drop
-from blockyard.transport.aio_connection import AsyncioConnection, connect
 from blockyard.transport.aio_hedging import NewReply, hedged
+from blockyard.transport.aio_pool import LoopConnections, Pools
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.gathering import InTurn, gather, gather_drawn
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.patience import Patience
-from blockyard.transport.pool import Pool, Take
+from blockyard.transport.pool import Take
 from blockyard.transport.tasks import (
     finished,
     told_when_done,
@@ -42,7 +34,6 @@ from blockyard.transport.tasks import (
     until_done_or,
 )
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
-from blockyard.transport.watchdog import Watchdog
 from blockyard.user_code import UserCodeError, run_user_code
 
 if TYPE_CHECKING:
@@ -52,8 +43,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_CLOSED = "the store was closed"
 
 _MOST_WORKERS = min(32, (os.cpu_count() or 1) + 4)
 """Threads for disk calls and large hashes, whose number nothing else bounds."""
@@ -71,7 +60,7 @@ class AsyncioRuntime:
         self._workers = Threads(_MOST_WORKERS)
         self._closed = False
         self._dialing = Dialing(http, timeouts)
-        self._pools = PerProcess(partial(_Pools, http, self._dialing), _Pools.abandon)
+        self._pools = PerProcess(partial(Pools, http, self._dialing), Pools.abandon)
 
     def exchange(
         self,
@@ -118,6 +107,15 @@ class AsyncioRuntime:
                 unanswered = reused and not reply.begun
                 if unanswered and (request.fresh or patience.looks_dead(reply.sent)):
                     lines.drop_idle_since(request.origin, reply.sent)
+
+    async def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
+        """Await an operation that changes much, and may have to tidy up: see `close`."""
+        try:
+            calls = self._here().calls
+        except StoreClosedError:
+            operation.close()
+            raise
+        return await calls.run(operation)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -197,14 +195,18 @@ class AsyncioRuntime:
         return os.urandom(12).hex()
 
     async def close(self) -> None:
-        """Close every connection; requests under way, and later ones, raise `StoreClosedError`.
+        """End what `run` awaits, then close every connection.
 
-        Those of another loop that is running are closed there, in its next turn.
+        What `run` awaits is cancelled, has `CLOSING_SECONDS` to tidy up, and raises
+        `StoreClosedError`; other requests under way, and later ones, raise that too. Those of
+        another loop that is running are ended there, and not waited for.
         """
         self._closed = True
-        self._threads.close()
-        self._workers.close()
-        _ = self._pools.here().close(asyncio.get_running_loop())
+        try:
+            await self._pools.here().close(asyncio.get_running_loop())
+        finally:
+            self._threads.close()
+            self._workers.close()
 
     def abandon(self) -> None:
         """Close every socket, where no loop will run any more."""
@@ -218,7 +220,7 @@ class AsyncioRuntime:
         self._closed = True
         self._threads.close()
         self._workers.close()
-        if self._pools.here().close(None):
+        if self._pools.here().drop():
             warn_of_drop()
 
     async def _wait(
@@ -239,175 +241,8 @@ class AsyncioRuntime:
     def _has_room(self, request: Request) -> bool:
         return self._here().has_room(request.origin)
 
-    def _here(self) -> _LoopConnections:
-        if self._closed:
-            raise StoreClosedError(_CLOSED)
+    def _here(self) -> LoopConnections:
         return self._pools.here().of(asyncio.get_running_loop())
-
-
-class _Pools:
-    """The connections of one process, by event loop."""
-
-    def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
-        self._http = http
-        self._dialing = dialing
-        self._last: _LoopConnections | None = None
-        self._by_loop: dict[asyncio.AbstractEventLoop, _LoopConnections] = {}
-
-    def of(self, loop: asyncio.AbstractEventLoop) -> _LoopConnections:
-        """Those of `loop`; what loops that have ended left open is closed meanwhile."""
-        lines = self._last
-        if lines is not None and lines.loop is loop:
-            return lines
-        for other in list(self._by_loop):
-            if other.is_closed() and (ended := self._by_loop.pop(other, None)) is not None:
-                ended.abandon()
-        lines = self._by_loop.get(loop)
-        if lines is None:
-            lines = _LoopConnections(loop, self._http, self._dialing)
-            self._by_loop[loop] = lines
-        self._last = lines
-        return lines
-
-    def close(self, here: asyncio.AbstractEventLoop | None) -> bool:
-        """Close all connections, and say whether there were any.
-
-        Those of the loop that runs `here` at once, the others by their own in its next turn.
-        """
-        any_open = False
-        for loop, lines in list(self._by_loop.items()):
-            any_open = any_open or lines.is_open()
-            if loop is here:
-                lines.close()
-                continue
-            try:
-                _ = loop.call_soon_threadsafe(lines.close)
-            except RuntimeError:  # it has ended
-                lines.abandon()
-        self._by_loop.clear()
-        self._last = None
-        return any_open
-
-    def abandon(self) -> None:
-        """In a forked child: close the copies of the parent's sockets."""
-        for lines in self._by_loop.values():
-            lines.abandon()
-
-
-class _LoopConnections:
-    """The connections of one event loop."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        http: HttpConfig,
-        dialing: Dialing,
-    ) -> None:
-        self.loop = loop
-        self.watchdog = Watchdog(loop)
-        self._dialing = dialing
-        self._pool: Pool[AsyncioConnection] = Pool(
-            http.max_connections, http.max_idle, http.keep_alive
-        )
-        self._closed = False
-        self._open: set[AsyncioConnection] = set()
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    def take(self, request: Request) -> AsyncioConnection | Take:
-        """A connection that is open and idle; else what `Pool.take` says is to be done."""
-        while True:
-            if self._closed:
-                raise StoreClosedError(_CLOSED)
-            taken = self._pool.take(request.origin, monotonic(), fresh=request.fresh)
-            if isinstance(taken, Take) or taken.usable():
-                return taken
-            taken.close()
-            self._open.discard(taken)
-            self._pool.drop(request.origin)
-
-    async def open(self, request: Request, missed: Take, patience: Patience) -> AsyncioConnection:
-        """A connection for a request that found none idle: `missed` is what `take` said."""
-        taken: AsyncioConnection | Take = missed
-        while taken is Take.WAIT:
-            await self._wait_for_place(patience)
-            taken = self.take(request)
-        return await self._connect(request.origin, patience) if taken is Take.OPEN else taken
-
-    def has_room(self, origin: Origin) -> bool:
-        return self._pool.has_room(origin)
-
-    def is_open(self) -> bool:
-        """Whether there is a connection."""
-        return bool(self._open)
-
-    def release(self, origin: Origin, connection: AsyncioConnection, keep: bool) -> None:
-        self.watchdog.unwatch(connection)
-        surplus = [connection]
-        if keep and not connection.closed:
-            surplus = self._pool.give_back(origin, connection, monotonic())
-        else:
-            self._pool.drop(origin)
-        self._wake_one()
-        for each in surplus:
-            each.close()
-            self._open.discard(each)
-
-    def drop_idle_since(self, origin: Origin, before: float) -> None:
-        """A connection that was idle did not answer: those that were idle as long go as well."""
-        for each in self._pool.drop_idle_since(origin, before):
-            each.close()
-            self._open.discard(each)
-
-    def close(self) -> None:
-        self._closed = True
-        self.watchdog.stop()
-        for connection in list(self._open):
-            connection.close()
-        self.abandon()
-        while self._waiting:
-            self._wake_one()
-
-    def abandon(self) -> None:
-        """Close what a loop that has ended, or a parent process, left open."""
-        for connection in self._open:
-            connection.abandon()
-        self._open.clear()
-        _ = self._pool.clear()
-
-    async def _connect(self, origin: Origin, patience: Patience) -> AsyncioConnection:
-        try:
-            connection = await connect(self.loop, origin, self._dialing, patience)
-        except BaseException:
-            self._pool.drop(origin)
-            self._wake_one()
-            raise
-        self._open.add(connection)
-        if self._closed:  # meanwhile
-            self.release(origin, connection, keep=False)
-            raise StoreClosedError(_CLOSED)
-        return connection
-
-    async def _wait_for_place(self, patience: Patience) -> None:
-        place: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.append(place)
-        try:
-            async with asyncio.timeout(patience.remaining()):
-                await place
-        except (TimeoutError, asyncio.CancelledError) as ended:
-            if place.done() and not place.cancelled():
-                self._wake_one()  # the place was ours for a moment: it is the next one's
-            if isinstance(ended, TimeoutError):
-                raise DeadlineExceededError(
-                    "the deadline of this call passed while all connections were taken"
-                ) from None
-            raise
-
-    def _wake_one(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                return
 
 
 async def _awaited(call: Callable[[], Awaitable[Result]]) -> Result:

@@ -31,6 +31,7 @@ from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
 from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
+from blockyard.transport.under_way import closed_meanwhile, copy_notes
 from blockyard.user_code import UserCodeError
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTORS_OF_A_LOOP = 4
 """Its selector, two sockets to wake it, and ours."""
+
+_CANCELLED_AGAIN = 1.0
+"""Seconds after which what still runs is cancelled again: it may have begun to tidy up."""
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -67,17 +71,20 @@ class BackgroundLoop:
         that was forked meanwhile.
         """
         ends = None if deadline is None else self._runtime.now() + deadline
-        call = _Call(operation(Context(self._runtime, ends, concurrency), argument))
+        context = Context(self._runtime, ends, concurrency)
+        call = _Call(operation(context, argument), self._runtime.run)
         try:
             self._begin(call)
             call.caller.serve()
-        except BaseException:
-            call.cut_off()
+        except BaseException as error:
+            call.cut_off(error)
             raise
         return call.result()
 
     def close(self) -> None:
-        """Cut off what is under way, close the connections, stop the loop and its thread.
+        """Cut off what is under way, which may tidy up: see `AsyncioRuntime.close`.
+
+        Then close the connections, and stop the loop and its thread.
 
         On that thread, where a finalizer may run, it returns before that is done.
         """
@@ -160,7 +167,7 @@ class _LoopThread:
         return post
 
     def end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Cancel what runs on the loop, await `close()` there, and wait until the thread ends.
+        """Await `close()` on the loop, cancel what still runs there, and wait for the thread's end.
 
         False when there is nothing to end: no loop was started, or all threads have ended.
         """
@@ -243,28 +250,34 @@ def _check_descriptors() -> None:
 
 
 async def _wind_up(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    under_way = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in under_way:
-        _ = task.cancel()
-    _ = await asyncio.gather(*under_way, return_exceptions=True)
     await close()
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:
+            _ = task.cancel()
+        ended = asyncio.gather(*left, return_exceptions=True)
+        _ = await asyncio.wait([ended], timeout=_CANCELLED_AGAIN)
 
 
 class _Call(Generic[Result]):
     """One call: `begin` and `cancel` are for the loop, the rest for the calling thread."""
 
-    def __init__(self, operation: Coroutine[Any, Any, Result]) -> None:
+    def __init__(
+        self,
+        operation: Coroutine[Any, Any, Result],
+        run: Callable[[Coroutine[Any, Any, Result]], Coroutine[Any, Any, Result]],
+    ) -> None:
         self.caller = CallingThread()
         self._operation = operation
+        self._run = run
         self._task: asyncio.Task[Result] | None = None
         self._cancelled = False
         self._outcome: tuple[Result] | BaseException
 
     def begin(self) -> None:
-        """Start the operation; it finds the calling thread in its context."""
+        """Start the operation through `run`; it finds the calling thread in its context."""
         if not self._cancelled:
             _ = calling_thread.set(self.caller)
-            self._task = asyncio.get_running_loop().create_task(self._operation)
+            self._task = asyncio.get_running_loop().create_task(self._run(self._operation))
             self._task.add_done_callback(self._end)
 
     def cancel(self) -> None:
@@ -285,28 +298,33 @@ class _Call(Generic[Result]):
             # Made without a policy, which is found by an import: too late in a finalizer.
             with asyncio.Runner(loop_factory=_Loop) as runner:
                 self._outcome = (runner.run(self._operation),)
+        except UserCodeError as carried:
+            self._outcome = carried.error
         except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._outcome = error
         self.caller.end()
 
-    def cut_off(self) -> None:
-        """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile."""
+    def cut_off(self, error: BaseException) -> None:
+        """Cancel the operation, and wait until it has ended, whatever is raised here meanwhile.
+
+        What it could not tidy up is noted on `error`.
+        """
         try:
-            if self.caller.over or self.caller.in_parent:
+            if self.caller.in_parent:
                 return
-            if not self.caller.tell(self.cancel):  # it never got to the loop, or ended with it
-                self._operation.close()
-                return
-            self.caller.wait()
-        except BaseException:
-            self.cut_off()
+            if not self.caller.over:
+                if not self.caller.tell(self.cancel):  # it never got to the loop, or ended with it
+                    self._operation.close()
+                    return
+                self.caller.wait()
+            copy_notes(self._outcome, error)
+        except BaseException as again:
+            self.cut_off(again)
             raise
 
     def result(self) -> Result:
         """What the operation returned or raised, once it has ended."""
         outcome = self._outcome
-        if isinstance(outcome, UserCodeError):
-            outcome = outcome.error
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
@@ -315,9 +333,15 @@ class _Call(Generic[Result]):
         return outcome[0]
 
     def _end(self, task: asyncio.Task[Result]) -> None:
-        if task.cancelled():
-            self._outcome = StoreClosedError("the store was closed while the call was under way")
+        if not task.cancelled():
+            error = task.exception()
+            if isinstance(error, UserCodeError):
+                error = error.error
+            self._outcome = error or (task.result(),)
         else:
-            self._outcome = task.exception() or (task.result(),)
+            try:
+                _ = task.result()
+            except asyncio.CancelledError as cancelled:
+                self._outcome = closed_meanwhile(cancelled)
         self._task = None  # freed here: that runs Python code, where a signal's exception is lost
         self.caller.end()
