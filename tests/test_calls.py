@@ -96,12 +96,12 @@ def test_what_lasts_is_told_at_once(
     assert s3.pauses == []
 
 
-@pytest.mark.parametrize(("max_retries", "tries"), [(10, 10), (4, 4), (1, 1), (0, 1)])
+@pytest.mark.parametrize(("max_attempts", "tries"), [(10, 10), (4, 4), (1, 1)])
 @pytest.mark.parametrize("failure", [refusal(500, "InternalError"), refusal(503, "SlowDown")])
 def test_the_tries_are_limited_and_all_of_them_told(
-    max_retries: int, tries: int, failure: Response
+    max_attempts: int, tries: int, failure: Response
 ) -> None:
-    s3 = Scripted(failure, max_retries=max_retries)
+    s3 = Scripted(failure, max_attempts=max_attempts)
     with pytest.raises(S3Error) as raised:
         _ = s3.read()
     assert len(s3.requests) == tries
@@ -142,7 +142,7 @@ def test_an_endpoint_that_answered_once_is_given_more_tries() -> None:
 
 
 def test_an_error_that_is_an_os_error_too_names_the_operation_once() -> None:
-    s3 = Scripted(RESET, max_retries=3)
+    s3 = Scripted(RESET, max_attempts=3)
     with pytest.raises(TransportConnectionError) as raised:
         _ = s3.read()
     assert str(raised.value) == "read_block 'key': reset by the test"
@@ -354,7 +354,7 @@ def test_all_that_can_be_healed_is_healed_in_one_call() -> None:
 
 def test_the_ids_of_a_refusal_are_told() -> None:
     answer = refusal(500, "InternalError", x_amz_request_id="REQ404", x_amz_id_2="HOST")
-    s3 = Scripted(answer, max_retries=2)
+    s3 = Scripted(answer, max_attempts=2)
     with pytest.raises(ServerError) as raised:
         _ = s3.read()
     error = raised.value
@@ -432,7 +432,7 @@ def test_no_secret_is_in_an_error_a_log_or_a_repr(
     answer: Response | BlockStoreError, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    s3 = Scripted(answer, max_retries=3)
+    s3 = Scripted(answer, max_attempts=3)
     shown = [repr(s3.store), repr(s3.store._caller), repr(s3.store._caller.site)]
     try:
         _ = s3.read()

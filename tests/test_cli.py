@@ -274,7 +274,7 @@ class TestErrors:
             (["ls", "--store", "ftp://x"], 2, "expected s3://, file:// or memory://"),
             (["ls", "--config", "nix.yaml"], 2, "nix.yaml"),
             (
-                ["ls", "--store", "s3://bucket-x?endpoint=http://127.0.0.1:1&max_retries=0"],
+                ["ls", "--store", "s3://bucket-x?endpoint=http://127.0.0.1:1&max_attempts=1"],
                 5,
                 "127",
             ),

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from blockyard.config import FileConfig, S3Config, StoreConfig, TimeoutConfig, load_config
-from blockyard.config.tree import settings_below
+from blockyard.config.fields import settings_below
 from blockyard.errors import ConfigError
 
 NO_VARIABLES: Mapping[str, str] = {}
@@ -47,15 +47,15 @@ def test_s3_url_in_full() -> None:
     config = load_s3(
         "s3://my-data/a%20b/c?endpoint=http://127.0.0.1:9000&region=eu-west-1&force_path_style=true"
         "&access_key=AKIA&secret_key=a+b/c%2Bd&session_token=t&no_progress=10&max_connections=50"
-        "&max_retries=3&sign_payload=never&"
+        "&max_attempts=3&sign_payload=never&"
     )
     assert (config.bucket, config.key_prefix) == ("my-data", "a b/c/")
     assert config.endpoint == "http://127.0.0.1:9000"
     assert (config.region, config.force_path_style) == ("eu-west-1", True)
     assert config.access_key == "AKIA"
-    assert config.secret_key.get_secret_value() == "a+b/c+d", "a + is itself, not a space"
+    assert config.secret_key.reveal() == "a+b/c+d", "a + is itself, not a space"
     assert (config.timeouts.no_progress, config.http.max_connections) == (10, 50)
-    assert (config.max_retries, config.sign_payload) == (3, "never")
+    assert (config.max_attempts, config.sign_payload) == (3, "never")
 
 
 def test_every_setting_has_a_url_parameter() -> None:
@@ -189,7 +189,7 @@ def test_yaml_of_the_design(tmp_path: Path) -> None:
             access_key: ""
             secret_key: ""
             session_token: ""
-            max_retries: 10
+            max_attempts: 10
             timeouts: {connect: 3, no_progress: 20, deadline: null}
             http:
               max_connections: 50
@@ -197,7 +197,7 @@ def test_yaml_of_the_design(tmp_path: Path) -> None:
         """,
     )
     config = load_s3(path)
-    assert (config.bucket, config.key_prefix, config.max_retries) == ("my-data", "blocks/", 10)
+    assert (config.bucket, config.key_prefix, config.max_attempts) == ("my-data", "blocks/", 10)
     assert (config.timeouts.connect, config.timeouts.deadline) == (3, None)
     assert (config.http.max_connections, config.http.ca_bundle) == (50, "")
     assert load_s3(str(path)) == config
@@ -217,7 +217,7 @@ def test_yaml_scalars_are_what_they_look_like(tmp_path: Path) -> None:
     )
     config = load_s3(path)
     assert (config.bucket, config.region, config.access_key) == ("0123", "no", "1e3")
-    assert config.secret_key.get_secret_value() == "2026-01-01"
+    assert config.secret_key.reveal() == "2026-01-01"
     assert config.force_path_style
 
 
@@ -238,9 +238,16 @@ def test_home_folder_in_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("block_store:", "block_store: expected a mapping with the store's settings"),
         ("block_store: [s3]", "block_store: expected a mapping with the store's settings"),
         ("block_store: {s3: {region: a b}}", "block_store.s3.bucket: required"),
-        ("block_store: {s3: my-data}", "block_store.s3: expected a mapping"),
-        ("block_store: {typ: s3}", "block_store.typ: unknown setting; did you mean 'type'?"),
-        ("block_store: {s3: {bucket: abc, cache: 1}}", "block_store.s3.cache: unknown setting"),
+        ("block_store: {s3: my-data}", "block_store.s3 (line 1): expected a mapping"),
+        (
+            "block_store: {typ: s3}",
+            "block_store.typ (line 1): unknown setting; did you mean 'type'?",
+        ),
+        ("block_store: {s3: {bucket: abc,\n cache: 1}}", "s3.cache (line 2): unknown setting"),
+        (
+            "block_store: {s3: {bucket: abc, region: [\na]}}",
+            "s3.region (line 1): expected a region",
+        ),
         ("block_store: {type: s3, type: file}", "error at line 1: a key is given twice"),
         ("block_store:\n  s3: {a", "expected YAML, got an error at line 2"),
         ("block_store: {a: &x {}, b: *x}", "aliases are not supported"),
@@ -308,11 +315,12 @@ def test_keyword_arguments_alone() -> None:
 
 
 def test_keyword_arguments_are_checked() -> None:
-    assert "store URL: block_store.s3.regoin: unknown setting; did you mean" in refused(
-        "s3://my-data", regoin="x"
-    )
+    message = "store URL: block_store.s3.regoin (from an argument): unknown setting; did you mean"
+    assert message in refused("s3://my-data", regoin="x")
     assert "a memory store has no settings, got region" in refused("memory://", region="x")
-    assert "block_store.file.region: unknown setting" in refused("file:///a", region="x")
+    assert "block_store.file.region (from an argument): unknown setting" in refused(
+        "file:///a", region="x"
+    )
     assert "hunter2" not in refused("s3://my-data", secret_key="hunter2", access_key="a b")
 
 
@@ -320,13 +328,30 @@ def test_a_store_config_is_complete_as_it_is() -> None:
     config = StoreConfig(s3=S3Config(bucket="my-data"))
     environ = {"BLOCKYARD_S3_REGION": "eu-west-1", "AWS_REGION": "eu-west-1"}
     assert load(config, environ) is config
-    changed = load_s3(config, environ, max_retries=2)
-    assert (changed.bucket, changed.region, changed.max_retries) == ("my-data", "us-east-1", 2)
+    changed = load_s3(config, environ, max_attempts=2)
+    assert (changed.bucket, changed.region, changed.max_attempts) == ("my-data", "us-east-1", 2)
 
 
 def test_secrets_of_a_store_config_are_kept_when_it_is_changed() -> None:
     config = StoreConfig(s3=S3Config(bucket="my-data", access_key="A", secret_key="hunter2"))  # pyright: ignore[reportArgumentType]
-    assert load_s3(config, region="eu-west-1").secret_key.get_secret_value() == "hunter2"
+    assert load_s3(config, region="eu-west-1").secret_key.reveal() == "hunter2"
+
+
+def test_each_problem_says_where_its_value_came_from(tmp_path: Path) -> None:
+    path = write(tmp_path, "block_store:\n  s3:\n    region: a b\n    bucket: my-data\n")
+    environ = {"BLOCKYARD_S3_CONCURRENCY": "0", "AWS_CA_BUNDLE": "/none.pem"}
+    message = refused(path, environ, key_prefix="a\nb", timeouts={"conect": 3}, http={"proxy": "x"})
+    assert message.startswith(f"{path}: ")
+    for place in (
+        "block_store.s3.region (line 3): expected",
+        "block_store.s3.concurrency (from BLOCKYARD_S3_CONCURRENCY): expected",
+        "block_store.s3.http.ca_bundle (from AWS_CA_BUNDLE): expected",
+        "block_store.s3.key_prefix (from an argument): expected",
+        "block_store.s3.timeouts.conect (from an argument): unknown",
+        "block_store.s3.http.proxy (from an argument): expected",
+    ):
+        assert place in message
+    assert message.count("block_store") == 6
 
 
 def test_no_source_at_all() -> None:
@@ -452,13 +477,13 @@ def test_credentials_are_taken_from_one_place() -> None:
         "BLOCKYARD_S3_SECRET_KEY": "theirs",
         "BLOCKYARD_S3_SESSION_TOKEN": "theirs",
     }
-    assert load_s3("s3://my-data", environ).session_token.get_secret_value() == "theirs"
+    assert load_s3("s3://my-data", environ).session_token.reveal() == "theirs"
     own = load_s3("s3://my-data?access_key=MINE&secret_key=mine", environ)
-    assert (own.access_key, own.session_token.get_secret_value()) == ("MINE", "")
+    assert (own.access_key, own.session_token.reveal()) == ("MINE", "")
     assert load_s3("s3://my-data?anonymous=true", environ).access_key == ""
     url = "s3://my-data?access_key=MINE&secret_key=mine&session_token=mine"
     other = load_s3(url, access_key="OTHER", secret_key="other")
-    assert (other.access_key, other.session_token.get_secret_value()) == ("OTHER", "")
+    assert (other.access_key, other.session_token.reveal()) == ("OTHER", "")
 
 
 def test_the_environment_is_for_s3_alone() -> None:

@@ -86,4 +86,4 @@ class TestRclone(S3Conformance):
         """A bucket for each test: what rclone keeps of a key that is no path may not go away."""
         bucket = f"blockyard-{uuid.uuid4()}"
         create_bucket(endpoint, bucket)
-        return StoreConfig(s3=S3Config(**endpoint.s3_settings(bucket), max_retries=2))
+        return StoreConfig(s3=S3Config(**endpoint.s3_settings(bucket), max_attempts=2))

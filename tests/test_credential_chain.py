@@ -469,7 +469,7 @@ def runs(home: Path) -> int:
     return len((home / "runs").read_text().split())
 
 
-NOWHERE = "s3://my-data?endpoint=http://127.0.0.1:9&max_retries=1"
+NOWHERE = "s3://my-data?endpoint=http://127.0.0.1:9&max_attempts=1"
 A_WHILE = 60
 """Seconds in which a slow machine does what takes a fraction of one."""
 

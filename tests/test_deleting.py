@@ -123,7 +123,7 @@ def test_only_the_keys_that_failed_are_tried_again(code: str) -> None:
 
 
 def test_a_key_that_keeps_failing_is_given_up_and_the_others_are_gone() -> None:
-    s3 = Scripted(refusing("InternalError", "b"), max_retries=4)
+    s3 = Scripted(refusing("InternalError", "b"), max_attempts=4)
     result = delete(s3, ["a", "b", "c"])
     assert result.deleted == ["a", "c"]
     assert isinstance(result.failed["b"], ServerError)
@@ -180,7 +180,7 @@ def test_keys_are_named_without_the_prefix_that_the_service_knows() -> None:
 def test_when_nothing_could_be_attempted_that_is_raised(
     failure: Answer, kind: type[BlockStoreError], keys: list[str]
 ) -> None:
-    s3 = Scripted(failure, max_retries=2)
+    s3 = Scripted(failure, max_attempts=2)
     with pytest.raises(kind) as raised:
         _ = delete(s3, keys)
     assert type(raised.value) is kind
@@ -206,7 +206,7 @@ def test_a_key_the_reply_passes_over_is_tried_again_and_never_called_gone() -> N
     s3 = Scripted(outcome(["a"]), outcome([]), obey)
     assert delete(s3, ["a", "b"]) == DeleteResult(["a", "b"], {})
     assert [asked(request) for request in s3.requests] == [["a", "b"], ["b"], ["b"]]
-    s3 = Scripted(outcome(["a"]), outcome([]), max_retries=3)
+    s3 = Scripted(outcome(["a"]), outcome([]), max_attempts=3)
     result = delete(s3, ["a", "b"])
     assert result.deleted == ["a"]
     assert {type(error) for error in result.failed.values()} == {ProtocolError}
@@ -297,7 +297,7 @@ def test_every_key_is_in_exactly_one_of_the_two(seed: object, keys: list[str]) -
         gone.update(done)
         return outcome(done, {key: code for key, code in fate.items() if code})
 
-    s3 = Scripted(answer, max_retries=3)
+    s3 = Scripted(answer, max_attempts=3)
     try:
         result = delete(s3, keys)
     except BlockStoreError:

@@ -151,7 +151,7 @@ def test_https_where_plain_http_is_spoken(face: FaceName, moto_endpoint: Endpoin
 
 YAML = {
     "block_store:\n  s3:\n    bucket: b\n    max_retrys: 3\n": "max_retrys",
-    "block_store:\n  s3:\n    bucket: data\n    max_retries: many\n": "max_retries",
+    "block_store:\n  s3:\n    bucket: data\n    max_attempts: many\n": "max_attempts",
     "block_store:\n  type: s4\n": "type",
     "block_store:\n  s3: {}\n": "bucket",
     "block_store: [\n": "line",

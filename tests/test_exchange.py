@@ -379,7 +379,7 @@ def test_a_listing_without_a_length_that_was_cut_off_is_not_taken(runtime: Runti
             endpoint=server.url,
             force_path_style=True,
             anonymous=True,
-            max_retries=1,
+            max_attempts=1,
         )
         with open_face(runtime, StoreConfig(s3=s3)) as face:
             with pytest.raises(ProtocolError):

@@ -403,7 +403,7 @@ def test_a_write_takes_effect_after_its_client_gave_up(
     moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     key = f"{key_prefix}late"
-    with late(moto_endpoint, bucket, Hold(reset=True), "PUT", max_retries=1) as (store, proxy):
+    with late(moto_endpoint, bucket, Hold(reset=True), "PUT", max_attempts=1) as (store, proxy):
         with pytest.raises(blockyard.TransportConnectionError):
             _ = store.write_block(key, b"given up")
         assert not store.block_exists(key)
@@ -417,7 +417,7 @@ def test_a_client_that_waits_for_a_held_request_meets_silence(
     moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     key = f"{key_prefix}silent"
-    settings = {"max_retries": 1, "timeouts": {"no_progress": 0.2}}
+    settings = {"max_attempts": 1, "timeouts": {"no_progress": 0.2}}
     with late(moto_endpoint, bucket, Hold(), "PUT", **settings) as (store, proxy):
         with pytest.raises(blockyard.TransportTimeoutError):
             _ = store.write_block(key, b"silence")
@@ -483,7 +483,7 @@ def test_a_held_request_goes_on_after_some_time_whatever_else_is_asked(
 ) -> None:
     key = f"{key_prefix}timed"
     fault = Hold(seconds=0.05, reset=True)
-    with late(moto_endpoint, bucket, fault, "PUT", max_retries=1) as (store, proxy):
+    with late(moto_endpoint, bucket, fault, "PUT", max_attempts=1) as (store, proxy):
         with pytest.raises(blockyard.TransportConnectionError):
             _ = store.write_block(key, b"timed")
         while proxy.held:

@@ -338,10 +338,10 @@ def test_a_bit_that_flipped_on_the_way_is_read_again(read: str) -> None:
     assert [each.fresh for each in s3.requests] == [False, True]
 
 
-@pytest.mark.parametrize("max_retries", [1, 2, 4, 10])
-def test_a_mismatch_is_one_of_the_tries_and_all_of_them_are_told(max_retries: int) -> None:
+@pytest.mark.parametrize("max_attempts", [1, 2, 4, 10])
+def test_a_mismatch_is_one_of_the_tries_and_all_of_them_are_told(max_attempts: int) -> None:
     """A second read that has a budget of its own would make twice the requests allowed."""
-    s3 = Pretended(max_retries=max_retries)
+    s3 = Pretended(max_attempts=max_attempts)
     s3.write("k", BLOCK)
     s3.requests.clear()
     damaged = True
@@ -356,10 +356,10 @@ def test_a_mismatch_is_one_of_the_tries_and_all_of_them_are_told(max_retries: in
     s3.service.always = twist
     with pytest.raises((ServerError, IntegrityError)) as raised:
         _ = s3.read("k")
-    assert len(s3.requests) == max_retries
+    assert len(s3.requests) == max_attempts
     notes = getattr(raised.value, "__notes__", [])
     assert [note.partition(":")[0] for note in notes] == [
-        f"attempt {number}" for number in range(1, max_retries)
+        f"attempt {number}" for number in range(1, max_attempts)
     ]
 
 

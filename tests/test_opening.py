@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Unpack, get_type_hints
 
 import pytest
 
 import blockyard
+from blockyard.config import FileConfig, S3Config, Secret, Settings
+from blockyard.config.fields import Setting, walk
+from blockyard.model import MIB
 from blockyard.s3.store import S3Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
@@ -92,3 +98,29 @@ def test_no_secret_is_shown_by_what_is_open() -> None:
         assert "hunter2" not in "".join(
             repr(vars(each)) for each in seen if hasattr(each, "__dict__")
         )
+
+
+def accepted(setting: Setting) -> object:
+    """The type of the keyword argument for a setting."""
+    if setting.section:
+        return setting.section | Mapping[str, Any] | None
+    if setting.kind is int and setting.low >= MIB:  # a size
+        return int | str | None
+    wider = {Secret: str | Secret, Path: str | os.PathLike[str]}
+    return wider.get(setting.kind, setting.kind) | None
+
+
+def test_the_keyword_arguments_are_the_settings() -> None:
+    """Each setting by its own name, and of the type that it takes: `Settings` can't drift."""
+    fields = {**dict(walk(S3Config)), **dict(walk(FileConfig))}
+    expected = {path[-1]: accepted(setting) for path, setting in fields.items()}
+    assert get_type_hints(Settings) == expected
+    for function in (blockyard.open_store, blockyard.open_async_store):
+        assert get_type_hints(function)["settings"] == Unpack[Settings]
+
+
+@pytest.mark.parametrize("name", get_type_hints(Settings))
+def test_every_keyword_argument_reaches_its_setting(name: str) -> None:
+    source = "file:///a" if name == "path" else "s3://my-data?region=eu-west-1"
+    with pytest.raises(blockyard.ConfigError, match=rf"\.{name} \(from an argument\): expected"):
+        _ = blockyard.open_store(source, **{name: "\n"})  # pyright: ignore[reportArgumentType]

@@ -180,7 +180,7 @@ def test_a_throttled_burst_gets_done_with_fewer_at_a_time() -> None:
 
 @pytest.mark.parametrize("ends", ["cancelled", "refused", "broken"])
 def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
-    s3 = Pretended(max_retries=1)
+    s3 = Pretended(max_attempts=1)
     s3.write("k", b"data")
     pace = pace_of(s3)
     pace.limit = 1.0
@@ -374,7 +374,7 @@ def test_the_tokens_last_in_rough_weather() -> None:
 
 
 def test_throttling_does_not_use_up_the_tries_for_errors() -> None:
-    s3 = Pretended(max_retries=3)
+    s3 = Pretended(max_attempts=3)
     s3.write("k", b"data")
     slow, broken = refusal(503, "SlowDown"), refusal(500, "InternalError")
     s3.service.twists = [lambda *_, sent=sent: sent for sent in (slow, broken, slow, broken)]

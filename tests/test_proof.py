@@ -322,7 +322,7 @@ def test_a_block_deleted_while_that_is_found_out_is_no_sign_of_it() -> None:
 
 @pytest.mark.parametrize("answer", [refusal(501, "NotImplemented"), refusal(501)])
 def test_a_service_that_refuses_conditions_says_what_it_lacks(answer: Response) -> None:
-    s3 = Scripted(ABSENT, answer, max_retries=1)
+    s3 = Scripted(ABSENT, answer, max_attempts=1)
     with pytest.raises(UnsupportedError, match="if_absent is not possible") as raised:
         _ = WRITES["if_absent"](s3)
     assert isinstance(raised.value.__cause__, S3Error)
@@ -373,13 +373,13 @@ def test_a_200_that_holds_just_the_range_is_that_range(offset: int, length: int 
     ids=repr,
 )
 def test_a_range_that_does_not_answer_is_an_error(answer: Response) -> None:
-    s3 = Scripted(answer, max_retries=2)
+    s3 = Scripted(answer, max_attempts=2)
     with pytest.raises(ProtocolError, match="Content-Range"):
         _ = s3.run(s3.store.read(s3.ctx, ReadRequest("k", 17_000, 100)))
 
 
 def test_a_200_that_says_it_is_a_part_is_no_whole() -> None:
-    s3 = Scripted(ranged(200, 0, 99, BLOCK[:100]), max_retries=2)
+    s3 = Scripted(ranged(200, 0, 99, BLOCK[:100]), max_attempts=2)
     with pytest.raises(ProtocolError, match="part of the whole"):
         _ = s3.read("k")
 
@@ -431,7 +431,7 @@ def deleting(*pages: Response) -> tuple[Scripted, list[str]]:
             return LISTING
         return left.pop(0) if len(left) > 1 else left[0]
 
-    return Scripted(answer, key_prefix="mine/", max_retries=2), deleted
+    return Scripted(answer, key_prefix="mine/", max_attempts=2), deleted
 
 
 @pytest.mark.parametrize(
@@ -464,13 +464,13 @@ def test_nothing_is_deleted_by_a_listing_that_is_not_what_was_asked_for(
 def test_a_listing_without_end_ends() -> None:
     """Pages without a key, and a token that is always another one."""
     numbers = iter(range(10_000))
-    s3 = Scripted(lambda _: page(prefix=None, token=str(next(numbers))), max_retries=1)
+    s3 = Scripted(lambda _: page(prefix=None, token=str(next(numbers))), max_attempts=1)
     with pytest.raises(ProtocolError, match="held no key"):
         _ = s3.run(Operations(s3.store).list_by_prefix(s3.ctx, ""))
 
 
 def test_a_token_that_stays_the_same_ends_the_listing_at_once() -> None:
-    s3 = Scripted(page(prefix=None, token="same"), max_retries=1)
+    s3 = Scripted(page(prefix=None, token="same"), max_attempts=1)
     with pytest.raises(ProtocolError, match="the page itself"):
         _ = s3.run(Operations(s3.store).list_by_prefix(s3.ctx, ""))
     assert len(s3.requests) == 2
@@ -549,6 +549,6 @@ def test_a_copy_of_another_etag_than_the_source_is_looked_at(source: Response) -
             return copied("e")
         return described("e", 9) if request.target == "/bucket/l" else source
 
-    s3 = Scripted(answer, max_retries=1)
+    s3 = Scripted(answer, max_attempts=1)
     assert s3.run(s3.store.copy_block(s3.ctx, "k", "l")).size == 9
     assert methods(s3) == ["HEAD", "PUT", "HEAD"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import os
 import re
 import subprocess
@@ -13,15 +14,13 @@ from pathlib import Path
 
 import pytest
 from markdown_pages import REPOSITORY, Code, fenced, named, page, prose, table
-from pydantic import SecretStr
-from pydantic.fields import FieldInfo
 
 import blockyard
 from blockyard.cli import exits
 from blockyard.cli.app import app
-from blockyard.config import S3Config, load_config
-from blockyard.config.environment import own_variables
-from blockyard.config.tree import settings_below, walk
+from blockyard.config import S3Config, Secret, load_config
+from blockyard.config.fields import Setting, settings_below, walk
+from blockyard.config.loading import own_variables
 from blockyard.errors import BlockStoreError
 from blockyard.model import MIB
 from blockyard.s3 import pacing
@@ -107,15 +106,23 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
 def test_type_checkers_have_nothing_to_say(tmp_path: Path) -> None:
     example = "\n".join(code.text for code in fenced(README, "python"))
     secrets = 'reveal_type(blockyard.S3Config(bucket="b", secret_key="s").secret_key)'
-    wrong = 'blockyard.S3Config(bucket="b", access_key="A", secret_key=5)'
+    wrong = """
+blockyard.S3Config(bucket="b", access_key="A", secret_key=5)
+blockyard.open_store("s3://b", secret_key=5)
+blockyard.open_store("s3://b", regoin="eu-west-1")
+blockyard.open_store("s3://b", sign_payload="maybe")
+"""
     _ = (tmp_path / "example.py").write_text(f"{example}\n{secrets}\n{wrong}\n")
     _ = (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     checker = Path(sys.executable).parent / "basedpyright"
     command = [checker, "-p", tmp_path, "--pythonpath", sys.executable]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert '"SecretStr"' in run.stdout
-    assert "1 error, 0 warnings" in run.stdout, run.stdout
-    assert 'parameter "secret_key" of type "str | SecretStr"' in run.stdout
+    assert '"Secret"' in run.stdout
+    assert "4 errors, 0 warnings" in run.stdout, run.stdout
+    assert 'parameter "secret_key" of type "str | Secret"' in run.stdout
+    assert 'parameter "secret_key" of type "str | Secret | None"' in run.stdout
+    assert 'No parameter named "regoin"' in run.stdout
+    assert 'parameter "sign_payload" of type' in run.stdout
 
 
 def test_every_command_is_named() -> None:
@@ -163,21 +170,21 @@ def test_the_table_of_settings_is_that_of_the_models() -> None:
     assert all(row[2] for row in rows)
 
 
-def shown(field: FieldInfo) -> str:  # noqa: PLR0911 - one for each kind of default
+def shown(setting: Setting) -> str:  # noqa: PLR0911 - one for each kind of default
     """A default as the README writes it."""
-    if field.is_required():
-        return "required"
-    match field.default:
+    match setting.default:
+        case dataclasses.MISSING:
+            return "required"
         case None:
             return "none"
-        case bool():
-            return str(field.default).lower()
-        case float():
-            return f"{field.default:g}"
+        case bool() as default:
+            return str(default).lower()
+        case float() as default:
+            return f"{default:g}"
         case int() as size if size >= MIB and size % MIB == 0:
             return f"{size // MIB}MiB"
-        case SecretStr() as secret:
-            return secret.get_secret_value() or "empty"
+        case Secret() as secret:
+            return secret.reveal() or "empty"
         case other:
             return str(other) or "empty"
 
@@ -231,7 +238,7 @@ def tree() -> list[type[BlockStoreError]]:
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     text = prose(README)
     policy, settings = RetryPolicy(), S3Config(bucket=BUCKET)
-    assert policy.attempts == settings.max_retries
+    assert policy.attempts == settings.max_attempts
     for fact in (
         f"up to {policy.attempts} tries",
         f"double from {policy.base:g} s up to {policy.cap:g} s",

@@ -116,7 +116,7 @@ def test_only_a_conditional_write_is_conditional_and_marked() -> None:
     ],
 )
 def test_what_a_refused_head_means(answers: list[Answer], kind: type[BlockStoreError]) -> None:
-    s3 = Scripted(*answers, max_retries=1)
+    s3 = Scripted(*answers, max_attempts=1)
     with pytest.raises(kind) as raised:
         _ = s3.run(s3.store.stat_block(s3.ctx, "k404"))
     assert type(raised.value) is kind
@@ -135,7 +135,7 @@ def test_what_a_refused_head_means(answers: list[Answer], kind: type[BlockStoreE
     ],
 )
 def test_what_a_refused_get_means(answer: Answer, kind: type[BlockStoreError]) -> None:
-    s3 = Scripted(answer, max_retries=1)
+    s3 = Scripted(answer, max_attempts=1)
     with pytest.raises(kind) as raised:
         _ = s3.read("404/NoSuchKey")
     assert type(raised.value) is kind
@@ -175,7 +175,7 @@ def test_an_error_within_a_success_is_an_error() -> None:
     s3 = Scripted(there(None), failed, COPIED)
     assert copy(s3).etag == "e"
     assert len(s3.requests) == 3
-    s3 = Scripted(there(None), failed, max_retries=2)
+    s3 = Scripted(there(None), failed, max_attempts=2)
     with pytest.raises(ServerError, match="copy_block 'the source'"):
         _ = copy(s3)
 
@@ -188,7 +188,7 @@ def test_a_copy_of_what_is_not_there_names_the_source() -> None:
 
 @pytest.mark.parametrize("body", [b"<Other/>", b"<CopyObjectResult/>", b"not XML"])
 def test_a_copy_whose_reply_says_nothing_is_not_believed(body: bytes) -> None:
-    s3 = Scripted(reply(200, {}, body), max_retries=1)
+    s3 = Scripted(reply(200, {}, body), max_attempts=1)
     with pytest.raises(ProtocolError):
         _ = copy(s3)
 
@@ -438,7 +438,7 @@ def test_secrets_are_in_nothing_that_is_said(
         "access_key": "AKIDEXAMPLE",
         "secret_key": SECRETS[0],
         "session_token": SECRETS[1],
-        "max_retries": 2,
+        "max_attempts": 2,
     }
     proxied = HttpConfig(proxy=f"http://user:{SECRETS[2]}@127.0.0.1:9", ca_bundle=bundle)
     configs = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import json
 import logging
 import os
 import subprocess
@@ -14,6 +15,7 @@ import warnings
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -214,10 +216,10 @@ def test_a_run_says_no_secret(
 ) -> None:
     with FaultProxy(endpoint.url, WEATHER[weather]) as proxy:
         source = config(
-            proxy.url, tunnels, max_retries=2, timeouts={"no_progress": 0.3, "connect": 2}
+            proxy.url, tunnels, max_attempts=2, timeouts={"no_progress": 0.3, "connect": 2}
         )
-        _ = said.write(f"{source!r} {source} {source.s3!r} {source.model_dump()!r}\n")
-        _ = said.write(source.model_dump_json())
+        _ = said.write(f"{source!r} {source} {source.s3!r} {asdict(source)!r}\n")
+        _ = said.write(json.dumps(asdict(source), default=str))
         with warnings.catch_warnings(record=True) as warned:
             operate(source, said)
             asyncio.run(operate_under_asyncio(source, said))
@@ -237,7 +239,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(
     endpoint: Endpoint, tunnels: Tunnels, said: io.StringIO
 ) -> None:
     wrong = f"http://{USER}:{quote(PASSWORD, safe='')}x@127.0.0.1:{tunnels.port}"
-    source = config(endpoint.url, None, http=HttpConfig(proxy=wrong), max_retries=2)  # pyright: ignore
+    source = config(endpoint.url, None, http=HttpConfig(proxy=wrong), max_attempts=2)  # pyright: ignore
     operate(source, said)
     assert tunnels.refused > 0
     assert f"the proxy 127.0.0.1:{tunnels.port} answered with status 407" in said.getvalue()
@@ -312,7 +314,7 @@ block_store:
 """
 BROKEN_YAML = {
     "an unknown setting": YAML + "    nonsense: 1\n",
-    "a wrong number": YAML + "    max_retries: many\n",
+    "a wrong number": YAML + "    max_attempts: many\n",
     "no YAML": YAML.replace('secret_key: "', 'secret_key: "\\q'),
     "a list": YAML.replace(f'"{TOKEN}"', f'["{TOKEN}"]'),
     "twice": YAML + f'    secret_key: "{SECRET}"\n',
@@ -345,7 +347,7 @@ def test_the_command_says_no_secret(
     plan = WEATHER["refused"] if state == "refusing" else Script([])
     with FaultProxy(endpoint.url, plan) as proxy:
         url = "http://127.0.0.1:1" if state == "down" else proxy.url
-        told = f"s3://{BUCKET}?endpoint={url}&force_path_style=true&max_retries=2"
+        told = f"s3://{BUCKET}?endpoint={url}&force_path_style=true&max_attempts=2"
         told += f"&access_key=known-id&secret_key={quote(SECRET, safe='')}"
         told += f"&session_token={quote(TOKEN, safe='')}"
         password = quote(quote(PASSWORD, safe=""), safe="")

@@ -88,7 +88,7 @@ def test_a_service_that_deleted_a_batch_before_has_delete_objects() -> None:
         rows = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in asked(request))
         return reply(200, {}, f"<DeleteResult>{rows}</DeleteResult>".encode())
 
-    s3 = Scripted(obey, NAMES_NO_KEY["no key"], LACKING["501"], obey, max_retries=2)
+    s3 = Scripted(obey, NAMES_NO_KEY["no key"], LACKING["501"], obey, max_attempts=2)
     _ = s3.run(s3.store.delete_blocks(s3.ctx, KEYS))
     with pytest.raises(S3Error):
         _ = s3.run(s3.store.delete_blocks(s3.ctx, KEYS))
@@ -123,7 +123,7 @@ def test_a_copy_taken_for_the_write_of_nothing_is_no_copy() -> None:
 
 def test_a_copy_that_failed_otherwise_says_nothing_of_copies() -> None:
     for answer in (refusal(404, "NoSuchKey"), refusal(503, "SlowDown"), refusal(403, "Denied")):
-        s3 = Scripted(answer, max_retries=1)
+        s3 = Scripted(answer, max_attempts=1)
         with pytest.raises((BlockNotFoundError, ThrottledError, AccessDeniedError)):
             _ = copy(s3)
         with pytest.raises((BlockNotFoundError, ThrottledError, AccessDeniedError)):
@@ -187,6 +187,6 @@ def test_a_service_that_took_the_header_once_takes_it() -> None:
 
 def test_a_listing_of_version_1_is_refused() -> None:
     first = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
-    s3 = Scripted(reply(200, {}, first), max_retries=1)
+    s3 = Scripted(reply(200, {}, first), max_attempts=1)
     with pytest.raises(ProtocolError, match="ListObjectsV2"):
         _ = s3.run(s3.store.list(s3.ctx, ListRequest("", None, 10)))

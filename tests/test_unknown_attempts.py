@@ -87,7 +87,7 @@ def test_an_attempt_that_was_not_carried_out_is_not(
 @changes
 @pytest.mark.parametrize("failure", UNKNOWN.values(), ids=UNKNOWN.keys())
 def test_an_error_says_so_as_well(change: Change, success: Answer, failure: Answer) -> None:
-    s3 = Scripted(success, failure, max_retries=3)
+    s3 = Scripted(success, failure, max_attempts=3)
     _ = change(s3)
     with pytest.raises(BlockStoreError) as raised:
         _ = change(s3)
@@ -97,7 +97,7 @@ def test_an_error_says_so_as_well(change: Change, success: Answer, failure: Answ
 
 @pytest.mark.parametrize("failure", KNOWN.values(), ids=KNOWN.keys())
 def test_an_error_of_attempts_that_were_not_carried_out_says_nothing(failure: Answer) -> None:
-    s3 = Scripted(failure, max_retries=2)
+    s3 = Scripted(failure, max_attempts=2)
     with pytest.raises(BlockStoreError) as raised:
         _ = CHANGES["write_block"][0](s3)
     assert raised.value.unknown_attempts == 0
@@ -154,7 +154,7 @@ def test_a_request_that_the_runtime_sent_twice_has_an_unknown_outcome(
     _ = change(s3)
     _ = change(s3)
     assert s3.ctx.unknown_attempts == 1
-    s3 = Scripted(success, resent(KNOWN["refused"]), max_retries=1)
+    s3 = Scripted(success, resent(KNOWN["refused"]), max_attempts=1)
     _ = change(s3)
     with pytest.raises(TransportConnectionError) as raised:
         _ = change(s3)
@@ -233,7 +233,7 @@ def test_reads_change_nothing() -> None:
     _ = s3.read()
     assert s3.ctx.unknown_attempts == 0
     with pytest.raises(S3Error) as raised:
-        _ = Scripted(refusal(500), max_retries=2).read()
+        _ = Scripted(refusal(500), max_attempts=2).read()
     assert raised.value.unknown_attempts == 0
 
 
@@ -245,7 +245,7 @@ def test_a_write_whose_replies_are_lost_says_that_it_may_have_happened(
     plan = FaultScript([LoseReply(), LoseReply()], Match(method="PUT"))
     with FaultProxy(moto_endpoint.url, plan) as proxy:
         settings = moto_endpoint.s3_settings(bucket, key_prefix) | {"endpoint": proxy.url}
-        config = StoreConfig(s3=S3Config(**settings, max_retries=2))
+        config = StoreConfig(s3=S3Config(**settings, max_attempts=2))
         with open_face(face, config) as opened:
             with pytest.raises(TransportError) as raised:
                 _ = opened.store.write_block("key", b"mine")

@@ -7,6 +7,7 @@ import gc
 import json
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def test_a_damaged_object_of_others_is_found(
 
 def through(proxy: FaultProxy, config: StoreConfig) -> StoreConfig:
     assert config.s3 is not None
-    return StoreConfig(s3=config.s3.model_copy(update={"endpoint": proxy.url}))
+    return StoreConfig(s3=replace(config.s3, endpoint=proxy.url))
 
 
 def _flip_all(seen: SeenRequest) -> FlipBit | None:
@@ -192,7 +193,7 @@ def test_what_can_not_be_read_is_told_and_the_others_are_verified(
         endpoint.url, Script([Status(403, "AccessDenied")], Match(target="/b$"))
     ) as proxy:
         assert config.s3 is not None
-        settings = config.s3.model_copy(update={"endpoint": proxy.url})
+        settings = replace(config.s3, endpoint=proxy.url)
         with open_store(StoreConfig(s3=settings)) as through:
             report = through.verify_by_prefix()
     assert report.verified == {"page checksums": 2}

@@ -1,7 +1,7 @@
 """blockyard: an S3-compatible block store, fast and verified, blocking and asyncio alike.
 
-`open_store` and `open_async_store` are where to begin. What they need (pydantic, asyncio and
-more) is imported when one of the names in `_LATER` is first used, not with the package.
+`open_store` and `open_async_store` are where to begin. What they need is imported when one of the
+names in `_LATER` is first used, not with the package.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
@@ -13,6 +13,7 @@ from blockyard.config import (
     FileConfig,
     HttpConfig,
     S3Config,
+    Settings,
     Source,
     StoreConfig,
     TimeoutConfig,
@@ -30,7 +31,7 @@ from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
 
 
-def open_store(source: Source = None, **settings: object) -> BlockStore:
+def open_store(source: Source = None, **settings: Unpack[Settings]) -> BlockStore:
     """Open the block store that `source` names, for blocking calls.
 
     `source` is a URL (`s3://BUCKET/KEY_PREFIX?name=value&...`, `file:///FOLDER`, `memory://`),
@@ -53,7 +54,7 @@ def open_store(source: Source = None, **settings: object) -> BlockStore:
     )
 
 
-async def open_async_store(source: Source = None, **settings: object) -> AsyncBlockStore:
+async def open_async_store(source: Source = None, **settings: Unpack[Settings]) -> AsyncBlockStore:
     """Open a block store for asyncio. See `open_store`."""
     stack = _compose(load_config(_source("open_async_store", source), settings, os.environ))
     return AsyncBlockStore(

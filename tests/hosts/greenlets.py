@@ -39,7 +39,7 @@ def main(url: str) -> None:
     print(outcome(lambda: hurried.read_block("silent")))
     print(outcome(lambda: hurried.read_blocks(["silent"])))
     first.close()
-    with blockyard.open_store(f"{url}&no_progress=0.5&max_retries=1") as impatient:
+    with blockyard.open_store(f"{url}&no_progress=0.5&max_attempts=1") as impatient:
         print(outcome(lambda: impatient.read_block("silent")))
     print(second.read_blocks(["k"]) == [BLOCK])
     second.close()

@@ -121,7 +121,7 @@ def test_limits_hold_while_signals_come(s3: SmallS3, limit: str, many: bool) -> 
     seen: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
     try:
-        url = s3.store_url(max_retries=1, **{limit: 1.5})
+        url = s3.store_url(max_attempts=1, **{limit: 1.5})
         with blockyard.open_store(url) as store:
             _ = signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3)
             begun = time.monotonic()

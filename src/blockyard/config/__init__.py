@@ -14,17 +14,20 @@ session token and `anonymous`; the client certificate and its key) are all taken
 place that has one of them. A `StoreConfig` made by the program is complete: the environment
 adds nothing to it but, where it has no keys, AWS's credentials.
 
-Every error is a `ConfigError` that lists all the problems found, each with its field's path.
+Every error is a `ConfigError` that lists all the problems found, each with its setting's path and
+where its value came from: the line of a file, a variable, an argument.
 """
 
 from __future__ import annotations
 
+from blockyard.config.fields import Secret
 from blockyard.config.loading import Source, load_config
 from blockyard.config.models import (
     DEFAULT_CONCURRENCY,
     FileConfig,
     HttpConfig,
     S3Config,
+    Settings,
     StoreConfig,
     TimeoutConfig,
 )
@@ -34,6 +37,8 @@ __all__ = [
     "FileConfig",
     "HttpConfig",
     "S3Config",
+    "Secret",
+    "Settings",
     "Source",
     "StoreConfig",
     "TimeoutConfig",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from ipaddress import IPv6Address
+from pathlib import Path
 
 from blockyard.keys import MAX_KEY_BYTES
-from blockyard.model import parse_size
 from blockyard.s3.regions import is_aws_host
 
 _AWS_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -45,41 +45,35 @@ def check_one_line(text: str) -> str:
     return text
 
 
-def check_size(value: object) -> object:
-    """Bytes from text with a unit; anything else is as it was."""
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def check_bucket(name: str, endpoint: str) -> str:
-    """Hold `name` to the rules of AWS, or to the older, wider ones that other services keep.
+def bucket_problem(name: str, endpoint: str) -> str:
+    """Why `name` is no bucket at `endpoint`, by the rules of AWS or the older, wider ones of other
+    services; "" where it may be one.
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
     """
+    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0]
     if name.startswith("arn:"):
-        raise ValueError(
+        return (
             "an ARN is not supported: use the name of the bucket, or the alias of an access point, "
             "which ends in -s3alias"
         )
-    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0]
     if endpoint == "" or is_aws_host(host):
         for ending, reason in _NOT_BUCKETS.items():
             if name.endswith(ending):
-                raise ValueError(reason)
-    if endpoint:
-        if not _BUCKET.fullmatch(name):
-            raise ValueError(
-                "a name has 3 to 255 letters, digits, dots, hyphens and underscores, "
-                "and begins with a letter or digit"
-            )
-        return name
-    if not _AWS_BUCKET.fullmatch(name) or ".." in name:
-        raise ValueError(
+                return reason
+    if endpoint and not _BUCKET.fullmatch(name):
+        return (
+            "a name has 3 to 255 letters, digits, dots, hyphens and underscores, "
+            "and begins with a letter or digit"
+        )
+    if endpoint == "" and (not _AWS_BUCKET.fullmatch(name) or ".." in name):
+        return (
             "at AWS a name has 3 to 63 lower-case letters, digits, single dots and hyphens, "
             "and begins and ends with a letter or digit"
         )
-    if _DOTTED_QUAD.fullmatch(name):
-        raise ValueError("at AWS a name can't look like an IP address")
-    return name
+    if endpoint == "" and _DOTTED_QUAD.fullmatch(name):
+        return "at AWS a name can't look like an IP address"
+    return ""
 
 
 def check_region(name: str) -> str:
@@ -176,11 +170,11 @@ def check_file(text: str) -> str:
     return path
 
 
-def check_folder(text: str) -> str:
+def check_folder(text: str) -> Path:
     """The absolute path of a folder, which need not exist yet; `~` is the home folder."""
     if text == "":
         raise ValueError("an empty path names no folder")
-    return os.path.abspath(os.path.expanduser(check_one_line(text)))
+    return Path(os.path.abspath(os.path.expanduser(check_one_line(text))))
 
 
 def _check_location(location: str) -> None:

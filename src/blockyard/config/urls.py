@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-from blockyard.config.layers import Layer, Setting, by_own_name
-from blockyard.config.problems import shown
+from blockyard.config.fields import Given, shown
+from blockyard.config.layers import Layer, by_own_name
 from blockyard.errors import ConfigError
 
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -57,7 +57,7 @@ def _read_s3(rest: str) -> Layer:
             if path in layer:
                 raise ConfigError(f"store URL: {name} is given twice")
             layer[path] = setting
-    return {("type",): Setting("s3"), **layer}
+    return {("type",): Given("s3"), **layer}
 
 
 def _read_file(rest: str) -> Layer:
@@ -67,15 +67,15 @@ def _read_file(rest: str) -> Layer:
             "(%3F stands for a question mark in the name)"
         )
     return {
-        ("type",): Setting("file"),
-        ("file", "path"): Setting(_decode("the folder", rest)),
+        ("type",): Given("file"),
+        ("file", "path"): Given(_decode("the folder", rest)),
     }
 
 
 def _read_memory(rest: str) -> Layer:
     if rest:
         raise ConfigError("store URL: expected memory:// and nothing more")
-    return {("type",): Setting("memory")}
+    return {("type",): Given("memory")}
 
 
 def _decode(what: str, text: str) -> str:

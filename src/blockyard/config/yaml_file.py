@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
 from typing import Any, cast
 
 import yaml
 
-from blockyard.config.layers import Layer, flatten
-from blockyard.config.problems import nearest
+from blockyard.config.fields import Given, SettingPath, nearest
+from blockyard.config.layers import Layer
 from blockyard.errors import ConfigError
 
 TOP_KEY = "block_store"
@@ -26,7 +25,7 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 def read_yaml(path: str) -> Layer:
-    """The settings in the file at `path`.
+    """The settings in the file at `path`, each with its line.
 
     Raises `ConfigError` when it can't be read, is not YAML, or is not a mapping with the one
     key `block_store`.
@@ -41,7 +40,14 @@ def read_yaml(path: str) -> Layer:
         ) from None
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{path}: expected a YAML file of at most {_MAX_BYTES} bytes")
-    return _settings(path, _parse(path, text))
+    try:
+        return _settings(path, yaml.compose(text, _PlainLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}: expected YAML, got an error{line}: {error.problem}") from None
+    except yaml.YAMLError:  # it quotes what it could not decode
+        raise ConfigError(f"{path}: expected YAML in UTF-8 or UTF-16") from None
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -53,65 +59,60 @@ def _open_regular(path: str, flags: int) -> int:
     return file
 
 
-def _parse(path: str, text: bytes) -> object:
-    try:
-        _check_shape(yaml.parse(text, yaml.BaseLoader))
-        return yaml.load(text, _PlainLoader)  # noqa: S506 - builds less than SafeLoader does
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: expected YAML, got an error{line}: {error.problem}") from None
-    except yaml.YAMLError:  # it quotes what it could not decode
-        raise ConfigError(f"{path}: expected YAML in UTF-8 or UTF-16") from None
-
-
-def _check_shape(events: Iterable[yaml.Event]) -> None:
-    """Refuse what could make a small file into a large or endless value."""
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            raise _refused("aliases are not supported", event.start_mark)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise _refused("nested too deeply", event.start_mark)
-
-
-def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
-
-
-def _settings(path: str, content: object) -> Layer:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the key {TOP_KEY}")
-    top = cast("dict[str, object]", content)
-    for name in top:
-        if name != TOP_KEY:
-            raise ConfigError(f"{path}: {name[:60]!r}: unknown{nearest(name, [TOP_KEY])}")
-    if not isinstance(top.get(TOP_KEY), dict):
-        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the store's settings")
-    return flatten(top[TOP_KEY])
-
-
 class _PlainLoader(yaml.BaseLoader):
-    """Texts, lists, mappings and null."""
+    """Refuses what could make a small file into a large or endless value; knows null."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
-                raise _refused("a key must be a plain word", key.start_mark)
-            if key.value in seen:
-                raise _refused("a key is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+    _depth = 0
 
-
-def _null(_loader: _PlainLoader, _node: yaml.Node) -> None:
-    return None
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases are not supported", event)
+        if self._depth == _MAX_DEPTH:
+            raise _refused("nested too deeply", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _PlainLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType] - no types there
     _NULL, re.compile("(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
 )
-_PlainLoader.add_constructor(_NULL, _null)
+
+
+def _settings(path: str, root: yaml.Node | None) -> Layer:
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the key {TOP_KEY}")
+    top = _entries(root)
+    for name in top:
+        if name != TOP_KEY:
+            raise ConfigError(f"{path}: {name[:60]!r}: unknown{nearest(name, [TOP_KEY])}")
+    if not isinstance(top.get(TOP_KEY), yaml.MappingNode):
+        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the store's settings")
+    return _flatten(top[TOP_KEY])
+
+
+def _flatten(node: yaml.Node, path: SettingPath = ()) -> Layer:
+    if not isinstance(node, yaml.MappingNode):
+        value = None if node.tag == _NULL else node.value
+        return {path: Given(value, f"line {node.start_mark.line + 1}")}
+    layer: Layer = {}
+    for name, below in _entries(node).items():
+        layer |= _flatten(below, (*path, name))
+    return layer
+
+
+def _entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:
+    entries: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
+            raise _refused("a key must be a plain word", key)
+        if key.value in entries:
+            raise _refused("a key is given twice", key)
+        entries[key.value] = value
+    return entries
+
+
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)

@@ -49,7 +49,7 @@ class Caller:
         self._config = config
         self._credentials = credentials
         self._policy = RetryPolicy(
-            attempts=max(1, config.max_retries),
+            attempts=config.max_attempts,
             cap_before_contact=2 * config.timeouts.connect,  # so a wrong address is told of soon
         )
         self.hedging = Hedging() if config.hedge_reads else None

@@ -184,8 +184,8 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
         return StaticCredentials(
             Credentials(
                 config.access_key,
-                config.secret_key.get_secret_value(),
-                config.session_token.get_secret_value(),
+                config.secret_key.reveal(),
+                config.session_token.reveal(),
             )
         )
     access_key = _variable(environ, "AWS_ACCESS_KEY_ID", check_access_key)

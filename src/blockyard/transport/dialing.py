@@ -59,7 +59,7 @@ class Dialing:
     def proxy_for(self, origin: Origin) -> Proxy | None:
         """The configured proxy; else, for https, HTTPS_PROXY's unless NO_PROXY names the host."""
         if self._http.proxy:
-            return parse_proxy(self._http.proxy.get_secret_value())
+            return parse_proxy(self._http.proxy.reveal())
         return environment_proxy(origin)
 
     def set_options(self, sock: socket.socket) -> None:
