@@ -24,8 +24,8 @@ from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.transport import aio_pool
 from blockyard.transport.aio import AsyncioRuntime
-from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.under_way import CallsUnderWay
 from tests.runtimes import eventually
 from tests.small_s3 import SmallS3, small_s3
@@ -42,7 +42,7 @@ def blocking_store(store: Store) -> BlockStore:
     face = BlockStore(
         Operations(store),
         BlockingRuntime(*settings),
-        BackgroundLoop(*settings),
+        BulkLoop(*settings),
         deadline=None,
         concurrency=3,
     )

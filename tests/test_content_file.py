@@ -100,7 +100,7 @@ def test_the_awaited_file_does_too(
 
 def asynchronous(store: BlockStore) -> AsyncBlockStore:
     """Another face of the same store."""
-    runtime = store._background._runtime
+    runtime = store._bulk.get()._runtime
     face = AsyncBlockStore(store._operations, runtime, deadline=None, concurrency=4)
     face._reader = store._reader
     return face

@@ -18,8 +18,8 @@ from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
-from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.bulk import BulkLoop
 
 MANY = {
     "copy_block",
@@ -114,7 +114,7 @@ def blocking_face(
     return BlockStore(
         operations,
         BlockingRuntime(http, timeouts),
-        BackgroundLoop(http, timeouts),
+        BulkLoop(http, timeouts),
         deadline=deadline,
         concurrency=concurrency,
     )

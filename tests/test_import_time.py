@@ -11,8 +11,9 @@ from markdown_pages import REPOSITORY
 
 import blockyard
 from blockyard import errors
+from blockyard.testing.scripted import Receive, ScriptedServer
 
-HEAVY = {"pydantic", "botocore", "yaml", "asyncio", "ssl", "typer", "httptools", "crc32c"}
+HEAVY = {"asyncio", "botocore", "crc32c", "email", "httptools", "ssl", "typer", "yaml"}
 
 
 def imported_by(code: str) -> set[str]:
@@ -33,11 +34,33 @@ def test_the_package_alone_is_light() -> None:
     assert len(loaded - imported_by("import dataclasses, datetime, typing")) < 10
 
 
-@pytest.mark.parametrize("source", ["memory://", "s3://my-data?access_key=A&secret_key=B"])
-def test_botocore_is_not_needed_where_keys_are_given(source: str) -> None:
+OPENED: dict[str, set[str]] = {
+    "memory://": {"blockyard.s3.store", "blockyard.stores.filesystem"},
+    "file:///nowhere": {"blockyard.s3.store", "blockyard.stores.memory"},
+    "s3://my-data?access_key=A&secret_key=B": {"blockyard.stores.filesystem", "difflib"},
+}
+"""What stores of other types, and errors, would need."""
+
+
+@pytest.mark.parametrize("source", OPENED)
+def test_an_open_store_has_what_its_single_calls_need(source: str) -> None:
     loaded = imported_by(f"import blockyard; blockyard.open_store({source!r}).close()")
     assert "blockyard.config" in loaded
-    assert not loaded & {"botocore", "yaml", "typer"}
+    others = OPENED[source] | (HEAVY - {"httptools", "ssl"})
+    assert not loaded & (others | {"blockyard.aio", "importlib.metadata", "typing_extensions"})
+
+
+def test_a_single_call_needs_no_asyncio_and_many_at_once_do() -> None:
+    body = [b'HTTP/1.1 200 OK\r\nETag: "a"\r\nContent-Length: 3\r\n\r\nabc']
+    with ScriptedServer([Receive(), *body]) as server:
+        url = f"s3://bucket?endpoint={server.url}&force_path_style=true&anonymous=true"
+        opened = f"import blockyard; store = blockyard.open_store({url!r})"
+        loaded = imported_by(f"{opened}; assert store.read_block('k') == b'abc'; store.close()")
+    assert not loaded & {"asyncio", "email", "blockyard.transport.background"}
+    loaded = imported_by(
+        "import blockyard; print(blockyard.open_store('memory://').read_blocks([]))"
+    )
+    assert {"asyncio", "blockyard.transport.background"} <= loaded
 
 
 def test_botocore_is_not_needed_for_keys_in_the_environment() -> None:

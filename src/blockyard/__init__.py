@@ -51,10 +51,10 @@ from blockyard.model import (
 )
 
 if TYPE_CHECKING:
-    from blockyard.aio import AsyncBlockStore
+    from blockyard.aio import AsyncBlockStore, open_async_store
     from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
     from blockyard.content.layout import ContentInfo
-    from blockyard.opening import open_async_store, open_store
+    from blockyard.opening import open_store
     from blockyard.sync import BlockStore
 
 __version__ = "0.1.0"
@@ -118,7 +118,7 @@ _LATER = {
     "S3Config": "blockyard.config",
     "StoreConfig": "blockyard.config",
     "TimeoutConfig": "blockyard.config",
-    "open_async_store": "blockyard.opening",
+    "open_async_store": "blockyard.aio",
     "open_store": "blockyard.opening",
 }
 """The public names that take time to import, and their modules."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from typing_extensions import Buffer
+from typing import Any, Self, TypeVar, Unpack
 
 from blockyard import arguments
+from blockyard.buffer import Buffer
+from blockyard.config import Settings, Source
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
 from blockyard.content.progress import Progress
@@ -22,6 +22,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
+from blockyard.opening import compose
 from blockyard.operations import Operations
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
@@ -261,3 +262,14 @@ class AsyncBlockStore:
         if self._deadline is None:
             return self._endless
         return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)
+
+
+async def open_async_store(source: Source = None, **settings: Unpack[Settings]) -> AsyncBlockStore:
+    """Open a block store for asyncio. See `open_store`."""
+    stack = compose("open_async_store", source, settings)
+    return AsyncBlockStore(
+        stack.operations,
+        AsyncioRuntime(stack.http, stack.timeouts),
+        deadline=stack.timeouts.deadline,
+        concurrency=stack.concurrency,
+    )

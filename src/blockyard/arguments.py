@@ -18,8 +18,7 @@ from inspect import iscoroutinefunction
 from operator import index
 from typing import TypeVar, cast
 
-from typing_extensions import Buffer
-
+from blockyard.buffer import Buffer
 from blockyard.errors import BlockTooLargeError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
 from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS

@@ -1,13 +1,16 @@
-"""From a configuration to an open store: `_compose` shows the whole stack at a glance."""
+"""From a configuration to an open store: `compose` shows the whole stack at a glance.
+
+What a store of another type or the other face would need is not imported.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Unpack
 
 from blockyard import arguments
-from blockyard.aio import AsyncBlockStore
 from blockyard.config import (
     DEFAULT_CONCURRENCY,
     FileConfig,
@@ -21,14 +24,9 @@ from blockyard.config import (
 )
 from blockyard.errors import ConfigError
 from blockyard.operations import Operations
-from blockyard.s3.credentials import credential_source
-from blockyard.s3.store import S3Store
-from blockyard.stores.filesystem import FilesystemStore
-from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.transport.aio import AsyncioRuntime
-from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.bulk import BulkLoop
 
 
 def open_store(source: Source = None, **settings: Unpack[Settings]) -> BlockStore:
@@ -36,7 +34,7 @@ def open_store(source: Source = None, **settings: Unpack[Settings]) -> BlockStor
 
     `source` is a URL (`s3://BUCKET/KEY_PREFIX?name=value&...`, `file:///FOLDER`, `memory://`),
     the path of a YAML file, or a `StoreConfig`; None means the one that the environment
-    variable `BLOCKYARD_STORE` names. `settings` are those of the models in `blockyard.config`,
+    variable `BLOCKYARD_STORE` names. `settings` are those of the sections in `blockyard.config`,
     by their own names (`region="eu-central-1"`, `no_progress=10`); they win over the source,
     and `blockyard.config` says what else fills the gaps. Each `memory://` is a new, empty store.
 
@@ -44,34 +42,45 @@ def open_store(source: Source = None, **settings: Unpack[Settings]) -> BlockStor
     `ConfigError`, which lists every setting that is wrong, and `TypeError` for a source that is
     none of these.
     """
-    stack = _compose(load_config(_source("open_store", source), settings, os.environ))
+    stack = compose("open_store", source, settings)
     return BlockStore(
         stack.operations,
         BlockingRuntime(stack.http, stack.timeouts),
-        BackgroundLoop(stack.http, stack.timeouts),
+        BulkLoop(stack.http, stack.timeouts),
         deadline=stack.timeouts.deadline,
         concurrency=stack.concurrency,
     )
 
 
-async def open_async_store(source: Source = None, **settings: Unpack[Settings]) -> AsyncBlockStore:
-    """Open a block store for asyncio. See `open_store`."""
-    stack = _compose(load_config(_source("open_async_store", source), settings, os.environ))
-    return AsyncBlockStore(
-        stack.operations,
-        AsyncioRuntime(stack.http, stack.timeouts),
-        deadline=stack.timeouts.deadline,
-        concurrency=stack.concurrency,
-    )
-
-
-class _Stack(NamedTuple):
+class Stack(NamedTuple):
     """All that a face needs but for the runtime of its own kind."""
 
     operations: Operations
     http: HttpConfig = HttpConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     concurrency: int = DEFAULT_CONCURRENCY
+
+
+def compose(operation: str, source: Source, settings: Mapping[str, object]) -> Stack:
+    """What is below a face. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
+    config = load_config(_source(operation, source), settings, os.environ)
+    _refuse_eventlet()
+    match config.selected:
+        case S3Config() as s3:
+            from blockyard.s3.credentials import credential_source  # noqa: PLC0415
+            from blockyard.s3.store import S3Store  # noqa: PLC0415
+
+            store = S3Store(s3, credential_source(s3, os.environ))
+            operations = Operations(store, s3.in_flight)
+            return Stack(operations, s3.http, s3.timeouts, s3.concurrency)
+        case FileConfig() as file:
+            from blockyard.stores.filesystem import FilesystemStore  # noqa: PLC0415
+
+            return Stack(Operations(FilesystemStore(file.path)))
+        case None:
+            from blockyard.stores.memory import MemoryStore  # noqa: PLC0415
+
+            return Stack(Operations(MemoryStore()))
 
 
 def _source(operation: str, source: Source) -> Source:
@@ -85,19 +94,6 @@ def _source(operation: str, source: Source) -> Source:
     else:
         expected = "a URL, the path of a YAML file or a StoreConfig"
     raise arguments.unsuitable(operation, "source", expected, source)
-
-
-def _compose(config: StoreConfig) -> _Stack:
-    _refuse_eventlet()
-    match config.selected:
-        case S3Config() as s3:
-            store = S3Store(s3, credential_source(s3, os.environ))
-            operations = Operations(store, s3.in_flight)
-            return _Stack(operations, s3.http, s3.timeouts, s3.concurrency)
-        case FileConfig() as file:
-            return _Stack(Operations(FilesystemStore(file.path)))
-        case None:
-            return _Stack(Operations(MemoryStore()))
 
 
 def _refuse_eventlet() -> None:

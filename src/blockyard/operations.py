@@ -13,9 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from typing_extensions import Buffer
-
 from blockyard import arguments
+from blockyard.buffer import Buffer
 from blockyard.context import Context, UserItems
 from blockyard.errors import (
     BlockNotFoundError,

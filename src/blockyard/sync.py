@@ -14,9 +14,8 @@ from io import BufferedReader
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from typing_extensions import Buffer
-
 from blockyard import arguments
+from blockyard.buffer import Buffer
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
 from blockyard.content.progress import Progress
@@ -28,8 +27,8 @@ from blockyard.context import Context
 from blockyard.iterators import PageIterator
 from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
 from blockyard.operations import Operations
-from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.bulk import BulkLoop
 from blockyard.verifying import Verifier
 
 Item = TypeVar("Item")
@@ -53,7 +52,7 @@ class BlockStore:
         self,
         operations: Operations,
         runtime: BlockingRuntime,
-        background: BackgroundLoop,
+        bulk: BulkLoop,
         *,
         deadline: float | None,
         concurrency: int,
@@ -63,7 +62,7 @@ class BlockStore:
         self._writer = ContentWriter(operations)
         self._verifier = Verifier(operations)
         self._runtime = runtime
-        self._background = background
+        self._bulk = bulk
         self._deadline = deadline
         self._concurrency = concurrency
         self._endless = Context(runtime, None, concurrency)
@@ -80,7 +79,7 @@ class BlockStore:
         return BlockStore(
             self._operations,
             self._runtime,
-            self._background,
+            self._bulk,
             deadline=arguments.deadline(deadline, self._deadline),
             concurrency=arguments.concurrency(concurrency, self._concurrency),
         )
@@ -373,7 +372,7 @@ class BlockStore:
         """
         self._operations.refuse_more()
         try:
-            self._background.close()
+            self._bulk.close()
         finally:
             self._runtime.close()
             self._operations.close()
@@ -397,4 +396,4 @@ class BlockStore:
     def _run_many(
         self, operation: Callable[[Context, Item], Coroutine[Any, Any, Result]], item: Item
     ) -> Result:
-        return self._background.run(operation, item, self._deadline, self._concurrency)
+        return self._bulk.get().run(operation, item, self._deadline, self._concurrency)

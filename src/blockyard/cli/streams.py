@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from blockyard.cli.signals import stopping
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from blockyard.buffer import Buffer
 
 _LOOK_AROUND = 0.2
 """Seconds of waiting for a stream until the next look whether the command is to end."""

@@ -82,7 +82,7 @@ class Given(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a field may be. `kind` is its type, `section` that type where it is a section."""
+    """What a field may be; `kind` is its type."""
 
     kind: Any
     optional: bool
@@ -95,6 +95,7 @@ class Setting(NamedTuple):
 
     @property
     def section(self) -> type[Section] | None:
+        """The type where it is a section; None for a single setting."""
         return self.kind if isinstance(self.kind, type) and issubclass(self.kind, Section) else None
 
     def form(self) -> str:
@@ -154,7 +155,7 @@ class Section:
     settings: ClassVar[dict[str, Setting]]
 
     def __init_subclass__(cls) -> None:
-        made: Any = dataclass(frozen=True, kw_only=True, init=False)(cls)
+        made: Any = dataclass(frozen=True, init=False)(cls)
         hints = get_type_hints(cls)
         cls.settings = {}
         for each in fields(made):

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from typing_extensions import Buffer
-
 from blockyard import arguments
+from blockyard.buffer import Buffer
 from blockyard.content.layout import Layout
 from blockyard.content.reading import ContentReader
 from blockyard.context import Context

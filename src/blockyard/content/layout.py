@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crc32c import crc32c
-
 from blockyard import arguments
+from blockyard.crc32c import crc32c
 from blockyard.errors import BlockNotFoundError, IntegrityError, InvalidKeyError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import BlockInfo

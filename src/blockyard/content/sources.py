@@ -17,9 +17,8 @@ from functools import partial
 from io import FileIO, TextIOBase
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
-from typing_extensions import Buffer
-
 from blockyard import arguments
+from blockyard.buffer import Buffer
 from blockyard.content.local import local_errors
 from blockyard.content.streams import (
     END,

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
-from typing_extensions import Buffer
-
 from blockyard import arguments
+from blockyard.buffer import Buffer
 from blockyard.content.batches import overlapped
 from blockyard.context import Context
 

@@ -14,9 +14,8 @@ from functools import partial
 from io import TextIOBase
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from typing_extensions import Buffer
-
 from blockyard import arguments, syscalls
+from blockyard.buffer import Buffer
 from blockyard.content.local import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha1, sha256
 
-from crc32c import crc32c
-
+from blockyard.crc32c import crc32c
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 
 SMALLEST_PAGE = 16 * KIB

@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
 
-from crc32c import crc32c
-
 from blockyard.context import Context
+from blockyard.crc32c import crc32c
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,

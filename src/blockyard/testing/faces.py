@@ -23,8 +23,8 @@ from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
-from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.bulk import BulkLoop
 
 FaceName = Literal["blocking", "asyncio"]
 FACES: tuple[FaceName, ...] = ("blocking", "asyncio")
@@ -72,7 +72,7 @@ def _open_blocking(source: Source) -> BlockStore:
     return BlockStore(
         Operations(source),
         BlockingRuntime(http, timeouts),
-        BackgroundLoop(http, timeouts),
+        BulkLoop(http, timeouts),
         deadline=None,
         concurrency=DEFAULT_CONCURRENCY,
     )

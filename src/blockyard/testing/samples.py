@@ -14,7 +14,7 @@ from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import KIB, MIB
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from blockyard.buffer import Buffer
 
 SIZES = (0, 1, 16 * KIB, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 8 * MIB)
 """Bytes: nothing, the least, a page, a block and its neighbours, two blocks."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import httptools
-from crc32c import crc32c
 
 from blockyard.context import Response
+from blockyard.crc32c import crc32c
 from blockyard.errors import (
     IncompleteBodyError,
     OversizedBodyError,
