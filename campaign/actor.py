@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from blockyard.errors import (
     BlockExistsError,
@@ -12,25 +12,24 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from campaign.blocks import Content
-from campaign.calls import Calls
 from campaign.expected import (
     WRONG,
-    BrokenPromiseError,
-    Expected,
-    Value,
+    ends_before,
     is_absent,
     is_present,
     reads_as,
+    size_of,
 )
 from campaign.faces import Face
 from campaign.own import Own
 from campaign.tally import Tally
 from campaign.user_code import Mischief
+from campaign.writer import Writer
 
 Range = tuple[str, int, int | None]
 
 
-class Actor:
+class Actor(Writer):
     """Operations on the keys below `namespace`, which nobody else writes.
 
     Broken promises go into `tally`; `patience` is the store's no-progress timeout (see `Calls`).
@@ -48,21 +47,17 @@ class Actor:
         trusted_listings: bool = True,
     ) -> None:
         self._trusted_listings = trusted_listings
-        self.namespace = namespace
-        self.expected = Expected()
-        self.settled: set[str] = set()
-        self.tally = tally
-        self.calls = Calls(face, tally, patience)
+        super().__init__(face, namespace, tally, patience)
 
     async def write(self, key: str, content: Content, *, if_absent: bool = False) -> None:
         info, error = await self.calls.ask("write_block", key, content.data, if_absent=if_absent)
         if error is None:
             if if_absent:
-                self._answered(key, is_absent, "written although a block was there")
+                self.answered(key, is_absent, "written although a block was there")
             self.expected.became(key, [content])
-            self._answered(key, lambda _: info.size == content.size, f"written: {info}")
+            self.answered(key, lambda _: info.size == content.size, f"written: {info}")
         elif isinstance(error, BlockExistsError):
-            self._answered(key, is_present, "a block is there")
+            self.answered(key, is_present, "a block is there")
         else:
             self.expected.may_have_become(key, [content])
         self._settle_if_uncertain([key])
@@ -116,23 +111,23 @@ class Actor:
     async def stat(self, key: str) -> None:
         info, error = await self.calls.ask("stat_block", key)
         if error is None:
-            self._answered(key, lambda value: _size(value) == info.size, f"stat: {info}")
+            self.answered(key, lambda value: size_of(value) == info.size, f"stat: {info}")
         elif isinstance(error, BlockNotFoundError):
-            self._answered(key, is_absent, "stat found no block")
+            self.answered(key, is_absent, "stat found no block")
 
     async def exists(self, key: str) -> None:
         found, error = await self.calls.ask("block_exists", key)
         if error is None:
-            self._answered(key, is_present if found else is_absent, f"block_exists: {found}")
+            self.answered(key, is_present if found else is_absent, f"block_exists: {found}")
 
     async def copy(self, source: str, target: str) -> None:
         copied = self.expected.contents(source)
         _, error = await self.calls.ask("copy_block", source, target)
         if error is None:
-            self._answered(source, is_present, "it was copied")
+            self.answered(source, is_present, "it was copied")
             self.expected.became(target, copied)
         elif isinstance(error, BlockNotFoundError):
-            self._answered(source, is_absent, "copy found no block")
+            self.answered(source, is_absent, "copy found no block")
         else:
             self.expected.may_have_become(target, copied)
         self._settle_if_uncertain([source, target])
@@ -180,13 +175,13 @@ class Actor:
         error: BlockStoreError | None,
     ) -> None:
         if isinstance(error, BlockNotFoundError):
-            self._answered(key, is_absent, "read found no block")
+            self.answered(key, is_absent, "read found no block")
         elif isinstance(error, InvalidRangeError):
-            fits = _ends_before(offset)
-            self._answered(key, fits, f"no bytes from {offset}")
+            fits = ends_before(offset)
+            self.answered(key, fits, f"no bytes from {offset}")
         elif data is not None:
             wrong = f"read {len(data)} bytes from {offset}, {data[:8].hex()}..."
-            self._answered(key, lambda value: reads_as(value, offset, length, data), wrong)
+            self.answered(key, lambda value: reads_as(value, offset, length, data), wrong)
 
     def _check_named(self, asked: Sequence[str], named: Sequence[str], method: str) -> None:
         if sorted(set(asked)) != sorted(named):
@@ -201,7 +196,7 @@ class Actor:
             return
         for key in set(listed).union(known):
             found = key in listed
-            self._answered(key, is_present if found else is_absent, f"{method}: {found}")
+            self.answered(key, is_present if found else is_absent, f"{method}: {found}")
 
     def _deleted_by(self, result: DeleteResult) -> None:
         for key in result.deleted:
@@ -226,17 +221,3 @@ class Actor:
         for key in keys:
             self.expected.settle(key)
             self.settled.add(key)
-
-    def _answered(self, key: str, fits: Callable[[Value], bool], what: str) -> None:
-        try:
-            self.expected.answered(key, fits, what)
-        except BrokenPromiseError as broken:
-            self.tally.breaks(broken.promise, f"{self.namespace}: {broken}")
-
-
-def _size(value: Value) -> int | None:
-    return value.size if isinstance(value, Content) else None
-
-
-def _ends_before(offset: int) -> Callable[[Value], bool]:
-    return lambda value: isinstance(value, Content) and value.size <= offset

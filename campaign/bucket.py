@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from asyncio import Event, IncompleteReadError
 from base64 import b64encode
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import md5, sha256
@@ -155,21 +155,20 @@ class DictBucket(LoopbackServer):
         return _Reply(206, found.data[first:end], found.headers | stated)
 
     def _list(self, query: dict[str, str]) -> _Reply:
-        prefix, after = query.get("prefix", ""), query.get("continuation-token", "")
+        prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+        after = query.get("continuation-token", query.get("start-after", ""))
+        most = min(int(query.get("max-keys", "1000")), 1000)
+        rows: dict[str, str] = {}
         keys = [key for key in self.objects if key.startswith(prefix) and key > after]
-        keys.sort(key=str.encode)
-        page = keys[: min(int(query.get("max-keys", "1000")), 1000)]
-        rows = [
-            f"<Contents><Key>{quote(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
-            f'<ETag>"{self.objects[key].etag}"</ETag><Size>{len(self.objects[key].data)}</Size>'
-            "</Contents>"
-            for key in page
-        ]
-        more = len(page) < len(keys)
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
-        truncated = f"<IsTruncated>{str(more).lower()}</IsTruncated>"
-        stated = f"<Prefix>{quote(prefix)}</Prefix><EncodingType>url</EncodingType>"
-        return _xml("ListBucketResult", "".join([truncated, stated, token, *rows]))
+        for key in sorted(keys, key=str.encode):
+            at = key.find(delimiter, len(prefix)) if delimiter else -1
+            folder = key[: at + 1] if at >= 0 else ""
+            if folder and (folder in rows or folder == after):
+                continue
+            if len(rows) == most:
+                return _page(prefix, rows, token=list(rows)[-1])
+            rows[folder or key] = _folder(folder) if folder else _row(key, self.objects[key])
+        return _page(prefix, rows, token="")
 
     def _delete_many(self, request: Message) -> _Reply:
         if refused := _damage(request):
@@ -179,6 +178,24 @@ class DictBucket(LoopbackServer):
             _ = self.objects.pop(unescape(key), None)
         deleted = [f"<Deleted><Key>{key}</Key></Deleted>" for key in keys]
         return _xml("DeleteResult", "".join(deleted))
+
+
+def _row(key: str, stored: _Object) -> str:
+    return (
+        f"<Contents><Key>{quote(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
+        f'<ETag>"{stored.etag}"</ETag><Size>{len(stored.data)}</Size></Contents>'
+    )
+
+
+def _folder(prefix: str) -> str:
+    return f"<CommonPrefixes><Prefix>{quote(prefix)}</Prefix></CommonPrefixes>"
+
+
+def _page(prefix: str, rows: Mapping[str, str], *, token: str) -> _Reply:
+    more = f"<NextContinuationToken>{escape(token)}</NextContinuationToken>" if token else ""
+    truncated = f"<IsTruncated>{str(bool(token)).lower()}</IsTruncated>"
+    stated = f"<Prefix>{quote(prefix)}</Prefix><EncodingType>url</EncodingType>"
+    return _xml("ListBucketResult", "".join([truncated, stated, more, *rows.values()]))
 
 
 def _damage(request: Message) -> _Reply | None:

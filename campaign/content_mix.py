@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from unittest import mock
 
 from blockyard.content.reading import ContentReader
@@ -14,6 +14,7 @@ from campaign.contents import ContentActor, Given
 from campaign.hurry import RARELY, Hurry
 from campaign.own import Own
 from campaign.user_code import NOTHING, Companion, Mischief, SourceKind, WritingFile, drawn
+from campaign.writer import Draws
 
 BLOCK = 16 * KIB
 """The size of a content's blocks here, in place of 4 MiB, so that many are quickly stored."""
@@ -27,7 +28,7 @@ def with_small_blocks() -> None:
         _ = mock.patch.object(maker.__init__, "__defaults__", (BLOCK,)).start()
 
 
-class ContentMix:
+class ContentMix(Draws):
     """Draws operations for `actor`; the same `seed` draws the same from the same answers.
 
     The caller's own code does mischief in half of the operations that run some; it calls back
@@ -42,14 +43,12 @@ class ContentMix:
         hurry: Hurry = RARELY,
         companion: Companion | None = None,
     ) -> None:
+        repeatable = random.Random(seed)  # noqa: S311 - it is not to be secret
+        super().__init__(actor, NAMES, repeatable, hurry)
         self._actor = actor
-        self._hurry = hurry
-        self._random = random.Random(seed)  # noqa: S311 - to be repeatable, not to be secret
         self._kinds = kinds
         self._companion = companion
-        self._generation = 0
-        self._names = {name: f"{actor.namespace}/{name}" for name in NAMES}
-        self._operations: dict[Callable[[], Awaitable[None]], int] = {
+        self._operations = {
             self._write: 36,
             self._read: 12,
             self._collect: 5,
@@ -61,20 +60,6 @@ class ContentMix:
             self._delete: 5,
             self._list: 5,
         }
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """The contents that may be written."""
-        return list(self._names.values())
-
-    async def step(self) -> None:
-        """One operation, with hardly any time now and then."""
-        self._actor.calls.deadline = self._hurry.deadline(self._random)
-        (operation,) = self._random.choices(
-            list(self._operations), weights=list(self._operations.values())
-        )
-        await operation()
-        self._replace_settled()
 
     async def _write(self) -> None:
         content, own = self._content(), Own()
@@ -152,10 +137,3 @@ class ContentMix:
         if self._random.random() < 0.4:
             return 0, None
         return self._random.randint(0, size + 1), self._random.choice((None, 1, BLOCK, size))
-
-    def _replace_settled(self) -> None:
-        """Take new names for those that must not be written again."""
-        for name, key in self._names.items():
-            if key in self._actor.settled:
-                self._generation += 1
-                self._names[name] = f"{self._actor.namespace}/{name}~{self._generation}"

@@ -21,17 +21,16 @@ from blockyard.errors import (
 )
 from blockyard.testing.samples import content as sample
 from campaign.blocks import Content
-from campaign.calls import Calls
 from campaign.expected import (
     UNFINISHED,
     WRONG,
-    BrokenPromiseError,
-    Expected,
     Value,
+    ends_before,
     is_absent,
     is_present,
     is_unfinished,
     reads_as,
+    size_of,
 )
 from campaign.faces import Face, Seek
 from campaign.own import Own
@@ -44,6 +43,7 @@ from campaign.user_code import (
     WritingFile,
     source,
 )
+from campaign.writer import Writer
 
 _OLD_FILE = sample(5_000)
 _UNFINISHED_NOTE = "may be left unfinished"
@@ -60,7 +60,7 @@ class Given:
     in_progress: Mischief | None = None
 
 
-class ContentActor:
+class ContentActor(Writer):
     """Operations on the contents below `namespace`, which nobody else writes.
 
     Files are made in `folder`; broken promises go into `tally`.
@@ -69,11 +69,7 @@ class ContentActor:
     def __init__(
         self, face: Face, namespace: str, tally: Tally, patience: float, folder: Path
     ) -> None:
-        self.namespace = namespace
-        self.expected = Expected()
-        self.settled: set[str] = set()
-        self.tally = tally
-        self.calls = Calls(face, tally, patience)
+        super().__init__(face, namespace, tally, patience)
         self.folder = folder
 
     async def write(self, key: str, content: Content, given: Given, own: Own) -> None:
@@ -85,7 +81,7 @@ class ContentActor:
             data.unlink()
         if error is None:
             self.expected.became(key, [content])
-            self._answered(key, lambda _: info.size == content.size, f"written: {info}")
+            self.answered(key, lambda _: info.size == content.size, f"written: {info}")
         elif own.interrupted or not self._ended_in_source(given):
             self.expected.may_have_become(key, [content])
         self._after_change(key)
@@ -94,13 +90,13 @@ class ContentActor:
         copied = self.expected.contents(origin)
         _, error = await self.calls.ask("copy_content", origin, target, own=own, progress=progress)
         if error is None:
-            self._answered(origin, is_present, "it was copied")
+            self.answered(origin, is_present, "it was copied")
             self.expected.became(target, copied)
         elif isinstance(error, BlockNotFoundError):
-            self._answered(origin, is_absent, "copy found no content")
+            self.answered(origin, is_absent, "copy found no content")
         else:
             if isinstance(error, IntegrityError):
-                self._answered(origin, is_unfinished, str(error))
+                self.answered(origin, is_unfinished, str(error))
             self.expected.may_have_become(target, [*copied, UNFINISHED])
             if None in self.expected.values(target):
                 self.expected.may_have_become(target, [None])
@@ -116,7 +112,7 @@ class ContentActor:
 
     async def size(self, key: str) -> None:
         size, error = await self.calls.ask("content_size", key)
-        self._check(key, error, lambda value: size == _size(value), f"size {size}")
+        self._check(key, error, lambda value: size == size_of(value), f"size {size}")
 
     async def read(self, key: str, offset: int, length: int | None) -> None:
         data, error = await self.calls.ask("read_content", key, offset, length)
@@ -144,7 +140,7 @@ class ContentActor:
         size, error = await self.calls.ask("read_content_into", key, target, own=own)
         written = bytes(target.written)
         if error is None:
-            self._answered(
+            self.answered(
                 key,
                 lambda value: reads_as(value, 0, None, written) and size == len(written),
                 f"read into a file: {size}, {len(written)} bytes",
@@ -164,7 +160,7 @@ class ContentActor:
         )
         found = path.read_bytes()
         if error is None:
-            self._answered(
+            self.answered(
                 key,
                 lambda value: reads_as(value, 0, None, found) and size == len(found),
                 f"read to a path: {size}, {len(found)} bytes",
@@ -186,9 +182,9 @@ class ContentActor:
         for key in known:
             if any(belongs_to(key, block) for block in listed):
                 # whether the blocks of it make it whole, reads will tell
-                self._answered(key, lambda value: value is not None, "list_by_prefix: a block")
+                self.answered(key, lambda value: value is not None, "list_by_prefix: a block")
             else:
-                self._answered(key, is_absent, "list_by_prefix: no block of it")
+                self.answered(key, is_absent, "list_by_prefix: no block of it")
         for block in listed:
             if not any(belongs_to(key, block) for key in known):
                 self.tally.breaks(WRONG, f"list_by_prefix: {block!r}, which nobody wrote")
@@ -215,8 +211,8 @@ class ContentActor:
         error: BlockStoreError | None,
     ) -> None:
         if isinstance(error, InvalidRangeError):
-            past = _ends_before(offset)
-            self._answered(key, past, f"no bytes from {offset}")
+            past = ends_before(offset)
+            self.answered(key, past, f"no bytes from {offset}")
         else:
             read = data or b""
             what = f"read {len(read)} bytes from {offset}"
@@ -231,22 +227,8 @@ class ContentActor:
     ) -> None:
         """Hold the answer of a read to what may be there: `fits` says what a success means."""
         if error is None:
-            self._answered(key, fits, what)
+            self.answered(key, fits, what)
         elif isinstance(error, BlockNotFoundError):
-            self._answered(key, is_absent, "no content found")
+            self.answered(key, is_absent, "no content found")
         elif isinstance(error, IntegrityError):
-            self._answered(key, is_unfinished, str(error))
-
-    def _answered(self, key: str, fits: Callable[[Value], bool], what: str) -> None:
-        try:
-            self.expected.answered(key, fits, what)
-        except BrokenPromiseError as broken:
-            self.tally.breaks(broken.promise, f"{self.namespace}: {broken}")
-
-
-def _size(value: Value) -> int | None:
-    return value.size if isinstance(value, Content) else None
-
-
-def _ends_before(offset: int) -> Callable[[Value], bool]:
-    return lambda value: isinstance(value, Content) and value.size <= offset
+            self.answered(key, is_unfinished, str(error))

@@ -122,3 +122,13 @@ def reads_as(value: Value, offset: int, length: int | None, data: bytes) -> bool
     if not isinstance(value, Content) or 0 < value.size <= offset:
         return False
     return value.part(offset, length) == data
+
+
+def size_of(value: Value) -> int | None:
+    """The size in bytes of what is there."""
+    return value.size if isinstance(value, Content) else None
+
+
+def ends_before(offset: int) -> Callable[[Value], bool]:
+    """Whether what is there has no byte at `offset`."""
+    return lambda value: isinstance(value, Content) and value.size <= offset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from blockyard.model import KIB, MIB
 from campaign.actor import Actor
@@ -11,6 +11,7 @@ from campaign.blocks import Content
 from campaign.hurry import RARELY, Hurry
 from campaign.own import Own
 from campaign.user_code import Companion, drawn
+from campaign.writer import Draws
 
 NAMES = (
     "tree/one",
@@ -33,7 +34,7 @@ _MISCHIEF = 0.5
 """The share of the writes of many whose blocks come from a generator that does mischief."""
 
 
-class Mix:
+class Mix(Draws):
     """Draws operations for `actor`; the same `seed` draws the same from the same answers.
 
     `companion` is what the caller's own code calls back into, if it does so at all.
@@ -46,13 +47,11 @@ class Mix:
         hurry: Hurry = RARELY,
         companion: Companion | None = None,
     ) -> None:
+        repeatable = random.Random(seed)  # noqa: S311 - it is not to be secret
+        super().__init__(actor, NAMES, repeatable, hurry)
         self._actor = actor
-        self._hurry = hurry
         self._companion = companion
-        self._random = random.Random(seed)  # noqa: S311 - to be repeatable, not to be secret
-        self._generation = 0
-        self._names = {name: f"{actor.namespace}/{name}" for name in NAMES}
-        self._operations: dict[Callable[[], Awaitable[None]], int] = {
+        self._operations = {
             self._write: 22,
             self._write_if_absent: 8,
             self._write_many: 3,
@@ -69,20 +68,6 @@ class Mix:
             self._delete_below: 1,
             self._list: 3,
         }
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """The keys that may be written."""
-        return list(self._names.values())
-
-    async def step(self) -> None:
-        """One operation, with hardly any time now and then."""
-        self._actor.calls.deadline = self._hurry.deadline(self._random)
-        (operation,) = self._random.choices(
-            list(self._operations), weights=list(self._operations.values())
-        )
-        await operation()
-        self._replace_settled()
 
     async def _write(self) -> None:
         await self._actor.write(self._key(), self._content())
@@ -172,10 +157,3 @@ class Mix:
     def _range(self, size: int) -> tuple[int, int | None]:
         offset = self._random.randrange(size)
         return offset, self._random.choice((None, 0, 1, self._random.randint(1, size)))
-
-    def _replace_settled(self) -> None:
-        """Take new keys for those that must not be written again."""
-        for name, key in self._names.items():
-            if key in self._actor.settled:
-                self._generation += 1
-                self._names[name] = f"{self._actor.namespace}/{name}~{self._generation}"

@@ -14,7 +14,12 @@ from typing import Any, TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response, UserItems
-from blockyard.errors import IncompleteBodyError, OversizedBodyError, TransportError
+from blockyard.errors import (
+    IncompleteBodyError,
+    OversizedBodyError,
+    TransportConnectionError,
+    TransportError,
+)
 from blockyard.model import Block
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
@@ -284,3 +289,21 @@ def with_body(sent: Response, body: bytes) -> Response:
 
 def asked_ranges(s3: Pretended) -> list[str | None]:
     return [each.headers.get("range") for each in s3.requests if each.method == "GET"]
+
+
+def broken_off(sent: Response, received: int) -> IncompleteBodyError:
+    """The reply, whose body broke off after so many bytes."""
+    return IncompleteBodyError(
+        "the body broke off",
+        headers=sent.headers,
+        status=sent.status,
+        received=received,
+        expected=sent.size,
+        partial=sent.body[:received],
+        cause=TransportConnectionError("reset"),
+    )
+
+
+def broken_after(received: int) -> Callable[[Request, Response], IncompleteBodyError]:
+    """Every reply breaks off."""
+    return lambda _, sent: broken_off(sent, received)

@@ -15,30 +15,14 @@ from blockyard.errors import (
     IntegrityError,
     InvalidRangeError,
     ProtocolError,
-    TransportConnectionError,
 )
 from blockyard.model import KIB, MIB
 from blockyard.s3.integrity import upload_headers
-from tests.pretend import Pretended, asked_ranges, flip, refusal, reply, with_body
+from tests.pretend import Pretended, asked_ranges, broken_after, flip, refusal, reply, with_body
 
 PAGE = 16 * KIB
 SIZE = 5 * PAGE + 77
 BLOCK = os.urandom(SIZE)
-
-
-def broken_after(received: int) -> Callable[[Request, Response], IncompleteBodyError]:
-    def twist(_: Request, sent: Response) -> IncompleteBodyError:
-        return IncompleteBodyError(
-            "the body broke off",
-            headers=sent.headers,
-            status=sent.status,
-            received=received,
-            expected=sent.size,
-            partial=sent.body[:received],
-            cause=TransportConnectionError("reset"),
-        )
-
-    return twist
 
 
 def test_a_resumed_read_is_verified() -> None:

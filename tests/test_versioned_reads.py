@@ -31,7 +31,7 @@ from blockyard.stores.base import ReadRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.transport.blocking import run_to_end
-from tests.pretend import Pretended, asked_ranges, flip, refusal, reply, with_body
+from tests.pretend import Pretended, asked_ranges, broken_off, flip, refusal, reply, with_body
 
 PAGE = 16 * KIB
 BLOCK = os.urandom(5 * PAGE + 77)
@@ -116,7 +116,7 @@ def test_a_body_that_broke_off_goes_on_with_the_version_asked_for(s3: Pretended)
 
     def broken(request: Request, sent: Response) -> IncompleteBodyError:
         s3.put("k", BLOCK[::-1])
-        return failed(sent, 100)
+        return broken_off(sent, 100)
 
     s3.service.twists = [broken]
     with pytest.raises(PreconditionFailedError) as raised:
@@ -176,18 +176,6 @@ def test_an_offset_past_the_end_tells_where_that_is(s3: Pretended) -> None:
 # What comes next: pure.
 
 
-def failed(sent: Response, received: int) -> IncompleteBodyError:
-    return IncompleteBodyError(
-        "the body broke off",
-        headers=sent.headers,
-        status=sent.status,
-        received=received,
-        expected=sent.size,
-        partial=sent.body[:received],
-        cause=TransportConnectionError("reset"),
-    )
-
-
 WHOLE = reply(200, {"etag": '"e"'}, BLOCK)
 PART = reply(206, {"etag": '"e"', "content-range": f"bytes 0-{PAGE - 1}/{SIZE}"}, BLOCK[:PAGE])
 WEAK = reply(200, {"etag": 'W/"e"'}, BLOCK)
@@ -204,11 +192,11 @@ def changed() -> S3Error:
 @pytest.mark.parametrize(
     ("asked", "before", "failure", "step"),
     [
-        ({}, None, failed(WHOLE, 5), Step.RESUME),
-        ({}, None, failed(WEAK, 5), Step.START_OVER),
-        ({}, None, failed(PART, 5), Step.START_OVER),
-        ({"offset": 3, "length": 4}, None, failed(PART, 5), Step.RESUME),
-        ({"offset": 3, "length": 4}, None, failed(WHOLE, 5), Step.START_OVER),
+        ({}, None, broken_off(WHOLE, 5), Step.RESUME),
+        ({}, None, broken_off(WEAK, 5), Step.START_OVER),
+        ({}, None, broken_off(PART, 5), Step.START_OVER),
+        ({"offset": 3, "length": 4}, None, broken_off(PART, 5), Step.RESUME),
+        ({"offset": 3, "length": 4}, None, broken_off(WHOLE, 5), Step.START_OVER),
         ({}, WHOLE, changed(), Step.READ_REPLACED),
         ({"if_match": "e"}, WHOLE, changed(), Step.GIVE_UP),
         ({"if_match": "x"}, None, changed(), Step.GIVE_UP),
@@ -233,7 +221,7 @@ def test_what_a_read_does_after_a_failure(
 ) -> None:
     read = Read.of(ReadRequest("k", **asked), "k", PAGE)
     if before is not None:
-        _ = read.resume(failed(before, 5), 0)
+        _ = read.resume(broken_off(before, 5), 0)
     assert next_step(read, failure) is step
 
 
@@ -245,7 +233,7 @@ def test_a_second_mismatch_is_the_last() -> None:
 
 def test_a_mismatch_of_a_resumed_body_starts_over(s3: Pretended) -> None:
     s3.service.twists = [
-        lambda _, sent: failed(sent, 100),
+        lambda _, sent: broken_off(sent, 100),
         lambda _, sent: with_body(sent, flip(sent.body, 5)),
         lambda *_: refusal(500, "InternalError"),
     ]
@@ -258,7 +246,7 @@ def test_only_what_is_asked_of_the_whole_object_has_its_checksum_taken_on_the_wa
     address = Address(Origin("http", "h", 80), "h", "/b", "b")
     whole = Read.of(ReadRequest("k"), "k", PAGE)
     assert whole.request(address).sum_body
-    _ = whole.resume(failed(WHOLE, 5), 0)
+    _ = whole.resume(broken_off(WHOLE, 5), 0)
     assert not whole.request(address).sum_body
     assert not Read.of(ReadRequest("k", 0), "k", PAGE).request(address).sum_body
 
