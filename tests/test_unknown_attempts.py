@@ -11,6 +11,7 @@ import pytest
 from blockyard import S3Config, StoreConfig
 from blockyard.context import Request, Response
 from blockyard.errors import (
+    BlockExistsError,
     BlockStoreError,
     DeadlineExceededError,
     ProtocolError,
@@ -251,3 +252,15 @@ def test_a_write_whose_replies_are_lost_says_that_it_may_have_happened(
                 _ = opened.store.write_block("key", b"mine")
             assert raised.value.unknown_attempts == 2
             assert opened.store.read_block("key") == b"mine"
+
+
+@pytest.mark.parametrize(("first", "unknown"), [(UNKNOWN["reset"], 1), (KNOWN["503"], 0)])
+def test_a_block_that_is_there_does_not_make_an_earlier_attempt_known(
+    first: Answer, unknown: int
+) -> None:
+    """It may be carried out late, once that block was deleted: then it succeeds."""
+    there = reply(200, {"etag": '"other"', "content-length": "5"}, b"")
+    s3 = amazon(first, refusal(412, "PreconditionFailed"), there)
+    with pytest.raises(BlockExistsError) as raised:
+        _ = s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=True))
+    assert raised.value.unknown_attempts == unknown

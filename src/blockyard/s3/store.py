@@ -292,6 +292,7 @@ class S3Store(Store):
             if reply.headers.get(_NONCE) == put.headers[_NONCE]:
                 return responses.stat_result(reply, "write_block", key)
         error = BlockExistsError(f"write_block {key!r}: a block is there already")
+        error.unknown_attempts = put.history().unknown  # should that block go, they may succeed yet
         raise error from refused
 
     async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
