@@ -74,7 +74,9 @@ def test_a_deadline_that_has_passed(store: BlockStore, call: str) -> None:
     with pytest.raises(DeadlineExceededError) as raised:
         CALLS[call](late)
     assert "the deadline of this call has passed" in str(raised.value)
-    assert any(name in str(raised.value) for name in ("a/b", "new", "movie", "list", "health"))
+    assert any(
+        name in str(raised.value) for name in ("a/b", "new", "movie", f"{call} ''", "health")
+    )
     assert store.list_by_prefix() == ["a/b", "movie/chunk-0/block-0"]
     assert store.read_block("a/b") == DATA
     assert store.read_content("movie") == DATA
@@ -152,6 +154,6 @@ def test_pages_of_a_long_walk(folder: BlockStore, monkeypatch: pytest.MonkeyPatc
     folder.write_blocks([(f"{n % 7}/{n}", b"") for n in range(60)])
     slowed(monkeypatch, "listdir", 0.1)
     begun = time.monotonic()
-    with pytest.raises(DeadlineExceededError, match="list ''"):
+    with pytest.raises(DeadlineExceededError, match="list_by_prefix ''"):
         folder.with_options(deadline=0.25).list_by_prefix()
     assert time.monotonic() - begun < 30

@@ -52,11 +52,22 @@ SECRET = {1!r}
 """
 
 
+ENV = {
+    **os.environ,
+    "PYTHONPATH": str(Path(__file__).parents[1]),
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # most of the time would go into theirs
+}
+
+
 def run(tmp_path: Path, statement: str) -> subprocess.CompletedProcess[str]:
     test = tmp_path / "test_told.py"
     _ = test.write_text(TEST.format(statement, SECRET))
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(test)], capture_output=True, check=False, text=True
+        [sys.executable, "-c", RUN, str(test)],
+        capture_output=True,
+        check=False,
+        text=True,
+        env=ENV,
     )
 
 
@@ -80,11 +91,11 @@ def test_a_run_by_several_processes_that_tells_a_secret_fails(tmp_path: Path) ->
     _ = (tmp_path / "test_silent.py").write_text(TEST.format("pass", SECRET))
 
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-p", "xdist", "-p", "no:cacheprovider", "-n2", tmp_path],
         capture_output=True,
         check=False,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env=ENV,
     )
 
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout

@@ -56,7 +56,7 @@ def signals() -> Generator[None]:
     finally:
         _ = signal.setitimer(signal.ITIMER_REAL, 0)
         _ = signal.signal(signal.SIGALRM, before)
-    assert seen > 1
+    assert seen  # on a busy machine one may stand for many
 
 
 @contextmanager
