@@ -9,11 +9,13 @@ import socket
 # Below the kernel's range for outgoing connections: there, a client that retries while its server
 # is down can be handed the server's port, and then talks to itself.
 _PORTS = range(20_000, 32_000)
+_CHANCE = random.SystemRandom()
+"""No seed: one that processes share would have them all try the same ports at the same moment."""
 
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on."""
-    for port in random.sample(_PORTS, k=100):
+    for port in _CHANCE.sample(_PORTS, k=100):
         with socket.socket() as candidate:
             try:
                 candidate.bind(("127.0.0.1", port))

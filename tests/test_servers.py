@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from servers import procfs
 from servers.endpoint import Endpoint, boto3_client
 from servers.process import Process, ServerError, require_programs
-from servers.sockets import accepts_connections
+from servers.sockets import accepts_connections, free_port
 
 _FOREVER = "import time; time.sleep(600)"
 _FORKS = f"import os, pathlib; pathlib.Path(str(os.fork())).touch(); {_FOREVER}"
@@ -161,3 +162,14 @@ def test_external_servers_hold_blocks(
     answer = client.get_object(Bucket=bucket, Key=f"{key_prefix}key", Range="bytes=1-2")
     assert answer["Body"].read() == b"lo"
     client.close()
+
+
+def test_processes_with_one_seed_are_given_different_ports() -> None:
+    """pytest-random-order gives all processes of a run the same."""
+    state = random.getstate()
+    ports: set[int] = set()
+    for _ in range(5):
+        random.seed(1)
+        ports.add(free_port())
+    random.setstate(state)
+    assert len(ports) > 1
