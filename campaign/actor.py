@@ -139,7 +139,7 @@ class Actor(Writer):
         self._deleted([key], error)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
-        result, error = await self.calls.ask("delete_blocks", keys)
+        result, error = await self.calls.ask("delete_blocks", keys, raise_on_failure=False)
         if result is None:
             self._deleted(keys, error)
             return
@@ -152,7 +152,7 @@ class Actor(Writer):
             for key in self.expected.known
             if key == prefix or key.startswith(f"{prefix.removesuffix('/')}/")
         ]
-        result, error = await self.calls.ask("delete_by_prefix", prefix)
+        result, error = await self.calls.ask("delete_by_prefix", prefix, raise_on_failure=False)
         if result is None:
             self._deleted(below, error)
             return

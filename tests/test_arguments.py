@@ -122,6 +122,7 @@ WRONG: dict[str, list[Wrong]] = {
     "if_absent": FLAG,
     "literal": FLAG,
     "dry_run": FLAG,
+    "raise_on_failure": FLAG,
     "data": DATA,
     "buffer": BUFFER,
     "offset": OFFSET,
@@ -169,7 +170,7 @@ WRONG: dict[str, list[Wrong]] = {
         *((value, ValueError) for value in (-0.0, 7 * 24 * 3600 + 1, Decimal("nan"))),
     ],
     "concurrency": [
-        *types(1.5, "8", b"8", True, False, [8], Decimal(8)),
+        *types(None, 1.5, "8", b"8", True, False, [8], Decimal(8)),
         *((value, ValueError) for value in (0, -1, 10_001, 10**400)),
     ],
 }

@@ -172,7 +172,9 @@ class TestFailures:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def keep(_: BlockStore, prefix: str) -> DeleteResult:
-            return DeleteResult([], {f"{prefix}/1024/block-0": BlockStoreError("it stays")})
+            result = DeleteResult([], {f"{prefix}/1024/block-0": BlockStoreError("it stays")})
+            result.raise_for_failures()
+            return result
 
         monkeypatch.setattr(BlockStore, "delete_by_prefix", keep)
         result = run("--store", "memory://", "--seconds", 0.2)

@@ -49,6 +49,7 @@ ARGUMENTS: dict[str, Any] = {
     "if_absent": True,
     "literal": True,
     "dry_run": True,
+    "raise_on_failure": False,
 }
 
 
@@ -173,7 +174,7 @@ def test_methods_are_documented_once(name: str) -> None:
 
 def test_every_operation_is_on_both_faces() -> None:
     """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
-    others = {"at_once", "check_open", "list_page", "pages", "refuse_more"}
+    others = {"at_once", "check_open", "describe", "list_page", "pages", "refuse_more"}
     assert set(public(Operations)) - set(BLOCKING) == others
 
 

@@ -124,3 +124,65 @@ def test_every_keyword_argument_reaches_its_setting(name: str) -> None:
     source = "file:///a" if name == "path" else "s3://my-data?region=eu-west-1"
     with pytest.raises(blockyard.ConfigError, match=rf"\.{name} \(from an argument\): expected"):
         _ = blockyard.open_store(source, **{name: "\n"})  # pyright: ignore[reportArgumentType]
+
+
+# A store of one's own, and what a client says of itself.
+
+
+def test_a_store_of_ones_own_is_opened_and_closed() -> None:
+    closed: list[str] = []
+
+    class Kept(MemoryStore):
+        def close(self) -> None:
+            closed.append("now")
+
+    own = Kept()
+    with blockyard.open_store(own) as store:
+        _ = store.write_block("a", b"1")
+        assert not closed
+
+    async def main() -> None:
+        async with blockyard.open_async_store(own) as store:
+            assert await store.read_block("a") == b"1"
+
+    asyncio.run(main())
+    assert closed == ["now", "now"]
+
+
+def test_a_store_of_ones_own_takes_no_settings() -> None:
+    with pytest.raises(blockyard.ConfigError, match="concurrency: settings do not apply"):
+        _ = blockyard.open_store(MemoryStore(), concurrency=3)
+
+
+def test_an_asyncio_store_is_awaited_or_entered() -> None:
+    async def main() -> None:
+        async with blockyard.open_async_store("memory://") as entered:
+            assert not entered.closed
+        assert entered.closed
+        async with await blockyard.open_async_store("memory://") as awaited:
+            _ = await awaited.write_block("a", b"")
+        assert awaited.closed
+
+    asyncio.run(main())
+
+
+def test_a_client_tells_what_it_is_without_a_secret() -> None:
+    url = "s3://my-data/blocks/?endpoint=http://127.0.0.1:1&access_key=AKIA&secret_key=hunter2"
+    store = blockyard.open_store(url, deadline=5)
+    assert not store.closed
+    where = "s3://my-data/blocks/ at http://127.0.0.1:1"
+    assert repr(store) == f"<BlockStore {where}, deadline 5 s, concurrency 32>"
+    store.close()
+    assert store.closed
+    assert repr(store) == f"<BlockStore {where}, deadline 5 s, concurrency 32, closed>"
+    assert repr(blockyard.open_async_store("memory://")._store).startswith("<AsyncBlockStore mem")
+
+
+def test_a_view_takes_a_deadline_off() -> None:
+    store = blockyard.open_store("memory://")
+    hasty = store.with_options(deadline=5, concurrency=3)
+    assert "deadline 5 s, concurrency 3" in repr(hasty)
+    assert "deadline 5 s, concurrency 4" in repr(hasty.with_options(concurrency=4))
+    assert "deadline" not in repr(hasty.with_options(deadline=None))
+    store.close()
+    assert hasty.closed

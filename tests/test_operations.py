@@ -18,6 +18,7 @@ from blockyard.errors import (
     InvalidKeyError,
     InvalidRangeError,
     LocalStorageError,
+    PartialDeleteError,
 )
 from blockyard.model import BlockInfo, DeleteResult, Page
 from blockyard.stores.base import ListRequest, Store
@@ -174,8 +175,10 @@ def test_failed_keys_are_kept_apart_over_all_pages(face_name: FaceName) -> None:
     with open_face(face_name, DeletingStore(refuse=["a", "a/2", "a/5"])) as face:
         _ = face.store.write_blocks([(key, b"") for key in KEYS])
 
-        result = face.store.delete_by_prefix("a")
+        with pytest.raises(PartialDeleteError, match=r"3 of 6 keys .* 'a'") as raised:
+            _ = face.store.delete_by_prefix("a")
 
+        result = raised.value.result
         assert result.deleted == ["a/1", "a/3", "a/4"]
         assert list(result.failed) == ["a", "a/2", "a/5"]
         assert face.store.list_by_prefix() == ["a", "a/2", "a/5"]
@@ -185,13 +188,25 @@ def test_a_delete_that_breaks_off_says_what_is_gone(face_name: FaceName) -> None
     with open_face(face_name, DeletingStore(batches=1)) as face:
         _ = face.store.write_blocks([(key, b"") for key in KEYS])
 
-        result = face.store.delete_by_prefix("a")
+        result = face.store.delete_by_prefix("a", raise_on_failure=False)
 
         assert result.deleted == ["a", "a/1", "a/2", "a/3", "a/4"]
         assert {key: type(error) for key, error in result.failed.items()} == {
             "a/5": AccessDeniedError
         }
         assert face.store.list_by_prefix() == ["a/5"]
+
+
+def test_a_delete_of_some_keys_raises_when_all_were_tried(face_name: FaceName) -> None:
+    with open_face(face_name, DeletingStore(refuse=["a/2"])) as face:
+        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+
+        with pytest.raises(PartialDeleteError) as raised:
+            _ = face.store.delete_blocks(["a/2", "a/1", "b"])
+        kept = face.store.delete_blocks(["a/2"], raise_on_failure=False)
+
+        assert raised.value.result.deleted == ["a/1", "b"]
+        assert list(kept.failed) == ["a/2"]
 
 
 def test_a_delete_that_can_not_begin_raises(face_name: FaceName) -> None:

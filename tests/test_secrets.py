@@ -174,7 +174,7 @@ def operate(source: StoreConfig, said: io.StringIO) -> None:
             lambda: store.copy_block("k1", "copy"),
             store.list_by_prefix,
             store.verify_by_prefix,
-            lambda: store.delete_by_prefix("", literal=True).raise_for_failures(),
+            lambda: store.delete_by_prefix("", literal=True),
             store.health_check,
             lambda: store.with_options(deadline=1e-9).read_block("k1"),
         ):

@@ -43,18 +43,31 @@ from blockyard.errors import (
 from blockyard.model import (
     BLOCK_SIZE,
     MAX_BLOCK_SIZE,
+    Block,
     BlockInfo,
     DeleteResult,
     FolderListing,
     HealthReport,
+    Page,
     VerifyReport,
 )
 
 if TYPE_CHECKING:
     from blockyard.aio import AsyncBlockStore, open_async_store
-    from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+    from blockyard.config import (
+        FileConfig,
+        HttpConfig,
+        IntegrityConfig,
+        S3Config,
+        StoreConfig,
+        TimeoutConfig,
+    )
     from blockyard.content.layout import ContentInfo
+    from blockyard.content.progress import Progress
+    from blockyard.context import Context
     from blockyard.opening import open_store
+    from blockyard.stores.base import ListRequest, ReadRequest, Store
+    from blockyard.stores.wrapper import WrapperStore
     from blockyard.sync import BlockStore
 
 __version__ = "0.1.0"
@@ -64,6 +77,7 @@ __all__ = [
     "MAX_BLOCK_SIZE",
     "AccessDeniedError",
     "AsyncBlockStore",
+    "Block",
     "BlockExistsError",
     "BlockInfo",
     "BlockNotFoundError",
@@ -74,6 +88,7 @@ __all__ = [
     "BufferTooSmallError",
     "ConfigError",
     "ContentInfo",
+    "Context",
     "DeadlineExceededError",
     "DeleteResult",
     "FileConfig",
@@ -81,19 +96,25 @@ __all__ = [
     "HealthReport",
     "HttpConfig",
     "IncompleteBodyError",
+    "IntegrityConfig",
     "IntegrityError",
     "InvalidKeyError",
     "InvalidRangeError",
+    "ListRequest",
     "LocalStorageError",
     "NotModifiedError",
     "NotS3Error",
     "OversizedBodyError",
+    "Page",
     "PartialDeleteError",
     "PreconditionFailedError",
+    "Progress",
     "ProtocolError",
+    "ReadRequest",
     "S3Config",
     "S3Error",
     "ServerError",
+    "Store",
     "StoreClosedError",
     "StoreConfig",
     "TLSError",
@@ -104,6 +125,7 @@ __all__ = [
     "TransportTimeoutError",
     "UnsupportedError",
     "VerifyReport",
+    "WrapperStore",
     "__version__",
     "open_async_store",
     "open_store",
@@ -113,11 +135,18 @@ _LATER = {
     "AsyncBlockStore": "blockyard.aio",
     "BlockStore": "blockyard.sync",
     "ContentInfo": "blockyard.content.layout",
+    "Context": "blockyard.context",
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",
+    "IntegrityConfig": "blockyard.config",
+    "ListRequest": "blockyard.stores.base",
+    "Progress": "blockyard.content.progress",
+    "ReadRequest": "blockyard.stores.base",
     "S3Config": "blockyard.config",
+    "Store": "blockyard.stores.base",
     "StoreConfig": "blockyard.config",
     "TimeoutConfig": "blockyard.config",
+    "WrapperStore": "blockyard.stores.wrapper",
     "open_async_store": "blockyard.aio",
     "open_store": "blockyard.opening",
 }

@@ -5,11 +5,12 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from blockyard import arguments
+from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
 from blockyard.config import Settings, Source
 from blockyard.content.files import AsyncContentFile, Cursor
@@ -24,6 +25,7 @@ from blockyard.iterators import AsyncPageIterator
 from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
 from blockyard.opening import compose
 from blockyard.operations import Operations
+from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.user_code import deliver
 from blockyard.verifying import Verifier
@@ -60,7 +62,7 @@ class AsyncBlockStore:
         self._endless = Context(runtime, None, concurrency)
 
     def with_options(
-        self, *, deadline: float | None = None, concurrency: int | None = None
+        self, *, deadline: float | Same | None = SAME, concurrency: int | Same = SAME
     ) -> AsyncBlockStore:
         """See `BlockStore.with_options`."""
         return AsyncBlockStore(
@@ -137,17 +139,30 @@ class AsyncBlockStore:
         """See `BlockStore.delete_block`."""
         return await self._operations.delete_block(self._context(), key)
 
-    async def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
+    async def delete_blocks(
+        self, keys: Iterable[str], *, raise_on_failure: bool = True
+    ) -> DeleteResult:
         """See `BlockStore.delete_blocks`."""
-        return await self._run_many(self._operations.delete_blocks(self._context(), keys))
+        return await self._run_many(
+            self._operations.delete_blocks(self._context(), keys, raise_on_failure=raise_on_failure)
+        )
 
     async def delete_by_prefix(
-        self, prefix: str, *, literal: bool = False, dry_run: bool = False
+        self,
+        prefix: str,
+        *,
+        literal: bool = False,
+        dry_run: bool = False,
+        raise_on_failure: bool = True,
     ) -> DeleteResult:
         """See `BlockStore.delete_by_prefix`."""
         return await self._run_many(
             self._operations.delete_by_prefix(
-                self._context(), prefix, literal=literal, dry_run=dry_run
+                self._context(),
+                prefix,
+                literal=literal,
+                dry_run=dry_run,
+                raise_on_failure=raise_on_failure,
             )
         )
 
@@ -236,6 +251,14 @@ class AsyncBlockStore:
         """See `BlockStore.delete_content`."""
         return await self._run_many(self._writer.delete_content(self._context(), content_id))
 
+    @property
+    def closed(self) -> bool:
+        """See `BlockStore.closed`."""
+        return self._operations.closed
+
+    def __repr__(self) -> str:
+        return self._operations.describe("AsyncBlockStore", self._deadline, self._concurrency)
+
     async def close(self) -> None:
         """See `BlockStore.close`."""
         self._operations.refuse_more()
@@ -264,12 +287,39 @@ class AsyncBlockStore:
         return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)
 
 
-async def open_async_store(source: Source = None, **settings: Unpack[Settings]) -> AsyncBlockStore:
-    """Open a block store for asyncio. See `open_store`."""
+class OpeningStore(Awaitable[AsyncBlockStore]):
+    """What `open_async_store` returns: `await` it, or use it with `async with`."""
+
+    def __init__(self, store: AsyncBlockStore) -> None:
+        self._store = store
+
+    def __await__(self) -> Generator[Any, Any, AsyncBlockStore]:
+        return _opened(self._store).__await__()
+
+    async def __aenter__(self) -> AsyncBlockStore:
+        return self._store
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._store.close()
+
+
+async def _opened(store: AsyncBlockStore) -> AsyncBlockStore:
+    return store
+
+
+def open_async_store(source: Source | Store = None, **settings: Unpack[Settings]) -> OpeningStore:
+    """Open a block store for asyncio: `await` it, or use it with `async with`. See `open_store`."""
     stack = compose("open_async_store", source, settings)
-    return AsyncBlockStore(
-        stack.operations,
-        AsyncioRuntime(stack.http, stack.timeouts),
-        deadline=stack.timeouts.deadline,
-        concurrency=stack.concurrency,
+    return OpeningStore(
+        AsyncBlockStore(
+            stack.operations,
+            AsyncioRuntime(stack.http, stack.timeouts),
+            deadline=stack.timeouts.deadline,
+            concurrency=stack.concurrency,
+        )
     )

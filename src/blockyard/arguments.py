@@ -14,6 +14,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
+from enum import Enum
 from inspect import iscoroutinefunction
 from operator import index
 from typing import TypeVar, cast
@@ -36,6 +37,18 @@ _BLOCK = ("blocks", "(key, data)", 2)
 
 _ETAG = re.compile(r"[!#-~]{1,1024}")  # RFC 9110, section 8.8.3
 _FIELD_NAMES = re.compile(r":[^:]*:")
+
+
+class Same(Enum):
+    """Stands for an option that is left as it is."""
+
+    SAME = "same"
+
+    def __repr__(self) -> str:
+        return "SAME"
+
+
+SAME = Same.SAME
 
 
 def key(operation: str, value: str, name: str = "key") -> str:
@@ -209,9 +222,9 @@ def whole(operation: str, value: int, name: str) -> int:
     raise TypeError(f"{operation}: {name}: expected a whole number, got {_shown(value)}")
 
 
-def concurrency(value: int | None, default: int) -> int:
+def concurrency(value: int | Same, default: int) -> int:
     """Requests in flight, from 1 to `MAX_CONCURRENCY`. Raises `TypeError`, `ValueError`."""
-    if value is None:
+    if value is SAME:
         return default
     number = whole("with_options", value, "concurrency")
     if not 1 <= number <= MAX_CONCURRENCY:
@@ -222,10 +235,12 @@ def concurrency(value: int | None, default: int) -> int:
     return number
 
 
-def deadline(value: float | None, default: float | None) -> float | None:
-    """Seconds, more than 0 and up to `MAX_SECONDS`. Raises `TypeError`, `ValueError`."""
-    if value is None:
+def deadline(value: float | Same | None, default: float | None) -> float | None:
+    """Seconds, more than 0 and up to `MAX_SECONDS`; or None. Raises `TypeError`, `ValueError`."""
+    if value is SAME:
         return default
+    if value is None:
+        return None
     seconds = _number(value)
     if seconds is None:
         raise TypeError(

@@ -24,16 +24,18 @@ from blockyard.config import (
 )
 from blockyard.errors import ConfigError
 from blockyard.operations import Operations
+from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
 
 
-def open_store(source: Source = None, **settings: Unpack[Settings]) -> BlockStore:
+def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> BlockStore:
     """Open the block store that `source` names, for blocking calls.
 
     `source` is a URL (`s3://BUCKET/KEY_PREFIX?name=value&...`, `file:///FOLDER`, `memory://`),
-    the path of a YAML file, or a `StoreConfig`; None means the one that the environment
+    the path of a YAML file, a `StoreConfig`, or a `Store` of your own, which is closed with the
+    client and takes no settings; None means the one that the environment
     variable `BLOCKYARD_STORE` names. `settings` are those of the sections in `blockyard.config`,
     by their own names (`region="eu-central-1"`, `no_progress=10`); they win over the source,
     and `blockyard.config` says what else fills the gaps. Each `memory://` is a new, empty store.
@@ -61,8 +63,13 @@ class Stack(NamedTuple):
     concurrency: int = DEFAULT_CONCURRENCY
 
 
-def compose(operation: str, source: Source, settings: Mapping[str, object]) -> Stack:
+def compose(operation: str, source: Source | Store, settings: Mapping[str, object]) -> Stack:
     """What is below a face. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
+    if isinstance(source, Store):
+        if settings:
+            named = ", ".join(settings)
+            raise ConfigError(f"{operation}: {named}: settings do not apply to a Store of your own")
+        return Stack(Operations(source))
     config = load_config(_source(operation, source), settings, os.environ)
     _refuse_eventlet()
     match config.selected:
@@ -92,7 +99,7 @@ def _source(operation: str, source: Source) -> Source:
     elif isinstance(source, FileConfig):
         expected = "a StoreConfig: StoreConfig(type='file', file=...)"
     else:
-        expected = "a URL, the path of a YAML file or a StoreConfig"
+        expected = "a URL, the path of a YAML file, a StoreConfig or a Store"
     raise arguments.unsuitable(operation, "source", expected, source)
 
 

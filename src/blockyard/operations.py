@@ -176,18 +176,31 @@ class Operations:
         self.check_open("delete_block", ctx)
         return self.store.delete_block(ctx, arguments.key("delete_block", key))
 
-    def delete_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, DeleteResult]:
+    async def delete_blocks(
+        self, ctx: Context, keys: Iterable[str], *, raise_on_failure: bool = True
+    ) -> DeleteResult:
         self.check_open("delete_blocks", ctx)
+        raising = arguments.flag("delete_blocks", raise_on_failure, "raise_on_failure")
         unique = dict.fromkeys(arguments.keys("delete_blocks", keys))
-        return self.store.delete_blocks(ctx, list(unique))
+        result = await self.store.delete_blocks(ctx, list(unique))
+        if raising:
+            result.raise_for_failures()
+        return result
 
     async def delete_by_prefix(
-        self, ctx: Context, prefix: str, *, literal: bool = False, dry_run: bool = False
+        self,
+        ctx: Context,
+        prefix: str,
+        *,
+        literal: bool = False,
+        dry_run: bool = False,
+        raise_on_failure: bool = True,
     ) -> DeleteResult:
         self.check_open("delete_by_prefix", ctx)
         prefix = arguments.prefix("delete_by_prefix", prefix)
         literal = arguments.flag("delete_by_prefix", literal, "literal")
         dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
+        raising = arguments.flag("delete_by_prefix", raise_on_failure, "raise_on_failure")
         if prefix == "" and not literal:
             raise InvalidKeyError(
                 "delete_by_prefix: an empty prefix would delete every block; "
@@ -213,8 +226,12 @@ class Operations:
         while True:
             await self._delete_some(ctx, keys, dry_run, deleted, failed)
             if token is None:
-                return DeleteResult(deleted, failed)
+                break
             keys, token = await pages(token)
+        result = DeleteResult(deleted, failed)
+        if raising:
+            result.raise_for_failures()
+        return result
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
         prefix = arguments.prefix("list_by_prefix", prefix)
@@ -257,6 +274,17 @@ class Operations:
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
         self.check_open("health_check", ctx)
         return self.store.health_check(ctx)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed, or is being."""
+        return self._refusing or self._closed
+
+    def describe(self, kind: str, deadline: float | None, concurrency: int) -> str:
+        """The `repr` of a client of this store."""
+        limits = "" if deadline is None else f", deadline {deadline:g} s"
+        closed = ", closed" if self.closed else ""
+        return f"<{kind} {self.store.name}{limits}, concurrency {concurrency}{closed}>"
 
     def refuse_more(self) -> None:
         """From now on raise `StoreClosedError`, but in what tidies up."""
@@ -313,7 +341,7 @@ class Operations:
             deleted += keys
             return
         try:
-            outcome = await self.delete_blocks(ctx, keys)
+            outcome = await self.delete_blocks(ctx, keys, raise_on_failure=False)
         except BlockStoreError as error:
             if not deleted:
                 raise

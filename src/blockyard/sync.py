@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from blockyard import arguments
+from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
@@ -68,13 +69,13 @@ class BlockStore:
         self._endless = Context(runtime, None, concurrency)
 
     def with_options(
-        self, *, deadline: float | None = None, concurrency: int | None = None
+        self, *, deadline: float | Same | None = SAME, concurrency: int | Same = SAME
     ) -> BlockStore:
         """A view of the same open store whose calls run under other options.
 
         `deadline` limits each call, retries and waits included, to that many seconds: past it
-        the call raises `DeadlineExceededError`. `concurrency` is how many requests a
-        many-at-once call keeps in flight. Closing the view closes the store.
+        the call raises `DeadlineExceededError`; None takes the limit off. `concurrency` is how many
+        requests a many-at-once call keeps in flight. Closing the view closes the store.
         """
         return BlockStore(
             self._operations,
@@ -189,23 +190,39 @@ class BlockStore:
         """Delete the block; no error when it is absent."""
         return run_to_end(self._operations.delete_block(self._context(), key))
 
-    def delete_blocks(self, keys: Iterable[str]) -> DeleteResult:
+    def delete_blocks(self, keys: Iterable[str], *, raise_on_failure: bool = True) -> DeleteResult:
         """Delete many blocks, in batches, and say what became of each key.
 
+        Raises `PartialDeleteError` when any could not be deleted, after all were tried; its
+        `result` is what is returned where `raise_on_failure` is False.
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
         """
-        return self._run_many(self._operations.delete_blocks, keys)
+        return self._run_many(
+            partial(self._operations.delete_blocks, raise_on_failure=raise_on_failure), keys
+        )
 
     def delete_by_prefix(
-        self, prefix: str, *, literal: bool = False, dry_run: bool = False
+        self,
+        prefix: str,
+        *,
+        literal: bool = False,
+        dry_run: bool = False,
+        raise_on_failure: bool = True,
     ) -> DeleteResult:
         """Delete the block `prefix` and every block below `prefix/`: `share1` leaves `share10/a`.
 
         With `literal`, every key that begins with `prefix` instead; the empty prefix needs it.
-        With `dry_run` nothing is deleted, and `deleted` holds what would be.
+        With `dry_run` nothing is deleted, and `deleted` holds what would be. Failures are raised,
+        or not, as by `delete_blocks`.
         """
         return self._run_many(
-            partial(self._operations.delete_by_prefix, literal=literal, dry_run=dry_run), prefix
+            partial(
+                self._operations.delete_by_prefix,
+                literal=literal,
+                dry_run=dry_run,
+                raise_on_failure=raise_on_failure,
+            ),
+            prefix,
         )
 
     def list_by_prefix(self, prefix: str = "") -> list[str]:
@@ -362,6 +379,14 @@ class BlockStore:
         Raises `PartialDeleteError` when some of its blocks could not be deleted.
         """
         return self._run_many(self._writer.delete_content, content_id)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed."""
+        return self._operations.closed
+
+    def __repr__(self) -> str:
+        return self._operations.describe("BlockStore", self._deadline, self._concurrency)
 
     def close(self) -> None:
         """Close the store and its connections. Later calls raise `StoreClosedError`.

@@ -179,7 +179,7 @@ def rm(
         question = f"Delete {_counted(keys)} below {shown(name)}?"
         _ = typer.confirm(question, abort=True, err=True)
     if recursive or keys == [name]:
-        store.delete_blocks(keys).raise_for_failures()
+        _ = store.delete_blocks(keys)
     else:
         store.delete_content(name)
     say(f"deleted {_counted(keys)}")

@@ -269,7 +269,8 @@ class ContentWriter:
 
     async def _remove(self, ctx: Context, keys: list[str]) -> None:
         if keys:
-            result = await _finished(ctx, self._operations.delete_blocks(ctx, keys))
+            delete = self._operations.delete_blocks(ctx, keys, raise_on_failure=False)
+            result = await _finished(ctx, delete)
             for failure in result.failed.values():
                 if isinstance(failure, DeadlineExceededError | StoreClosedError):
                     raise failure  # of the call, not of the key

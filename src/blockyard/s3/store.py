@@ -259,6 +259,11 @@ class S3Store(Store):
             ctx, call, lambda reply: listing.list_keys(reply, asked, self._prefix)
         )
 
+    @property
+    def name(self) -> str:
+        where = self._config.endpoint or self._caller.site.address.host
+        return f"s3://{self._config.bucket}/{self._prefix} at {where}"
+
     async def health_check(self, ctx: Context) -> HealthReport:
         """See `Store.health_check`. A listing proves more than the reply to a HEAD of the bucket,
         which has no body, may be refused to those who may list, and any web server gives."""
@@ -270,11 +275,10 @@ class S3Store(Store):
             return reply
 
         reply = await self._caller.call(ctx, _listing("health_check", asked, 1), listed)
-        where = self._config.endpoint or self._caller.site.address.host
         hedging = self._caller.hedging
         return HealthReport(
             latency=ctx.runtime.now() - begun,
-            store=f"s3://{self._config.bucket}/{self._prefix} at {where}",
+            store=self.name,
             server=reply.headers.get("server", ""),
             reads=hedging.reads if hedging else 0,
             hedges=hedging.sent if hedging else 0,

@@ -175,6 +175,11 @@ class Store(ABC):
         page = await self.list(ctx, request)
         return [block.key for block in page.blocks], page.next_token
 
+    @property
+    def name(self) -> str:
+        """What the store is, for people to read: no secret is in it."""
+        return type(self).__name__
+
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""

@@ -100,10 +100,14 @@ class FilesystemStore(Store):
     async def list(self, ctx: Context, request: ListRequest) -> Page:
         return await ctx.runtime.blocking(lambda: self._list(request, ctx.check_deadline))
 
+    @property
+    def name(self) -> str:
+        return str(self._root)
+
     async def health_check(self, ctx: Context) -> HealthReport:
         started = ctx.runtime.now()
         await ctx.runtime.blocking(lambda: self._check_writable(started, ctx.check_deadline))
-        return HealthReport(ctx.runtime.now() - started, store=str(self._root))
+        return HealthReport(ctx.runtime.now() - started, store=self.name)
 
     async def _reading(self, ctx: Context, call: Callable[[], Result]) -> Result:
         """Run a call that reads; again when another machine removes, over NFS, what it reads.

@@ -124,9 +124,13 @@ class MemoryStore(Store):
                 page.blocks.append(block.info)
         return page
 
+    @property
+    def name(self) -> str:
+        return "memory"
+
     async def health_check(self, ctx: Context) -> HealthReport:
-        _check(ctx, "health_check", "memory")
-        return HealthReport(latency=0.0, store="memory")
+        _check(ctx, "health_check", self.name)
+        return HealthReport(latency=0.0, store=self.name)
 
     def _block(self, ctx: Context, key: str, data: bytes) -> _Block:
         modified = datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)

@@ -47,6 +47,10 @@ class WrapperStore(Store):
     ) -> tuple[builtins.list[str], str | None]:
         return await self.inner.list_keys(ctx, request)
 
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)
 
