@@ -37,7 +37,7 @@ READS = 50
 def children(works: Sequence[Callable[[], None]]) -> Generator[None]:
     """Run each work in a child while the block runs here."""
     wait_for_rest()
-    pids = [_child(work) for work in works]
+    pids = [child(work, _fork) for work in works]
     yield
     assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
 
@@ -59,10 +59,11 @@ def _sleeps(thread: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "S"
 
 
-def _child(work: Callable[[], None]) -> int:
-    pid = _fork()
+def child(work: Callable[[], None], fork: Callable[[], int]) -> int:
+    """The id of a forked process, which ends with 0 when `work` did."""
+    pid = fork()
     if pid == 0:
-        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not the test runner\'s
+        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not the test runner's
         _ = signal.alarm(30)
         try:
             work()

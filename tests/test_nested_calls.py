@@ -17,7 +17,7 @@ from markdown_pages import REPOSITORY
 
 import blockyard
 from tests.small_s3 import SmallS3, small_s3
-from tests.test_fork_without_hooks import wait_for_rest
+from tests.test_fork_without_hooks import child, wait_for_rest
 
 pytestmark = pytest.mark.alone
 
@@ -82,7 +82,7 @@ def test_children_forked_while_threads_use_a_store(kind: str, tmp_path: Path) ->
         try:
             for _ in range(12):
                 time.sleep(0.002)
-                assert _status_of(in_child, os.fork) == 0
+                assert os.waitpid(child(in_child, os.fork), 0)[1] == 0
         finally:
             over.set()
             for thread in threads:
@@ -121,16 +121,3 @@ def test_a_source_that_forks_in_the_middle_of_a_call(server: SmallS3, fork: str)
             os._exit(3)
         assert outcome == [0]
         assert [info.key for info in stored] == ["before", "after"]
-
-
-def _status_of(work: Callable[[], None], fork: Callable[[], int]) -> int:
-    pid = fork()
-    if pid == 0:
-        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not the test runner\'s
-        _ = signal.alarm(30)
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
