@@ -164,6 +164,10 @@ def test_an_asyncio_store_is_awaited_or_entered() -> None:
         assert awaited.closed
 
     asyncio.run(main())
+    with asyncio.Runner() as runner:
+        run = runner.run(blockyard.open_async_store("memory://"))
+        runner.run(run.close())
+        assert run.closed
 
 
 def test_a_client_tells_what_it_is_without_a_secret() -> None:

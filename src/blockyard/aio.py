@@ -5,7 +5,7 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -287,14 +287,26 @@ class AsyncBlockStore:
         return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)
 
 
-class OpeningStore(Awaitable[AsyncBlockStore]):
-    """What `open_async_store` returns: `await` it, or use it with `async with`."""
+class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
+    """What `open_async_store` returns: `await` it, run it, or use it with `async with`."""
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store
 
     def __await__(self) -> Generator[Any, Any, AsyncBlockStore]:
-        return _opened(self._store).__await__()
+        return self._store
+        yield  # it never waits
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine that is at its end at once."""
+        raise StopIteration(self._store)
+
+    def throw(self, kind: Any, error: Any = None, trace: Any = None) -> Any:
+        """As a coroutine that has not begun."""
+        raise kind if error is None else error
+
+    def close(self) -> None:
+        """As a coroutine: there is nothing to end."""
 
     async def __aenter__(self) -> AsyncBlockStore:
         return self._store
@@ -306,10 +318,6 @@ class OpeningStore(Awaitable[AsyncBlockStore]):
         trace: TracebackType | None,
     ) -> None:
         await self._store.close()
-
-
-async def _opened(store: AsyncBlockStore) -> AsyncBlockStore:
-    return store
 
 
 def open_async_store(source: Source | Store = None, **settings: Unpack[Settings]) -> OpeningStore:
