@@ -73,8 +73,8 @@ class Calls:
         self.owned = bool(own.raised)
         self.notes = _notes(failure)
         if own.raised:
-            in_time = not (late and isinstance(failure, DeadlineExceededError))
-            if in_time and not own.reached(failure):
+            let_go = self._face.lets_go and late and isinstance(failure, DeadlineExceededError)
+            if not let_go and not own.reached(failure):
                 ended_in = "success" if failure is None else _told(failure)
                 raised = ", ".join(map(_told, own.raised))
                 self.tally.breaks(SWALLOWED, f"{what}: {raised}: ended in {ended_in}")

@@ -20,6 +20,11 @@ class Face(Protocol):
     and `sought`, what a file from `open_content` reads after each seek.
     """
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether a call past its deadline leaves the caller's own code to itself."""
+        ...
+
     async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
         """What the method returns; its errors pass. `own` notes what a face itself raises."""
         ...
@@ -27,6 +32,8 @@ class Face(Protocol):
 
 class BlockingFace:
     """Calls on the running thread, so that a coroutine over it never suspends."""
+
+    lets_go = False
 
     def __init__(self, store: BlockStore) -> None:
         self.store = store
@@ -48,6 +55,8 @@ class BlockingFace:
 
 class AsyncioFace:
     """Calls on the running event loop."""
+
+    lets_go = True
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self.store = store

@@ -1,7 +1,8 @@
 """The caller's own exceptions: what a source, a target, a callback or a signal's handler raised.
 
-Whatever it is, it has to reach the caller: as the very exception, or as the cause of an error of
-ours, or, where it is a StopIteration, of the RuntimeError that PEP 479 makes of it.
+Whatever it is, it has to reach the caller: as the very exception, also where the call has failed
+otherwise meanwhile, or as the cause of an error of ours, of the cancellation of the task, or, where
+it is a StopIteration, of the RuntimeError that PEP 479 makes of it.
 """
 
 from __future__ import annotations
@@ -61,6 +62,6 @@ class Own:
         """Whether `error` is, or carries, something that was raised here."""
         if any(error is raised for raised in self.raised):
             return True
-        if not isinstance(error, BlockStoreError | RuntimeError):
+        if not isinstance(error, BlockStoreError | RuntimeError | asyncio.CancelledError):
             return False
         return self.reached(error.__cause__)

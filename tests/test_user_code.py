@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hooked_store import shrink_blocks
+from hooked_store import HookedStore, shrink_blocks
 
 import blockyard
 from blockyard import BlockStore, DeadlineExceededError
+from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import FACES, open_face
 from tests.small_s3 import SmallS3, small_s3
 
@@ -402,3 +403,42 @@ def test_the_deadline_is_raised_when_a_slow_source_of_a_blocking_store_has_ended
             getattr(late, write)(*given)
         assert store.list_by_prefix("movie") == []
     assert len(goes_on) < 100
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, ValueError])
+@pytest.mark.parametrize("call", ["blocks", "content"])
+def test_what_a_generator_raises_goes_before_the_error_of_a_write(
+    face: str, error: type[BaseException], call: str
+) -> None:
+    own = error("own")
+    drawing, failed = threading.Event(), threading.Event()
+
+    async def fail(operation: str, key: str) -> None:
+        if operation == "write_block":
+            while not drawing.is_set():  # noqa: ASYNC110 - set by a thread
+                await asyncio.sleep(0.001)
+            failed.set()
+            raise blockyard.ServerError("no", status=501, code="NotImplemented")
+
+    def items(make: Callable[[int], Any]) -> Iterator[Any]:
+        for number in range(100):
+            if number == 4:
+                drawing.set()
+                assert failed.wait(30)
+                time.sleep(0.05)  # until the error of the write has been seen
+                raise own
+            yield make(number)
+
+    with open_face(face, HookedStore(MemoryStore(), fail)) as opened:
+        store = opened.store.with_options(concurrency=8)
+        shrink_blocks(opened.store, BLOCK)
+        shrink_blocks(store, BLOCK)
+        write = {
+            "blocks": lambda: store.write_blocks(items(lambda number: (f"new-{number}", b"new"))),
+            "content": lambda: store.write_content("movie", items(NEW.__getitem__)),
+        }
+        with pytest.raises(error) as raised:
+            _ = write[call]()
+    assert raised.value is own
+    assert any(note.startswith("meanwhile ServerError: no") for note in own.__notes__)

@@ -251,6 +251,115 @@ def test_what_fails_while_its_caller_is_cancelled_fails_without_a_complaint() ->
     assert complaints == []
 
 
+def complaints_of(main: Callable[[], Coroutine[Any, Any, None]]) -> list[object]:
+    """What asyncio complains of while `main` runs."""
+    complaints: list[object] = []
+
+    async def listening() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+        await main()
+        gc.collect()
+
+    asyncio.run(listening())
+    return complaints
+
+
+def test_what_fails_while_its_caller_is_cancelled_twice_fails_without_a_complaint() -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError
+
+    async def main() -> None:
+        task = asyncio.create_task(finished(fail(), 30))
+        for _ in range(5):
+            await asyncio.sleep(0)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert complaints_of(main) == []
+
+
+def failing_while_the_callers_code_raises(error: Exception, own: BaseException) -> Any:
+    """Many at once, of which one fails while the caller's own code is about to raise."""
+    begun, failing = threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        assert failing.wait(30)
+        time.sleep(0.05)  # until the error of the other has been seen
+        raise own
+
+    async def one(ctx: Context, own_code: bool) -> None:
+        if own_code:
+            await ctx.runtime.user(call)
+        while not begun.is_set():
+            await ctx.runtime.sleep(0.001)
+        failing.set()
+        raise error
+
+    async def operation(ctx: Context) -> None:
+        _ = await ctx.gather(lambda own_code: one(ctx, own_code), [True, False])
+
+    return operation
+
+
+@pytest.mark.parametrize("way", ["background", "asyncio"])  # the third has no two at once
+@pytest.mark.parametrize("own", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_what_the_callers_code_raises_goes_before_an_error_of_the_call(
+    run: Run, own: BaseException
+) -> None:
+    late = DeadlineExceededError("late")
+    with pytest.raises(type(own)) as raised:
+        run(failing_while_the_callers_code_raises(late, own))
+    assert raised.value is own
+    assert "meanwhile DeadlineExceededError: late" in own.__notes__
+
+
+def test_what_the_callers_code_raises_goes_before_the_deadline(run: Run) -> None:
+    own = ValueError("own")
+
+    def call() -> None:
+        time.sleep(0.1)
+        raise own
+
+    async def operation(ctx: Context) -> None:
+        await ctx.runtime.user(call, deadline=ctx.runtime.now() + 0.02)
+
+    with pytest.raises(ValueError, match="own") as raised:
+        run(operation)
+    assert raised.value is own
+
+
+def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation() -> None:
+    own = ValueError("own")
+    begun, let_go = threading.Event(), threading.Event()
+
+    def call() -> None:
+        begun.set()
+        assert let_go.wait(30)
+        raise own
+
+    async def main() -> None:
+        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+
+        async def one(_: int) -> None:
+            await runtime.user(call)
+
+        task = asyncio.create_task(deliver(runtime.run(runtime.gather(one, range(1), 1))))
+        while not begun.is_set():  # noqa: ASYNC110 - set by a thread
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.sleep(0)
+        let_go.set()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert raised.value.__cause__ is own
+        await runtime.close()
+
+    asyncio.run(main())
+
+
 def test_what_takes_too_long_to_end_is_cancelled_at_last() -> None:
     async def main() -> None:
         task = asyncio.create_task(finished(asyncio.sleep(30), 0.01))

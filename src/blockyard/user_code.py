@@ -30,6 +30,12 @@ class UserCodeError(Exception):
         """Note it on the error that the caller will see."""
         self.error.add_note(note)
 
+    def note_meanwhile(self, other: BaseException) -> None:
+        """Note that a call in which `error` was raised had failed otherwise, too."""
+        self.add_note(f"meanwhile {type(other).__name__}: {other}")
+        for note in getattr(other, "__notes__", ()):
+            self.add_note(note)
+
 
 def run_user_code(call: Callable[[], Result]) -> Result:
     """The result of the caller's own code; whatever it raises is carried by `UserCodeError`.

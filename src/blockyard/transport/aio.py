@@ -226,16 +226,21 @@ class AsyncioRuntime:
     async def _wait(
         self, future: Future[Result], deadline: float | None, let_go_after: float
     ) -> Result:
-        """See `wait`. When this is to end first, the call has some seconds more to end as well."""
+        """See `wait`. When this is to end first, the call has some seconds more to end as well.
+
+        What the caller's own code raises within them goes before the deadline.
+        """
         try:
             async with asyncio.timeout(None if deadline is None else deadline - self.now()):
                 await told_when_done(future)
         except (TimeoutError, asyncio.CancelledError) as ended:
+            users = None
             if let_go_after:
                 await until_done_or(future, let_go_after)
+                users = future.exception() if future.done() else None
             if isinstance(ended, TimeoutError):
-                raise deadline_passed() from None
-            raise
+                raise users or deadline_passed() from None
+            raise ended from users
         return outcome_of(future)
 
     def _has_room(self, request: Request) -> bool:

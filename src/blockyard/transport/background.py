@@ -298,10 +298,8 @@ class _Call(Generic[Result]):
             # Made without a policy, which is found by an import: too late in a finalizer.
             with asyncio.Runner(loop_factory=_Loop) as runner:
                 self._outcome = (runner.run(self._operation),)
-        except UserCodeError as carried:
-            self._outcome = carried.error
         except BaseException as error:  # noqa: BLE001 - `result` raises it
-            self._outcome = error
+            self._outcome = _bare(error)
         self.caller.end()
 
     def cut_off(self, error: BaseException) -> None:
@@ -323,8 +321,17 @@ class _Call(Generic[Result]):
             raise
 
     def result(self) -> Result:
-        """What the operation returned or raised, once it has ended."""
-        outcome = self._outcome
+        """What the operation returned or raised, once it has ended.
+
+        What the caller's own code raised meanwhile goes before it: the operation may have ended
+        without waiting for that.
+        """
+        outcome, users = self._outcome, self.caller.raised
+        del self._outcome
+        if users is not None and users.error is not outcome:
+            if isinstance(outcome, BaseException):
+                users.note_meanwhile(outcome)
+            outcome = users.error
         if isinstance(outcome, BaseException):
             try:
                 raise outcome
@@ -335,13 +342,16 @@ class _Call(Generic[Result]):
     def _end(self, task: asyncio.Task[Result]) -> None:
         if not task.cancelled():
             error = task.exception()
-            if isinstance(error, UserCodeError):
-                error = error.error
-            self._outcome = error or (task.result(),)
+            self._outcome = (task.result(),) if error is None else _bare(error)
         else:
             try:
                 _ = task.result()
             except asyncio.CancelledError as cancelled:
-                self._outcome = closed_meanwhile(cancelled)
+                self._outcome = _bare(closed_meanwhile(cancelled))
         self._task = None  # freed here: that runs Python code, where a signal's exception is lost
         self.caller.end()
+
+
+def _bare(error: BaseException) -> BaseException:
+    """An error as the caller gets it: what their own code raised is no longer carried."""
+    return error.error if isinstance(error, UserCodeError) else error

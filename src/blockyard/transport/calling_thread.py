@@ -36,6 +36,8 @@ class CallingThread:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
         self.post: Post | None = None
+        self.raised: UserCodeError | None = None
+        """What the caller's own code raised here; the call may have ended otherwise meanwhile."""
         self._process = os.getpid()
 
     def tell(self, callback: Callable[[], object]) -> object:
@@ -93,6 +95,7 @@ class CallingThread:
                 outcome = (run_user_code(call),)
             except UserCodeError as carried:
                 outcome = carried
+                self.raised = self.raised or carried
             _ = self.tell(partial(deliver, outcome))
 
         self._jobs.put(job)

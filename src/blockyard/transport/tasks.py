@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blockyard.user_code import UserCodeError
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -47,7 +49,8 @@ async def all_done(operations: Iterable[Coroutine[Any, Any, None]]) -> None:
     """Run the operations side by side until all are done.
 
     The first that does not end well cancels the others, and its error is raised when they have
-    ended. That holds for one that was cancelled from elsewhere, too: it is not done.
+    ended. That holds for one that was cancelled from elsewhere, too: it is not done. What the
+    caller's own code raised meanwhile goes before it, and is the cause of a cancellation.
     """
     tasks = [asyncio.create_task(operation) for operation in operations]
     if not tasks:
@@ -65,13 +68,40 @@ async def all_done(operations: Iterable[Coroutine[Any, Any, None]]) -> None:
     for task in tasks:
         task.add_done_callback(one_ended)
     try:
-        failed = await decided
-    finally:
-        for task in tasks:
-            _ = task.cancel()
-        await until_done(tasks)
+        try:
+            failed = await decided
+        finally:
+            for task in tasks:
+                _ = task.cancel()
+            await until_done(tasks)
+    except asyncio.CancelledError as cancelled:
+        raise cancelled from _user_error(tasks) or cancelled.__cause__
     if failed is not None:
+        _raise_failure(failed, tasks)
+
+
+def _raise_failure(failed: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
+    others = [task for task in tasks if task is not failed]
+    error = None if failed.cancelled() else failed.exception()
+    users = None if isinstance(error, UserCodeError) else _user_error(others)
+    if users is None:
         failed.result()
+        return
+    if error is not None:
+        users.note_meanwhile(error)
+    raise users
+
+
+def _user_error(tasks: Iterable[asyncio.Task[Any]]) -> UserCodeError | None:
+    """What the caller's own code raised in one of the tasks, which have ended."""
+    for task in tasks:
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled.__cause__
+        if isinstance(error, UserCodeError):
+            return error
+    return None
 
 
 async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
@@ -80,14 +110,19 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        task.add_done_callback(_look_at_error)  # since the cancellation is what is raised
         at_last = asyncio.get_running_loop().call_later(seconds, task.cancel)
         try:
             await until_done([task])
         finally:
             at_last.cancel()
-        if not task.cancelled():
-            _ = task.exception()  # the cancellation is what is raised, and asyncio not to complain
         raise
+
+
+def _look_at_error(task: asyncio.Task[Any]) -> None:
+    """For a task whose error nobody asks for: asyncio is not to complain of it."""
+    if not task.cancelled():
+        _ = task.exception()
 
 
 def told_when_done(call: Future[Any]) -> asyncio.Future[None]:

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from blockyard.errors import StoreClosedError
+from blockyard.user_code import UserCodeError
 
 Result = TypeVar("Result")
 
@@ -40,8 +41,9 @@ class CallsUnderWay:
         try:
             return await operation
         except asyncio.CancelledError as cancelled:
-            if not call.end():
-                raise
+            cut_off, users = call.end(), cancelled.__cause__
+            if not cut_off:
+                raise cancelled from users.error if isinstance(users, UserCodeError) else users
             error = closed_meanwhile(cancelled)
         finally:
             _ = call.end()
@@ -89,11 +91,18 @@ class _Call:
         return self.task.uncancel() <= self._cancelled_before
 
 
-def closed_meanwhile(cancelled: asyncio.CancelledError) -> StoreClosedError:
-    """The error of a call that `close` has cancelled; it says what the call could not tidy up."""
+def closed_meanwhile(cancelled: asyncio.CancelledError) -> StoreClosedError | UserCodeError:
+    """The error of a call that `close` has cancelled; it says what the call could not tidy up.
+
+    What the caller's own code raised meanwhile goes before it.
+    """
     error = StoreClosedError("the store was closed while the call was under way")
     copy_notes(cancelled, error)
-    return error
+    users = cancelled.__cause__
+    if not isinstance(users, UserCodeError):
+        return error
+    users.note_meanwhile(error)
+    return users
 
 
 def copy_notes(outcome: object, error: BaseException) -> None:
