@@ -176,16 +176,13 @@ class Operations:
         self.check_open("delete_block", ctx)
         return self.store.delete_block(ctx, arguments.key("delete_block", key))
 
-    async def delete_blocks(
+    def delete_blocks(
         self, ctx: Context, keys: Iterable[str], *, raise_on_failure: bool = True
-    ) -> DeleteResult:
+    ) -> Coroutine[Any, Any, DeleteResult]:
         self.check_open("delete_blocks", ctx)
         raising = arguments.flag("delete_blocks", raise_on_failure, "raise_on_failure")
-        unique = dict.fromkeys(arguments.keys("delete_blocks", keys))
-        result = await self.store.delete_blocks(ctx, list(unique))
-        if raising:
-            result.raise_for_failures()
-        return result
+        unique = dict.fromkeys(arguments.keys("delete_blocks", keys))  # drawn by the caller
+        return self._delete_unique(ctx, list(unique), raising)
 
     async def delete_by_prefix(
         self,
@@ -327,6 +324,12 @@ class Operations:
             if token is None:
                 break
         return keys, token
+
+    async def _delete_unique(self, ctx: Context, keys: list[str], raising: bool) -> DeleteResult:
+        result = await self.store.delete_blocks(ctx, keys)
+        if raising:
+            result.raise_for_failures()
+        return result
 
     async def _delete_some(
         self,
