@@ -45,7 +45,7 @@ demo: $(READY)
 
 test: $(READY)
 	@$(RUN) pytest -m "alone and not servers"
-	@$(RUN) pytest -m "not servers and not alone" --numprocesses $(WORKERS) --dist worksteal \
+	@$(RUN) pytest -m "not servers and not alone" --numprocesses $(WORKERS) --dist loadfile \
 		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
 
 check: $(READY)

@@ -7,13 +7,13 @@ what any reply says. The coroutines never suspend, and a pause only moves the cl
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from blockyard.config import S3Config
-from blockyard.context import Context, Request, Response, UserItems
+from blockyard.context import Context, Request, Response, UserCode, UserItems
 from blockyard.errors import (
     IncompleteBodyError,
     OversizedBodyError,
@@ -25,7 +25,7 @@ from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.transport.blocking import run_to_end
-from blockyard.user_code import run_user_code
+from blockyard.transport.inline import Inline
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -171,14 +171,16 @@ class PretendRuntime:
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
 
-    async def user(
-        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
-    ) -> Result:
-        return run_user_code(call)
+    def user_code(
+        self,
+        deadline: float | None = None,
+        *,
+        quick: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> UserCode:
+        return Inline(None, close)
 
-    async def user_async(
-        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
-    ) -> Result:
+    def user_task(self, items: AsyncIterable[Item], deadline: float | None = None) -> Never:
         raise NotImplementedError
 
     awaits = False

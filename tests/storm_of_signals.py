@@ -38,7 +38,8 @@ class Operation:
         self.begun = True
 
         async def one(_: int) -> None:
-            await ctx.runtime.user(int)
+            async with ctx.user_code() as user:
+                _ = await user.run(int)
             await ctx.runtime.sleep(60)
 
         try:

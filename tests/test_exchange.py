@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -39,7 +40,6 @@ from servers.sockets import free_port
 from tests.runtimes import (
     OK,
     Driver,
-    Peer,
     RuntimeName,
     ask,
     black_hole,
@@ -516,19 +516,31 @@ def test_a_slow_reply_that_moves_is_not_given_up(
         assert time.monotonic() - begun > 0.4
 
 
-class _SlowReader(Peer):
-    """Reads `rate` bytes every `TICK` (none at all: 0), and answers when it has all."""
+class _SlowReader:
+    """Accepts one connection, reads `rate` bytes every `TICK` (none at all: 0), and answers."""
 
     TICK = 0.06
 
     def __init__(self, wire: Wire, rate: int) -> None:
-        super().__init__(self._read)
         self._tls = wire.tls
         self._rate = rate
+        self._done = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
-        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
 
-    def _read(self, client: socket.socket) -> None:
+    def __enter__(self) -> _SlowReader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
         if self._tls is not None:
             client = self._tls.wrap_socket(client, server_side=True)
         with client:
@@ -541,10 +553,10 @@ class _SlowReader(Peer):
                         return
                     left -= len(received)
                     tail = (tail + received)[-7:]
-                _ = self._over.wait(self.TICK)
+                _ = self._done.wait(self.TICK)
             if self._rate:
                 client.sendall(OK)
-            _ = self._over.wait()
+            _ = self._done.wait()
 
 
 @both_runtimes

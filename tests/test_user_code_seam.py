@@ -1,4 +1,4 @@
-"""`Runtime.user`, `start`, `wait` and `gather`, on every way that operations are run."""
+"""`Runtime.user_code`, `start`, `wait` and `gather`, on every way that operations are run."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ def run(way: str) -> Iterator[Run]:
             runner.run(runtime.close())
 
 
+async def user(
+    ctx: Context,
+    call: Callable[[], Any],
+    *,
+    deadline: float | None = None,
+    quick: bool = False,
+) -> Any:
+    async with ctx.runtime.user_code(deadline, quick=quick) as code:
+        return await code.run(call)
+
+
 def raising(error: BaseException) -> Callable[[], None]:
     def call() -> None:
         raise error
@@ -91,7 +102,7 @@ def test_whatever_the_callers_code_raises_reaches_the_caller(
         nonlocal tidied
 
         async def one(_: int) -> None:
-            await ctx.runtime.user(raising(error), quick=quick)
+            await user(ctx, raising(error), quick=quick)
 
         try:
             _ = await ctx.gather(one, range(3))
@@ -108,20 +119,20 @@ def test_whatever_the_callers_code_raises_reaches_the_caller(
 
 
 async def answer(ctx: Context) -> int:
-    return await ctx.runtime.user(lambda: 42)
+    return await user(ctx, lambda: 42)
 
 
 def test_a_stop_iteration_is_a_runtime_error(run: Run) -> None:
     stop = StopIteration("own")
     with pytest.raises(RuntimeError, match="StopIteration") as raised:
-        run(lambda ctx: ctx.runtime.user(raising(stop)))
+        run(lambda ctx: user(ctx, raising(stop)))
     assert raised.value.__cause__ is stop
 
 
 def test_where_the_callers_code_runs(run: Run, way: str) -> None:
     here = threading.get_ident()
-    ran = run(lambda ctx: ctx.runtime.user(threading.get_ident))
-    quick = run(lambda ctx: ctx.runtime.user(threading.get_ident, quick=True))
+    ran = run(lambda ctx: user(ctx, threading.get_ident))
+    quick = run(lambda ctx: user(ctx, threading.get_ident, quick=True))
     assert (ran == here) is (way != "asyncio")
     assert quick == here
 
@@ -132,7 +143,7 @@ def test_the_deadline_is_raised_when_the_callers_code_is_too_slow(run: Run, way:
     async def operation(ctx: Context) -> None:
         deadline = ctx.runtime.now() + 0.05
         seconds = 30 if way == "asyncio" else 1
-        _ = await ctx.runtime.user(lambda: let_go.wait(seconds), deadline=deadline)
+        _ = await user(ctx, lambda: let_go.wait(seconds), deadline=deadline)
 
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError):
@@ -292,7 +303,7 @@ def failing_while_the_callers_code_raises(error: Exception, own: BaseException) 
 
     async def one(ctx: Context, own_code: bool) -> None:
         if own_code:
-            await ctx.runtime.user(call)
+            _ = await user(ctx, call)
         while not begun.is_set():
             await ctx.runtime.sleep(0.001)
         failing.set()
@@ -324,7 +335,7 @@ def test_what_the_callers_code_raises_goes_before_the_deadline(run: Run) -> None
         raise own
 
     async def operation(ctx: Context) -> None:
-        await ctx.runtime.user(call, deadline=ctx.runtime.now() + 0.02)
+        _ = await user(ctx, call, deadline=ctx.runtime.now() + 0.02)
 
     with pytest.raises(ValueError, match="own") as raised:
         run(operation)
@@ -344,7 +355,7 @@ def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation() -> None:
         runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
 
         async def one(_: int) -> None:
-            await runtime.user(call)
+            _ = await user(Context(runtime), call)
 
         task = asyncio.create_task(deliver(runtime.run(runtime.gather(one, range(1), 1))))
         while not begun.is_set():  # noqa: ASYNC110 - set by a thread

@@ -39,9 +39,12 @@ class AsyncBlockStore:
     What each method does, takes and raises is said at the same method of `BlockStore`.
     A cancelled call leaves nothing behind: its connection is closed, not reused.
 
-    `progress`, keys, ranges and async pieces run on the event loop. Other iterators, and files to
-    read or write, may block, so they run on a thread of their own; a call that is cancelled or past
-    its deadline waits for half a second until they return, then lets them go.
+    `progress`, keys and ranges run on the event loop. An async source has a task of its own in
+    which all of it runs, so a timeout or a cancel scope of its own ends it and not the call. Other
+    iterators, and files to read or write, may block, so each has a thread of its own; a call that
+    is cancelled or past its deadline waits for half a second until they return, then lets them go.
+    All of them run in one copy of the context that the call was made in. A generator that is left
+    early is closed where it ran.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Generator, Iterable, Mapping, Set
 from enum import Enum
 from inspect import iscoroutinefunction
 from operator import index
@@ -149,8 +149,20 @@ def blocks(
     """Several `(key, data)`, checked at once where all are in memory, else as they are drawn."""
     if isinstance(values, _IN_MEMORY):
         return [_block(operation, place, value) for place, value in enumerate(values)]
-    drawn = _iterable(operation, values, "blocks", "(key, data)")
-    return (_block(operation, place, value) for place, value in enumerate(drawn))
+    return _checked_blocks(operation, _iterable(operation, values, "blocks", "(key, data)"))
+
+
+def _checked_blocks(
+    operation: str, values: Iterable[tuple[str, Buffer]]
+) -> Generator[tuple[str, bytes | memoryview]]:
+    """They are closed with this where it is left early."""
+    iterator = iter(values)
+    try:
+        for place, value in enumerate(iterator):
+            yield _block(operation, place, value)
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def data(operation: str, subject: str, value: Buffer) -> bytes | memoryview:

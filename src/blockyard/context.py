@@ -11,16 +11,26 @@ This module owns the protocol only: no socket, no asyncio, no clock.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from blockyard.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from types import TracebackType
 
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 Result = TypeVar("Result")
 
 
@@ -86,7 +96,7 @@ class Hedge:
 
 @dataclass(frozen=True, slots=True)
 class UserItems(Generic[Item]):
-    """An iterable of the caller's own, which is drawn where their code runs: see `Runtime.user`."""
+    """An iterable of the caller's own, drawn where their code runs: see `Runtime.user_code`."""
 
     items: Iterable[Item]
     deadline: float | None
@@ -94,6 +104,51 @@ class UserItems(Generic[Item]):
     """How many bytes an item holds; it does not raise."""
     in_flight: int
     """No more is drawn while the items under way hold this many bytes."""
+
+
+class UserCode(Protocol):
+    """Runs the caller's own code, while it is entered: see `Runtime.user_code`.
+
+    What is `quick` need not be entered.
+    """
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Raises `UserCodeError`, which carries whatever the code raised, so that no exception of
+        it is taken for a cancellation or an end.
+
+        Raises `DeadlineExceededError` at the deadline; code on a blocking store's calling thread
+        can't be interrupted: it goes on, and the call returns when it has ended.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class UserTask(Protocol[Item_co]):
+    """Steps an async iterable of the caller's own, while it is entered: see `Runtime.user_task`."""
+
+    async def run(self, call: Callable[[AsyncIterator[Item_co]], Awaitable[Result]]) -> Result:
+        """What `call(iterator)` returns, awaited in the task. Raises what `UserCode.run` does.
+
+        At the deadline it is cancelled.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class Runtime(Protocol):
@@ -129,33 +184,35 @@ class Runtime(Protocol):
     async def blocking(self, call: Callable[[], Result]) -> Result:
         """Run a call that may block (a disk, a large hash) without stalling others.
 
-        None of the caller's own code: see `user`. Cancelled, it ends when a call that has begun
-        has ended.
+        None of the caller's own code: see `user_code`. Cancelled, it ends when a call that has
+        begun has ended.
         """
         ...
 
-    async def user(
-        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
-    ) -> Result:
-        """Run the caller's own code: an iterator's `next`, a file's `read`, a `progress`.
+    def user_code(
+        self,
+        deadline: float | None = None,
+        *,
+        quick: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> UserCode:
+        """Where one object of the caller's own runs: an iterator, a file, a `progress`.
 
         A blocking store runs it on the thread that made the call, and nowhere else. An asyncio
         store runs it on a thread of its own, since it may block, or on the event loop if it is
-        `quick`. Never on a loop or in a pool that calls share.
+        `quick`. Never on a loop or in a pool that calls share; all of its steps on one thread, and
+        in the context that the call was made in.
 
-        Raises `UserCodeError`, which carries whatever the code raised, so that no exception of it
-        is taken for a cancellation or an end. Raises `DeadlineExceededError` at the `deadline`;
-        code on a blocking store's calling thread can't be interrupted: it goes on, and the call
-        returns when it has ended.
+        `close` is the last that runs there, when an error ends the call.
         """
         ...
 
-    async def user_async(
-        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
-    ) -> Result:
-        """Await the caller's own coroutine, where `awaits` is true. Raises what `user` does.
+    def user_task(
+        self, items: AsyncIterable[Item], deadline: float | None = None
+    ) -> UserTask[Item]:
+        """What steps an async iterable of the caller's own, where `awaits` is true.
 
-        At the deadline it is cancelled.
+        All of its steps are made in one task, which `aclose` of a generator ends in as well.
         """
         ...
 
@@ -259,9 +316,11 @@ class Context:
             raise DeadlineExceededError("the deadline of this call would pass before its next try")
         await self.runtime.sleep(seconds)
 
-    def user(self, call: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
-        """`Runtime.user` with this call's deadline."""
-        return self.runtime.user(call, deadline=self.deadline)
+    def user_code(
+        self, *, quick: bool = False, close: Callable[[], object] | None = None
+    ) -> UserCode:
+        """`Runtime.user_code` with this call's deadline."""
+        return self.runtime.user_code(self.deadline, quick=quick, close=close)
 
 
 def check_concurrency(concurrency: int) -> None:

@@ -46,7 +46,8 @@ class BlockStore:
     Your own code in a call (iterators, files, `progress`) runs on the thread that made the call; it
     may take its time, and call the store. Whatever it raises ends the call, which tidies up and
     raises that very exception, with a note of what failed besides. It can't be interrupted: a
-    deadline that passes meanwhile is raised when it has returned.
+    deadline that passes meanwhile is raised when it has returned. A generator that is left early is
+    closed.
     """
 
     def __init__(

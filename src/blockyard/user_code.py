@@ -8,11 +8,12 @@ unwrapped where the call returns to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
 
 from blockyard.errors import BlockStoreError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _RAISE_WITHOUT_NUMBER = {"asyncio", "blockyard", "encodings", "socket", "ssl"}
@@ -67,6 +68,38 @@ def pass_on_foreign(error: OSError) -> None:
     module: object = trace.tb_frame.f_globals.get("__name__")
     if not isinstance(module, str) or module.partition(".")[0] not in _RAISE_WITHOUT_NUMBER:
         raise error
+
+
+class UserIterator(Generic[Item]):
+    """An iterable of the caller's own: begun, stepped and, when left early, closed by these calls.
+
+    They are for `UserCode.run`. Only a generator is closed, as it holds what its `finally` frees.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = items
+        self._iterator: Iterator[Item] | None = None
+
+    def next(self, end: Item) -> Item:
+        """The next item; `end` when there is none."""
+        if self._iterator is None:
+            self._iterator = iter(self._items)
+        return next(self._iterator, end)
+
+    def close(self) -> None:
+        if isinstance(self._iterator, Generator):
+            cast("Generator[Any]", self._iterator).close()
+
+
+def leave(error: BaseException | None, close: Callable[[], object]) -> None:
+    """Close what the caller's code left open because of `error`, on which what fails is noted."""
+    try:
+        _ = close()
+    except Exception as raised:
+        if error is None:
+            raise
+        cause = raised.error if isinstance(raised, UserCodeError) else raised
+        error.add_note(f"and closing what was given to this call raised {cause!r}")
 
 
 async def deliver(operation: Coroutine[Any, Any, Result]) -> Result:

@@ -37,7 +37,7 @@ class Verifier:
         self, ctx: Context, prefix: str, progress: Progress | None = None
     ) -> VerifyReport:
         progress = arguments.progress("verify_by_prefix", progress)
-        walk = _Walk(self._operations, Tally(progress))
+        walk = _Walk(self._operations, Tally(ctx, progress))
         prefix = arguments.prefix("verify_by_prefix", prefix)
         request = ListRequest(prefix, operation="verify_by_prefix")
         while True:
@@ -97,7 +97,7 @@ class _Walk:
         except BlockStoreError as error:
             self._unreadable[block.key] = _bare(error)
         else:
-            await self._read.add(ctx, block.size)
+            await self._read.add(block.size)
             if held_to is None:
                 self._unverifiable += 1
             else:

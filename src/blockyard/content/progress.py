@@ -10,19 +10,19 @@ from blockyard.context import Context
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the bytes done so far, after each block: on the thread that made the call, or on the
-event loop of an asyncio store."""
+event loop of an asyncio store, in one copy of the context that the call was made in."""
 
 
 class Tally:
     """Counts bytes done."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, ctx: Context, progress: Progress | None) -> None:
         self.done = 0
         self._progress = progress
+        self._user = ctx.user_code(quick=True)
 
-    async def add(self, ctx: Context, size: int) -> None:
+    async def add(self, size: int) -> None:
         """Count `size` more bytes and tell the caller."""
         self.done += size
         if self._progress is not None:
-            tell = partial(self._progress, self.done)
-            await ctx.runtime.user(tell, deadline=ctx.deadline, quick=True)
+            await self._user.run(partial(self._progress, self.done))

@@ -68,8 +68,8 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
-        into = await ctx.runtime.user(partial(target_of, target), quick=True)
-        tally = Tally(arguments.progress("read_content_into", progress))
+        into = await ctx.user_code(quick=True).run(partial(target_of, target))
+        tally = Tally(ctx, arguments.progress("read_content_into", progress))
         found = await self.find(ctx, content_id, "read_content_into", offset, length)
         if not isinstance(into, str):
             await self._into_stream(ctx, found, into, tally)
@@ -143,10 +143,12 @@ class ContentReader:
     async def _into_stream(
         self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
     ) -> None:
-        async def write(block: bytes) -> None:
-            await ctx.user(partial(write_all, file, block))
+        async with ctx.user_code() as user:
 
-        await self._in_order(ctx, found, write, tally)
+            async def write(block: bytes) -> None:
+                await user.run(partial(write_all, file, block))
+
+            await self._in_order(ctx, found, write, tally)
 
     async def _in_order(
         self,
@@ -163,7 +165,7 @@ class ContentReader:
         async def write_batch(blocks: list[bytes]) -> None:
             for block in blocks:
                 await write(block)
-                await tally.add(ctx, len(block))
+                await tally.add(len(block))
 
         await overlapped(ctx, self.at_once(ctx), fetch_batch, write_batch)
 
@@ -175,7 +177,7 @@ class ContentReader:
         async def copy(piece: Piece) -> None:
             data = await self._read(ctx, found.layout, piece)
             await ctx.runtime.blocking(partial(file.write_at, piece.position, data))
-            await tally.add(ctx, len(data))
+            await tally.add(len(data))
 
         try:
             await ctx.runtime.blocking(file.create)

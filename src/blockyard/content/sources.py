@@ -21,14 +21,13 @@ from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.content.local import local_errors
 from blockyard.content.streams import (
-    END,
+    Stream,
     StreamSource,
     Write,
     drawn,
     drawn_async,
     drawn_from_file,
-    run_as_user,
-    run_on_a_thread,
+    drawn_on_a_thread,
 )
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
@@ -62,25 +61,24 @@ def source_of(
 ) -> Coroutine[Any, Any, Source]:
     """The source for what a caller gave. Raises `TypeError` for what can't be one.
 
-    The caller's own code already runs to find out: what gives a path, a buffer or an iterator.
+    The caller's own code already runs to find out: what gives a path or a buffer.
     """
-    return ctx.runtime.user(partial(_source_of, given, block_size, ctx.runtime.awaits), quick=True)
+    find = partial(_source_of, given, block_size, ctx.runtime.awaits)
+    return ctx.user_code(quick=True).run(find)
 
 
 def _source_of(given: AsyncContentSource, block_size: int, awaits: bool) -> Source:
     if isinstance(given, str | os.PathLike):
         return PathSource(arguments.path(_OPERATION, given, "source"), block_size)
     if awaits and isinstance(given, AsyncIterable):
-        return StreamSource(drawn_async(given, block_size), block_size)
+        return StreamSource(partial(drawn_async, given, block_size), block_size)
     if arguments.is_buffer(given):
         buffer = arguments.flat(_OPERATION, cast("Buffer", given), "source")
         return BufferSource(buffer, block_size)
     if isinstance(given, Readable) and not isinstance(given, TextIOBase):
         return OpenFileSource(given, block_size)
     if isinstance(given, Iterable) and not isinstance(given, TextIOBase | Mapping):
-        return StreamSource(
-            drawn(partial(next, iter(given), END), block_size, run_as_user), block_size
-        )
+        return StreamSource(partial(drawn, given, block_size), block_size)
     expected = "a path, a buffer, a file open for reading bytes or an iterable of buffers"
     raise arguments.unsuitable(_OPERATION, "source", expected, cast("object", given))
 
@@ -116,7 +114,7 @@ class PathSource:
         with ExitStack() as opened:  # closed also when this is cancelled while it is opened
             file = await self._open_waiting(ctx, opened)
             read = partial(self._read, file)
-            draw = drawn_from_file(read, self._block_size, run_on_a_thread)
+            draw = partial(drawn_on_a_thread, read, self._block_size)
             in_order = StreamSource(draw, self._block_size)
             with local_errors(_OPERATION, self._path):
                 known = os.fstat(file.fileno())
@@ -189,23 +187,24 @@ class OpenFileSource:
 
     def __init__(self, file: Readable, block_size: int) -> None:
         self._file = file
-        self._in_order = StreamSource(
-            drawn_from_file(file.read, block_size, run_as_user), block_size
-        )
+        self._block_size = block_size
 
     async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
-        regular = await ctx.runtime.user(self._regular, quick=True)
-        if regular is None:
-            await self._in_order.feed(ctx, write, at_once)
-            return
-        name, number = regular
-        try:
-            known = os.fstat(number)
-            await _check_settled(ctx, name, number, known)
-            await self._in_order.feed(ctx, write, at_once)
-            _check_unchanged(name, number, known)
-        finally:
-            os.close(number)
+        async with ctx.user_code() as user:
+            draw = drawn_from_file(self._file.read, self._block_size, user.run)
+            in_order = Stream(draw, self._block_size)
+            regular = await user.run(self._regular)
+            if regular is None:
+                await in_order.pass_on(ctx, write, at_once)
+                return
+            name, number = regular
+            try:
+                known = os.fstat(number)
+                await _check_settled(ctx, name, number, known)
+                await in_order.pass_on(ctx, write, at_once)
+                _check_unchanged(name, number, known)
+            finally:
+                os.close(number)
 
     def _regular(self) -> tuple[str, int] | None:
         """The file's name and a further descriptor of it; None if it is no regular file."""

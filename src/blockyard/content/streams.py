@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -10,18 +18,33 @@ from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.content.batches import overlapped
 from blockyard.context import Context
+from blockyard.user_code import UserIterator
 
 Block: TypeAlias = bytes | bytearray | memoryview
 Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
-Draw: TypeAlias = Callable[[Context], Coroutine[Any, Any, bytearray]]
-Run: TypeAlias = Callable[[Context, Callable[[], bytearray]], Coroutine[Any, Any, bytearray]]
+Draw: TypeAlias = Callable[[], Coroutine[Any, Any, bytearray]]
+"""Gives full blocks, and a shorter one at the end."""
+Open: TypeAlias = Callable[[Context], AbstractAsyncContextManager[Draw]]
+Run: TypeAlias = Callable[[Callable[[], bytearray]], Coroutine[Any, Any, bytearray]]
 
-END = memoryview(b"")
+_END = memoryview(b"")
 _OPERATION = "write_content"
 
 
 class StreamSource:
-    """What can only be drawn in order. `draw` gives full blocks, and a shorter one at the end."""
+    """What can only be drawn in order; `opened` draws from it."""
+
+    def __init__(self, opened: Open, block_size: int) -> None:
+        self._opened = opened
+        self._block_size = block_size
+
+    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+        async with self._opened(ctx) as draw:
+            await Stream(draw, self._block_size).pass_on(ctx, write, at_once)
+
+
+class Stream:
+    """The blocks that are drawn, passed on while more are."""
 
     def __init__(self, draw: Draw, block_size: int) -> None:
         self._draw = draw
@@ -29,7 +52,9 @@ class StreamSource:
         self._index = 0
         self._ended = False
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def pass_on(self, ctx: Context, write: Write, at_once: int) -> None:
+        """See `Source.feed`."""
+
         async def put(numbered: tuple[int, bytearray]) -> None:
             await write(*numbered)
 
@@ -37,12 +62,12 @@ class StreamSource:
             _ = await ctx.gather(put, batch)
 
         # one more is held while it is drawn: what the source gave, not yet all cut into blocks
-        await overlapped(ctx, at_once - 1, partial(self._next_batch, ctx), put_batch)
+        await overlapped(ctx, at_once - 1, self._next_batch, put_batch)
 
-    async def _next_batch(self, ctx: Context, size: int) -> list[tuple[int, bytearray]]:
+    async def _next_batch(self, size: int) -> list[tuple[int, bytearray]]:
         batch: list[tuple[int, bytearray]] = []
         while len(batch) < size and not self._ended:
-            block = await self._draw(ctx)
+            block = await self._draw()
             self._ended = len(block) < self._block_size
             if block or self._index == 0:
                 batch.append((self._index, block))
@@ -76,28 +101,57 @@ class _Cutter:
         return block
 
 
+@asynccontextmanager
+async def drawn(pieces: Iterable[Buffer], block_size: int, ctx: Context) -> AsyncGenerator[Draw]:
+    """Draws from an iterable of the caller's own."""
+    given = UserIterator(pieces)
+    async with ctx.user_code(close=given.close) as user:
+        yield _drawn(partial(given.next, _END), block_size, user.run)
+
+
+@asynccontextmanager
+async def drawn_on_a_thread(
+    read: Callable[[int], Buffer], block_size: int, ctx: Context
+) -> AsyncGenerator[Draw]:
+    """Draws from what may wait for ever, as a pipe does; the deadline does not wait for it."""
+
+    async def run(call: Callable[[], bytearray]) -> bytearray:
+        return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
+
+    yield drawn_from_file(read, block_size, run)
+
+
+@asynccontextmanager
+async def drawn_async(
+    pieces: AsyncIterable[Buffer], block_size: int, ctx: Context
+) -> AsyncGenerator[Draw]:
+    """Draws from an async iterable of the caller's own."""
+    cutter = _Cutter(block_size)
+
+    async def next_block(iterator: AsyncIterator[Buffer]) -> bytearray:
+        while not cutter.fill():
+            data = await anext(iterator, _END)
+            if data is _END:
+                break
+            cutter.add(data)
+        return cutter.take()
+
+    async with ctx.runtime.user_task(pieces, ctx.deadline) as task:
+        yield partial(task.run, next_block)
+
+
 def drawn_from_file(read: Callable[[int], Buffer], block_size: int, run: Run) -> Draw:
     """Draws from the `read` of a file, which returns at most as many bytes as it is asked for."""
 
     def next_piece() -> Buffer:
         data = read(block_size)
         # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
-        return END if isinstance(data, bytes) and not data else data
+        return _END if isinstance(data, bytes) and not data else data
 
-    return drawn(next_piece, block_size, run)
-
-
-async def run_as_user(ctx: Context, call: Callable[[], bytearray]) -> bytearray:
-    """Run the caller's own code."""
-    return await ctx.user(call)
+    return _drawn(next_piece, block_size, run)
 
 
-async def run_on_a_thread(ctx: Context, call: Callable[[], bytearray]) -> bytearray:
-    """Run what may wait for ever, as a pipe does; the deadline does not wait for it."""
-    return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
-
-
-def drawn(next_piece: Callable[[], Buffer], block_size: int, run: Run) -> Draw:
+def _drawn(next_piece: Callable[[], Buffer], block_size: int, run: Run) -> Draw:
     """Draws pieces, each of which may be long in coming, a whole block at a time."""
     cutter = _Cutter(block_size)
     stopped = False
@@ -105,32 +159,17 @@ def drawn(next_piece: Callable[[], Buffer], block_size: int, run: Run) -> Draw:
     def next_block() -> bytearray:
         while not stopped and not cutter.fill():
             data = next_piece()
-            if data is END:
+            if data is _END:
                 break
             cutter.add(data)
         return cutter.take()
 
-    async def draw(ctx: Context) -> bytearray:
+    async def draw() -> bytearray:
         nonlocal stopped
         try:
-            return await run(ctx, next_block)
+            return await run(next_block)
         except BaseException:
             stopped = True  # the call has ended, and may not wait for slow pieces of a block
             raise
 
     return draw
-
-
-def drawn_async(buffers: AsyncIterable[Buffer], block_size: int) -> Draw:
-    cutter = _Cutter(block_size)
-    iterator: AsyncIterator[Buffer] = aiter(buffers)
-
-    async def next_block() -> bytearray:
-        while not cutter.fill():
-            data = await anext(iterator, END)
-            if data is END:
-                break
-            cutter.add(data)
-        return cutter.take()
-
-    return lambda ctx: ctx.runtime.user_async(next_block, deadline=ctx.deadline)

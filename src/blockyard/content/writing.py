@@ -54,7 +54,7 @@ class ContentWriter:
     ) -> ContentInfo:
         content_id = check_content_id("write_content", content_id)
         blocks = await source_of(ctx, source, self._block_size)
-        tally = Tally(arguments.progress("write_content", progress))
+        tally = Tally(ctx, arguments.progress("write_content", progress))
         found = await self._listing.find(ctx, content_id)
         write = self._rewrite if 0 in found.blocks else self._write_new
         return await write(ctx, content_id, found, blocks, tally)
@@ -64,7 +64,7 @@ class ContentWriter:
     ) -> ContentInfo:
         source_id = check_content_id("copy_content", source_id, "source_id")
         target_id = check_content_id("copy_content", target_id, "target_id")
-        tally = Tally(arguments.progress("copy_content", progress))
+        tally = Tally(ctx, arguments.progress("copy_content", progress))
         layout = await self._listing.layout(ctx, source_id, "copy_content")
         if source_id == target_id:
             return layout.info
@@ -95,7 +95,7 @@ class ContentWriter:
             block = layout.blocks[index]
             key = block_key(place, index)
             _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
-            await tally.add(ctx, block.size)
+            await tally.add(block.size)
 
         try:
             _ = await ctx.gather(put, range(1, len(layout.blocks)))
@@ -295,7 +295,7 @@ class _Upload:
             self.first = data
         else:
             _ = await self._put(index, data)
-        await self._tally.add(self._ctx, len(data))
+        await self._tally.add(len(data))
 
     def complete(self) -> Coroutine[Any, Any, BlockInfo]:
         """Write block 0: now the content is there."""

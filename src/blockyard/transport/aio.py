@@ -10,12 +10,20 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import Hedge, Request, Response, UserItems, check_concurrency
+from blockyard.context import (
+    Hedge,
+    Request,
+    Response,
+    UserCode,
+    UserItems,
+    UserTask,
+    check_concurrency,
+)
 from blockyard.errors import StoreClosedError, TransportConnectionError
 from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio_hedging import NewReply, hedged
@@ -25,16 +33,13 @@ from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.gathering import InTurn, gather, gather_drawn
 from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.inline import Inline
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Take
-from blockyard.transport.tasks import (
-    finished,
-    told_when_done,
-    until_done,
-    until_done_or,
-)
+from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
+from blockyard.transport.tasks import finished, told_when_done, until_done
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
-from blockyard.user_code import UserCodeError, run_user_code
+from blockyard.user_code import UserIterator
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -46,8 +51,6 @@ Result = TypeVar("Result")
 
 _MOST_WORKERS = min(32, (os.cpu_count() or 1) + 4)
 """Threads for disk calls and large hashes, whose number nothing else bounds."""
-_LET_GO_AFTER = 0.5
-"""Seconds that the caller's own code has to end, on a thread of its own, when its call is over."""
 
 
 class AsyncioRuntime:
@@ -138,24 +141,21 @@ class AsyncioRuntime:
             raise
         return outcome_of(future)
 
-    async def user(
-        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
-    ) -> Result:
-        caller = calling_thread.get()
-        if caller is not None:
-            return await caller.run(call, deadline)
-        if quick:
-            return run_user_code(call)
-        return await self._wait(self.start(partial(run_user_code, call)), deadline, _LET_GO_AFTER)
+    def user_code(
+        self,
+        deadline: float | None = None,
+        *,
+        quick: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> UserCode:
+        if quick and calling_thread.get() is None:
+            return Inline(deadline, close)
+        return self._user_thread(deadline, close)
 
-    async def user_async(
-        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
-    ) -> Result:
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
-                return await _awaited(call)
-        except TimeoutError:
-            raise deadline_passed() from None
+    def user_task(
+        self, items: AsyncIterable[Item], deadline: float | None = None
+    ) -> UserTask[Item]:
+        return InTask(items, deadline)
 
     @property
     def awaits(self) -> bool:
@@ -165,7 +165,12 @@ class AsyncioRuntime:
         return self._threads.start(call)
 
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
-        return await self._wait(future, deadline, 0)
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
+                await told_when_done(future)
+        except TimeoutError:
+            raise deadline_passed() from None
+        return outcome_of(future)
 
     async def gather(
         self,
@@ -178,10 +183,9 @@ class AsyncioRuntime:
         if in_turn is not None:
             operation = InTurn(operation, in_turn)
         if isinstance(items, UserItems):
-            run = partial(self.user, deadline=items.deadline)
-            caller = calling_thread.get()
-            tell = caller.tell if caller else asyncio.get_running_loop().call_soon_threadsafe
-            return await gather_drawn(operation, items, concurrency, run, tell)
+            drawn = UserIterator(items.items)
+            async with self._user_thread(items.deadline, drawn.close) as thread:
+                return await gather_drawn(operation, items, drawn, concurrency, thread)
         return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
@@ -223,44 +227,16 @@ class AsyncioRuntime:
         if self._pools.here().drop():
             warn_of_drop()
 
-    async def _wait(
-        self, future: Future[Result], deadline: float | None, let_go_after: float
-    ) -> Result:
-        """See `wait`. When this is to end first, the call has some seconds more to end as well.
-
-        What the caller's own code raises within them goes before the deadline.
-        """
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
-                await told_when_done(future)
-        except (TimeoutError, asyncio.CancelledError) as ended:
-            users = None
-            if let_go_after:
-                await until_done_or(future, let_go_after)
-                users = future.exception() if future.done() else None
-            if isinstance(ended, TimeoutError):
-                raise users or deadline_passed() from None
-            raise ended from users
-        return outcome_of(future)
+    def _user_thread(
+        self, deadline: float | None, close: Callable[[], object] | None
+    ) -> OnCallingThread:
+        caller = calling_thread.get()
+        if caller is not None:
+            return OnCallingThread(caller, deadline, close)
+        return OnOwnThread(self._threads, deadline, close)
 
     def _has_room(self, request: Request) -> bool:
         return self._here().has_room(request.origin)
 
     def _here(self) -> LoopConnections:
         return self._pools.here().of(asyncio.get_running_loop())
-
-
-async def _awaited(call: Callable[[], Awaitable[Result]]) -> Result:
-    """What the caller's own coroutine returns; what it raises is carried by `UserCodeError`.
-
-    A cancellation of this task is not theirs: it passes.
-    """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a coroutine that asyncio runs
-    before = task.cancelling()
-    try:
-        return await call()
-    except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and task.cancelling() > before:
-            raise
-        raise UserCodeError(error) from None

@@ -74,12 +74,16 @@ class BackgroundLoop:
         context = Context(self._runtime, ends, concurrency)
         call = _Call(operation(context, argument), self._runtime.run)
         try:
-            self._begin(call)
-            call.caller.serve()
+            try:
+                self._begin(call)
+                call.caller.serve()
+            except BaseException as error:
+                call.cut_off(error)
+                raise
+            return call.result()
         except BaseException as error:
-            call.cut_off(error)
+            call.caller.close_all(error)
             raise
-        return call.result()
 
     def close(self) -> None:
         """Cut off what is under way, which may tidy up: see `AsyncioRuntime.close`.

@@ -6,13 +6,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Never, TypeVar
 
-from blockyard.context import Hedge, Request, Response, UserItems, check_concurrency
+from blockyard.context import Hedge, Request, Response, UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
 from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.blocking_hedging import Try, first_to_begin
@@ -20,9 +20,10 @@ from blockyard.transport.blocking_pool import BlockingPool
 from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.inline import Inline
 from blockyard.transport.patience import Patience
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of, wait_until_done
-from blockyard.user_code import UserCodeError, run_user_code
+from blockyard.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -107,17 +108,17 @@ class BlockingRuntime:
     async def blocking(self, call: Callable[[], Result]) -> Result:
         return call()
 
-    async def user(
-        self, call: Callable[[], Result], *, deadline: float | None = None, quick: bool = False
-    ) -> Result:
+    def user_code(
+        self,
+        deadline: float | None = None,
+        *,
+        quick: bool = False,
+        close: Callable[[], object] | None = None,
+    ) -> UserCode:
         """On the calling thread, where this is."""
-        result = run_user_code(call)
-        _ = Patience(self._timeouts.no_progress, deadline).wait()
-        return result
+        return Inline(deadline, close)
 
-    async def user_async(
-        self, call: Callable[[], Awaitable[Result]], *, deadline: float | None = None
-    ) -> Result:
+    def user_task(self, items: AsyncIterable[Item], deadline: float | None = None) -> Never:
         raise NotImplementedError("a blocking store awaits no coroutine of the caller's")
 
     awaits = False

@@ -20,7 +20,7 @@ from blockyard.errors import TransportError
 from blockyard.transport.clock import monotonic
 from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, deadline_passed
-from blockyard.user_code import UserCodeError, run_user_code
+from blockyard.user_code import UserCodeError, leave, run_user_code
 
 Result = TypeVar("Result")
 
@@ -38,6 +38,8 @@ class CallingThread:
         self.post: Post | None = None
         self.raised: UserCodeError | None = None
         """What the caller's own code raised here; the call may have ended otherwise meanwhile."""
+        self.closers: list[Callable[[], object]] = []
+        """What closes the caller's own, where an error ends the call."""
         self._process = os.getpid()
 
     def tell(self, callback: Callable[[], object]) -> object:
@@ -79,8 +81,13 @@ class CallingThread:
             with suppress(Empty):
                 _ = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
 
+    def close_all(self, error: BaseException) -> None:
+        """On that thread, when `error` has ended the call: close what it left early."""
+        while self.closers:
+            leave(error, self.closers.pop())
+
     async def run(self, call: Callable[[], Result], deadline: float | None) -> Result:
-        """On the loop: have that thread run `call`. See `Runtime.user`."""
+        """On the loop: have that thread run `call`. See `UserCode.run`."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Result] | UserCodeError] = loop.create_future()
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sized
+from collections.abc import Callable, Coroutine, Iterable, Sized
 from typing import Any, Generic, TypeVar
 
 from blockyard.context import UserItems
+from blockyard.transport.stepping import OnCallingThread
 from blockyard.transport.tasks import all_done
+from blockyard.user_code import UserIterator
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Draw = Callable[[], bool]
-RunUserCode = Callable[[Draw], Coroutine[Any, Any, bool]]
-"""Runs a call where the caller's own code runs."""
 Tell = Callable[[Callable[[], object]], object]
-"""From there, has the loop call a function."""
+"""From the thread that draws: has the loop call a function."""
 
 _END: Any = object()
 
@@ -76,14 +75,14 @@ class InTurn(Generic[Item, Result]):
 
 async def gather_drawn(
     operation: Callable[[Item], Coroutine[Any, Any, Result]],
-    items: UserItems[Item],
+    given: UserItems[Item],
+    items: UserIterator[Item],
     concurrency: int,
-    run_user_code: RunUserCode,
-    tell: Tell,
+    thread: OnCallingThread,
 ) -> list[Result]:
-    """See `Runtime.gather`; the items are the caller's own."""
+    """See `Runtime.gather`; the items are the caller's own, and drawn on `thread`."""
     results: list[Any] = []
-    feed = _Feed(items, tell)
+    feed = _Feed(given, items, thread.tell)
 
     async def work() -> None:
         while (numbered := await feed.take()) is not None:
@@ -99,7 +98,7 @@ async def gather_drawn(
     async def draw() -> None:
         try:
             while await feed.is_to_draw():
-                if not await run_user_code(feed.draw):
+                if not await thread.run(feed.draw):
                     return
         finally:
             feed.end()
@@ -115,14 +114,13 @@ class _Feed(Generic[Item]):
     as long as those under way do not hold too much memory.
     """
 
-    def __init__(self, given: UserItems[Item], tell: Tell) -> None:
-        self._items = given.items
+    def __init__(self, given: UserItems[Item], items: UserIterator[Item], tell: Tell) -> None:
+        self._items = items
         self._size = given.size
         self._in_flight = given.in_flight
         self._bytes_drawn = 0  # changed by the thread that draws
         self._bytes_done = 0  # changed by the loop
         self._tell = tell
-        self._iterator: Iterator[Item] | None = None
         self._loop = asyncio.get_running_loop()
         self._count = 0
         self._asked: deque[None] = deque()
@@ -169,10 +167,8 @@ class _Feed(Generic[Item]):
 
     def draw(self) -> bool:
         """Draw as many items as are asked for and have room; False when there are no more."""
-        if self._iterator is None:
-            self._iterator = iter(self._items)
         while self._asked and self._has_room():
-            item = next(self._iterator, _END)
+            item = self._items.next(_END)
             if item is _END:
                 return False
             size = self._size(item)
