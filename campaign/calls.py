@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
+from blockyard.content.writing import TIDY_SECONDS
 from blockyard.errors import BlockStoreError, DeadlineExceededError, TransportTimeoutError
 from campaign import watch
 from campaign.faces import Face
@@ -21,6 +23,9 @@ DEADLINE = 60.0
 MARGIN = 1.0
 """Seconds past its deadline in which a call must have ended, but for those of `Watch.lateness`."""
 _ACROSS = 6  # frames of a traceback that are told
+
+REPLACED = "was replaced all the same"
+"""How the note ends that a call puts on its error when it has replaced a content."""
 
 
 class Calls:
@@ -60,7 +65,7 @@ class Calls:
         ended = time.monotonic()
         watch.current().ends(watched)
         self.tally.operations[method] += 1
-        self._check_time(what, begun, ended)
+        self._check_time(what, begun, ended, _notes(failure))
         timed_out = isinstance(failure, TransportTimeoutError)
         unknown = getattr(failure or result, "unknown_attempts", 0) > 0
         self.uncertain = timed_out or unknown or ended - begun >= self._patience
@@ -87,8 +92,11 @@ class Calls:
             return BlockStoreError("untyped")
         return None
 
-    def _check_time(self, what: str, begun: float, ended: float) -> None:
+    def _check_time(self, what: str, begun: float, ended: float, notes: Sequence[str]) -> None:
         due = begun + self.deadline
+        if any(note.endswith(REPLACED) for note in notes):  # what has begun goes on to its end
+            self.tally.replaced += 1
+            due += TIDY_SECONDS
         over = ended - due
         self.tally.overrun = max(self.tally.overrun, over)
         net = over
@@ -97,7 +105,7 @@ class Calls:
         self.tally.net_overrun = max(self.tally.net_overrun, net)
         if net > MARGIN:
             told = f"{what}: {ended - begun:.2f} s of {self.deadline:.3f} s ({net:.2f} s over)"
-            self.tally.breaks(OVERRUN, told)
+            self.tally.breaks(OVERRUN, "; ".join([told, *notes[-2:]]))
 
     def count(self, error: BlockStoreError) -> None:
         """Count an error, by its type and by whether the call had time."""

@@ -29,9 +29,10 @@ class Tally:
     had been given hardly any time; `examples` has a message for each kind among the former.
     `broken` counts broken promises, of which `details` tells the first ones. `read_back` counts
     the blocks that had to be there at the end, `settled` the keys that were not written again
-    (see `expected`), `own` the exceptions that the caller's own code raised. `overrun` is the most
-    seconds by which a call outlived its deadline, `net_overrun` the same without the time in which
-    the machine ran nobody in the process (see `watch`).
+    (see `expected`), `own` the exceptions that the caller's own code raised, `replaced` the
+    contents that were replaced all the same by a call that failed. `overrun` is the most seconds by
+    which a call outlived its deadline, `net_overrun` the same without the time in which the machine
+    ran nobody in the process (see `watch`).
     """
 
     operations: Counter[str] = field(default_factory=_counter)
@@ -43,6 +44,7 @@ class Tally:
     read_back: int = 0
     settled: int = 0
     own: int = 0
+    replaced: int = 0
     overrun: float = 0.0
     net_overrun: float = 0.0
 
@@ -69,6 +71,7 @@ class Tally:
         self.read_back += other.read_back
         self.settled += other.settled
         self.own += other.own
+        self.replaced += other.replaced
         self.overrun = max(self.overrun, other.overrun)
         self.net_overrun = max(self.net_overrun, other.net_overrun)
 

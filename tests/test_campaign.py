@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 
 import blockyard
+from blockyard.content.writing import TIDY_SECONDS
+from blockyard.errors import DeadlineExceededError
 from blockyard.testing.conformance import StoreConformance
 from blockyard.testing.faults import Fault, FaultProxy, FlipBit, Hold, Script, SeenRequest, Status
 from blockyard.transport.blocking import run_to_end
@@ -201,6 +203,23 @@ def test_a_deadline_overrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     run_to_end(actor.stat("space/k"))
     assert actor.tally.broken == {OVERRUN: 1}
     assert actor.tally.overrun == actor.tally.net_overrun == MARGIN + 1
+
+
+def test_a_replacement_that_goes_on_to_its_end_has_time_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def late(_: object) -> object:
+        error = DeadlineExceededError("late")
+        error.add_note("'space/k' was replaced all the same")
+        raise error
+
+    for over, broken in ((TIDY_SECONDS, {}), (TIDY_SECONDS + 1, {OVERRUN: 1})):
+        clock = iter([0.0, 0.0, DEADLINE + over + MARGIN / 2])
+        monkeypatch.setattr(calls_module.time, "monotonic", lambda clock=clock: next(clock))
+        actor = new_actor(DefectiveFace(spoils("block_exists", late)))
+        run_to_end(actor.exists("space/k"))
+        assert actor.tally.broken == broken
+        assert actor.tally.replaced == 1
 
 
 def test_a_leaked_descriptor_is_found(tmp_path: Path) -> None:
