@@ -123,7 +123,7 @@ class DeleteResult:
             f"delete: {len(self.failed)} of {len(self.failed) + len(self.deleted)} keys "
             f"could not be deleted; the first is {key!r}: {error}",
             self,
-        )
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

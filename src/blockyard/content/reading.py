@@ -68,7 +68,7 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
-        into = await ctx.user_code(quick=True).run(partial(target_of, target))
+        into = await ctx.runtime.user_code(quick=True).run(partial(target_of, target))
         tally = Tally(ctx, arguments.progress("read_content_into", progress))
         found = await self.find(ctx, content_id, "read_content_into", offset, length)
         if not isinstance(into, str):

@@ -64,7 +64,7 @@ def source_of(
     The caller's own code already runs to find out: what gives a path or a buffer.
     """
     find = partial(_source_of, given, block_size, ctx.runtime.awaits)
-    return ctx.user_code(quick=True).run(find)
+    return ctx.runtime.user_code(quick=True).run(find)
 
 
 def _source_of(given: AsyncContentSource, block_size: int, awaits: bool) -> Source:
