@@ -36,13 +36,13 @@ class Hook:
     def __init__(self) -> None:
         self.fails = False
         self.seconds = 0.0
-        self._writes = 0
+        self.left = WRITES_THAT_WORK
 
     async def __call__(self, operation: str, key: str) -> None:
         if operation == "write_block":
-            self._writes += 1
+            self.left -= 1
             await asyncio.sleep(self.seconds)
-            if self.fails and self._writes > WRITES_THAT_WORK:
+            if self.fails and self.left < 0:
                 raise TransportError("broken")
 
 
@@ -135,31 +135,6 @@ def test_one_task_and_one_context_step_an_async_source_to_its_end(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("where", ["in a piece", "between pieces"])
-def test_a_timeout_around_the_pieces_ends_the_source_and_not_the_caller(where: str) -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        yield PIECES[0]
-        async with asyncio.timeout(0.05):
-            for piece in PIECES:
-                await asyncio.sleep(0.02 if where == "in a piece" else 0)
-                yield piece
-
-    hook = Hook()
-    hook.seconds = 0.03 if where == "between pieces" else 0
-
-    async def main() -> None:
-        async with opened(hook) as store:
-            with pytest.raises(TimeoutError) as raised:
-                _ = await store.write_content("movie", pieces())
-            assert type(raised.value) is TimeoutError
-            task = asyncio.current_task()
-            assert task is not None
-            assert task.cancelling() == 0
-            assert await store.list_by_prefix() == []
-
-    asyncio.run(main())
-
-
 class Wrapped:
     """An iterator that is no generator, over one."""
 
@@ -173,8 +148,39 @@ class Wrapped:
         return await anext(self._pieces)
 
 
+WRAPS: list[Callable[[Any], Any]] = [lambda pieces: pieces, Wrapped]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("where", ["in a piece", "between pieces"])
+def test_a_timeout_around_the_pieces_ends_the_source_and_not_the_caller(
+    where: str, wrap: Callable[[Any], Any]
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield PIECES[0]
+        async with asyncio.timeout(0.05):
+            for piece in PIECES:
+                await asyncio.sleep(0.02 if where == "in a piece" else 0)
+                yield piece
+
+    hook = Hook()
+    hook.seconds = 0.03 if where == "between pieces" else 0
+
+    async def main() -> None:
+        async with opened(hook) as store:
+            with pytest.raises(TimeoutError) as raised:
+                _ = await store.write_content("movie", wrap(pieces()))
+            assert type(raised.value) is TimeoutError
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+            assert await store.list_by_prefix() == []
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
-@pytest.mark.parametrize("wrap", [lambda pieces: pieces, Wrapped])
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_a_cancel_scope_around_the_pieces_ends_where_it_began(
     wrap: Callable[[Any], Any], seconds: float
 ) -> None:
@@ -199,6 +205,24 @@ def test_a_cancel_scope_around_the_pieces_ends_where_it_began(
             assert await store.read_content("movie") == b"".join(given)
             assert given[-1] == b"the end"
             assert len(given) > 2
+
+    asyncio.run(main())
+
+
+def test_a_timeout_between_pieces_goes_before_the_error_of_a_write() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        async with asyncio.timeout(0.1):
+            for piece in PIECES:
+                yield piece
+
+    hook = Hook()
+    hook.fails, hook.seconds, hook.left = True, 0.5, 0
+
+    async def main() -> None:
+        async with opened(hook) as store:
+            with pytest.raises(TimeoutError) as raised:
+                _ = await store.write_content("movie", pieces())
+            assert raised.value.__notes__ == ["meanwhile TransportError: broken"]
 
     asyncio.run(main())
 
@@ -296,6 +320,7 @@ class OnOneThread:
         self.contexts: list[str] = []
         self.ended = False
         self._database: sqlite3.Connection | None = None
+        self._kept: Any = None
 
     def step(self) -> None:
         self.threads.add(threading.get_ident())
@@ -304,6 +329,11 @@ class OnOneThread:
         if self._database is None:
             self._database = sqlite3.connect(":memory:")
         _ = self._database.execute("select 1")
+
+    def kept(self, given: Any) -> Any:
+        """It is not collected, so that nothing but the call closes it."""
+        self._kept = given
+        return given
 
     def end(self) -> None:
         self.step()
@@ -351,8 +381,8 @@ class Iterated:
 
 Call = Callable[[Any, OnOneThread], Any]
 CALLS: dict[str, Call] = {
-    "blocks": lambda store, one: store.write_blocks(one.blocks()),
-    "source generator": lambda store, one: store.write_content("film", one.parts()),
+    "blocks": lambda store, one: store.write_blocks(one.kept(one.blocks())),
+    "source generator": lambda store, one: store.write_content("film", one.kept(one.parts())),
     "source iterable": lambda store, one: store.write_content("film", Iterated(one)),
     "source file": lambda store, one: store.write_content("film", one),
     "target": lambda store, one: store.read_content_into("movie", one),
@@ -385,9 +415,11 @@ def test_a_generator_that_is_left_early_is_closed_where_it_ran(face: FaceName, k
     one, hook = OnOneThread(), Hook()
     hook.fails = True
     with open_face(face, HookedStore(MemoryStore(), hook)) as opened_face:
-        shrink_blocks(opened_face.store, BLOCK)
+        store = opened_face.store.with_options(concurrency=2)
+        shrink_blocks(store, BLOCK)
         with pytest.raises(TransportError, match="broken") as raised:
-            _ = CALLS[kind](opened_face.store, one)
+            _ = CALLS[kind](store, one)
+        assert len(one.contexts) < len(PIECES)
         assert one.ended  # with no error, which would be noted
         assert not [
             note for note in getattr(raised.value, "__notes__", []) if "given to this call" in note

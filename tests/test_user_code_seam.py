@@ -342,7 +342,8 @@ def test_what_the_callers_code_raises_goes_before_the_deadline(run: Run) -> None
     assert raised.value is own
 
 
-def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation() -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation(times: int) -> None:
     own = ValueError("own")
     begun, let_go = threading.Event(), threading.Event()
 
@@ -357,11 +358,13 @@ def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation() -> None:
         async def one(_: int) -> None:
             _ = await user(Context(runtime), call)
 
-        task = asyncio.create_task(deliver(runtime.run(runtime.gather(one, range(1), 1))))
+        operation = runtime.gather(one, range(1), 1) if times == 1 else one(0)
+        task = asyncio.create_task(deliver(runtime.run(operation)))
         while not begun.is_set():  # noqa: ASYNC110 - set by a thread
             await asyncio.sleep(0.001)
-        task.cancel()
-        await asyncio.sleep(0)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
         let_go.set()
         with pytest.raises(asyncio.CancelledError) as raised:
             await task
