@@ -136,8 +136,8 @@ def test_what_a_service_holds(lacks: set[Capability], held: list[str]) -> None:
     assert all(is_held(key, lacks) for key in held)
 
 
-def test_the_readme_shows_the_table() -> None:
-    assert table(page("README.md"), "what a service may lack") == [
+def test_the_page_of_services_shows_the_table() -> None:
+    assert table(page("docs/services.md"), "what a service may lack") == [
         [
             capability.value,
             ", ".join(name for name in SERVICES if capability in SERVICES[name]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
-from markdown_pages import REPOSITORY, anchors, fenced, links, named, page, table
+from markdown_pages import REPOSITORY, anchors, links, named, page, table
 
 import blockyard
 
@@ -17,7 +19,6 @@ PAGES = sorted(
     for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"))
 )
 POINTER = re.compile(r"docs/[\w/-]+\.md")
-ENTRY = re.compile(r"( *)(\S+)(?: {2,}(\S.*))?")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -33,31 +34,49 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in anchors(path.read_text()), link
 
 
-def rooms() -> dict[str, str]:
-    """The paths in the tree of ARCHITECTURE.md, with what is said of each."""
-    [tree] = [code for code in fenced(ARCHITECTURE, "text") if code.text.startswith("src/")]
-    found: dict[str, str] = {}
-    above: list[str] = []
-    for line in tree.text.splitlines():
-        match = ENTRY.fullmatch(line)
-        assert match, line
-        depth = len(match[1]) // 2
-        above[depth:] = [match[2].rstrip("/")]
-        found["/".join(above)] = match[3] or ""
+def listed_modules() -> list[str]:
+    """The modules that the bullets of ARCHITECTURE.md name: a package, then its modules."""
+    section = ARCHITECTURE.partition("## Modules")[2].partition("\nBeside the package")[0]
+    found: list[str] = []
+    for bullet in re.split(r"^- ", section, flags=re.MULTILINE)[1:]:
+        package, *modules = named(bullet)
+        folder = Path("src/blockyard", package.removeprefix("src/blockyard/"))
+        found += [(folder / f"{module}.py").as_posix() for module in modules]
     return found
 
 
-def test_the_tree_of_the_architecture_is_the_package() -> None:
+def test_the_architecture_names_each_module_once() -> None:
     package = REPOSITORY / "src" / "blockyard"
-    modules = {
+    modules = [
         path.relative_to(REPOSITORY).as_posix()
         for path in package.rglob("*.py")
         if path.name != "__init__.py" or path.parent == package
-    }
-    folders = {Path(module).parent.as_posix() for module in modules}
-    listed = rooms()
-    assert set(listed) == modules | folders
-    assert all(said for path, said in listed.items() if path != "src/blockyard")
+    ]
+    assert sorted(listed_modules()) == sorted(modules)
+
+
+@pytest.mark.parametrize(("name", "most"), [("README.md", 250), ("ARCHITECTURE.md", 150)])
+def test_the_first_pages_stay_short(name: str, most: int) -> None:
+    assert len(page(name).splitlines()) < most
+
+
+def steps_of_a_read() -> list[tuple[str, list[str]]]:
+    """Each step of the page on reading the code: its module, and the functions it names."""
+    items = re.split(r"^\d+\. ", page("docs/reading-the-code.md"), flags=re.MULTILINE)[1:]
+    return [
+        (named(item)[0], [name[:-2] for name in named(item) if name.endswith("()")])
+        for item in items
+    ]
+
+
+def test_the_page_on_reading_names_functions_that_are_there() -> None:
+    steps = steps_of_a_read()
+    assert len(steps) > 10
+    for module, functions in steps:
+        assert functions, module
+        found = importlib.import_module(f"blockyard.{module[:-3].replace('/', '.')}")
+        for function in functions:
+            assert callable(operator.attrgetter(function)(found)), (module, function)
 
 
 def test_what_the_architecture_points_to_is_there() -> None:

@@ -1,4 +1,4 @@
-"""The README: its code runs as it stands there, and its tables are those of the code."""
+"""The README and the pages for users: their code runs as it stands, their tables are the code's."""
 
 from __future__ import annotations
 
@@ -29,6 +29,27 @@ from blockyard.s3.retry import RetryPolicy
 from servers.endpoint import Endpoint, create_bucket
 
 README = page("README.md")
+PAGES = {
+    name: page(name)
+    for name in (
+        "README.md",
+        "docs/blocks.md",
+        "docs/command-line.md",
+        "docs/common-mistakes.md",
+        "docs/configuration.md",
+        "docs/contents.md",
+        "docs/errors.md",
+        "docs/guarantees.md",
+        "docs/services.md",
+        "docs/testing-your-code.md",
+    )
+}
+"""What users read. The code of each page runs by itself, from its top to its end."""
+WITH_CODE = [name for name, text in PAGES.items() if fenced(text, "python")]
+ALL = "\n".join(PAGES.values())
+COMMAND_LINE = PAGES["docs/command-line.md"]
+CONFIGURATION = PAGES["docs/configuration.md"]
+SERVICES = PAGES["docs/services.md"]
 BUCKET = "my-data"
 SAID = re.compile(r"print\(error\) +# (.+)")
 
@@ -50,43 +71,50 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endp
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    _ = (tmp_path / "store.yaml").write_text(fenced(README, "yaml")[0].text)
+    _ = (tmp_path / "store.yaml").write_text(fenced(CONFIGURATION, "yaml")[0].text)
 
 
+@pytest.mark.parametrize("name", WITH_CODE)
 @pytest.mark.usefixtures("surroundings")
-def test_the_python_code_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_code_runs_in_order(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
-    for code in fenced(README, "python"):
-        run(code, names)
+    for code in fenced(PAGES[name], "python"):
+        run(code, name, names)
     printed = capsys.readouterr().out
-    promised = SAID.findall(README)
-    assert len(promised) == 2
-    for sentence in promised:
+    for sentence in SAID.findall(PAGES[name]):
         for part in sentence.split("..."):
             assert part.strip() in printed
 
 
-def run(code: Code, names: dict[str, object]) -> None:
-    """Run a block so that a traceback shows its line in the README."""
-    exec(compile("\n" * code.line + code.text, "README.md", "exec"), names)  # noqa: S102
+def test_what_errors_say_is_shown() -> None:
+    assert len(SAID.findall(ALL)) == 2
+
+
+def run(code: Code, name: str, names: dict[str, object]) -> None:
+    """Run a block so that a traceback shows its line in the page."""
+    exec(compile("\n" * code.line + code.text, name, "exec"), names)  # noqa: S102
 
 
 @pytest.mark.usefixtures("surroundings")
 def test_the_services_can_be_used_as_they_are_opened(endpoint: Endpoint) -> None:
-    [code] = [code for code in fenced(README, "python") if "# MinIO" in code.text]
+    [code] = [code for code in fenced(SERVICES, "python") if "# MinIO" in code.text]
     elsewhere = re.compile(r"endpoint=https?://[^&\"]+")
     assert len(elsewhere.findall(code.text)) == 3
     text = elsewhere.sub(f"endpoint={endpoint.url}", code.text)
-    for statement in ast.parse(text).body:
+    imported, *statements = ast.parse(text).body
+    assert isinstance(imported, ast.Import)
+    for statement in statements:
         assert isinstance(statement, ast.Expr)
-        with eval(compile(ast.Expression(statement.value), "README.md", "eval")) as store:  # noqa: S307
+        with eval(compile(ast.Expression(statement.value), "services.md", "eval")) as store:  # noqa: S307
             assert store.health_check().store.startswith(f"s3://{BUCKET}/")
 
 
 @pytest.mark.usefixtures("surroundings")
 def test_the_commands_run_in_order(tmp_path: Path) -> None:
     _ = (tmp_path / "video.bin").write_bytes(bytes(10_000_000))
-    commands = [code.text for code in fenced(README, "sh") if "blockyard health" in code.text]
+    shell = [*fenced(README, "sh"), *fenced(COMMAND_LINE, "sh")]
+    commands = [code.text for code in shell if "export BLOCKYARD_STORE" in code.text]
+    assert len(commands) == 2
     assert commands
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.run(
@@ -104,7 +132,7 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
 
 
 def test_type_checkers_have_nothing_to_say(tmp_path: Path) -> None:
-    example = "\n".join(code.text for code in fenced(README, "python"))
+    example = "\n".join(code.text for code in fenced(ALL, "python"))
     secrets = 'reveal_type(blockyard.S3Config(bucket="b", secret_key="s").secret_key)'
     wrong = """
 blockyard.S3Config(bucket="b", access_key="A", secret_key=5)
@@ -126,19 +154,18 @@ blockyard.open_store("s3://b", sign_payload="maybe")
 
 
 def test_every_command_is_named() -> None:
-    section = README.partition("## Command line")[2].partition("\n## ")[0]
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     assert "put" in names
-    assert [name for name in names if f"blockyard {name}" not in section] == []
+    assert [name for name in names if f"blockyard {name}" not in COMMAND_LINE] == []
 
 
 def test_the_table_of_exit_codes_is_that_of_the_help() -> None:
     helped = re.findall(r"^ +(\d+)  (.+)$", exits.HELP, re.MULTILINE)
-    assert table(README, "exit code") == [list(row) for row in helped]
+    assert table(COMMAND_LINE, "exit code") == [list(row) for row in helped]
 
 
 def test_every_method_of_a_store_is_used() -> None:
-    code = "\n".join(code.text for code in fenced(README, "python"))
+    code = "\n".join(code.text for code in fenced(ALL, "python"))
     members = vars(blockyard.BlockStore).items()
     used = {
         name: f".{name}" if isinstance(member, property) else f".{name}("
@@ -150,14 +177,14 @@ def test_every_method_of_a_store_is_used() -> None:
 
 
 def test_what_waits_in_asyncio_is_used_there() -> None:
-    code = "\n".join(code.text for code in fenced(README, "python") if "async def" in code.text)
+    code = "\n".join(code.text for code in fenced(ALL, "python") if "async def" in code.text)
     assert "async for block in store.iter_blocks(" in code
     assert "async for piece in store.iter_content(" in code
     assert "async with await store.open_content(" in code
 
 
 def test_the_yaml_file_is_a_configuration(tmp_path: Path) -> None:
-    [code] = fenced(README, "yaml")
+    [code] = fenced(CONFIGURATION, "yaml")
     path = tmp_path / "store.yaml"
     _ = path.write_text(code.text)
     config = load_config(path, {}, {})
@@ -168,7 +195,7 @@ def test_the_yaml_file_is_a_configuration(tmp_path: Path) -> None:
 
 
 def test_the_table_of_settings_is_that_of_the_models() -> None:
-    rows = table(README, "setting, below `s3`")
+    rows = table(CONFIGURATION, "setting, below `s3`")
     fields = dict(walk(S3Config))
     expected = {".".join(path): shown(fields[path]) for path in settings_below(S3Config)}
     assert {named(row[0])[0]: row[1].strip("`") for row in rows} == expected
@@ -176,7 +203,7 @@ def test_the_table_of_settings_is_that_of_the_models() -> None:
 
 
 def shown(setting: Setting) -> str:  # noqa: PLR0911 - one for each kind of default
-    """A default as the README writes it."""
+    """A default as the page writes it."""
     match setting.default:
         case dataclasses.MISSING:
             return "required"
@@ -213,7 +240,7 @@ def test_a_variable_gives_its_setting(variable: str) -> None:
 
 
 def test_the_table_of_variables_names_those_that_are_read() -> None:
-    variables = {name for row in table(README, "variable") for name in named(row[0])}
+    variables = {name for row in table(CONFIGURATION, "variable") for name in named(row[0])}
     own = {name for name in variables if name.startswith("BLOCKYARD_S3_")}
     assert own
     paths = own_variables(dict.fromkeys(own, "1")).keys()
@@ -224,7 +251,7 @@ def test_the_table_of_variables_names_those_that_are_read() -> None:
 
 
 def test_the_table_of_errors_is_the_tree() -> None:
-    rows = table(README, "error")
+    rows = table(PAGES["docs/errors.md"], "error")
     assert sorted(named(row[0])[0] for row in rows) == sorted(kind.__name__ for kind in tree())
     for row in rows:
         kind = getattr(blockyard, named(row[0])[0])
@@ -241,7 +268,7 @@ def tree() -> list[type[BlockStoreError]]:
 
 
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
-    text = prose(README)
+    text = prose(ALL)
     policy, settings = RetryPolicy(), S3Config(bucket=BUCKET)
     assert policy.attempts == settings.max_attempts
     for fact in (

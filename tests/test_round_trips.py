@@ -1,7 +1,7 @@
 """What each operation costs on a long path: its requests, and how many wait for one another.
 
-`COSTS` is the table, for both faces; ARCHITECTURE.md shows its rows that hold today. A row with a
-reason is a cost that a rebuilding is to bring down: it names the subject.
+`COSTS` is the table, for both clients; docs/round-trips.md shows its entries that hold today. One
+with a reason is a cost that a rebuilding is to bring down: it names the subject.
 """
 
 from __future__ import annotations
@@ -250,8 +250,8 @@ def test_calls_of_many_use_the_connections_of_single_calls(face: FaceName) -> No
         assert service.cost.connections == 0
 
 
-def test_architecture_shows_the_rows_that_hold() -> None:
-    shown = table(page("ARCHITECTURE.md"), "call")
+def test_the_page_shows_the_rows_that_hold() -> None:
+    shown = table(page("docs/round-trips.md"), "call")
     holding = [row for row in COSTS if not row.reason]
     counts = {MANY: "N", MANY + 1: "N + 1"}
     wanted = [

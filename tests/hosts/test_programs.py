@@ -182,8 +182,8 @@ def test_a_large_content_passes_through_little_memory(
 ) -> None:
     """AWS Lambda gives 128 MiB unless it is told otherwise.
 
-    As it comes 64 MiB are in flight, and the peak is 109 to 149 MiB, as README says; 176 leave some
-    for the machine, and none for an unbounded 32 blocks at once.
+    As it comes 64 MiB are in flight, and the peak is 109 to 149 MiB (docs/contents.md);
+    176 leave some for the machine, and none for an unbounded 32 blocks at once.
     """
     done = subprocess.run(
         [sys.executable, "-c", PUT_AND_GET, s3.store_url(**settings)],

@@ -2,7 +2,7 @@
 
 `SERVICES` says it of the servers that blockyard is tested on. A conformance class takes its
 `lacks` from here, or declares those of a service of your own; the suite then holds the store to
-what `WITHOUT` says. The README shows both tables.
+what `WITHOUT` says. docs/services.md shows both tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Capability(Enum):
 
 WITHOUT: Mapping[Capability, str] = {
     Capability.CONDITIONAL_WRITES: "`if_absent=True` raises `UnsupportedError`",
-    Capability.PARTIAL_CONTENT: "a 200 is held to its `Content-Range`: every read works",
+    Capability.PARTIAL_CONTENT: "a 200 is verified against its `Content-Range`: every read works",
     Capability.UPLOAD_CHECKSUMS: "damage on the way there is found when the block is read",
     Capability.ATOMIC_REPLACEMENT: (
         "such a read may raise a typed error or, where the service has lost the block's metadata "
