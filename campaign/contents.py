@@ -82,8 +82,10 @@ class ContentActor(Writer):
         if error is None:
             self.expected.became(key, [content])
             self.answered(key, lambda _: info.size == content.size, f"written: {info}")
-        elif own.interrupted or not self._ended_in_source(given):
-            self.expected.may_have_become(key, [content])
+        else:
+            if own.interrupted or not self._ended_in_source(given):
+                self.expected.may_have_become(key, [content])
+            self._may_be_taken_back(key)
         self._after_change(key)
 
     async def copy(self, origin: str, target: str, own: Own, progress: Mischief | None) -> None:
@@ -97,9 +99,8 @@ class ContentActor(Writer):
         else:
             if isinstance(error, IntegrityError):
                 self.answered(origin, is_unfinished, str(error))
+            self._may_be_taken_back(target)
             self.expected.may_have_become(target, [*copied, UNFINISHED])
-            if None in self.expected.values(target):
-                self.expected.may_have_become(target, [None])
         self._after_change(target)
 
     async def delete(self, key: str) -> None:
@@ -188,6 +189,11 @@ class ContentActor(Writer):
         for block in listed:
             if not any(belongs_to(key, block) for key in known):
                 self.tally.breaks(WRONG, f"list_by_prefix: {block!r}, which nobody wrote")
+
+    def _may_be_taken_back(self, key: str) -> None:
+        """A write or copy that fails removes its blocks, and those of what was unfinished there."""
+        if UNFINISHED in self.expected.values(key):
+            self.expected.may_have_become(key, [None])
 
     def _ended_in_source(self, given: Given) -> bool:
         """Whether the source itself broke off, so that nothing new can be whole."""

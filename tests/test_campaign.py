@@ -451,6 +451,20 @@ def test_a_content_that_can_not_be_read_any_more_is_found(look: str, tmp_path: P
         assert actor.tally.broken == {LOST: 1}
 
 
+def test_a_write_that_fails_may_take_away_what_was_unfinished(tmp_path: Path) -> None:
+    def throw() -> None:
+        own.throw(ValueError("own"))
+
+    for before, broken in ((UNFINISHED, {}), (Content(1, 0), {LOST: 1})):
+        with blockyard.open_store("memory://") as store:
+            actor, own = content_actor(store, tmp_path), Own()
+            actor.expected.became("space/k", [before])
+            given = Given("generator", 10_000, Mischief(5, throw))
+            run_to_end(actor.write("space/k", LONG, given, own))
+            run_to_end(actor.size("space/k"))
+            assert actor.tally.broken == broken
+
+
 def test_a_mixture_of_two_contents_is_found(tmp_path: Path) -> None:
     with blockyard.open_store("memory://") as store:
         actor = content_actor(store, tmp_path)
