@@ -71,7 +71,9 @@ class Caller:
                 raise
             except BlockStoreError as error:
                 failure = error
-            await self.pause_or_raise(ctx, call, failure)
+            pausing = self.pause_or_raise(ctx, call, failure)
+            del failure  # which its traceback refers to, by way of this frame
+            await pausing
 
     async def attempt(
         self, ctx: Context, call: Call, check: Callable[[Response], Result]
@@ -111,10 +113,13 @@ class Caller:
                     pace.leave(ticket)
                 if request is not None and request.resent:
                     _count_unknown(ctx, call)
-            if request is not None and may_have_taken_effect(failure):
-                _count_unknown(ctx, call)
-            await self._check_bucket(ctx, call, failure, response)
-            raise failure
+            try:
+                if request is not None and may_have_taken_effect(failure):
+                    _count_unknown(ctx, call)
+                await self._check_bucket(ctx, call, failure, response)
+                raise failure
+            finally:
+                del failure  # which its traceback refers to, by way of this frame
 
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
@@ -145,17 +150,20 @@ class Caller:
             contacted=self.capabilities.answered,
             jitter=ctx.runtime.jitter(),
         )
-        if delay is None:
-            raise _final(error, call, attempts)
         try:
-            attempts.paid = await self._pace.pay(ctx, error)
-            if attempts.paid:
-                _note(call, attempts, delay, error)
-                await ctx.sleep(delay)
-        except DeadlineExceededError as past:
-            raise _final(past, call, attempts) from error
-        if not attempts.paid:
-            raise _final(error, call, attempts)
+            if delay is None:
+                raise _final(error, call, attempts)
+            try:
+                attempts.paid = await self._pace.pay(ctx, error)
+                if attempts.paid:
+                    _note(call, attempts, delay, error)
+                    await ctx.sleep(delay)
+            except DeadlineExceededError as past:
+                raise _final(past, call, attempts) from error
+            if not attempts.paid:
+                raise _final(error, call, attempts)
+        finally:
+            del error  # which its traceback refers to
 
     def on_last_attempt(self, call: Call) -> bool:
         """Whether one more failure ends the call."""

@@ -86,7 +86,7 @@ class Broken:
     version with `etag` alone. `failed_before` counts the attempts before this one.
     """
 
-    reply: IncompleteBodyError
+    reply: Response
     etag: str
     failed_before: int
     pieces: list[bytes]
@@ -96,8 +96,8 @@ class Broken:
         """The bytes that are missing."""
         first = 0
         if "content-range" in self.reply.headers:
-            first, _ = stated_range(_head(self.reply))
-        return Span(first + self.received, self.reply.expected - self.received)
+            first, _ = stated_range(self.reply)
+        return Span(first + self.received, self.reply.size - self.received)
 
     def add(self, broken: IncompleteBodyError) -> None:
         self.received += broken.received
@@ -107,13 +107,13 @@ class Broken:
     def completed(self, rest: Response) -> Response:
         """The reply as if it had not broken off. Raises `ProtocolError` for another `rest`."""
         check_range_reply(rest, self.span())
-        if rest.size != self.reply.expected - self.received:
+        if rest.size != self.reply.size - self.received:
             raise ProtocolError("the object ends before the body that broke off did")
         if _strong(rest.headers) != self.etag:
             raise ProtocolError("the rest of a body came from another version of the object")
         reply = self.reply
         body = b"".join([*self.pieces, rest.body])  # empty where it went into a buffer
-        return Response(reply.status, reply.headers, body, reply.expected)
+        return Response(reply.status, reply.headers, body, reply.size)
 
 
 @dataclass(slots=True)
@@ -161,12 +161,14 @@ class Read(Call):
         """Go on behind what `failure` brought."""
         broken = self.broken
         if broken is None:
-            broken = self.broken = Broken(failure, _strong(failure.headers), failed_before, [])
+            broken = self.broken = Broken(
+                _head(failure), _strong(failure.headers), failed_before, []
+            )
         broken.add(failure)
-        self.limit = broken.reply.expected - broken.received
+        self.limit = broken.reply.size - broken.received
         target = self.target
         if target is not None:
-            self.into = target[broken.received : broken.reply.expected]
+            self.into = target[broken.received : broken.reply.size]
         return broken
 
     @property
@@ -346,7 +348,10 @@ class Reader:
         check_conditions(wanted, info.etag)
         begin, end = requested_range(wanted, info.size)
         if refused is not None and begin < end:  # it was replaced meanwhile
-            raise refused
+            try:
+                raise refused
+            finally:
+                del refused  # which its traceback refers to
         return Block(b"", 0, lambda: info)
 
     async def _complete(
@@ -372,16 +377,20 @@ class Reader:
                 )
             except BlockStoreError as error:
                 failure = error
-            await self._prepare_next(ctx, read, failure)
+            try:
+                await self._prepare_next(ctx, read, failure)
+            finally:
+                del failure  # which its traceback refers to, by way of this frame
 
     async def _prepare_next(self, ctx: Context, read: Read, failure: BlockStoreError) -> None:
         """Make `read` ready for its next request, having waited; or raise what ends it."""
         step = next_step(read, failure)
         if step is Step.GIVE_UP or (step is Step.READ_AGAIN and self._caller.on_last_attempt(read)):
-            error = _told(read.wanted, failure)
-            raise self._caller.last_failure(read, error) from (
-                None if error is failure else failure
-            )
+            error = self._caller.last_failure(read, _told(read.wanted, failure))
+            try:
+                raise error from (None if error is failure else failure)
+            finally:
+                del error, failure  # which its traceback refers to
         if isinstance(failure, IncompleteBodyError) and step is Step.RESUME:
             broken = read.resume(failure, read.history().failed)
             if failure.received >= _PROGRESS:
@@ -389,7 +398,9 @@ class Reader:
         if step in {Step.READ_AGAIN, Step.READ_REPLACED}:
             self._caller.count(read, failure)
         elif step is not Step.READ_WHOLE:
-            await self._caller.pause_or_raise(ctx, read, failure)
+            pausing = self._caller.pause_or_raise(ctx, read, failure)
+            del failure  # which its traceback refers to
+            await pausing
         read.fresh = read.fresh or step is Step.READ_AGAIN
         read.ranges_ignored = read.ranges_ignored or step is Step.READ_WHOLE
         if step not in {Step.RETRY, Step.RESUME}:

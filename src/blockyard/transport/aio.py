@@ -37,7 +37,7 @@ from blockyard.transport.inline import Inline
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Take
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
-from blockyard.transport.tasks import finished, told_when_done, until_done
+from blockyard.transport.tasks import finished, in_time, told_when_done, until_done
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
 from blockyard.user_code import UserIterator
 
@@ -139,7 +139,10 @@ class AsyncioRuntime:
             abandoned = True
             await until_done([told_when_done(future)])
             raise
-        return outcome_of(future)
+        try:
+            return outcome_of(future)
+        finally:
+            del future  # which holds the error, whose traceback refers to this frame
 
     def user_code(
         self,
@@ -165,12 +168,13 @@ class AsyncioRuntime:
         return self._threads.start(call)
 
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
+        seconds = None if deadline is None else deadline - self.now()
+        if not await in_time(told_when_done(future), seconds):
+            raise deadline_passed()
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - self.now()):
-                await told_when_done(future)
-        except TimeoutError:
-            raise deadline_passed() from None
-        return outcome_of(future)
+            return outcome_of(future)
+        finally:
+            del future  # which holds the error, whose traceback refers to this frame
 
     async def gather(
         self,

@@ -26,7 +26,7 @@ from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.patience import Patience
 from blockyard.transport.proxies import Proxy, check_passed_on
 from blockyard.transport.sending import Outgoing
-from blockyard.transport.tasks import told_when_done
+from blockyard.transport.tasks import in_time, told_when_done
 from blockyard.transport.tls import TlsSocket
 
 Result = TypeVar("Result")
@@ -55,7 +55,7 @@ class AsyncioConnection:
         self._proxy = proxy
         self._scratch = bytearray(SCRATCH_SIZE)
         self._reply: ReplyReader | None = None
-        self._done: asyncio.Future[None]
+        self._done: asyncio.Future[None] | None = None
         self._outgoing: Outgoing
         self._cut_short = False
         self._arrived = select.poll()
@@ -84,12 +84,12 @@ class AsyncioConnection:
         self.patience = patience
         self.moved = reply.sent = monotonic()
         self._reply = reply
-        self._done = self._loop.create_future()
+        done = self._done = self._loop.create_future()
         self._cut_short = False
         self._outgoing = Outgoing(self._sock, encode_head(request, self._proxy), request.body)
         if not self._send_on():
             self._loop.add_writer(self._sock.fileno(), self._writable)
-        return self._done
+        return done
 
     def expire(self, now: float) -> float:
         """End the exchange if it has waited too long; else say when it will have."""
@@ -191,8 +191,9 @@ class AsyncioConnection:
             reply.keep_alive = False
         if self._proxy is not None:
             check_passed_on(reply.status, self._proxy)
-        if not self._done.done():
-            self._done.set_result(None)
+        done, self._done = self._done, None
+        if done is not None and not done.done():
+            done.set_result(None)
 
     def _receive(self, reply: ReplyReader) -> bool:
         """One `recv`; says whether another may find more at once."""
@@ -217,8 +218,9 @@ class AsyncioConnection:
 
     def _end(self, error: BaseException) -> None:
         self._reply = None
-        if not self._done.done():
-            self._done.set_exception(error)
+        done, self._done = self._done, None  # the error would be held by it
+        if done is not None and not done.done():
+            done.set_exception(error)
 
 
 async def connect(
@@ -226,9 +228,10 @@ async def connect(
 ) -> AsyncioConnection:
     """A new connection to `origin`, through the proxy if there is one. Raises `TransportError`."""
     with dialing.way_to(origin, patience) as way:
-        if not way.look_up.done():
-            async with asyncio.timeout(way.ends - monotonic()):
-                await told_when_done(way.look_up)
+        if not way.look_up.done() and not await in_time(
+            told_when_done(way.look_up), way.ends - monotonic()
+        ):
+            raise TimeoutError
         sock = await _run(loop, connecting(way, dialing))
         try:
             return AsyncioConnection(loop, sock, way.passes_on)

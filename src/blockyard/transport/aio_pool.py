@@ -14,6 +14,7 @@ from blockyard.transport.clock import monotonic
 from blockyard.transport.dialing import Dialing
 from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Pool, Take
+from blockyard.transport.tasks import in_time
 from blockyard.transport.under_way import CallsUnderWay
 from blockyard.transport.watchdog import Watchdog
 
@@ -199,17 +200,16 @@ class LoopConnections:
     async def _wait_for_place(self, patience: Patience) -> None:
         place: asyncio.Future[None] = self.loop.create_future()
         self._waiting.append(place)
+        got_it = False
         try:
-            async with asyncio.timeout(patience.remaining()):
-                await place
-        except (TimeoutError, asyncio.CancelledError) as ended:
-            if place.done() and not place.cancelled():
+            got_it = await in_time(place, patience.remaining())
+        finally:
+            if not got_it and place.done() and not place.cancelled():
                 self._wake_one()  # the place was ours for a moment: it is the next one's
-            if isinstance(ended, TimeoutError):
-                raise DeadlineExceededError(
-                    "the deadline of this call passed while all connections were taken"
-                ) from None
-            raise
+        if not got_it:
+            raise DeadlineExceededError(
+                "the deadline of this call passed while all connections were taken"
+            )
 
     def _wake_one(self) -> None:
         while self._waiting:

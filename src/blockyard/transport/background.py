@@ -330,12 +330,13 @@ class _Call(Generic[Result]):
         What the caller's own code raised meanwhile goes before it: the operation may have ended
         without waiting for that.
         """
-        outcome, users = self._outcome, self.caller.raised
-        del self._outcome
+        outcome, users = self._outcome, self.caller.take_raised()
+        del self._outcome  # whose traceback refers to this
         if users is not None and users.error is not outcome:
             if isinstance(outcome, BaseException):
                 users.note_meanwhile(outcome)
             outcome = users.error
+        del users
         if isinstance(outcome, BaseException):
             try:
                 raise outcome

@@ -130,7 +130,10 @@ class BlockingRuntime:
         patience = Patience(self._timeouts.no_progress, deadline)
         if not wait_until_done(future, patience.remaining()):
             raise deadline_passed()
-        return outcome_of(future)
+        try:
+            return outcome_of(future)
+        finally:
+            del future  # which holds the error, whose traceback refers to this frame
 
     async def gather(
         self,

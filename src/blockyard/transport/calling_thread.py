@@ -14,11 +14,12 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from blockyard.errors import TransportError
 from blockyard.transport.clock import monotonic
 from blockyard.transport.posting import Post
+from blockyard.transport.tasks import in_time
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, deadline_passed
 from blockyard.user_code import UserCodeError, leave, run_user_code
 
@@ -41,6 +42,11 @@ class CallingThread:
         self.closers: list[Callable[[], object]] = []
         """What closes the caller's own, where an error ends the call."""
         self._process = os.getpid()
+
+    def take_raised(self) -> UserCodeError | None:
+        """`raised`, which is not held any more: its traceback refers to this."""
+        raised, self.raised = self.raised, None
+        return raised
 
     def tell(self, callback: Callable[[], object]) -> object:
         """On that thread: have the loop call `callback`, unless it has ended, with the call."""
@@ -88,35 +94,55 @@ class CallingThread:
 
     async def run(self, call: Callable[[], Result], deadline: float | None) -> Result:
         """On the loop: have that thread run `call`. See `UserCode.run`."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[Result] | UserCodeError] = loop.create_future()
-
-        def deliver(outcome: tuple[Result] | UserCodeError) -> None:
-            if not answer.done():
-                answer.set_result(outcome)
-
-        def job() -> None:
-            if answer.done():  # given up
-                return
-            try:
-                outcome = (run_user_code(call),)
-            except UserCodeError as carried:
-                outcome = carried
-                self.raised = self.raised or carried
-            _ = self.tell(partial(deliver, outcome))
-
-        self._jobs.put(job)
-        if deadline is None:
-            outcome = await answer
-        else:
-            try:
-                async with asyncio.timeout(deadline - monotonic()):
-                    outcome = await answer
-            except TimeoutError:
-                raise deadline_passed() from None
-        if isinstance(outcome, UserCodeError):
+        job = _Job(self, call)
+        self._jobs.put(job.run)
+        outcome = await job.outcome(deadline)
+        if not isinstance(outcome, UserCodeError):
+            return outcome[0]
+        try:
             raise outcome
-        return outcome[0]
+        finally:
+            del outcome  # which its traceback refers to, by way of this frame
+
+
+class _Job(Generic[Result]):
+    """Some of the caller's own code: `outcome` is for the loop, `run` for the calling thread."""
+
+    def __init__(self, caller: CallingThread, call: Callable[[], Result]) -> None:
+        self._caller = caller
+        self._call: Callable[[], Result] | None = call
+        self._answer: asyncio.Future[tuple[Result] | UserCodeError] | None
+        self._answer = asyncio.get_running_loop().create_future()
+
+    async def outcome(self, deadline: float | None) -> tuple[Result] | UserCodeError:
+        """What the code returns or raises, or `DeadlineExceededError`."""
+        answer = self._answer
+        assert answer is not None  # noqa: S101 - it is awaited once
+        try:
+            if deadline is None:
+                return await answer
+            if await in_time(answer, deadline - monotonic()):
+                return answer.result()
+        finally:
+            self._call = self._answer = None  # this may stay in the queue
+        raise deadline_passed()
+
+    def run(self) -> None:
+        """Run the code, unless nobody waits for it any more."""
+        call = self._call
+        if call is None:
+            return
+        try:
+            outcome = (run_user_code(call),)
+        except UserCodeError as carried:
+            outcome = carried
+            self._caller.raised = self._caller.raised or carried
+        _ = self._caller.tell(partial(self._deliver, outcome))
+        del _, outcome  # whose traceback refers to this frame
+
+    def _deliver(self, outcome: tuple[Result] | UserCodeError) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(outcome)
 
 
 calling_thread: ContextVar[CallingThread | None] = ContextVar("calling_thread", default=None)

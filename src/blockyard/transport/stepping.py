@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar, cast
 
 from blockyard.transport.calling_thread import CallingThread
 from blockyard.transport.clock import monotonic
-from blockyard.transport.tasks import until_done_or
+from blockyard.transport.tasks import in_time, until_done_or
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
 from blockyard.user_code import UserCodeError, leave, run_user_code
 
@@ -82,12 +82,14 @@ class OnOwnThread(OnCallingThread):
         self._served.end_with(error)
         try:
             await until_done_or(self._serving, _LET_GO_AFTER)
+            if self._serving.done():
+                outcome_of(self._serving)
+            _raise_first(self._served.take_raised(), error)
         except asyncio.CancelledError as cancelled:
-            _raise_first(self._served.raised, cancelled)
+            _raise_first(self._served.take_raised(), cancelled)
             raise
-        if self._serving.done():
-            outcome_of(self._serving)
-        _raise_first(self._served.raised, error)
+        finally:
+            del error  # which its traceback refers to, by way of this frame
 
 
 class _ServedThread(CallingThread):
@@ -111,14 +113,19 @@ class _ServedThread(CallingThread):
         self._none_left = threading.get_ident() == self._made_on
         if not self._none_left:
             super().serve()
-            if self._error is not None:
-                self.close_all(self._error)
+            self._close_all()
 
     def end_with(self, error: BaseException | None) -> None:
         self._error = error
         self.end()
-        if self._none_left and error is not None:
+        if self._none_left:
+            self._close_all()
+
+    def _close_all(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
             self.close_all(error)
+        del error  # whose traceback refers to this, by way of who ended it
 
     async def run(self, call: Callable[[], Result], deadline: float | None) -> Result:
         if self._none_left:
@@ -152,11 +159,10 @@ class InTask(Generic[Item]):
         answer = asyncio.get_running_loop().create_future()
         self._calls.put_nowait((call, answer))
         seconds = None if self._deadline is None else self._deadline - monotonic()
-        try:
-            async with asyncio.timeout(seconds):
-                outcome = await answer
-        except TimeoutError:
-            raise deadline_passed() from None
+        if not await in_time(answer, seconds):
+            raise deadline_passed()
+        outcome = answer.result()
+        del answer
         if isinstance(outcome, UserCodeError):
             try:
                 raise outcome
@@ -187,10 +193,14 @@ class InTask(Generic[Item]):
                 _ = self._task.cancel()
         if at_last is not None:
             at_last.cancel()
-        leave(error, self._task.result)
-        _raise_first(self._raised, cancelled or error)
-        if cancelled is not None:
-            raise cancelled
+        raised, self._raised = self._raised, None
+        try:
+            leave(error, self._task.result)
+            _raise_first(raised, cancelled or error)
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            del self._task, error, cancelled, raised  # which a traceback refers to
 
     def __aiter__(self) -> Self:
         return self
@@ -281,10 +291,13 @@ def _raise_first(users: UserCodeError | None, error: BaseException | None) -> No
 
     It is the cause of a cancellation.
     """
-    if users is None or isinstance(error, UserCodeError):
-        return
-    if isinstance(error, asyncio.CancelledError):
-        raise error from users
-    if error is not None:
-        users.note_meanwhile(error)
-    raise users
+    try:
+        if users is None or isinstance(error, UserCodeError):
+            return
+        if isinstance(error, asyncio.CancelledError):
+            raise error from users
+        if error is not None:
+            users.note_meanwhile(error)
+        raise users
+    finally:
+        del users, error  # which their tracebacks refer to, by way of this frame

@@ -9,7 +9,7 @@ after that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,9 +52,18 @@ async def all_done(operations: Iterable[Coroutine[Any, Any, None]]) -> None:
     ended. That holds for one that was cancelled from elsewhere, too: it is not done. What the
     caller's own code raised meanwhile goes before it, and is the cause of a cancellation.
     """
-    tasks = [asyncio.create_task(operation) for operation in operations]
+    error = await _first_error([asyncio.create_task(operation) for operation in operations])
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # which its traceback refers to, by way of this frame
+
+
+async def _first_error(tasks: list[asyncio.Task[None]]) -> BaseException | None:
+    """Wait until the tasks have ended, and say what is to be raised."""
     if not tasks:
-        return
+        return None
     decided: asyncio.Future[asyncio.Task[None] | None] = asyncio.get_running_loop().create_future()
     left = len(tasks)
 
@@ -76,20 +85,21 @@ async def all_done(operations: Iterable[Coroutine[Any, Any, None]]) -> None:
             await until_done(tasks)
     except asyncio.CancelledError as cancelled:
         raise cancelled from _user_error(tasks) or cancelled.__cause__
-    if failed is not None:
-        _raise_failure(failed, tasks)
+    return None if failed is None else _failure(failed, tasks)
 
 
-def _raise_failure(failed: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> None:
-    others = [task for task in tasks if task is not failed]
-    error = None if failed.cancelled() else failed.exception()
-    users = None if isinstance(error, UserCodeError) else _user_error(others)
-    if users is None:
-        failed.result()
-        return
-    if error is not None:
-        users.note_meanwhile(error)
-    raise users
+def _failure(failed: asyncio.Task[None], tasks: list[asyncio.Task[None]]) -> BaseException:
+    """What is raised when `failed` was the first of the tasks that did not end well."""
+    try:
+        error = failed.exception()
+    except asyncio.CancelledError as cancelled:
+        error = cancelled
+    assert error is not None  # noqa: S101 - it failed
+    users = _user_error(task for task in tasks if task is not failed)
+    if users is None or isinstance(error, UserCodeError):
+        return error
+    users.note_meanwhile(error)
+    return users
 
 
 def _user_error(tasks: Iterable[asyncio.Task[Any]]) -> UserCodeError | None:
@@ -117,12 +127,28 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
         finally:
             at_last.cancel()
         raise
+    finally:
+        del task  # which holds the error, whose traceback refers to this frame
 
 
 def _look_at_error(task: asyncio.Task[Any]) -> None:
     """For a task whose error nobody asks for: asyncio is not to complain of it."""
     if not task.cancelled():
         _ = task.exception()
+
+
+async def in_time(operation: Awaitable[object], seconds: float | None) -> bool:
+    """Await what raises no `TimeoutError`, and say whether it ended within so many `seconds`.
+
+    An error that is raised on that of `asyncio.timeout` has it as its context, whose traceback
+    refers to this task, which would hold the error.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            _ = await operation
+    except TimeoutError:
+        return False
+    return True
 
 
 def told_when_done(call: Future[Any]) -> asyncio.Future[None]:

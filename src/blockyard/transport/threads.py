@@ -56,6 +56,7 @@ class Call(Future[Result], Generic[Result]):
             self._outcome = error
         self._over = True
         self._tell_waiters()
+        del self  # the error's traceback refers to this frame
 
     def cancel(self) -> bool:
         return False
@@ -78,9 +79,12 @@ class Call(Future[Result], Generic[Result]):
         if not wait_until_done(self, timeout):
             raise TimeoutError
         outcome = self._outcome
-        if isinstance(outcome, BaseException):
+        if not isinstance(outcome, BaseException):
+            return outcome[0]
+        try:
             raise outcome
-        return outcome[0]
+        finally:
+            del outcome, self  # which its traceback refers to, by way of this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         if not wait_until_done(self, timeout):
@@ -253,6 +257,8 @@ def outcome_of(call: Future[Result]) -> Result:
         raise
     except BaseException as error:
         raise RuntimeError(f"{error!r} on a thread of its own") from error
+    finally:
+        del call  # which holds the error, whose traceback refers to this frame
 
 
 def deadline_passed() -> DeadlineExceededError:

@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from blockyard.errors import StoreClosedError
+from blockyard.transport.tasks import in_time
 from blockyard.user_code import UserCodeError
 
 Result = TypeVar("Result")
@@ -48,6 +49,7 @@ class CallsUnderWay:
         finally:
             _ = call.end()
             self._calls.discard(call)
+            del call, task  # which may be given the error
             if not self._calls:
                 self._all_ended.set()
         try:  # out here, so that it gets no context
@@ -62,11 +64,7 @@ class CallsUnderWay:
             call.cut_off()
         if not self._calls:
             return
-        try:
-            async with asyncio.timeout(seconds):
-                _ = await self._all_ended.wait()
-        except TimeoutError:
-            return
+        _ = await in_time(self._all_ended.wait(), seconds)
 
 
 class _Call:
