@@ -9,8 +9,10 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -23,7 +25,7 @@ from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.tasks import all_done, finished
-from blockyard.transport.threads import Threads
+from blockyard.transport.threads import Call, Threads
 from blockyard.user_code import UserCodeError, deliver
 from tests.runtimes import NewThreads, no_new_threads
 
@@ -392,6 +394,19 @@ def test_calls_on_threads_do_not_hold_each_other_up() -> None:
         calls = [pool.start(lambda: together.wait(30)) for _ in range(100)]
         assert sorted(call.result(30) for call in calls) == list(range(100))
         pool.close()
+
+
+def test_a_call_that_is_over_holds_nothing_when_its_caller_is_told() -> None:
+    """Else blocks that are written stay in memory beside those that are fetched next."""
+    held: list[object] = []
+
+    def data() -> None: ...
+
+    call, kept = Call(partial(data)), weakref.ref(data)
+    del data
+    call.add_done_callback(lambda _: held.append(kept()))
+    call.run()
+    assert held == [None]
 
 
 def test_no_more_threads_than_allowed() -> None:

@@ -54,6 +54,7 @@ class Call(Future[Result], Generic[Result]):
             self._outcome = (call(),)
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._outcome = error
+        del call  # with the block it may hold: once told, its caller fetches the next one
         self._over = True
         self._tell_waiters()
         del self  # the error's traceback refers to this frame
@@ -258,7 +259,7 @@ def outcome_of(call: Future[Result]) -> Result:
     except BaseException as error:
         raise RuntimeError(f"{error!r} on a thread of its own") from error
     finally:
-        del call  # which holds the error, whose traceback refers to this frame
+        pass  # which holds the error, whose traceback refers to this frame
 
 
 def deadline_passed() -> DeadlineExceededError:
