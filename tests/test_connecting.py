@@ -401,6 +401,22 @@ def test_no_memory_for_a_connection_leaves_the_pool_right(
         assert driver.exchange(ask(server.url)).body == b"hello"
 
 
+def test_what_a_signal_handler_raises_as_an_address_is_looked_at_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An address needs no thread. A `TimeoutError` was taken for the look-up's, and tried again."""
+
+    class LateError(TimeoutError):
+        pass
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise LateError
+
+    monkeypatch.setattr(socket, "getaddrinfo", interrupted)
+    with pytest.raises(LateError):
+        _ = resolving.look_up("127.0.0.1")
+
+
 def test_no_thread_for_a_look_up_is_a_typed_error(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from blockyard.transport.clock import monotonic
 from blockyard.transport.threads import Call, Threads
+from blockyard.user_code import pass_on_foreign
 
 _KEPT = 5.0
 """Seconds for which what was found is used again."""
@@ -69,6 +70,9 @@ def look_up(host: str) -> LookUp:
     mine = LookUp(host)
     if _is_address(host):
         mine.run()
+        error = mine.exception()
+        if isinstance(error, OSError):
+            pass_on_foreign(error)  # of a signal handler, which can't wait to be asked for
         return mine
     key = os.getpid(), host
     known = _look_ups.setdefault(key, mine)
