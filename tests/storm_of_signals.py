@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
+from types import FrameType
 
 import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
@@ -104,10 +106,13 @@ def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
     chance = random.Random(12)  # noqa: S311 - to be repeatable
 
     fired = met = printed = 0
+    stack: list[str] = []
+    lost: list[str] = []
 
-    def late(*_: object) -> None:
-        nonlocal fired
+    def late(_: int, frame: FrameType | None) -> None:
+        nonlocal fired, stack
         fired += 1
+        stack = traceback.format_stack(frame, limit=8)
         raise LateError
 
     def ignored(_: object) -> None:
@@ -129,10 +134,12 @@ def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
             _ = signal.setitimer(signal.ITIMER_REAL, 0.0002 + chance.random() * 0.01)
             while fired == number:
                 calls(store)
+            lost += stack
         except LateError:
             met += 1
     if met + printed != EXCEPTIONS or met < 0.9 * EXCEPTIONS:
-        sys.exit(f"{met} of {EXCEPTIONS} exceptions were raised, and {printed} printed")
+        told = f"{met} of {EXCEPTIONS} exceptions were raised, and {printed} printed; others at\n"
+        sys.exit(told + "".join(lost))
     warm_up(store)
     ends = time.monotonic() + 20
     # A single call of file:// opens files on this very thread, and a descriptor that comes between
