@@ -259,7 +259,7 @@ def outcome_of(call: Future[Result]) -> Result:
     except BaseException as error:
         raise RuntimeError(f"{error!r} on a thread of its own") from error
     finally:
-        pass  # which holds the error, whose traceback refers to this frame
+        del call  # which holds the error, whose traceback refers to this frame
 
 
 def deadline_passed() -> DeadlineExceededError:
