@@ -462,6 +462,14 @@ def test_a_page_that_goes_on() -> None:
     assert list_page(listing(rest=rest), PageAsked("")).next_token == "1\0\0t2/=+"
 
 
+def test_the_key_to_start_after_is_passed_over() -> None:
+    listed = listing(entry("a", size="1"), entry("b", size="2", etag="e"))
+    [block] = list_page(listed, PageAsked("", after="a")).blocks
+    assert (block.key, block.size, block.etag) == ("b", 2, "e")
+    with pytest.raises(ProtocolError, match="do not increase"):
+        _ = list_page(listed, PageAsked("", "token", after="a"))
+
+
 def folders(*names: str) -> str:
     return "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in names)
 

@@ -90,6 +90,26 @@ def test_a_service_that_ignores_the_range_of_an_end_is_cut(s3: Pretended) -> Non
     assert s3.read_with("k", suffix=2 * SIZE).data == BLOCK
 
 
+@pytest.mark.parametrize("refused", ["416", "no bytes"])
+@pytest.mark.parametrize("suffix", [SIZE, 2 * SIZE])
+def test_a_service_that_refuses_a_long_suffix_is_asked_by_offset(
+    s3: Pretended, suffix: int, refused: str
+) -> None:
+    def strict(request: Request, sent: Response) -> Response:
+        if not request.headers.get("range", "").startswith("bytes=-"):
+            return sent
+        if refused == "416":
+            return refusal(416, "InvalidRange")
+        return reply(
+            206, {"etag": sent.headers.get("etag", '"e"'), "content-range": "bytes 0--1/0"}, b""
+        )
+
+    s3.service.always = strict
+    assert s3.read_with("k", suffix=suffix).data == BLOCK
+    s3.write("empty", b"")
+    assert s3.read_with("empty", suffix=suffix).data == b""
+
+
 # Versions.
 
 

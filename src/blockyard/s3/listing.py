@@ -92,6 +92,8 @@ def _page(response: Response, asked: PageAsked) -> tuple[Rows, list[str], list[s
     document, rows = _plain_listing(response) or _listing(response)
     encoded = "url" in (document.text("EncodingType"), document.text("Encoding-Type"))  # GCS's
     keys = [_url_decoded(key) for key in rows.keys] if encoded else rows.keys
+    if asked.after and asked.token is None and keys[:1] == [asked.after]:
+        rows, keys = rows.behind_first(), keys[1:]  # LocalStack takes "after" as "from"
     folders = [folder for (folder,) in document.rows("CommonPrefixes", "Prefix")]
     if encoded:
         folders = [_url_decoded(folder) for folder in folders]

@@ -43,6 +43,8 @@ def check_range_reply(response: Response, span: Span) -> None:
     """
     if response.status not in {200, 206}:
         raise ProtocolError(f"status {response.status} for a range request, expected 206")
+    if span.suffix is not None and response.size == 0:
+        raise InvalidRangeError("the service has no bytes at the object's end")
     stated = response.headers.get("content-range", "")
     match = _CONTENT_RANGE.fullmatch(stated)
     if match is None:

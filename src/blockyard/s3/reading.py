@@ -11,7 +11,7 @@ one budget of attempts and one list of notes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Literal, TypeAlias
@@ -347,6 +347,10 @@ class Reader:
         info = responses.stat_result(reply, wanted.operation, wanted.key)
         check_conditions(wanted, info.etag)
         begin, end = requested_range(wanted, info.size)
+        if begin < end and wanted.suffix:  # some refuse suffixes longer than the object
+            del refused
+            by_offset = replace(wanted, suffix=None, offset=begin)
+            return await self.read(ctx, by_offset, full_key)
         if refused is not None and begin < end:  # it was replaced meanwhile
             try:
                 raise refused

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from blockyard.s3.dates import iso_date
@@ -43,6 +44,15 @@ class Rows(NamedTuple):
     sizes: Iterable[int]
     etags: Iterable[str]
     moments: Iterable[datetime | None]
+
+    def behind_first(self) -> Rows:
+        """The rows but for the first one."""
+        return Rows(
+            self.keys[1:],
+            islice(self.sizes, 1, None),
+            islice(self.etags, 1, None),
+            islice(self.moments, 1, None),
+        )
 
 
 def cut_rows(body: bytes) -> tuple[bytes, Rows] | None:
