@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
@@ -33,10 +33,7 @@ from blockyard.model import (
     HealthReport,
     Page,
 )
-from blockyard.stores.base import ListRequest, ReadRequest
-
-if TYPE_CHECKING:
-    from blockyard.stores.base import Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store
 
 Result = TypeVar("Result")
 
@@ -238,23 +235,18 @@ class Operations:
     async def list_folder(self, ctx: Context, prefix: str = "") -> FolderListing:
         folder = arguments.prefix("list_folder", prefix)
         request = ListRequest(
-            below(folder) if folder else "",
-            page_size=PAGE_SIZE,
-            delimiter="/",
-            operation="list_folder",
+            below(folder) if folder else "", delimiter="/", operation="list_folder"
         )
-        found = FolderListing([], [])
-        while True:
-            page = await self.list_page(ctx, request)
-            found.blocks.extend(page.blocks)
-            found.folders.extend(page.folders)
-            if page.next_token is None:
-                return found
-            request.token = page.next_token
+        pages = await all_pages(self, ctx, request)
+        return FolderListing(
+            [block for page in pages for block in page.blocks],
+            [name for page in pages for name in page.folders],
+        )
 
     def list_page(self, ctx: Context, request: ListRequest) -> Coroutine[Any, Any, Page]:
-        """One page of a listing."""
+        """One page of a listing, of at most `PAGE_SIZE` entries."""
         self.check_open(request.operation, ctx)
+        request.page_size = PAGE_SIZE
         return self.store.list(ctx, request)
 
     def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
@@ -262,7 +254,6 @@ class Operations:
         self.check_open("iter_blocks")
         request = ListRequest(
             arguments.prefix("iter_blocks", prefix),
-            page_size=PAGE_SIZE,
             start_after=arguments.prefix("iter_blocks", start_after, "start_after"),
             operation="iter_blocks",
         )
@@ -352,6 +343,17 @@ class Operations:
             return
         deleted += outcome.deleted
         failed.update(outcome.failed)
+
+
+async def all_pages(operations: Operations, ctx: Context, request: ListRequest) -> list[Page]:
+    """Every page of a listing, from that of `request` on."""
+    pages: list[Page] = []
+    while True:
+        page = await operations.list_page(ctx, request)
+        pages.append(page)
+        if page.next_token is None:
+            return pages
+        request = replace(request, token=page.next_token)
 
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:

@@ -18,7 +18,7 @@ from blockyard.content.layout import (
 from blockyard.context import Context
 from blockyard.errors import IntegrityError
 from blockyard.model import BlockInfo
-from blockyard.operations import Operations
+from blockyard.operations import Operations, all_pages
 from blockyard.stores.base import ListRequest
 
 
@@ -87,13 +87,5 @@ class ContentListing:
 
     async def _all(self, ctx: Context, prefix: str) -> tuple[list[BlockInfo], int]:
         """All that is below a literal prefix, and how many pages that took."""
-        found: list[BlockInfo] = []
-        request = ListRequest(prefix)
-        pages = 0
-        while True:
-            page = await self._operations.list_page(ctx, request)
-            found += page.blocks
-            pages += 1
-            if page.next_token is None:
-                return found, pages
-            request.token = page.next_token
+        pages = await all_pages(self._operations, ctx, ListRequest(prefix))
+        return [block for page in pages for block in page.blocks], len(pages)
