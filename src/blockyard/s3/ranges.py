@@ -35,8 +35,10 @@ class Span:
         return self.first, end
 
 
-def check_range_reply(response: Response, span: Span) -> None:
-    """Raise `ProtocolError` unless the reply holds the range that was asked for.
+def check_range_reply(response: Response, span: Span) -> tuple[int, int]:
+    """The first byte and the object's size, of a reply that holds the range asked for.
+
+    Raises `ProtocolError` for any other.
 
     Fewer bytes than asked are right only at the object's end. Some services answer 200 and yet no
     more than the range, as its Content-Range says.
@@ -55,6 +57,7 @@ def check_range_reply(response: Response, span: Span) -> None:
             f"Content-Range {stated!r} with a body of {response.size} bytes does not answer "
             f"a request for {span}"
         )
+    return begin, size
 
 
 def stated_range(response: Response) -> tuple[int, int]:

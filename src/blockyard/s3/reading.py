@@ -30,7 +30,7 @@ from blockyard.errors import (
     S3Error,
 )
 from blockyard.keys import range_past_end
-from blockyard.model import KIB, MAX_BLOCK_SIZE, Block, BlockInfo
+from blockyard.model import KIB, MAX_BLOCK_SIZE, Block
 from blockyard.s3 import responses
 from blockyard.s3.attempts import Call, PlainCall
 from blockyard.s3.calls import Caller
@@ -106,7 +106,7 @@ class Broken:
 
     def completed(self, rest: Response) -> Response:
         """The reply as if it had not broken off. Raises `ProtocolError` for another `rest`."""
-        check_range_reply(rest, self.span())
+        _ = check_range_reply(rest, self.span())
         if rest.size != self.reply.size - self.received:
             raise ProtocolError("the object ends before the body that broke off did")
         if _strong(rest.headers) != self.etag:
@@ -130,6 +130,8 @@ class Read(Call):
     ranges_ignored: bool = False
     fresh: bool = False
     broken: Broken | None = None
+    stated: tuple[int, int] = (0, 0)
+    """The first byte and the object's size, as the checked reply to a range says."""
 
     @classmethod
     def of(cls, wanted: ReadRequest, full_key: str, page: int) -> Read:
@@ -214,11 +216,14 @@ class Read(Call):
             response = self.broken.completed(response)
         whole, span = _is_whole(response), self.span
         if whole:
-            return response if span is None else cut_from_whole(response, span)
+            if span is not None:
+                response = cut_from_whole(response, span)
+                self.stated = stated_range(response)
+            return response
         if span is None or self.ranges_ignored:
             raise ProtocolError(f"status {response.status} with a part of the whole object")
-        if self.broken is None:
-            check_range_reply(response, span)
+        resumed = self.broken is not None
+        self.stated = stated_range(response) if resumed else check_range_reply(response, span)
         return response
 
     def continues(self, failure: IncompleteBodyError) -> bool:
@@ -230,7 +235,7 @@ class Read(Call):
         if span is None:
             return _is_whole(_head(failure))
         try:
-            check_range_reply(_head(failure), span)
+            _ = check_range_reply(_head(failure), span)
         except ProtocolError:
             return False
         return True
@@ -419,7 +424,7 @@ def verify(read: Read, reply: Response, find_checksum: FindChecksum) -> Verified
     """
     target = read.target
     body = memoryview(reply.body) if target is None else target[: reply.size]
-    first, size = (0, len(body)) if read.span is None else stated_range(reply)
+    first, size = (0, len(body)) if read.span is None else read.stated
     verified: Verified
     wrong = None
     try:
@@ -438,7 +443,7 @@ def verify(read: Read, reply: Response, find_checksum: FindChecksum) -> Verified
 
 def _covered(read: Read, reply: Response, checksums: PageChecksums) -> bool:
     """Whether the pages of all bytes wanted came whole."""
-    first, size = stated_range(reply)
+    first, size = read.stated
     offset, length = read.wanted.offset, read.wanted.length
     if offset is None:
         offset = max(0, size - (read.wanted.suffix or 0))
@@ -453,28 +458,13 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
         return Block(
             reply.body, size, lambda: responses.block_info(wanted.key, reply, size), verified
         )
-    data = reply.body
-    if wanted.suffix is not None:
-        data = data[-wanted.suffix :]
-    elif wanted.offset is not None:
-        begin = wanted.offset - span.first
-        if begin >= len(data):
-            end = span.first + len(data)
-            raise range_past_end(wanted.operation, wanted.key, wanted.offset, end)
-        if begin or (wanted.length is not None and wanted.length < len(data)):
-            data = data[begin:] if wanted.length is None else data[begin : begin + wanted.length]
-    got = len(data)
+    first, size = read.stated
+    begin, end = requested_range(wanted, size)
+    data, got = reply.body[begin - first : end - first], end - begin
     if wanted.into is not None:
-        if got > len(wanted.into):
-            raise buffer_too_small(wanted, got)
         wanted.into[:got] = data
         data = b""
-    return Block(data, got, lambda: _info(wanted.key, reply), verified)
-
-
-def _info(key: str, reply: Response) -> BlockInfo:
-    _, size = stated_range(reply)
-    return responses.block_info(key, reply, size)
+    return Block(data, got, lambda: responses.block_info(wanted.key, reply, size), verified)
 
 
 def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
