@@ -66,11 +66,11 @@ emulators-env: $(EMULATORS_READY)
 
 # SEED=N repeats a run.
 faults: $(READY)
-	@$(RUN) campaign $(if $(SEED),--seed $(SEED))
-	@$(RUN) campaign --outages 300 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.campaign $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.campaign --outages 300 $(if $(SEED),--seed $(SEED))
 
 faults-short: $(READY)
-	@$(RUN) campaign --operations 10000 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.campaign --operations 10000 $(if $(SEED),--seed $(SEED))
 
 fuzz: $(FUZZ_READY)
 	@for target in $(FUZZ_TARGETS); do \

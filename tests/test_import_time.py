@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from markdown_pages import REPOSITORY
 
 import blockyard
 from blockyard import errors
 from blockyard.testing.scripted import Receive, ScriptedServer
+from tests.docs.markdown_pages import REPOSITORY
 
 HEAVY = {"asyncio", "botocore", "crc32c", "email", "httptools", "ssl", "typer", "yaml"}
 

@@ -9,7 +9,6 @@ from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
-from hooked_store import HookedStore, shrink_blocks
 
 import blockyard
 from blockyard import BlockStore, IntegrityError, StoreClosedError, TransportError
@@ -20,6 +19,7 @@ from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import FACES, FaceName, open_face
 from blockyard.transport.aio import AsyncioRuntime
+from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 1024
 MOVIE = b"".join(bytes([number]) * BLOCK for number in range(20)) + b"end"

@@ -33,7 +33,10 @@ from blockyard import (
 from blockyard.context import Origin, Request
 from blockyard.s3.credentials import Credentials
 from blockyard.s3.signing import Signer
-from blockyard.testing.faults import (
+from blockyard.testing.loopback import Connection, LoopbackServer
+from blockyard.testing.messages import read_head
+from blockyard.transport.dialing import Dialing, Proxy
+from blockyard_faults import (
     ROUGH_WEATHER,
     Campaign,
     FaultProxy,
@@ -43,9 +46,6 @@ from blockyard.testing.faults import (
     Stall,
     Status,
 )
-from blockyard.testing.loopback import Connection, LoopbackServer
-from blockyard.testing.messages import read_head
-from blockyard.transport.dialing import Dialing, Proxy
 from servers.endpoint import Endpoint, create_bucket
 from tests.passing_on import pass_on
 from tests.secrets_watch import forms

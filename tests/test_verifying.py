@@ -36,9 +36,9 @@ from blockyard.operations import Operations
 from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
-from blockyard.testing.faults import FaultProxy, FlipBit, Match, Script, SeenRequest, Status
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.verifying import Verifier
+from blockyard_faults import FaultProxy, FlipBit, Match, Script, SeenRequest, Status
 from servers.endpoint import Endpoint, boto3_client
 
 BLOCK = bytes(range(256)) * 300

@@ -109,7 +109,7 @@ class _BlockingFace:
 
 class _AsyncioFace:
     def __init__(self, store: AsyncBlockStore, runner: asyncio.Runner) -> None:
-        # tests/test_faces.py holds the faces in step: the driven one has every method.
+        # tests/clients/test_faces.py holds the faces in step: the driven one has every method.
         self.store = cast("BlockStore", _Driven(store, runner))
         self._asyncio_store = store
         self._runner = runner

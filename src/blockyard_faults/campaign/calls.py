@@ -1,0 +1,134 @@
+"""One call of a store: given a deadline, watched, and its ending held to what a call may end in.
+
+A call may end in its result, in an error of ours, or in an exception that the caller's own code
+raised; in time, and with nothing of the caller's own lost on the way.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from blockyard.content.writing import TIDY_SECONDS
+from blockyard.errors import BlockStoreError, DeadlineExceededError, TransportTimeoutError
+from blockyard_faults.campaign import watch
+from blockyard_faults.campaign.faces import Face
+from blockyard_faults.campaign.own import Own
+from blockyard_faults.campaign.tally import OVERRUN, SWALLOWED, UNTYPED, Tally
+
+DEADLINE = 60.0
+"""Seconds that a call has, unless it is hurried."""
+MARGIN = 1.0
+"""Seconds past its deadline in which a call must have ended, but for those of `Watch.lateness`."""
+_ACROSS = 6  # frames of a traceback that are told
+
+REPLACED = "was replaced all the same"
+"""How the note ends that a call puts on its error when it has replaced a content."""
+
+
+class Calls:
+    """Calls of one actor, one after the other.
+
+    `uncertain` says of the last one whether a request of it may still be under way: a timeout was
+    met, or so much time passed (`patience` seconds, the store's no-progress timeout) that one
+    may have been, or it needed tries whose outcome is unknown. `owned` says whether the caller's
+    own code raised within it, and `notes` has the notes on what came out of it.
+    """
+
+    def __init__(self, face: Face, tally: Tally, patience: float) -> None:
+        self.deadline = DEADLINE
+        self.tally = tally
+        self.uncertain = False
+        self.owned = False
+        self.notes: list[str] = []
+        self._face = face
+        self._patience = patience
+
+    async def ask(
+        self, method: str, *args: Any, own: Own | None = None, **options: Any
+    ) -> tuple[Any, BlockStoreError | None]:
+        """What the method returned, or its error: one of ours, which stands for any other too.
+
+        `owned` says whether that other one was the caller's own.
+        """
+        own = own or Own()
+        what = f"{method} {str(args[:1])[:80]}"
+        watched = watch.current().begins(what, self.deadline)
+        result, failure = None, None
+        begun = time.monotonic()
+        try:
+            result = await self._face.call(own, self.deadline, method, *args, **options)
+        except BaseException as error:  # noqa: BLE001 - finding these is what this is for
+            failure = error
+        ended = time.monotonic()
+        watch.current().ends(watched)
+        self.tally.operations[method] += 1
+        self._check_time(what, begun, ended, _notes(failure))
+        timed_out = isinstance(failure, TransportTimeoutError)
+        unknown = getattr(failure or result, "unknown_attempts", 0) > 0
+        self.uncertain = timed_out or unknown or ended - begun >= self._patience
+        return result, self._judged(what, own, failure, late=ended - begun >= self.deadline)
+
+    def _judged(
+        self, what: str, own: Own, failure: BaseException | None, late: bool
+    ) -> BlockStoreError | None:
+        self.tally.own += len(own.raised)
+        self.owned = bool(own.raised)
+        self.notes = _notes(failure)
+        if own.raised:
+            let_go = self._face.lets_go and late and isinstance(failure, DeadlineExceededError)
+            if not let_go and not own.reached(failure):
+                ended_in = "success" if failure is None else _told(failure)
+                raised = ", ".join(map(_told, own.raised))
+                self.tally.breaks(SWALLOWED, f"{what}: {raised}: ended in {ended_in}")
+            return BlockStoreError("the caller's own")
+        if isinstance(failure, BlockStoreError):
+            self.count(failure)
+            return failure
+        if failure is not None:
+            self.tally.breaks(UNTYPED, f"{what}: {_told(failure)}")
+            return BlockStoreError("untyped")
+        return None
+
+    def _check_time(self, what: str, begun: float, ended: float, notes: Sequence[str]) -> None:
+        due = begun + self.deadline
+        if any(note.endswith(REPLACED) for note in notes):  # what has begun goes on to its end
+            self.tally.replaced += 1
+            due += TIDY_SECONDS
+        over = ended - due
+        self.tally.overrun = max(self.tally.overrun, over)
+        net = over
+        if over > MARGIN / 2:
+            net -= watch.current().lateness(due, ended)
+        self.tally.net_overrun = max(self.tally.net_overrun, net)
+        if net > MARGIN:
+            told = f"{what}: {ended - begun:.2f} s of {self.deadline:.3f} s ({net:.2f} s over)"
+            self.tally.breaks(OVERRUN, "; ".join([told, *notes[-2:]]))
+
+    def count(self, error: BlockStoreError) -> None:
+        """Count an error, by its type and by whether the call had time."""
+        kind = type(error).__name__
+        if self.deadline < DEADLINE:
+            self.tally.hurried[kind] += 1
+            return
+        self.tally.errors[kind] += 1
+        _ = self.tally.examples.setdefault(kind, "; ".join([str(error), *_notes(error)]))
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """The notes on an error, and on those that it came from."""
+    if error is None:
+        return []
+    return [*getattr(error, "__notes__", []), *_notes(error.__cause__)]
+
+
+def _told(error: BaseException) -> str:
+    """The exception, and the frames that it came through last."""
+    frames = traceback.extract_tb(error.__traceback__)[-_ACROSS:]
+    way = " < ".join(
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
+        for frame in reversed(frames)
+    )
+    return f"{error!r} from {way}"

@@ -1,0 +1,206 @@
+"""The caller's own code within a call: sources, targets and callbacks, and what they do besides.
+
+A `Mischief` is done once, when that code is called for the nth time. `Companion` is the store
+that it calls back into, from the same thread or from a forked child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import random
+import signal
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from blockyard.errors import BlockStoreError
+from blockyard.sync import BlockStore
+from blockyard_faults.campaign.blocks import Content
+from blockyard_faults.campaign.expected import WRONG
+from blockyard_faults.campaign.own import KINDS, Own
+from blockyard_faults.campaign.tally import HUNG, UNTYPED, Tally
+
+Item = TypeVar("Item")
+Act = Callable[[], None]
+
+_BEACON = Content(7, 20_000)
+_CHILD_DEADLINE = 20.0
+_CHILD_HUNG = 50.0
+_UNTIL_ALL_IS_STILL = 0.05
+_FINE, _WRONG, _UNTYPED = 0, 11, 12
+_C = ctypes.PyDLL(None)
+
+
+class Mischief:
+    """`act` is done when `__call__` is called for the `nth` time."""
+
+    def __init__(self, nth: int, act: Act) -> None:
+        self._left = nth
+        self._act = act
+
+    def __call__(self, *_: object) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._act()
+
+    def while_giving(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items, with a call before each."""
+        for item in items:
+            self()
+            yield item
+
+
+NOTHING = Mischief(0, lambda: None)
+
+
+class ReadingFile:
+    """A file open for reading bytes that is nothing but its `read`."""
+
+    def __init__(self, data: bytes, mischief: Mischief) -> None:
+        self._rest = memoryview(data)
+        self._mischief = mischief
+
+    def read(self, size: int, /) -> bytes:
+        self._mischief()
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(part)
+
+
+class WritingFile:
+    """A file open for writing bytes, which takes at most `most` at a time."""
+
+    def __init__(self, most: int, mischief: Mischief) -> None:
+        self.written = bytearray()
+        self._most = most
+        self._mischief = mischief
+
+    def write(self, data: Any, /) -> int:
+        self._mischief()
+        part = memoryview(data).cast("B")[: self._most]
+        self.written += part
+        return len(part)
+
+
+SourceKind = Literal["buffer", "path", "file", "generator", "async generator"]
+BLOCKING_SOURCES: tuple[SourceKind, ...] = ("buffer", "path", "file", "generator")
+ASYNCIO_SOURCES: tuple[SourceKind, ...] = (*BLOCKING_SOURCES, "async generator")
+RUNS_OWN_CODE = ("file", "generator", "async generator")
+
+
+def source(kind: SourceKind, data: bytes, piece: int, mischief: Mischief, folder: Path) -> Any:
+    """`data` as a source of that kind, in pieces of `piece` bytes where it comes in pieces."""
+    pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
+    match kind:
+        case "buffer":
+            return data
+        case "path":
+            path = folder / f"source-{os.getpid()}-{time.monotonic_ns()}"
+            _ = path.write_bytes(data)
+            return path
+        case "file":
+            return ReadingFile(data, mischief)
+        case "generator":
+            return mischief.while_giving(pieces)
+        case "async generator":
+            return _given_async(pieces, mischief)
+
+
+async def _given_async(pieces: Sequence[bytes], mischief: Mischief) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        await asyncio.sleep(0)
+        mischief()
+        yield piece
+
+
+class Companion:
+    """A store that the caller's own code calls back into, below keys of its own.
+
+    What it finds there is held to what it wrote; what goes wrong is counted in `tally`.
+    """
+
+    def __init__(self, store: BlockStore, namespace: str, tally: Tally) -> None:
+        self._store = store.with_options(deadline=_CHILD_DEADLINE)
+        self._tally = tally
+        self._keys = [f"{namespace}-beacon/{number}" for number in range(3)]
+        self._written = False
+
+    def prepare(self) -> bool:
+        """Write what is read later; whether that has succeeded."""
+        if not self._written:
+            try:
+                _ = self._store.write_blocks([(key, _BEACON.data) for key in self._keys])
+            except BlockStoreError:
+                return False
+            self._written = True
+        return True
+
+    def call_back(self) -> None:
+        """Use the store from within a call of it."""
+        self._count(self._outcome(), "from within a call")
+
+    def fork(self) -> None:
+        """Use the store in a forked child, which ends without cleaning up."""
+        self._in_child(os.fork)
+
+    def fork_in_c(self) -> None:
+        """As `fork`, by the C library's fork, which runs no hook of Python's.
+
+        Not while another thread waits for the interpreter: the child's would wait for it for ever.
+        """
+        time.sleep(_UNTIL_ALL_IS_STILL)
+        self._in_child(_C.fork)
+
+    def _in_child(self, fork: Callable[[], int]) -> None:
+        pid = fork()
+        if pid == 0:
+            try:
+                os._exit(self._outcome())
+            finally:
+                os._exit(_UNTYPED)
+        until = time.monotonic() + _CHILD_HUNG
+        while time.monotonic() < until:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._count(os.waitstatus_to_exitcode(status), "in a forked child")
+                return
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+        _ = os.waitpid(pid, 0)
+        how = getattr(fork, "__module__", None) or "C"
+        self._tally.breaks(HUNG, f"{self._keys[0]}: a child forked by {how} used the store")
+
+    def _outcome(self) -> int:
+        try:
+            single = self._store.read_block(self._keys[0])
+            several = self._store.read_blocks(self._keys)
+        except BlockStoreError:
+            return _FINE  # it may fail, as any call in such weather
+        except BaseException:  # noqa: BLE001 - told by the exit code
+            traceback.print_exc()
+            return _UNTYPED
+        return _FINE if all(data == _BEACON.data for data in (single, *several)) else _WRONG
+
+    def _count(self, outcome: int, where: str) -> None:
+        if outcome == _WRONG:
+            self._tally.breaks(WRONG, f"{self._keys[0]}: {where}")
+        elif outcome != _FINE:
+            self._tally.breaks(UNTYPED, f"{self._keys[0]}: {where}: exit code {outcome}")
+
+
+def drawn(source: random.Random, own: Own, companion: Companion | None, calls: int) -> Mischief:
+    """A mischief at one of the first `calls` calls: an exception, a wait, a callback, a fork."""
+
+    def throw() -> None:
+        own.throw(source.choice(KINDS)())
+
+    def wait() -> None:
+        time.sleep(source.uniform(0, 0.02))
+
+    acts: list[Act] = [throw] * 4 + [wait]
+    if companion is not None and companion.prepare():
+        acts += [companion.call_back, companion.call_back, companion.fork]
+    return Mischief(source.randint(1, max(calls, 1)), source.choice(acts))

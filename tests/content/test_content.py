@@ -1,0 +1,455 @@
+"""Contents of small blocks, through both faces: what goes in comes out, by every way."""
+
+from __future__ import annotations
+
+import array
+import io
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blockyard import (
+    BLOCK_SIZE,
+    BlockNotFoundError,
+    IntegrityError,
+    InvalidKeyError,
+    InvalidRangeError,
+    LocalStorageError,
+    StoreClosedError,
+)
+from blockyard.stores.filesystem import FilesystemStore
+from blockyard.stores.memory import MemoryStore
+from blockyard.sync import BlockStore
+from blockyard.testing.faces import FACES, open_face
+from tests.hooked_store import HookedStore, shrink_blocks
+
+BLOCK = 32
+CHUNK = 16 * BLOCK
+SIZES = [0, 1, BLOCK, BLOCK + 1, CHUNK, 3 * CHUNK + 5]
+
+
+def content(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)  # noqa: S311 - the same every time
+
+
+@pytest.fixture
+def hooked() -> HookedStore:
+    return HookedStore(MemoryStore())
+
+
+@pytest.fixture(params=FACES)
+def store(request: pytest.FixtureRequest, hooked: HookedStore) -> Iterator[BlockStore]:
+    with open_face(request.param, hooked) as face:
+        shrink_blocks(face.store, BLOCK)
+        yield face.store
+
+
+def _reused_buffer(data: bytes) -> Iterator[memoryview]:
+    """What a careful reader of files does: every part comes in the same memory."""
+    buffer = bytearray(7)
+    for start in range(0, len(data), 7):
+        part = data[start : start + 7]
+        buffer[: len(part)] = part
+        yield memoryview(buffer)[: len(part)]
+
+
+SOURCES: dict[str, Callable[[bytes, Path], object]] = {
+    "bytes": lambda data, _: data,
+    "bytearray": lambda data, _: bytearray(data),
+    "items of several bytes": lambda data, _: memoryview(data).cast("B"),
+    "path": lambda data, path: (path.write_bytes(data), path)[1],
+    "path as str": lambda data, path: (path.write_bytes(data), str(path))[1],
+    "file": lambda data, _: io.BytesIO(data),
+    "list": lambda data, _: [data[:5], b"", data[5:100], data[100:]],
+    "one buffer used again": lambda data, _: _reused_buffer(data),
+}
+
+
+class TestWriting:
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("kind", SOURCES)
+    def test_what_went_in_comes_out(
+        self, store: BlockStore, tmp_path: Path, kind: str, size: int
+    ) -> None:
+        data = content(size)
+        info = store.write_content("a/movie", SOURCES[kind](data, tmp_path / "source"))
+        assert (info.content_id, info.size) == ("a/movie", size)
+        assert info.blocks == len(store.list_by_prefix()) == max(1, -(-size // BLOCK))
+        assert store.content_size("a/movie") == size
+        assert store.read_content("a/movie") == data
+
+    def test_blocks_are_plain_and_their_keys_count_within_the_chunk(
+        self, store: BlockStore
+    ) -> None:
+        data = content(2 * CHUNK + 1)
+        store.write_content("a b/%41+ü", data)
+        for index in range(33):
+            key = f"a b/%41+ü/chunk-{index // 16}/block-{index % 16}"
+            assert store.read_block(key) == data[index * BLOCK : (index + 1) * BLOCK]
+        assert len(store.list_by_prefix()) == 33
+
+    def test_items_wider_than_a_byte_are_stored_as_their_bytes(self, store: BlockStore) -> None:
+        numbers = array.array("d", range(100))
+        assert store.write_content("numbers", numbers).size == 800
+        assert store.read_content("numbers") == numbers.tobytes()
+
+    def test_a_file_is_read_from_its_position_on(self, store: BlockStore) -> None:
+        file = io.BytesIO(content(100))
+        file.seek(40)
+        store.write_content("rest", file)
+        assert store.read_content("rest") == content(100)[40:]
+
+    def test_a_pipe_at_a_path_is_read_to_its_end(self, store: BlockStore, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=(content(1000),))
+        writer.start()
+        assert store.write_content("piped", pipe).size == 1000
+        writer.join()
+        assert store.read_content("piped") == content(1000)
+
+    @pytest.mark.parametrize("old", SIZES)
+    @pytest.mark.parametrize("new", SIZES)
+    def test_a_rewrite_leaves_nothing_of_the_old(
+        self, store: BlockStore, old: int, new: int
+    ) -> None:
+        store.write_content("again", content(old, seed=1))
+        store.write_content("again/nested", b"of its own")
+        store.write_content("again", content(new, seed=2))
+        assert store.read_content("again") == content(new, seed=2)
+        assert len(store.list_by_prefix()) == max(1, -(-new // BLOCK)) + 1
+        assert store.read_content("again/nested") == b"of its own"
+
+    def test_progress_counts_up_to_the_size(self, store: BlockStore, tmp_path: Path) -> None:
+        written: list[int] = []
+        store.write_content("movie", content(1000), progress=written.append)
+        read: list[int] = []
+        store.read_content_into("movie", tmp_path / "copy", progress=read.append)
+        copied: list[int] = []
+        store.copy_content("movie", "copy", progress=copied.append)
+        for steps in (written, read, copied):
+            assert steps == sorted(steps)
+            assert len(steps) == -(-1000 // BLOCK)
+            assert steps[-1] == 1000
+
+    @pytest.mark.parametrize(
+        "source", [3, None, ["text"], [b"x", None], io.StringIO("text"), memoryview(b"abcd")[::2]]
+    )
+    def test_what_is_no_source_is_a_type_error_and_leaves_nothing(
+        self, store: BlockStore, source: object
+    ) -> None:
+        with pytest.raises(TypeError):
+            store.write_content("movie", source)
+        assert store.list_by_prefix() == []
+
+    def test_a_file_that_is_not_there(self, store: BlockStore, tmp_path: Path) -> None:
+        with pytest.raises(LocalStorageError, match="missing': No such file"):
+            store.write_content("movie", tmp_path / "missing")
+        assert store.list_by_prefix() == []
+
+    def test_a_file_cut_short_meanwhile(
+        self, store: BlockStore, hooked: HookedStore, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "shrinking"
+        path.write_bytes(content(10 * CHUNK))
+
+        async def cut(operation: str, key: str) -> None:
+            if operation == "write_block":
+                os.truncate(path, 10)
+
+        hooked.hook = cut
+        with pytest.raises(LocalStorageError, match="changed while it was read"):
+            store.write_content("movie", path)
+        assert store.list_by_prefix() == []
+
+
+class TestReading:
+    def test_a_content_that_is_not_there(self, store: BlockStore, tmp_path: Path) -> None:
+        store.write_content("movie/chunk-0", b"another one's")
+        for call in (
+            lambda: store.read_content("movie"),
+            lambda: store.read_content_into("movie", tmp_path / "out"),
+            lambda: list(store.iter_content("movie")),
+            lambda: store.open_content("movie"),
+            lambda: store.content_size("movie"),
+            lambda: store.copy_content("movie", "copy"),
+        ):
+            with pytest.raises(BlockNotFoundError, match="'movie': there is no such content"):
+                call()
+        assert list(tmp_path.glob("*out*")) == []
+
+    @pytest.mark.parametrize("concurrency", [1, 7, 32])
+    @pytest.mark.parametrize("size", SIZES)
+    def test_every_way_out(
+        self, store: BlockStore, tmp_path: Path, size: int, concurrency: int
+    ) -> None:
+        data = content(size)
+        store.write_content("movie", data)
+        narrow = store.with_options(concurrency=concurrency)
+        shrink_blocks(narrow, BLOCK)
+        assert narrow.read_content("movie") == data
+        assert b"".join(narrow.iter_content("movie")) == data
+        file = io.BytesIO()
+        assert narrow.read_content_into("movie", file) == size
+        assert file.getvalue() == data
+        assert narrow.read_content_into("movie", tmp_path / "file") == size
+        assert (tmp_path / "file").read_bytes() == data
+
+    def test_ranges_touch_only_their_blocks(self, store: BlockStore, hooked: HookedStore) -> None:
+        data = content(2 * CHUNK + 5)
+        store.write_content("movie", data)
+        read: list[tuple[str, str]] = []
+
+        async def note(operation: str, key: str) -> None:
+            if operation != "list_page":
+                read.append((operation, key.removeprefix("movie/")))
+
+        hooked.hook = note
+        cases: list[tuple[int, int | None, list[tuple[str, str]]]] = [
+            (0, 0, []),
+            (3, 4, [("read_block_range", "chunk-0/block-0")]),
+            (BLOCK, BLOCK, [("read_block", "chunk-0/block-1")]),
+            (
+                BLOCK - 1,
+                BLOCK + 2,
+                [
+                    ("read_block_range", "chunk-0/block-0"),
+                    ("read_block", "chunk-0/block-1"),
+                    ("read_block_range", "chunk-0/block-2"),
+                ],
+            ),
+            (
+                CHUNK - 1,
+                2,
+                [("read_block_range", "chunk-0/block-15"), ("read_block_range", "chunk-1/block-0")],
+            ),
+            (2 * CHUNK, None, [("read_block", "chunk-2/block-0")]),
+            (2 * CHUNK + 4, 1000, [("read_block_range", "chunk-2/block-0")]),
+        ]
+        for offset, length, expected in cases:
+            read.clear()
+            stop = None if length is None else offset + length
+            assert store.read_content("movie", offset, length) == data[offset:stop]
+            assert sorted(read) == sorted(expected)
+
+    @pytest.mark.parametrize(
+        ("size", "offset", "length"),
+        [(10, 10, None), (10, 11, 1), (0, 1, None), (10, -1, 2), (10, 0, -1), (10, 2**63, None)],
+    )
+    def test_ranges_outside(
+        self, store: BlockStore, size: int, offset: int, length: int | None
+    ) -> None:
+        store.write_content("movie", content(size))
+        with pytest.raises(InvalidRangeError, match="'movie'"):
+            store.read_content("movie", offset, length)
+        with pytest.raises(InvalidRangeError, match="'movie'"):
+            store.read_content_into("movie", io.BytesIO(), offset=offset, length=length)
+
+    def test_a_target_that_takes_little_at_a_time(self, store: BlockStore) -> None:
+        class Slow(io.RawIOBase):
+            taken = b""
+
+            def write(self, data: memoryview) -> int:
+                self.taken += bytes(data[:5])
+                return min(5, len(data))
+
+        store.write_content("movie", content(200))
+        target = Slow()
+        store.read_content_into("movie", target)
+        assert target.taken == content(200)
+
+
+class TestFiles:
+    def test_a_replaced_file_keeps_its_permissions_and_a_link_stays_a_link(
+        self, store: BlockStore, tmp_path: Path
+    ) -> None:
+        store.write_content("movie", content(100))
+        folder = tmp_path / "out"
+        folder.mkdir()
+        (folder / "file").write_bytes(b"a longer file than what comes" * 100)
+        (folder / "file").chmod(0o640)
+        (folder / "link").symlink_to("file")
+        store.read_content_into("movie", folder / "link")
+        assert (folder / "file").read_bytes() == content(100)
+        assert (folder / "file").stat().st_mode & 0o777 == 0o640
+        assert sorted(os.listdir(folder)) == ["file", "link"]
+        assert (folder / "link").is_symlink()
+
+    def test_a_new_file_has_the_usual_permissions(self, store: BlockStore, tmp_path: Path) -> None:
+        store.write_content("movie", b"x")
+        store.read_content_into("movie", tmp_path / "new")
+        (tmp_path / "usual").touch()
+        assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+    def test_a_read_that_fails_leaves_the_old_file(
+        self, store: BlockStore, hooked: HookedStore, tmp_path: Path
+    ) -> None:
+        store.write_content("movie", content(1000))
+        folder = tmp_path / "out"
+        folder.mkdir()
+        (folder / "file").write_bytes(b"old")
+
+        async def refuse(operation: str, key: str) -> None:
+            if key.endswith("block-7"):
+                raise IntegrityError("damaged")
+
+        hooked.hook = refuse
+        with pytest.raises(IntegrityError, match="damaged"):
+            store.read_content_into("movie", folder / "file")
+        assert (folder / "file").read_bytes() == b"old"
+        assert os.listdir(folder) == ["file"]
+
+    def test_a_pipe_is_written_to_not_replaced(self, store: BlockStore, tmp_path: Path) -> None:
+        store.write_content("movie", content(1000))
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+        reader.start()
+        assert store.read_content_into("movie", pipe) == 1000
+        reader.join()
+        assert got == [content(1000)]
+        assert pipe.is_fifo()
+
+    @pytest.mark.parametrize(
+        ("target", "why"), [("missing/file", "No such file"), ("", "is a folder, not a file")]
+    )
+    def test_a_place_where_no_file_can_be(
+        self, store: BlockStore, tmp_path: Path, target: str, why: str
+    ) -> None:
+        store.write_content("movie", b"x")
+        with pytest.raises(LocalStorageError, match=why):
+            store.read_content_into("movie", tmp_path / target)
+
+
+class TestDoubt:
+    """What is not surely the whole content is never given out."""
+
+    @pytest.mark.parametrize("missing", [1, 2, 16, 20, 31])
+    def test_a_hole_is_named(self, store: BlockStore, tmp_path: Path, missing: int) -> None:
+        store.write_content("movie", content(2 * CHUNK + 1))
+        key = f"movie/chunk-{missing // 16}/block-{missing % 16}"
+        store.delete_block(key)
+        for call in (
+            lambda: store.content_size("movie"),
+            lambda: store.read_content("movie", 0, 1),
+            lambda: store.read_content_into("movie", tmp_path / "out"),
+            lambda: store.open_content("movie"),
+            lambda: store.copy_content("movie", "copy"),
+        ):
+            with pytest.raises(IntegrityError, match=f"there is a hole: '{key}' is missing"):
+                call()
+        assert store.list_by_prefix("copy") == []
+
+    @pytest.mark.parametrize(("index", "size"), [(0, 5), (3, 0), (3, BLOCK + 1), (4, BLOCK + 1)])
+    def test_a_block_of_the_wrong_size_is_named(
+        self, store: BlockStore, index: int, size: int
+    ) -> None:
+        store.write_content("movie", content(4 * BLOCK + 1))
+        key = f"movie/chunk-0/block-{index}"
+        store.write_block(key, bytes(size))
+        with pytest.raises(IntegrityError, match=f"'{key}' has {size} bytes where {BLOCK}"):
+            store.content_size("movie")
+
+    def test_without_block_0_it_is_unfinished_and_can_be_deleted(self, store: BlockStore) -> None:
+        store.write_content("movie", content(1000))
+        store.delete_block("movie/chunk-0/block-0")
+        with pytest.raises(IntegrityError, match="unfinished: 'movie/chunk-0/block-0'"):
+            store.read_content("movie")
+        store.delete_content("movie")
+        assert store.list_by_prefix() == []
+
+    def test_keys_that_only_look_like_blocks_are_not_of_the_content(
+        self, store: BlockStore
+    ) -> None:
+        others = [
+            "movie/chunk-00/block-0",
+            "movie/chunk-0/block-01",
+            "movie/chunk-0/block-16",
+            "movie/chunk-0/block-1/x",
+            "movie/chunk-1/block-\u0661",
+            "movie/chunk-x/block-0",
+            "movie/chunk-new-0123456789abcdef/notes",
+            "movie/chunk-new-x/chunk-0/block-0",
+            "moviechunk-0/block-0",
+            "movie",
+        ]
+        for key in others:
+            store.write_block(key, b"other")
+        store.write_content("movie", content(40))
+        store.write_content("movie", content(50))
+        assert store.content_size("movie") == 50
+        store.delete_content("movie")
+        assert sorted(store.list_by_prefix()) == sorted(others)
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["", "a/", "a\nb", "a" * 961, "ä" * 481])
+    def test_what_is_no_content_id(self, store: BlockStore, name: str) -> None:
+        for call in (
+            lambda: store.write_content(name, b""),
+            lambda: store.read_content(name),
+            lambda: store.content_size(name),
+            lambda: store.copy_content("movie", name),
+            lambda: store.delete_content(name),
+        ):
+            with pytest.raises(InvalidKeyError):
+                call()
+        assert store.list_by_prefix() == []
+
+    def test_the_longest_one_can_be_rewritten(self, store: BlockStore) -> None:
+        name = "a/" * 440 + "b" * 80
+        store.write_content(name, content(5000, seed=1))
+        store.write_content(name, content(5000, seed=2))
+        assert store.read_content(name) == content(5000, seed=2)
+
+    def test_copying_onto_itself_changes_nothing(
+        self, store: BlockStore, hooked: HookedStore
+    ) -> None:
+        store.write_content("movie", content(100))
+        before = list(store.iter_blocks())
+        assert store.copy_content("movie", "movie").size == 100
+        assert list(store.iter_blocks()) == before
+
+
+def test_a_closed_store_says_so() -> None:
+    with open_face("blocking", MemoryStore()) as face:
+        face.store.write_content("movie", content(10))
+        file = face.store.open_content("movie")
+        face.store.close()
+        with pytest.raises(StoreClosedError):
+            file.read()
+        with pytest.raises(StoreClosedError):
+            face.store.read_content("movie")
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_contents_in_files(name: str, tmp_path: Path) -> None:
+    with open_face(name, FilesystemStore(tmp_path / "blocks")) as face:
+        shrink_blocks(face.store, BLOCK)
+        for size in (CHUNK + 1, 0, 40):
+            data = content(size)
+            face.store.write_content("movie", data)
+            face.store.copy_content("movie", "copy")
+            assert face.store.read_content("copy") == data
+            assert face.store.read_content_into("movie", tmp_path / "out") == size
+            assert (tmp_path / "out").read_bytes() == data
+        face.store.delete_content("movie")
+        assert face.store.list_by_prefix() == ["copy/chunk-0/block-0", "copy/chunk-0/block-1"]
+
+
+@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("size", [BLOCK_SIZE - 1, BLOCK_SIZE + 1, 16 * BLOCK_SIZE + 1])
+def test_blocks_of_the_real_size(name: str, size: int) -> None:
+    with open_face(name, MemoryStore()) as face:
+        data = content(size)
+        face.store.write_content("movie", data)
+        assert [block.size for block in face.store.iter_blocks("movie/chunk-0/block-0")] == [
+            min(size, 4 * 1024 * 1024)
+        ]
+        assert len(face.store.list_by_prefix("movie/")) == -(-size // BLOCK_SIZE)
+        assert face.store.read_content("movie") == data
