@@ -122,7 +122,7 @@ def drafted(root: Path) -> Generator[Draft, None, None]:
             yield Draft(area, name, file)
         finally:
             os.close(file)
-            with suppress(OSError):  # renamed, or else left to `sweep`
+            with syscalls.errors_ignored():  # renamed, or else left to `sweep`
                 os.unlink(name, dir_fd=area)
 
 
@@ -241,9 +241,11 @@ def sweep(draft: Draft) -> None:
     Their age is held against the time of the new one: both are the file system's own.
     """
     now = os.fstat(draft.file).st_mtime
-    with suppress(OSError), os.scandir(draft.area) as entries:
+    with syscalls.errors_ignored(), os.scandir(draft.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
-            with suppress(OSError):  # its writer has just finished, or it is not ours to remove
+            with (
+                syscalls.errors_ignored()
+            ):  # its writer has just finished, or it is not ours to remove
                 known = stat_file(draft.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
                     os.unlink(entry.name, dir_fd=draft.area)
@@ -310,7 +312,9 @@ def _regular(known: os.stat_result) -> os.stat_result:
 
 
 def _remove_empty(root: Path, folders: Sequence[str]) -> None:
-    with suppress(OSError):  # not empty, just gone, or not ours: an empty folder does no harm
+    with (
+        syscalls.errors_ignored()
+    ):  # not empty, just gone, or not ours: an empty folder does no harm
         for depth in reversed(range(len(folders))):
             with opened_folder(root, folders[:depth]) as above:
                 os.rmdir(folders[depth], dir_fd=above)
