@@ -19,6 +19,7 @@ from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import FACES, FaceName, open_face
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 1024
@@ -98,7 +99,7 @@ def test_a_step_that_is_cancelled_is_tried_again_by_the_next(kind: str) -> None:
         await asyncio.sleep(0)
 
     async def main() -> None:
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         hooked = Operations(HookedStore(MemoryStore(), turn))
         store = AsyncBlockStore(hooked, runtime, deadline=None, concurrency=4)
         shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]

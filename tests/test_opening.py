@@ -82,7 +82,7 @@ def test_a_yaml_file_and_keyword_arguments(tmp_path: Path) -> None:
     _ = path.write_text("block_store: {s3: {bucket: my-data, access_key: A, secret_key: B}}")
     with blockyard.open_store(path, deadline=7, concurrency=3, max_connections=5) as store:
         assert (store._deadline, store._concurrency) == (7, 3)
-        assert store._runtime._pools.here()._pool._max_connections == 5
+        assert store._runtime.connections.here()._pool._max_connections == 5
 
 
 def test_errors_come_at_once_in_both_faces() -> None:

@@ -37,6 +37,7 @@ from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from blockyard.verifying import Verifier
 from blockyard_faults import FaultProxy, FlipBit, Match, Script, SeenRequest, Status
 from servers.endpoint import Endpoint, boto3_client
@@ -287,7 +288,7 @@ class Body:
 
 def verify(store: Made, concurrency: int = 32) -> VerifyReport:
     async def main() -> VerifyReport:
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         ctx = Context(runtime, concurrency=concurrency)
         return await Verifier(Operations(store)).verify_by_prefix(ctx, "")
 

@@ -27,6 +27,7 @@ from blockyard.opening import compose
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from blockyard.user_code import deliver
 from blockyard.verifying import Verifier
 
@@ -329,7 +330,7 @@ def open_async_store(source: Source | Store = None, **settings: Unpack[Settings]
     return OpeningStore(
         AsyncBlockStore(
             stack.operations,
-            AsyncioRuntime(stack.http, stack.timeouts),
+            AsyncioRuntime(Connections(stack.http, stack.timeouts)),
             deadline=stack.timeouts.deadline,
             concurrency=stack.concurrency,
         )

@@ -28,6 +28,7 @@ from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
+from blockyard.transport.connections import Connections
 
 
 def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> BlockStore:
@@ -45,10 +46,11 @@ def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> B
     none of these.
     """
     stack = compose("open_store", source, settings)
+    connections = Connections(stack.http, stack.timeouts)
     return BlockStore(
         stack.operations,
-        BlockingRuntime(stack.http, stack.timeouts),
-        BulkLoop(stack.http, stack.timeouts),
+        BlockingRuntime(connections),
+        BulkLoop(connections),
         deadline=stack.timeouts.deadline,
         concurrency=stack.concurrency,
     )

@@ -20,6 +20,7 @@ import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.connections import Connections
 
 INTERRUPTS = 500
 EXCEPTIONS = 300
@@ -56,7 +57,7 @@ def interrupts() -> None:
     chance = random.Random(11)  # noqa: S311 - to be repeatable
     main = threading.get_ident()
     for number in range(INTERRUPTS):
-        background = BackgroundLoop(HttpConfig(), TimeoutConfig())
+        background = BackgroundLoop(Connections(HttpConfig(), TimeoutConfig()))
         if number % 2:
             background.run(nothing, None, None, 1)
         operation, delay = Operation(), chance.random() * 0.003

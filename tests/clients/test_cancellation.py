@@ -20,6 +20,7 @@ from blockyard.stores.memory import MemoryStore
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from tests.hooked_store import HookedStore, shrink_blocks
 from tests.small_s3 import small_s3
 from tests.transport.runtimes import LIMIT, ask
@@ -67,7 +68,7 @@ async def a_slow_moment(operation: str, key: str) -> None:
 
 def slow_store() -> AsyncBlockStore:
     operations = Operations(HookedStore(MemoryStore(), a_slow_moment))
-    runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
     return AsyncBlockStore(operations, runtime, deadline=None, concurrency=4)
 
 
@@ -124,7 +125,7 @@ def test_many_at_once_have_all_ended_when_a_cancelled_call_returns(cancel: Cance
 
     async def main() -> None:
         operations = Operations(HookedStore(MemoryStore(), moment))
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         store = AsyncBlockStore(operations, runtime, deadline=None, concurrency=8)
         for call in (
             store.write_blocks((f"{number}", b"") for number in range(20)),
@@ -148,7 +149,7 @@ class Silent(LoopbackServer):
 @pytest.mark.parametrize("cancel", [by_a_scope, in_a_group, twice])
 def test_a_hedged_read_that_is_cancelled_leaves_no_request_behind(cancel: Cancel) -> None:
     async def main(url: str) -> None:
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         for _ in range(10):
             hedge = Hedge(0.005, lambda: True)
             await cancel(runtime.exchange(ask(url), limit=LIMIT, hedge=hedge), 0.03)
@@ -215,7 +216,7 @@ def test_a_second_cancellation_tells_what_is_left() -> None:
 
         started = asyncio.Event()
         operations = Operations(HookedStore(MemoryStore(), fail))
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         async with AsyncBlockStore(operations, runtime, deadline=None, concurrency=1) as store:
             shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]
             call = asyncio.create_task(store.write_content("movie", NEW))

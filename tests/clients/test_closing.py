@@ -21,10 +21,11 @@ from blockyard.stores.base import Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.transport import aio_pool
+from blockyard.transport import loop_poller
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
+from blockyard.transport.connections import Connections
 from blockyard.transport.under_way import CallsUnderWay
 from tests.hooked_store import HookedStore, shrink_blocks
 from tests.small_s3 import SmallS3, small_s3
@@ -41,8 +42,8 @@ def blocking_store(store: Store) -> BlockStore:
     settings = HttpConfig(), TimeoutConfig()
     face = BlockStore(
         Operations(store),
-        BlockingRuntime(*settings),
-        BulkLoop(*settings),
+        BlockingRuntime(Connections(*settings)),
+        BulkLoop(Connections(*settings)),
         deadline=None,
         concurrency=3,
     )
@@ -51,7 +52,7 @@ def blocking_store(store: Store) -> BlockStore:
 
 
 def asyncio_store(store: Store) -> AsyncBlockStore:
-    runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
     face = AsyncBlockStore(Operations(store), runtime, deadline=None, concurrency=3)
     shrink_blocks(face, BLOCK)  # pyright: ignore[reportArgumentType]
     return face
@@ -248,7 +249,7 @@ def hang_once_closed(case: Closed) -> threading.Event:
 
 
 def test_closing_waits_for_some_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio_pool, "CLOSING_SECONDS", 0.05)
+    monkeypatch.setattr(loop_poller, "CLOSING_SECONDS", 0.05)
     case = Closed(MemoryStore(), 12)
     with blocking_store(case.hooked.inner) as store:
         store.write_content("movie", OLD)
@@ -261,7 +262,7 @@ def test_closing_waits_for_some_seconds_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_closing_waits_for_some_seconds_only_under_asyncio(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aio_pool, "CLOSING_SECONDS", 0.05)
+    monkeypatch.setattr(loop_poller, "CLOSING_SECONDS", 0.05)
 
     async def main() -> None:
         case = Closed(MemoryStore(), 1)

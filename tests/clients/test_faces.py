@@ -20,6 +20,7 @@ from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
+from blockyard.transport.connections import Connections
 
 MANY = {
     "copy_block",
@@ -114,8 +115,8 @@ def blocking_face(
     http, timeouts = HttpConfig(), TimeoutConfig()
     return BlockStore(
         operations,
-        BlockingRuntime(http, timeouts),
-        BulkLoop(http, timeouts),
+        BlockingRuntime(Connections(http, timeouts)),
+        BulkLoop(Connections(http, timeouts)),
         deadline=deadline,
         concurrency=concurrency,
     )
@@ -124,7 +125,7 @@ def blocking_face(
 def asyncio_face(
     operations: Any, deadline: float | None = None, concurrency: int = 32
 ) -> AsyncBlockStore:
-    runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
     return AsyncBlockStore(operations, runtime, deadline=deadline, concurrency=concurrency)
 
 

@@ -16,11 +16,12 @@ from blockyard.context import Context
 from blockyard.errors import StoreClosedError
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.connections import Connections
 
 
 @pytest.fixture
 def background() -> Iterator[BackgroundLoop]:
-    loop = BackgroundLoop(HttpConfig(), TimeoutConfig())
+    loop = BackgroundLoop(Connections(HttpConfig(), TimeoutConfig()))
     yield loop
     loop.close()
 
@@ -155,4 +156,4 @@ def test_a_blocking_call_that_has_not_begun_never_does_when_cancelled() -> None:
 
 
 def _runtime() -> AsyncioRuntime:
-    return AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    return AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))

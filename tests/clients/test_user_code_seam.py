@@ -24,6 +24,7 @@ from blockyard.transport import threads
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 from blockyard.transport.tasks import all_done, finished
 from blockyard.transport.threads import Call, Threads
 from blockyard.user_code import UserCodeError, deliver
@@ -59,15 +60,15 @@ def run(way: str) -> Iterator[Run]:
     """Runs an operation the way that a face does."""
     settings = HttpConfig(), TimeoutConfig()
     if way == "blocking":
-        blocking = BlockingRuntime(*settings)
+        blocking = BlockingRuntime(Connections(*settings))
         yield lambda operation: run_to_end(operation(Context(blocking)))
         blocking.close()
     elif way == "background":
-        background = BackgroundLoop(*settings)
+        background = BackgroundLoop(Connections(*settings))
         yield lambda operation: background.run(lambda ctx, _: operation(ctx), None, None, 4)
         background.close()
     else:
-        runtime = AsyncioRuntime(*settings)
+        runtime = AsyncioRuntime(Connections(*settings))
         with asyncio.Runner() as runner:
             yield lambda operation: runner.run(deliver(operation(Context(runtime))))
             runner.run(runtime.close())
@@ -203,7 +204,7 @@ def test_a_worker_cancelled_from_elsewhere_is_not_taken_for_one_that_is_done() -
                 raise asyncio.CancelledError
             await asyncio.sleep(0)
 
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         with pytest.raises(asyncio.CancelledError):
             _ = await runtime.gather(one, range(10), 2)
 
@@ -355,7 +356,7 @@ def test_what_the_callers_code_raises_is_the_cause_of_a_cancellation(times: int)
         raise own
 
     async def main() -> None:
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
 
         async def one(_: int) -> None:
             _ = await user(Context(runtime), call)
@@ -521,7 +522,7 @@ def test_a_note_on_what_is_carried_is_on_the_error_itself() -> None:
 
 
 def test_the_deadline_is_checked() -> None:
-    runtime = BlockingRuntime(HttpConfig(), TimeoutConfig())
+    runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
     Context(runtime).check_deadline()
     Context(runtime, runtime.now() + 1000).check_deadline()
     with pytest.raises(DeadlineExceededError):

@@ -37,6 +37,7 @@ from blockyard.s3.credentials import (
     find_in_chain,
 )
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 
 SECRET = "hunter2/hunter2/hunter2/hunter2/hunter2+"
 
@@ -86,7 +87,7 @@ def test_a_profile_does_not_hide_keys_in_the_environment(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     shortcut = credential_source(S3Config(bucket="my-data"), os.environ)
     assert isinstance(shortcut, StaticCredentials)
-    context = Context(BlockingRuntime(HttpConfig(), TimeoutConfig()))
+    context = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
     assert find_in_chain() == run_to_end(shortcut.current(context)), "as past the chain"
 
 
@@ -139,7 +140,7 @@ def test_without_botocore(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rotated_keys_are_seen_on_renewal(home: Path) -> None:
     template = "[default]\naws_access_key_id = {}\naws_secret_access_key = hunter2\n"
     write_credentials(home, template.format("OLD"))
-    context = Context(BlockingRuntime(HttpConfig(), TimeoutConfig()))
+    context = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
     held = ChainCredentials()
     stale = run_to_end(held.current(context))
     write_credentials(home, template.format("NEW"))
@@ -431,7 +432,7 @@ def test_a_document_that_spoils_an_early_renewal_does_not_fail_a_call(
     """The keys held are good for some minutes more."""
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 11 * 60))
     from_a_program(home, monkeypatch, changed(Expiration=expires))
-    runtime = BlockingRuntime(HttpConfig(), TimeoutConfig())
+    runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
     held = ChainCredentials()
     first = run_to_end(held.current(Context(runtime)))
     for document in FOR_A_PROGRAM.values():

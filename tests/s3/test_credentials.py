@@ -25,6 +25,7 @@ from blockyard.s3.credentials import (
 )
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 
 HOUR = 3600.0
 
@@ -33,7 +34,7 @@ class Told:
     """A wall clock that stands still unless it is moved, and counts the threads asked for."""
 
     def __init__(self) -> None:
-        super().__init__(HttpConfig(), TimeoutConfig())  # pyright: ignore[reportCallIssue]
+        super().__init__(Connections(HttpConfig(), TimeoutConfig()))  # pyright: ignore[reportCallIssue]
         self.time = 1_000_000.0
         self.hops = 0
 

@@ -31,7 +31,6 @@ QUIET = (0.05, 0.1, 0.2, 0.5)
 ONE_STEP = "issue 16, contents in one step"
 NO_BARRIER = "issue 15, no serial tail and no barriers"
 MERGING = "issue 15, merging of ranges"
-ONE_POOL = "issue 15, one pool"
 
 
 class Row(NamedTuple):
@@ -234,13 +233,7 @@ def test_a_copy_of_a_content_asks_for_no_copied_block(face: FaceName) -> None:
     assert not [request for request in cost.requests if request.startswith("HEAD")]
 
 
-@pytest.mark.parametrize(
-    "face",
-    [
-        pytest.param("blocking", marks=_to_come(ONE_POOL)),
-        "asyncio",
-    ],
-)
+@pytest.mark.parametrize("face", FACES)
 def test_calls_of_many_use_the_connections_of_single_calls(face: FaceName) -> None:
     with opened(face, QUIET[0]) as (service, store):
         stored(service)

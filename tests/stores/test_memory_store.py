@@ -13,8 +13,9 @@ from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import open_face
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 
-CTX = Context(BlockingRuntime(HttpConfig(), TimeoutConfig()))
+CTX = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
 
 
 def write(store: MemoryStore, key: str, data: bytes | memoryview = b"") -> str:

@@ -22,6 +22,7 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_body, read_head, request_framing, whole
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 
 Result = TypeVar("Result")
 RuntimeName = Literal["blocking", "asyncio"]
@@ -83,13 +84,13 @@ class Driver(ABC):
 
 class _Blocking(Driver):
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self.runtime = self._blocking = BlockingRuntime(http, timeouts)
+        self.runtime = self._blocking = BlockingRuntime(Connections(http, timeouts))
 
     def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return run_to_end(operation)
 
     def counts(self) -> tuple[int, int]:
-        return self._blocking._pools.here()._pool.counts()
+        return self._blocking.connections.here().counts()
 
     def close(self) -> None:
         self._blocking.close()
@@ -97,15 +98,14 @@ class _Blocking(Driver):
 
 class _Asyncio(Driver):
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, runner: asyncio.Runner) -> None:
-        self.runtime = self._asyncio = AsyncioRuntime(http, timeouts)
+        self.runtime = self._asyncio = AsyncioRuntime(Connections(http, timeouts))
         self._runner = runner
 
     def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return self._runner.run(operation)
 
     def counts(self) -> tuple[int, int]:
-        lines = self._asyncio._pools.here()._last
-        return (0, 0) if lines is None else lines._pool.counts()
+        return self._asyncio.connections.here().counts()
 
     def close(self) -> None:
         self._runner.run(self._asyncio.close())

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 from tests.transport.runtimes import LIMIT, EchoServer, ask, echo
 
 STORMS = 500
@@ -28,7 +29,7 @@ def interrupt(*_: object) -> None:
 def main() -> None:
     """Interrupt exchanges at any moment, then see whether the runtime still works."""
     chance = random.Random(3)  # noqa: S311 - to be repeatable
-    shared = BlockingRuntime(HttpConfig(max_connections=10_000), TimeoutConfig())
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=10_000), TimeoutConfig()))
     _ = signal.signal(signal.SIGALRM, interrupt)
     met = 0
 

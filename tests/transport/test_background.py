@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,7 +18,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.transport.background import BackgroundLoop
-from blockyard.transport.calling_thread import CallingThread
+from blockyard.transport.connections import Connections
 from tests.transport.runtimes import (
     LIMIT,
     EchoServer,
@@ -36,7 +34,7 @@ from tests.transport.runtimes import (
 def background(http: HttpConfig | None = None) -> Generator[BackgroundLoop, None, None]:
     """A background loop that leaves no thread and no socket behind."""
     with no_new_threads(), no_new_descriptors():
-        loop = BackgroundLoop(http or HttpConfig(), TimeoutConfig())
+        loop = BackgroundLoop(Connections(http or HttpConfig(), TimeoutConfig()))
         try:
             yield loop
         finally:
@@ -139,36 +137,6 @@ def test_an_interrupt_cancels_all_of_a_call() -> None:
         assert loop.run(Fetch(server).one, "/next", None, 4) == echo("/next")
 
 
-def test_an_interrupt_before_the_first_step_of_a_call_leaves_no_coroutine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One that is dropped without being closed is complained of: "was never awaited"."""
-    busy, go_on = threading.Event(), threading.Event()
-
-    async def keep_busy(ctx: Context, argument: None) -> None:
-        busy.set()
-        assert go_on.wait(10)
-
-    async def never(ctx: Context, argument: None) -> None:
-        raise AssertionError("it was cancelled before it began")
-
-    def interrupted(caller: CallingThread) -> None:
-        threading.Timer(0.1, go_on.set).start()  # when the cancellation is on its way, too
-        raise KeyboardInterrupt
-
-    with background() as loop, ThreadPoolExecutor(1) as threads:
-        other = threads.submit(loop.run, keep_busy, None, None, 1)
-        assert busy.wait(10)
-        monkeypatch.setattr(CallingThread, "serve", interrupted)
-        with warnings.catch_warnings(record=True) as complaints:
-            warnings.simplefilter("always")
-            with pytest.raises(KeyboardInterrupt):
-                loop.run(never, None, None, 1)
-            other.result(10)
-            _ = gc.collect()
-        assert complaints == []
-
-
 def test_closing_cuts_off_calls_of_other_threads() -> None:
     def attempt(number: int) -> type[Exception] | list[bytes]:
         try:
@@ -195,7 +163,7 @@ def test_a_closed_loop_starts_no_other() -> None:
 
 
 def test_closing_one_that_never_ran() -> None:
-    loop = BackgroundLoop(HttpConfig(), TimeoutConfig())
+    loop = BackgroundLoop(Connections(HttpConfig(), TimeoutConfig()))
     loop.close()
     loop.close()
 
@@ -217,7 +185,7 @@ def test_calls_that_race_with_closing_end_with_a_result_or_a_typed_error() -> No
 
     chance = random.Random(7)  # noqa: S311 - to be repeatable
     for _ in range(30):
-        loop = BackgroundLoop(HttpConfig(), TimeoutConfig())
+        loop = BackgroundLoop(Connections(HttpConfig(), TimeoutConfig()))
         with ThreadPoolExecutor(4) as threads:
             outcomes = [threads.submit(keep_calling, loop, number) for number in range(4)]
             time.sleep(chance.random() * 0.005)
@@ -227,7 +195,7 @@ def test_calls_that_race_with_closing_end_with_a_result_or_a_typed_error() -> No
 
 def test_closing_twice_at_once_waits_for_the_same_end() -> None:
     with EchoServer() as server:
-        loop = BackgroundLoop(HttpConfig(), TimeoutConfig())
+        loop = BackgroundLoop(Connections(HttpConfig(), TimeoutConfig()))
         _ = loop.run(Fetch(server).one, "/x", None, 4)
         with ThreadPoolExecutor(4) as threads:
             _ = list(threads.map(lambda _: loop.close(), range(4)))

@@ -29,6 +29,7 @@ from blockyard.transport import resolving
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.connecting import in_turns
+from blockyard.transport.connections import Connections
 from blockyard.transport.resolving import Address
 from tests.transport.runtimes import (
     LIMIT,
@@ -89,8 +90,8 @@ def test_connections_by_name_share_one_look_up(names: Names) -> None:
     names.answers = ["127.0.0.1"]
     names.awake.clear()
     with EchoServer() as server, ThreadPoolExecutor(20) as threads:
-        blocking = BlockingRuntime(HttpConfig(), TimeoutConfig())
-        under_asyncio = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        blocking = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
+        under_asyncio = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
 
         def one(_: int) -> object:
             return run_to_end(blocking.exchange(named(server.url), limit=LIMIT))
@@ -178,7 +179,7 @@ def test_a_cancelled_look_up_ends_at_once_and_goes_on_for_others(names: Names) -
     names.awake.clear()
 
     async def main(url: str) -> None:
-        runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig(connect=60))
+        runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig(connect=60)))
         gives_up, goes_on = (
             asyncio.create_task(runtime.exchange(named(url), limit=LIMIT)) for _ in range(2)
         )
@@ -283,11 +284,8 @@ def test_an_address_that_refuses_is_followed_by_the_next_at_once(
 
 def sockets(driver: Driver) -> list[socket.socket]:
     """The sockets that a runtime has open."""
-    pools: Any = driver.runtime
-    here = pools._pools.here()
-    if isinstance(driver.runtime, AsyncioRuntime):
-        here = here._last
-    return [connection._sock for connection in here._open]
+    runtime: Any = driver.runtime
+    return [connection._sock for connection in runtime.connections.here()._open]
 
 
 @both_runtimes
@@ -391,10 +389,7 @@ def test_no_memory_for_a_connection_leaves_the_pool_right(
 
     with ScriptedServer([ClientCloses()], [Receive(), OK]) as server, driving(runtime) as driver:
         with monkeypatch.context() as patch:
-            for name in ("blocking", "aio"):
-                patch.setattr(
-                    f"blockyard.transport.{name}_connection.bytearray", no_memory, raising=False
-                )
+            patch.setattr("blockyard.transport.connection.bytearray", no_memory, raising=False)
             with pytest.raises(MemoryError):
                 _ = driver.exchange(ask(server.url))
         assert driver.counts() == (0, 0)

@@ -18,6 +18,7 @@ from blockyard.sync import BlockStore
 from blockyard.testing.faces import FaceName, open_face
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 from tests.transport.runtimes import LIMIT, EchoServer, ask, echo, eventually, open_sockets
 
 KEYS = [f"key-{number}" for number in range(20)]
@@ -133,8 +134,8 @@ def test_a_child_that_does_nothing_keeps_no_connection_open(server: EchoServer) 
 
 @pytest.mark.parametrize("face", ["blocking", "asyncio"])
 def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(face: FaceName) -> None:
-    blocking = BlockingRuntime(HttpConfig(), TimeoutConfig())
-    aio = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    blocking = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
+    aio = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
 
     def fetch(url: str) -> bytes:
         request = ask(url, target="/x")
@@ -146,8 +147,8 @@ def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(face: FaceNa
         waiting = threading.Thread(target=lambda: swallow(lambda: fetch(busy.url)))
         waiting.start()
         assert eventually(lambda: busy.most_at_once == 1)
-        lines = [blocking._pools.here(), *aio._pools.here()._by_loop.values()]
-        (connection,) = [each for line in lines for each in line._open]
+        pools = [each.connections.here() for each in (blocking, aio)]
+        (connection,) = [each for pool in pools for each in pool._open]
         socket = os.readlink(f"/proc/self/fd/{connection._sock.fileno()}")
         assert socket in open_sockets()
 

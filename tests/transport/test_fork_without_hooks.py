@@ -21,6 +21,7 @@ import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.process import PerProcess
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 from servers.certificates import issue_certificate
 from tests.small_s3 import SmallS3, small_s3
 from tests.transport.runtimes import ask
@@ -182,15 +183,15 @@ def test_a_child_that_closes_or_drops_the_store_ends_no_connection_of_its_parent
 ) -> None:
     """Nor says goodbye on it: a TLS close_notify would end the parent's session."""
     server, authority = over_tls
-    runtime = BlockingRuntime(HttpConfig(ca_bundle=str(authority)), TimeoutConfig())
+    runtime = BlockingRuntime(Connections(HttpConfig(ca_bundle=str(authority)), TimeoutConfig()))
     request = ask(server.url, target="/bucket")
     assert run_to_end(runtime.exchange(request, limit=100)).status == 200
-    (connection,) = runtime._pools.here()._open
-    with children([runtime.close, runtime._pools._states.clear]):
+    (connection,) = runtime.connections.here()._open
+    with children([runtime.close, runtime.connections._pools._states.clear]):
         pass
     assert connection.usable()
     assert run_to_end(runtime.exchange(request, limit=100)).status == 200
-    assert runtime._pools.here()._open == {connection}
+    assert runtime.connections.here()._open == {connection}
     runtime.close()
 
 
@@ -231,7 +232,7 @@ def test_threads_that_ask_at_once_get_one_value_and_the_parents_is_let_go() -> N
 
 def test_retries_of_two_workers_do_not_wait_equally_long() -> None:
     """A generator's state is copied by a fork, and so would the moments of all retries be."""
-    runtime = BlockingRuntime(HttpConfig(), TimeoutConfig())
+    runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
     _ = runtime.jitter()
     receiving, sending = os.pipe()
     with children([lambda: _write(sending, [runtime.jitter() for _ in range(3)])] * 2):

@@ -34,7 +34,7 @@ from blockyard.testing.scripted import (
     ScriptedServer,
 )
 from blockyard.testing.steps import Step
-from blockyard.transport import blocking as blocking_transport
+from blockyard.transport import exchanging
 from servers.certificates import ServerCertificate, issue_certificate
 from tests.transport.runtimes import LIMIT, OK, Driver, ask, both_runtimes, driving
 
@@ -52,7 +52,7 @@ NEVER = 60.0
 @pytest.fixture(autouse=True)
 def time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a TLS handshake takes longer than a second request waits for one."""
-    monkeypatch.setattr(blocking_transport, "_LEAST_HASTE", 10.0)
+    monkeypatch.setattr(exchanging, "_LEAST_HASTE", 10.0)
 
 
 # When.

@@ -21,6 +21,7 @@ from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.faces import FACES, FaceName, open_face
 from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 1024
@@ -49,7 +50,7 @@ class Hook:
 @asynccontextmanager
 async def opened(hook: Hook, **options: Any) -> AsyncIterator[AsyncBlockStore]:
     operations = Operations(HookedStore(MemoryStore(), hook))
-    runtime = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
     store = AsyncBlockStore(operations, runtime, deadline=None, concurrency=8)
     async with store.with_options(**options) as view:
         shrink_blocks(view, BLOCK)  # pyright: ignore[reportArgumentType]
@@ -457,7 +458,7 @@ def test_progress_that_runs_the_loop_itself_is_called_within_its_own_call() -> N
     """As `nest_asyncio` lets it: a context can't be entered twice."""
 
     async def main() -> list[int]:
-        code = AsyncioRuntime(HttpConfig(), TimeoutConfig()).user_code(quick=True)
+        code = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig())).user_code(quick=True)
         told: list[int] = []
 
         def progress(done: int) -> None:

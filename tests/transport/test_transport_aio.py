@@ -24,10 +24,11 @@ from blockyard.errors import (
 from blockyard.model import MIB
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.transport.aio import AsyncioRuntime
-from blockyard.transport.aio_connection import AsyncioConnection
+from blockyard.transport.connection import Connection
+from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
-from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Take
+from blockyard.transport.timeouts import Timeouts
 from tests.authority import Authority
 from tests.transport.runtimes import (
     LIMIT,
@@ -47,7 +48,7 @@ async def runtime(
 ) -> AsyncGenerator[AsyncioRuntime, None]:
     """A runtime that leaves no socket and no taken place behind."""
     with no_new_descriptors():
-        runtime = AsyncioRuntime(http or HttpConfig(), TimeoutConfig(**timeouts))
+        runtime = AsyncioRuntime(Connections(http or HttpConfig(), TimeoutConfig(**timeouts)))
         try:
             yield runtime
             assert counts(runtime)[0] == 0
@@ -57,7 +58,7 @@ async def runtime(
 
 
 def counts(runtime: AsyncioRuntime) -> tuple[int, int]:
-    return runtime._here()._pool.counts()
+    return runtime.connections.here().counts()
 
 
 async def exchange(
@@ -95,7 +96,7 @@ def test_tasks_get_each_their_own_bytes_over_a_few_connections() -> None:
         asyncio.run(main())
 
 
-def test_requests_over_the_limit_wait_for_a_place() -> None:
+def test_requests_over_the_limit_wait_for_a_slot() -> None:
     async def main() -> None:
         async with runtime(HttpConfig(max_connections=3)) as shared:
             requests = [ask(server.url, target=f"/{number}") for number in range(30)]
@@ -110,10 +111,10 @@ def test_requests_over_the_limit_wait_for_a_place() -> None:
 ORIGIN = Origin("http", "127.0.0.1", 9)
 
 
-def test_the_deadline_ends_waiting_for_a_place() -> None:
+def test_the_deadline_ends_waiting_for_a_slot() -> None:
     async def main() -> None:
-        shared = AsyncioRuntime(HttpConfig(max_connections=1), TimeoutConfig())
-        assert shared._here()._pool.take(ORIGIN, 0)
+        shared = AsyncioRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
+        assert shared.connections.here()._pool.take(ORIGIN, 0)
         with pytest.raises(DeadlineExceededError):
             _ = await exchange(shared, ask("http://127.0.0.1:9"), time.monotonic() + 0.05)
         assert counts(shared) == (1, 0)
@@ -123,20 +124,20 @@ def test_the_deadline_ends_waiting_for_a_place() -> None:
 
 @pytest.mark.parametrize("end", ["deadline", "cancellation", "a deadline that was past"])
 def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: str) -> None:
-    """The place is given to it in the same turn of the loop in which it gives up."""
+    """The slot is given to it in the same turn of the loop in which it gives up."""
 
     async def main() -> None:
         async with runtime(HttpConfig(max_connections=1)) as shared:
-            lines, request = shared._here(), ask(server.url)
-            assert lines._pool.take(request.origin, 0)
+            pool, poller = shared.connections.here(), shared._poller()
+            request = ask(server.url)
+            assert pool._pool.take(request.origin, 0)
             soon = None if end == "cancellation" else time.monotonic() + 0.03
-            gives_up = asyncio.create_task(lines.open(request, Take.WAIT, Patience(60, soon)))
-            next_one = asyncio.create_task(lines.open(request, Take.WAIT, Patience(60, None)))
+            gives_up = asyncio.create_task(pool.take(request, Timeouts(60, soon), poller))
+            next_one = asyncio.create_task(pool.take(request, Timeouts(60, None), poller))
             await asyncio.sleep(0)
 
             def give_back() -> None:
-                lines._pool.drop(request.origin)
-                lines._wake_one()
+                pool._give_up(request.origin, Take.OPEN)
 
             if end == "cancellation":
                 give_back()
@@ -151,7 +152,7 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: str) -> None:
                 with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
                     _ = await gives_up
                 connection = await next_one
-            lines.release(request.origin, connection, keep=False)
+            pool.release(request.origin, connection, keep=False)
 
     with EchoServer() as server:
         asyncio.run(main())
@@ -258,7 +259,7 @@ def test_a_cancelled_exchange_leaves_nothing_behind(sent: list[bytes], method: s
     asyncio.run(main())
 
 
-def test_cancelled_while_waiting_for_a_place() -> None:
+def test_cancelled_while_waiting_for_a_slot() -> None:
     async def main() -> None:
         async with runtime(HttpConfig(max_connections=1)) as shared:
             first = asyncio.create_task(exchange(shared, ask(server.url, target="/first")))
@@ -279,13 +280,14 @@ def test_a_task_cancelled_as_its_reply_is_complete_leaves_a_usable_connection(
 ) -> None:
     """An early answer: the rest of the request's body must not go out before the next request."""
     tasks: list[asyncio.Task[bytes]] = []
-    complete = AsyncioConnection._complete
+    take = Connection.take
 
-    def complete_and_cancel(self: AsyncioConnection, reply: ReplyReader) -> None:
-        complete(self, reply)
-        _ = tasks.pop().cancel() if tasks else None
+    def take_and_cancel(self: Connection, reply: ReplyReader) -> bool:
+        taken = take(self, reply)
+        _ = tasks.pop().cancel() if tasks and reply.complete else None
+        return taken
 
-    monkeypatch.setattr(AsyncioConnection, "_complete", complete_and_cancel)
+    monkeypatch.setattr(Connection, "take", take_and_cancel)
 
     async def main() -> None:
         async with runtime() as shared:
@@ -303,7 +305,7 @@ def test_a_task_cancelled_as_its_reply_is_complete_leaves_a_usable_connection(
 
 def test_a_runtime_outlives_its_loop() -> None:
     with EchoServer() as server, no_new_descriptors():
-        shared = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        shared = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         for number in range(3):
             target = f"/{number}"
             assert asyncio.run(exchange(shared, ask(server.url, target=target))) == echo(target)
@@ -311,7 +313,7 @@ def test_a_runtime_outlives_its_loop() -> None:
 
 
 def test_two_loops_in_two_threads_share_a_runtime() -> None:
-    shared = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+    shared = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
 
     async def work(name: str) -> None:
         for step in range(50):
@@ -342,7 +344,7 @@ def test_two_loops_in_two_threads_share_a_runtime() -> None:
 def test_closing_ends_what_is_under_way_and_begins_nothing_else() -> None:
     async def main() -> None:
         with no_new_descriptors():
-            shared = AsyncioRuntime(HttpConfig(max_connections=2), TimeoutConfig())
+            shared = AsyncioRuntime(Connections(HttpConfig(max_connections=2), TimeoutConfig()))
             tasks = [asyncio.create_task(exchange(shared, ask(server.url))) for _ in range(5)]
             await reached(lambda: server.most_at_once == 2)
             await shared.close()
@@ -360,7 +362,7 @@ def test_closing_ends_what_is_under_way_and_begins_nothing_else() -> None:
 def test_closing_while_connecting_leaves_no_connection() -> None:
     async def main() -> None:
         with no_new_descriptors():
-            shared = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+            shared = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
             tasks = [asyncio.create_task(exchange(shared, ask(server.url))) for _ in range(10)]
             await reached(lambda: counts(shared) == (10, 0))
             await shared.close()
@@ -373,7 +375,7 @@ def test_closing_while_connecting_leaves_no_connection() -> None:
 
 def test_closing_closes_the_connections_of_every_loop() -> None:
     with EchoServer() as server, no_new_descriptors(), asyncio.Runner() as other:
-        shared = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        shared = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         asyncio.run(exchange(shared, ask(server.url)))  # of a loop that has ended
         _ = other.run(exchange(shared, ask(server.url)))
         ready, over = threading.Event(), threading.Event()
@@ -417,7 +419,7 @@ def test_the_first_failure_of_many_cancels_the_others_and_is_raised() -> None:
 
 def test_many_come_back_in_order_and_no_more_at_once_than_asked() -> None:
     async def main() -> None:
-        shared = AsyncioRuntime(HttpConfig(), TimeoutConfig())
+        shared = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         drawn = under_way = most = 0
 
         async def operation(number: int) -> int:

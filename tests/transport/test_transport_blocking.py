@@ -22,10 +22,11 @@ from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.model import MIB
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
-from blockyard.transport.blocking_pool import BlockingPool
+from blockyard.transport.connection import Connection
+from blockyard.transport.connections import ConnectionPool, Connections
 from blockyard.transport.memory import receivable
-from blockyard.transport.patience import Patience
 from blockyard.transport.pool import Take
+from blockyard.transport.timeouts import Timeouts
 from tests.transport.runtimes import (
     LIMIT,
     OK,
@@ -42,16 +43,16 @@ from tests.transport.runtimes import (
 def runtime(http: HttpConfig | None = None, **timeouts: float) -> Generator[BlockingRuntime]:
     """A runtime that leaves no socket and no taken place behind."""
     with no_new_descriptors():
-        runtime = BlockingRuntime(http or HttpConfig(), TimeoutConfig(**timeouts))
+        runtime = BlockingRuntime(Connections(http or HttpConfig(), TimeoutConfig(**timeouts)))
         try:
             yield runtime
-            assert pool(runtime)._pool.counts()[0] == 0
+            assert pool(runtime).counts()[0] == 0
         finally:
             runtime.close()
 
 
-def pool(runtime: BlockingRuntime) -> BlockingPool:
-    return runtime._pools.here()
+def pool(runtime: BlockingRuntime) -> ConnectionPool:
+    return runtime.connections.here()
 
 
 def exchange(runtime: BlockingRuntime, request: Request, deadline: float | None = None) -> bytes:
@@ -70,7 +71,7 @@ def test_threads_get_each_their_own_bytes_over_a_few_connections() -> None:
     with EchoServer() as server, runtime(http) as shared, ThreadPoolExecutor(32) as threads:
         _ = list(threads.map(work, range(32)))
         assert server.connections <= 8
-        assert pool(shared)._pool.counts()[0] == 0
+        assert pool(shared).counts()[0] == 0
 
 
 def test_requests_over_the_limit_wait_for_a_place() -> None:
@@ -83,17 +84,17 @@ def test_requests_over_the_limit_wait_for_a_place() -> None:
         assert server.most_at_once == 3
 
 
-def test_the_deadline_ends_waiting_for_a_place() -> None:
-    shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
+def test_the_deadline_ends_waiting_for_a_slot() -> None:
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
     assert pool(shared)._pool.take(request.origin, 0)
     with pytest.raises(DeadlineExceededError):
         _ = exchange(shared, request, time.monotonic() + 0.05)
-    assert pool(shared)._pool.counts() == (1, 0)
+    assert pool(shared).counts() == (1, 0)
 
 
-class _GivesUpOnceWoken(Patience):
-    """A deadline that passes just as the wait for a place has ended."""
+class _GivesUpOnceWoken(Timeouts):
+    """A deadline that passes just as the wait for a slot has ended."""
 
     def __init__(self, end: BaseException) -> None:
         super().__init__(60, None)
@@ -105,17 +106,17 @@ class _GivesUpOnceWoken(Patience):
 
 @pytest.mark.parametrize("end", [DeadlineExceededError("too late"), KeyboardInterrupt()])
 def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: BaseException) -> None:
-    shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     with EchoServer() as server:
         request = ask(server.url)
         assert pool(shared)._pool.take(request.origin, 0)
 
         def give_up() -> None:
             with pytest.raises(type(end)):
-                _ = pool(shared).take(request, _GivesUpOnceWoken(end))
+                _ = take(shared, request, _GivesUpOnceWoken(end))
 
         def get_it() -> None:
-            connection = pool(shared).take(request, Patience(60, None))
+            connection = take(shared, request, Timeouts(60, None))
             pool(shared).release(request.origin, connection, keep=False)
 
         waiters = [threading.Thread(target=each, daemon=True) for each in (give_up, get_it)]
@@ -126,11 +127,15 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: BaseException
         for waiter in waiters:
             waiter.join(10)
             assert not waiter.is_alive()
-        assert pool(shared)._pool.counts() == (0, 0)
+        assert pool(shared).counts() == (0, 0)
+
+
+def take(runtime: BlockingRuntime, request: Request, timeouts: Timeouts) -> Connection:
+    return run_to_end(pool(runtime).take(request, timeouts, runtime._poller()))
 
 
 def waiting(runtime: BlockingRuntime) -> int:
-    return len(pool(runtime)._waiting)
+    return sum(map(len, pool(runtime)._waiting.values()))
 
 
 def interrupt_when(condition: Callable[[], bool]) -> threading.Thread:
@@ -163,21 +168,21 @@ def test_an_interrupted_exchange_leaves_nothing_behind(sent: list[bytes], method
         with pytest.raises(KeyboardInterrupt):
             _ = exchange(shared, ask(server.url, method, body))
         interrupter.join()
-        assert pool(shared)._pool.counts() == (0, 0)
+        assert pool(shared).counts() == (0, 0)
         assert exchange(shared, ask(server.url)) == b"hello"
 
 
 def test_an_interrupt_while_connecting_leaves_nothing_behind() -> None:
     with runtime(connect=60) as shared, black_hole() as url:
-        interrupter = interrupt_when(lambda: pool(shared)._pool.counts() == (1, 0))
+        interrupter = interrupt_when(lambda: pool(shared).counts() == (1, 0))
         with pytest.raises(KeyboardInterrupt):
             _ = exchange(shared, ask(url))
         interrupter.join()
-        assert pool(shared)._pool.counts() == (0, 0)
+        assert pool(shared).counts() == (0, 0)
 
 
-def test_an_interrupt_while_waiting_for_a_place_leaves_nothing_behind() -> None:
-    shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
+def test_an_interrupt_while_waiting_for_a_slot_leaves_nothing_behind() -> None:
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
     assert pool(shared)._pool.take(request.origin, 0)
     interrupter = interrupt_when(lambda: waiting(shared) == 1)
@@ -185,12 +190,12 @@ def test_an_interrupt_while_waiting_for_a_place_leaves_nothing_behind() -> None:
         _ = exchange(shared, request)
     interrupter.join()
     assert waiting(shared) == 0
-    assert pool(shared)._pool.counts() == (1, 0)
+    assert pool(shared).counts() == (1, 0)
 
 
 def test_closing_lets_requests_under_way_finish_and_begins_no_others() -> None:
     with EchoServer(delay=0.2) as server, no_new_descriptors():
-        shared = BlockingRuntime(HttpConfig(max_connections=2), TimeoutConfig())
+        shared = BlockingRuntime(Connections(HttpConfig(max_connections=2), TimeoutConfig()))
 
         def attempt(number: int) -> bytes | type[Exception]:
             try:
@@ -205,7 +210,7 @@ def test_closing_lets_requests_under_way_finish_and_begins_no_others() -> None:
         results = [outcome.result() for outcome in outcomes]
         assert results.count(StoreClosedError) == 2
         assert sum(results.count(echo(f"/{number}")) for number in range(4)) == 2
-        assert pool(shared)._pool.counts() == (0, 0)
+        assert pool(shared).counts() == (0, 0)
         assert server.wait_until_drained()
         with pytest.raises(StoreClosedError):
             _ = exchange(shared, ask(server.url))

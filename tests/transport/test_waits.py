@@ -16,8 +16,9 @@ from blockyard.context import Hedge
 from blockyard.errors import DeadlineExceededError, TransportTimeoutError
 from blockyard.model import KIB, MIB
 from blockyard.testing.scripted import Pause, Receive, ScriptedServer
-from blockyard.transport import blocking_connection
+from blockyard.transport import connection as transport_connection
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.sending import Outgoing
 from tests.transport.runtimes import (
@@ -117,9 +118,9 @@ def test_signals_put_off_no_limit(wait: str, limit: str) -> None:
 
 
 def test_signals_put_off_no_wait_for_a_place() -> None:
-    shared = BlockingRuntime(HttpConfig(max_connections=1), TimeoutConfig())
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
-    assert shared._pools.here()._pool.take(request.origin, 0)
+    assert shared.connections.here()._pool.take(request.origin, 0)
     with signals(), pytest.raises(DeadlineExceededError):
         _ = run_to_end(shared.exchange(request, limit=LIMIT, deadline=shared.now() + SOON))
 
@@ -137,14 +138,14 @@ def test_signals_put_off_no_hedged_read() -> None:
 
 def test_a_mark_does_not_outlive_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """The body's last bytes come while its reader waits to be woken for many."""
-    monkeypatch.setattr(blocking_connection, "_LOW_WATER", 16 * KIB)
+    monkeypatch.setattr(transport_connection, "_LOW_WATER", 16 * KIB)
     body = bytes(48 * KIB)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
     script = [Receive(), head, Pause(0.2), body]
     with ScriptedServer(script) as server:
-        shared = BlockingRuntime(HttpConfig(), TimeoutConfig())
+        shared = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
         assert run_to_end(shared.exchange(ask(server.url), limit=LIMIT)).body == body
-        (connection,) = shared._pools.here()._open
+        (connection,) = shared.connections.here()._open
         assert isinstance(connection._sock, socket.socket)
         assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
         shared.close()

@@ -122,7 +122,7 @@ def drafted(root: Path) -> Generator[Draft, None, None]:
             yield Draft(area, name, file)
         finally:
             os.close(file)
-            with syscalls.errors_ignored():  # renamed, or else left to `sweep`
+            with suppress(OSError):  # renamed, or else left to `sweep`
                 os.unlink(name, dir_fd=area)
 
 
@@ -241,11 +241,9 @@ def sweep(draft: Draft) -> None:
     Their age is held against the time of the new one: both are the file system's own.
     """
     now = os.fstat(draft.file).st_mtime
-    with syscalls.errors_ignored(), os.scandir(draft.area) as entries:
+    with suppress(OSError), os.scandir(draft.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
-            with (
-                syscalls.errors_ignored()
-            ):  # its writer has just finished, or it is not ours to remove
+            with suppress(OSError):  # its writer has just finished, or it is not ours to remove
                 known = stat_file(draft.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
                     os.unlink(entry.name, dir_fd=draft.area)
@@ -312,9 +310,7 @@ def _regular(known: os.stat_result) -> os.stat_result:
 
 
 def _remove_empty(root: Path, folders: Sequence[str]) -> None:
-    with (
-        syscalls.errors_ignored()
-    ):  # not empty, just gone, or not ours: an empty folder does no harm
+    with suppress(OSError):  # not empty, just gone, or not ours: an empty folder does no harm
         for depth in reversed(range(len(folders))):
             with opened_folder(root, folders[:depth]) as above:
                 os.rmdir(folders[depth], dir_fd=above)

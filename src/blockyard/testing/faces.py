@@ -25,6 +25,7 @@ from blockyard.sync import BlockStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
+from blockyard.transport.connections import Connections
 
 FaceName = Literal["blocking", "asyncio"]
 FACES: tuple[FaceName, ...] = ("blocking", "asyncio")
@@ -68,11 +69,11 @@ def open_face(name: FaceName, source: Source) -> Generator[Face, None, None]:
 def _open_blocking(source: Source) -> BlockStore:
     if not isinstance(source, Store):
         return blockyard.open_store(source)
-    http, timeouts = HttpConfig(), TimeoutConfig()
+    connections = Connections(HttpConfig(), TimeoutConfig())
     return BlockStore(
         Operations(source),
-        BlockingRuntime(http, timeouts),
-        BulkLoop(http, timeouts),
+        BlockingRuntime(connections),
+        BulkLoop(connections),
         deadline=None,
         concurrency=DEFAULT_CONCURRENCY,
     )
@@ -83,7 +84,7 @@ async def _open_asyncio(source: Source) -> AsyncBlockStore:
         return await blockyard.open_async_store(source)
     return AsyncBlockStore(
         Operations(source),
-        AsyncioRuntime(HttpConfig(), TimeoutConfig()),
+        AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig())),
         deadline=None,
         concurrency=DEFAULT_CONCURRENCY,
     )

@@ -1,41 +1,25 @@
 """The asyncio runtime: I/O on the running event loop.
 
-Each event loop that uses the runtime has connections of its own, so a store outlives one
-`asyncio.run` and works in the next, and in a forked child.
+Its connections belong to no loop, so a store outlives one `asyncio.run` and works in the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blockyard.context import (
-    Hedge,
-    Request,
-    Response,
-    UserCode,
-    UserItems,
-    UserTask,
-    check_concurrency,
-)
-from blockyard.errors import StoreClosedError, TransportConnectionError
+from blockyard.context import UserCode, UserItems, UserTask, check_concurrency
+from blockyard.errors import StoreClosedError, TransportError
 from blockyard.process import PerProcess, warn_of_drop
-from blockyard.transport.aio_hedging import NewReply, hedged
-from blockyard.transport.aio_pool import LoopConnections, Pools
 from blockyard.transport.calling_thread import calling_thread
-from blockyard.transport.clock import monotonic, wall_time
-from blockyard.transport.dialing import Dialing
+from blockyard.transport.connections import Connections
+from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.gathering import InTurn, gather, gather_drawn
-from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.inline import Inline
-from blockyard.transport.patience import Patience
-from blockyard.transport.pool import Take
+from blockyard.transport.loop_poller import LoopPoller, LoopPollers
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
 from blockyard.transport.tasks import finished, in_time, told_when_done, until_done
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
@@ -44,8 +28,6 @@ from blockyard.user_code import UserIterator
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from blockyard.config import HttpConfig, TimeoutConfig
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -53,68 +35,19 @@ _MOST_WORKERS = min(32, (os.cpu_count() or 1) + 4)
 """Threads for disk calls and large hashes, whose number nothing else bounds."""
 
 
-class AsyncioRuntime:
+class AsyncioRuntime(NetworkRuntime):
     """I/O on the running event loop. See `Runtime` for what each method does."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self._timeouts = timeouts
-        self._endless = Patience(timeouts.no_progress, None)
-        self._threads = Threads()
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(connections)
         self._workers = Threads(_MOST_WORKERS)
         self._closed = False
-        self._dialing = Dialing(http, timeouts)
-        self._pools = PerProcess(partial(Pools, http, self._dialing), Pools.abandon)
-
-    def exchange(
-        self,
-        request: Request,
-        *,
-        into: memoryview | None = None,
-        limit: int,
-        deadline: float | None = None,
-        hedge: Hedge | None = None,
-    ) -> Coroutine[Any, Any, Response]:
-        patience = self._endless
-        if deadline is not None:
-            patience = Patience(self._timeouts.no_progress, deadline)
-        if hedge is None:
-            new_reply = partial(
-                ReplyReader, request.method, into, limit, request.sum_body, request.until_close
-            )
-            return self._exchange(request, patience, new_reply)
-        in_room = Hedge(hedge.after, lambda: self._has_room(request) and hedge.allowed())
-        return hedged(partial(self._exchange, request, patience), in_room, request, limit)
-
-    async def _exchange(
-        self, request: Request, patience: Patience, new_reply: NewReply
-    ) -> Response:
-        lines = self._here()
-        while True:
-            connection = lines.take(request)
-            if isinstance(connection, Take):
-                connection = await lines.open(request, connection, patience)
-            reused = connection.used
-            reply = new_reply()
-            try:
-                lines.watchdog.watch(connection, patience.ends())
-                await connection.begin(request, reply, patience)
-                return reply.response()
-            except TransportConnectionError as error:
-                stale = reused and not reply.begun  # closed by the other side while it was idle
-                if not stale and not self._dialing.trust_renewed(error, connection.tls_context):
-                    raise
-                request.resent = stale
-                request = replace(request, fresh=True)
-            finally:
-                lines.release(request.origin, connection, reply.complete and reply.keep_alive)
-                unanswered = reused and not reply.begun
-                if unanswered and (request.fresh or patience.looks_dead(reply.sent)):
-                    lines.drop_idle_since(request.origin, reply.sent)
+        self._pollers = PerProcess(lambda: LoopPollers(connections.here()), LoopPollers.abandon)
 
     async def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
         """Await an operation that changes much, and may have to tidy up: see `close`."""
         try:
-            calls = self._here().calls
+            calls = self._poller().calls
         except StoreClosedError:
             operation.close()
             raise
@@ -164,9 +97,6 @@ class AsyncioRuntime:
     def awaits(self) -> bool:
         return calling_thread.get() is None
 
-    def start(self, call: Callable[[], Result]) -> Future[Result]:
-        return self._threads.start(call)
-
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
         seconds = None if deadline is None else deadline - self.now()
         if not await in_time(told_when_done(future), seconds):
@@ -195,13 +125,6 @@ class AsyncioRuntime:
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await finished(operation, seconds)
 
-    now = staticmethod(monotonic)
-    wall_time = staticmethod(wall_time)
-    jitter = staticmethod(random.SystemRandom().random)
-
-    def nonce(self) -> str:
-        return os.urandom(12).hex()
-
     async def close(self) -> None:
         """End what `run` awaits, then close every connection.
 
@@ -211,15 +134,17 @@ class AsyncioRuntime:
         """
         self._closed = True
         try:
-            await self._pools.here().close(asyncio.get_running_loop())
+            await self._pollers.here().close(asyncio.get_running_loop())
         finally:
             self._threads.close()
             self._workers.close()
+            _ = self.connections.here().close()
 
     def abandon(self) -> None:
         """Close every socket, where no loop will run any more."""
         self._closed = True
-        self._pools.here().abandon()
+        self._pollers.here().abandon()
+        self.connections.here().abandon()
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""
@@ -228,7 +153,8 @@ class AsyncioRuntime:
         self._closed = True
         self._threads.close()
         self._workers.close()
-        if self._pools.here().drop():
+        self._pollers.here().drop()
+        if self.connections.here().close():
             warn_of_drop()
 
     def _user_thread(
@@ -239,8 +165,8 @@ class AsyncioRuntime:
             return OnCallingThread(caller, deadline, close)
         return OnOwnThread(self._threads, deadline, close)
 
-    def _has_room(self, request: Request) -> bool:
-        return self._here().has_room(request.origin)
-
-    def _here(self) -> LoopConnections:
-        return self._pools.here().of(asyncio.get_running_loop())
+    def _poller(self) -> LoopPoller:
+        try:
+            return self._pollers.here().of(asyncio.get_running_loop())
+        except OSError as error:
+            raise TransportError(f"no event poll could be made: {error}") from error

@@ -21,7 +21,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from blockyard.context import Context
 from blockyard.errors import StoreClosedError, TransportError
@@ -29,16 +29,14 @@ from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
+from blockyard.transport.connections import Connections, calls_on_this_thread
 from blockyard.transport.posting import Post
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
 from blockyard.transport.under_way import closed_meanwhile, copy_notes
 from blockyard.user_code import UserCodeError
 
-if TYPE_CHECKING:
-    from blockyard.config import HttpConfig, TimeoutConfig
-
-_DESCRIPTORS_OF_A_LOOP = 4
-"""Its selector, two sockets to wake it, and ours."""
+_DESCRIPTORS_OF_A_LOOP = 5
+"""Its selector, two sockets to wake it, and ours: one to post callbacks, and an epoll set."""
 
 _CANCELLED_AGAIN = 1.0
 """Seconds after which what still runs is cancelled again: it may have begun to tidy up."""
@@ -50,8 +48,8 @@ Result = TypeVar("Result")
 class BackgroundLoop:
     """Runs operations on its own event loop while the calling thread waits."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self._runtime = AsyncioRuntime(http, timeouts)
+    def __init__(self, connections: Connections) -> None:
+        self._runtime = AsyncioRuntime(connections)
         self._threads = PerProcess(_LoopThread, _inherited.append)
         self._closed = False
 
@@ -72,7 +70,8 @@ class BackgroundLoop:
         """
         ends = None if deadline is None else self._runtime.now() + deadline
         context = Context(self._runtime, ends, concurrency)
-        call = _Call(operation(context, argument), self._runtime.run)
+        caller = CallingThread(nested=calls_on_this_thread(self._runtime.connections.here()) > 0)
+        call = _Call(caller, operation(context, argument), self._runtime.run)
         try:
             try:
                 self._begin(call)
@@ -267,10 +266,11 @@ class _Call(Generic[Result]):
 
     def __init__(
         self,
+        caller: CallingThread,
         operation: Coroutine[Any, Any, Result],
         run: Callable[[Coroutine[Any, Any, Result]], Coroutine[Any, Any, Result]],
     ) -> None:
-        self.caller = CallingThread()
+        self.caller = caller
         self._operation = operation
         self._run = run
         self._task: asyncio.Task[Result] | None = None
@@ -345,7 +345,6 @@ class _Call(Generic[Result]):
         return outcome[0]
 
     def _end(self, task: asyncio.Task[Result]) -> None:
-        self._operation.close()  # it never began where the task was cancelled at once
         if not task.cancelled():
             error = task.exception()
             self._outcome = (task.result(),) if error is None else _bare(error)

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import random
+import select
 import sys
+import threading
 import time
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Never, TypeVar
 
-from blockyard.context import Hedge, Request, Response, UserCode, UserItems, check_concurrency
-from blockyard.errors import StoreClosedError, TransportConnectionError, TransportError
-from blockyard.process import PerProcess, warn_of_drop
-from blockyard.transport.blocking_hedging import Try, first_to_begin
-from blockyard.transport.blocking_pool import BlockingPool
-from blockyard.transport.clock import monotonic, wall_time
-from blockyard.transport.dialing import Dialing
-from blockyard.transport.http1 import ReplyReader
+from blockyard.context import UserCode, UserItems, check_concurrency
+from blockyard.errors import StoreClosedError
+from blockyard.process import warn_of_drop
+from blockyard.transport.connections import ConnectionPool, Connections, calls_on_this_thread
+from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.inline import Inline
-from blockyard.transport.patience import Patience
-from blockyard.transport.threads import Threads, deadline_passed, outcome_of, wait_until_done
+from blockyard.transport.polling import PolledSocket, Socket
+from blockyard.transport.threads import deadline_passed, outcome_of, wait_until_done
+from blockyard.transport.timeouts import Timeouts
 from blockyard.user_code import UserCodeError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from blockyard.config import HttpConfig, TimeoutConfig
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_LEAST_HASTE = 0.05
-"""Seconds that a connection for a second request is waited for at least."""
 
 
 def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
@@ -54,53 +44,70 @@ def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
         del error  # which its traceback refers to
 
 
-class BlockingRuntime:
+class BlockingPoller:
+    """Waits on the calling thread: see `Poller`. `closed` once the store is."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.closed = False
+        self._connections = connections
+
+    @property
+    def pool(self) -> ConnectionPool:
+        return self._connections.here()
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise StoreClosedError("the store is closed")
+
+    async def ready(self, sock: PolledSocket, events: int, seconds: float) -> int:
+        polled = sock.arrivals
+        if events != select.POLLIN:
+            polled = select.poll()
+            polled.register(sock, events)
+        ready = polled.poll(seconds * 1000)
+        return ready[0][1] if ready else 0
+
+    async def any_ready(
+        self, socks: Collection[Socket], event: int, seconds: float
+    ) -> Collection[int]:
+        polled = select.poll()
+        for sock in socks:
+            polled.register(sock, event)
+        return [descriptor for descriptor, _ in polled.poll(seconds * 1000)]
+
+    async def done(self, call: Future[Any], seconds: float) -> bool:
+        return wait_until_done(call, seconds)
+
+    def waker(self) -> _LockWaker:
+        return _LockWaker()
+
+    def may_wait(self) -> bool:
+        pool = self.pool
+        on_its_loop = threading.get_ident() in pool.loop_threads  # a finalizer's call
+        return not on_its_loop and calls_on_this_thread(pool) <= 1
+
+
+class _LockWaker:
+    """Woken by the release of a lock: a wait in C, which a signal ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _ = self._lock.acquire()
+
+    def wake(self) -> bool:
+        self._lock.release()
+        return True
+
+    async def wait(self, seconds: float | None) -> None:
+        _ = self._lock.acquire(timeout=-1 if seconds is None else seconds)
+
+
+class BlockingRuntime(NetworkRuntime):
     """I/O on the calling thread. See `Runtime` for what each method does."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self._timeouts = timeouts
-        self._endless = Patience(timeouts.no_progress, None)
-        self._threads = Threads()
-        self._closed = False
-        self._dialing = Dialing(http, timeouts)
-        self._pools = PerProcess(partial(BlockingPool, http, self._dialing), BlockingPool.abandon)
-
-    async def exchange(
-        self,
-        request: Request,
-        *,
-        into: memoryview | None = None,
-        limit: int,
-        deadline: float | None = None,
-        hedge: Hedge | None = None,
-    ) -> Response:
-        patience = self._endless
-        if deadline is not None:
-            patience = Patience(self._timeouts.no_progress, deadline)
-        pool = self._pool()
-        if hedge is not None:
-            response = _hedged(pool, request, limit, patience, hedge)
-            if response is not None:
-                return response
-            request = replace(request, fresh=True)
-        while True:
-            reply = ReplyReader(request.method, into, limit, request.sum_body, request.until_close)
-            connection = pool.take(request, patience)
-            reused = connection.used
-            try:
-                connection.send(request, reply, patience)
-                return connection.receive(reply, patience)
-            except TransportConnectionError as error:
-                stale = reused and not reply.begun  # closed by the other side while it was idle
-                if not stale and not self._dialing.trust_renewed(error, connection.tls_context):
-                    raise
-                request.resent = stale
-                request = replace(request, fresh=True)
-            finally:
-                pool.release(request.origin, connection, reply.complete and reply.keep_alive)
-                unanswered = reused and not reply.begun
-                if unanswered and (request.fresh or patience.looks_dead(reply.sent)):
-                    pool.drop_idle_since(request.origin, reply.sent)
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(connections)
+        self._polling = BlockingPoller(connections)
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - blocking is what this runtime is for
@@ -123,12 +130,9 @@ class BlockingRuntime:
 
     awaits = False
 
-    def start(self, call: Callable[[], Result]) -> Future[Result]:
-        return self._threads.start(call)
-
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
-        patience = Patience(self._timeouts.no_progress, deadline)
-        if not wait_until_done(future, patience.remaining()):
+        timeouts = Timeouts(self._endless.idle, deadline)
+        if not wait_until_done(future, timeouts.remaining()):
             raise deadline_passed()
         try:
             return outcome_of(future)
@@ -151,81 +155,24 @@ class BlockingRuntime:
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await operation
 
-    now = staticmethod(monotonic)
-    wall_time = staticmethod(wall_time)
-    jitter = staticmethod(random.SystemRandom().random)
-
-    def nonce(self) -> str:
-        return os.urandom(12).hex()
-
     def close(self) -> None:
         """Close the idle connections; those in use close when their request is done.
 
         No other request begins: what waits for a connection raises `StoreClosedError`.
         """
         self._threads.close()
-        self._closed = True
-        _ = self._pools.here().close()
+        self._polling.closed = True
+        _ = self.connections.here().close()
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""
-        if self._closed or sys.is_finalizing():
+        if self._polling.closed or sys.is_finalizing():
             return
-        self._closed = True
+        self._polling.closed = True
         self._threads.close()
-        if self._pools.here().close():
+        if self.connections.here().close():
             warn_of_drop()
 
-    def _pool(self) -> BlockingPool:
-        """This process's connections."""
-        if self._closed:
-            raise StoreClosedError("the store is closed")
-        return self._pools.here()
-
-
-def _hedged(
-    pool: BlockingPool, request: Request, limit: int, patience: Patience, hedge: Hedge
-) -> Response | None:
-    """The reply; None when no connection that was idle turned out to be open still."""
-    tries = [_begin(pool, request, limit, patience, patience)]
-    won = None
-    try:
-        won = first_to_begin(tries, hedge.after)
-        late = won is None and tries[0].error is None
-        if late and pool.has_room(request.origin) and hedge.allowed():
-            with suppress(TransportError):  # the first one may be answered yet
-                tries.append(_begin(pool, request, limit, patience, _haste(hedge, patience)))
-        won = won or first_to_begin(tries, patience.wait())
-        if won is not None:
-            response = won.read(patience)
-            response.waited += won.reply.sent - tries[0].reply.sent
-            return response
-        if any(each.stale for each in tries):
-            return None
-        raise tries[0].error or patience.expired("no byte moved", patience.no_progress)
-    finally:
-        for each in tries:
-            pool.release(request.origin, each.connection, each is won and each.read_whole)
-            if each.stale or (each.unanswered and patience.looks_dead(each.reply.sent)):
-                pool.drop_idle_since(request.origin, each.reply.sent)
-
-
-def _begin(
-    pool: BlockingPool, request: Request, limit: int, patience: Patience, to_connect: Patience
-) -> Try:
-    """Send `request`, and leave its reply to be read."""
-    reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
-    connection = pool.take(request, to_connect)
-    try:
-        connection.send(request, reply, patience)
-        return Try(connection, reply)
-    except BaseException:
-        pool.release(request.origin, connection, keep=False)
-        raise
-
-
-def _haste(hedge: Hedge, patience: Patience) -> Patience:
-    """How long a second request may wait for a connection: nobody reads the first one meanwhile."""
-    ends = monotonic() + max(2 * hedge.after, _LEAST_HASTE)
-    deadline = ends if patience.deadline is None else min(ends, patience.deadline)
-    return Patience(patience.no_progress, deadline)
+    def _poller(self) -> BlockingPoller:
+        self._polling.check_open()
+        return self._polling

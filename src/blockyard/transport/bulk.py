@@ -19,8 +19,8 @@ from blockyard.transport.threads import (
 )
 
 if TYPE_CHECKING:
-    from blockyard.config import HttpConfig, TimeoutConfig
     from blockyard.transport.background import BackgroundLoop
+    from blockyard.transport.connections import Connections
 
 _imported: list[type[BackgroundLoop]] = []
 """The class, once it is imported."""
@@ -31,8 +31,8 @@ _importing: set[int] = set()
 class BulkLoop:
     """The background loop of a store, which is made when it is first needed."""
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self._make = partial(_background_loop, http, timeouts)
+    def __init__(self, connections: Connections) -> None:
+        self._make = partial(_background_loop, connections)
         self._loops: list[BackgroundLoop] = []
         self._closed = False
 
@@ -51,7 +51,7 @@ class BulkLoop:
             loop.close()
 
 
-def _background_loop(http: HttpConfig, timeouts: TimeoutConfig) -> BackgroundLoop:
+def _background_loop(connections: Connections) -> BackgroundLoop:
     if not _imported:
         if threading.get_ident() in _importing:
             raise TransportError("a finalizer made a call while its thread imports asyncio")
@@ -65,7 +65,7 @@ def _background_loop(http: HttpConfig, timeouts: TimeoutConfig) -> BackgroundLoo
                 raise TransportError(f"no thread could be started: {error}") from error
         _ = wait_until_done(call, None)
         outcome_of(call)
-    return _imported[0](http, timeouts)
+    return _imported[0](connections)
 
 
 def _import() -> None:

@@ -33,7 +33,9 @@ class CallingThread:
     the call is to be ended. It takes no lock, and waits in C alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nested: bool = False) -> None:
+        self.nested = nested
+        """Whether this call was made in the middle of another one's exchange, on its thread."""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
         self.post: Post | None = None

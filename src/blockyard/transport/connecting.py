@@ -1,8 +1,4 @@
-"""Making a connection: addresses raced, a tunnel through a proxy, the TLS handshake.
-
-Written once, as generators that yield each `Wait` to whoever runs them and are sent what became
-ready: `poll` in the blocking runtime, the event loop in the asyncio one. Nothing here waits.
-"""
+"""Making a connection: addresses raced, a tunnel through a proxy, the TLS handshake."""
 
 from __future__ import annotations
 
@@ -11,38 +7,24 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
-from typing import NamedTuple, TypeVar
 
 from blockyard.context import Origin
 from blockyard.transport.clock import monotonic
 from blockyard.transport.dialing import Dialing, Way
 from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
+from blockyard.transport.polling import Poller
 from blockyard.transport.proxies import Proxy, check_connect, connect_head
 from blockyard.transport.resolving import Address
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
 from blockyard.user_code import pass_on_foreign
 
-Result = TypeVar("Result")
-
 _HEAD_START = 0.25
 """Seconds that each address has before the next is tried as well: RFC 8305, section 5."""
 
 
-class Wait(NamedTuple):
-    """Wait until one of `sockets` is ready for `event` (POLLIN or POLLOUT), or until `ends`."""
-
-    sockets: Collection[socket.socket]
-    event: int
-    ends: float
-
-
-Steps = Generator[Wait, Collection[int], Result]
-"""Sent the descriptors that are ready; none when the time was over."""
-
-
-def connecting(way: Way, dialing: Dialing) -> Steps[socket.socket | TlsSocket]:
+async def connecting(way: Way, dialing: Dialing, poller: Poller) -> socket.socket | TlsSocket:
     """A new connection, at one of the addresses that were looked up.
 
     Raises `OSError`, and `TimeoutError` when the time is over.
@@ -50,15 +32,15 @@ def connecting(way: Way, dialing: Dialing) -> Steps[socket.socket | TlsSocket]:
     origin, proxy, look_up, port, ends = way
     addresses = in_turns(look_up.addresses())
     while True:
-        sock = yield from _first_to_connect(addresses, port, dialing, ends)
+        sock = await _first_to_connect(addresses, port, dialing, ends, poller)
         try:
             if origin.scheme == "http":
                 return sock
             if proxy is not None:
-                yield from _open_tunnel(sock, origin, proxy, ends)
+                await _open_tunnel(sock, origin, proxy, ends, poller)
             context = dialing.trust.context
             try:
-                return (yield from _shake_hands(sock, context, origin.host, ends))
+                return await _shake_hands(sock, context, origin.host, ends, poller)
             except ssl.SSLError:
                 if not dialing.trust.renew(context):
                     raise
@@ -76,9 +58,9 @@ def in_turns(found: Sequence[Address]) -> list[Address]:
     return list(dict.fromkeys(each for each in both if each is not None))
 
 
-def _first_to_connect(
-    addresses: Sequence[Address], port: int, dialing: Dialing, ends: float
-) -> Steps[socket.socket]:
+async def _first_to_connect(
+    addresses: Sequence[Address], port: int, dialing: Dialing, ends: float, poller: Poller
+) -> socket.socket:
     """Try one address after the other, each with a head start, until one is connected."""
     if not addresses:
         raise OSError("the host has no address")
@@ -101,8 +83,9 @@ def _first_to_connect(
                     error, due = cause, now
                     continue
                 under_way[sock.fileno()] = sock
-            until = min(due, ends) if left else ends
-            for descriptor in (yield Wait(under_way.values(), select.POLLOUT, until)):
+            seconds = max((min(due, ends) if left else ends) - monotonic(), 0.0)
+            socks = under_way.values()
+            for descriptor in await poller.any_ready(socks, select.POLLOUT, seconds):
                 sock = under_way[descriptor]
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
@@ -129,50 +112,53 @@ def _begin(address: Address, port: int, dialing: Dialing) -> socket.socket:
     return sock
 
 
-def _open_tunnel(sock: socket.socket, origin: Origin, proxy: Proxy, ends: float) -> Steps[None]:
-    yield from _send(sock, connect_head(origin, proxy), ends)
+async def _open_tunnel(
+    sock: socket.socket, origin: Origin, proxy: Proxy, ends: float, poller: Poller
+) -> None:
+    await _send(sock, connect_head(origin, proxy), ends, poller)
     reply = ReplyReader("CONNECT", None, 0)
     while not reply.status:
-        received = bytearray((yield from _receive(sock, SCRATCH_SIZE, ends)))
+        received = bytearray(await _receive(sock, SCRATCH_SIZE, ends, poller))
         if not received:
             reply.end_of_stream()
         reply.feed(received, len(received))
     check_connect(reply.status, proxy)
 
 
-def _shake_hands(
-    sock: socket.socket, context: ssl.SSLContext, host: str, ends: float
-) -> Steps[TlsSocket]:
+async def _shake_hands(
+    sock: socket.socket, context: ssl.SSLContext, host: str, ends: float, poller: Poller
+) -> TlsSocket:
     """The name goes without the dot that may end it: RFC 6066, section 3."""
     tls = TlsSocket(sock, context, host.removesuffix("."))
     to_send, done = tls.shake_hands(None)
     while not done:
-        yield from _send(sock, to_send, ends)
-        received = yield from _receive(sock, RECEIVED_AT_ONCE, ends)
+        await _send(sock, to_send, ends, poller)
+        received = await _receive(sock, RECEIVED_AT_ONCE, ends, poller)
         to_send, done = tls.shake_hands(received)
-    yield from _send(sock, to_send, ends)
+    await _send(sock, to_send, ends, poller)
     return tls
 
 
-def _send(sock: socket.socket, data: bytes, ends: float) -> Steps[None]:
+async def _send(sock: socket.socket, data: bytes, ends: float, poller: Poller) -> None:
     view = memoryview(data)
     while view:
         try:
             view = view[sock.send(view) :]
         except BlockingIOError:
-            yield from _ready(sock, select.POLLOUT, ends)
+            await _ready(sock, select.POLLOUT, ends, poller)
 
 
-def _receive(sock: socket.socket, size: int, ends: float) -> Steps[bytes]:
+async def _receive(sock: socket.socket, size: int, ends: float, poller: Poller) -> bytes:
     while True:
-        yield from _ready(sock, select.POLLIN, ends)
+        await _ready(sock, select.POLLIN, ends, poller)
         try:
             return sock.recv(size)
         except BlockingIOError:
             continue
 
 
-def _ready(sock: socket.socket, event: int, ends: float) -> Steps[None]:
-    """Wait until `sock` is ready, at `ends` no more."""
-    if monotonic() >= ends or not (yield Wait((sock,), event, ends)):
+async def _ready(sock: socket.socket, event: int, ends: float, poller: Poller) -> None:
+    """Wait until `sock` is ready, at `ends` no more. Raises `TimeoutError`."""
+    seconds = ends - monotonic()
+    if seconds <= 0 or not await poller.any_ready((sock,), event, seconds):
         raise TimeoutError

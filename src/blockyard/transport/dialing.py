@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockyard.context import Origin
 from blockyard.errors import TLSError, TransportConnectionError, TransportError
 from blockyard.transport.clock import monotonic
-from blockyard.transport.patience import Patience
 from blockyard.transport.proxies import Proxy, environment_proxy, parse_proxy
 from blockyard.transport.resolving import LookUp, forget, look_up
+from blockyard.transport.timeouts import Timeouts
 from blockyard.transport.trust import Trust, refused_certificate
 from blockyard.user_code import pass_on_foreign
 
@@ -84,14 +84,14 @@ class Dialing:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, ceil(limit * 1000))
 
     @contextmanager
-    def way_to(self, origin: Origin, patience: Patience) -> Generator[Way]:
+    def way_to(self, origin: Origin, timeouts: Timeouts) -> Generator[Way]:
         """The way to a new connection; what keeps it from being made is raised as ours.
 
         Raises `TransportError`; `ConfigError` for a proxy or certificates that can't be used.
         """
         proxy = self.proxy_for(origin)
         host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
-        wait = min(self.timeouts.connect, patience.wait())
+        wait = min(self.timeouts.connect, timeouts.wait())
         try:
             yield Way(origin, proxy, look_up(host), port, monotonic() + wait)
         except TimeoutError as late:
@@ -100,7 +100,7 @@ class Dialing:
                 raise
             forget(host)
             what = f"connecting to {host}:{port} was not done"
-            raise patience.expired(what, wait, established=False) from None
+            raise timeouts.expired(what, wait, established=False) from None
         except (OSError, UnicodeError) as cause:
             if isinstance(cause, OSError):
                 pass_on_foreign(cause)

@@ -1,10 +1,11 @@
-"""Which connection a request gets, and which ones go: decisions only, no I/O, no lock, no clock.
+"""Connection pool bookkeeping: decisions only, no I/O, no lock, no clock.
 
 A request waits while `max_connections` of its origin are taken. It gets the connection that was
 given back last, since that one is the least likely to have been closed by the other side.
 
-Threads take turns under their caller's lock. Calls of one thread can be nested, though: a signal
-handler or a finalizer may make whole calls between any two steps here.
+Threads share a pool without a lock: a signal handler or a finalizer may make whole calls between
+any two steps here, and wait for another thread that is here too. So each step changes one list or
+deque, in one operation of it, and what another thread may have done meanwhile is looked at again.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ class Take(Enum):
 
 @dataclass(slots=True)
 class _Host(Generic[Connection]):
-    taken: int = 0
+    free: list[None]
+    """One for each connection that may still be taken."""
+    over_limit: list[None] = field(default_factory=list[None])
+    """One for each that was taken though none was free."""
     idle: deque[tuple[float, Connection]] = field(default_factory=deque[tuple[float, Connection]])
 
 
 class Pool(Generic[Connection]):
-    """The connections of one runtime, by origin."""
+    """The connections of one process, by origin."""
 
     def __init__(self, max_connections: int, max_idle: int, keep_alive: float) -> None:
         self._max_connections = max_connections
@@ -45,48 +49,54 @@ class Pool(Generic[Connection]):
     def take(
         self, origin: Origin, now: float, *, fresh: bool = False, over_limit: bool = False
     ) -> Connection | Take:
-        """An idle connection, or OPEN when the caller may make one (its place is taken), or WAIT.
+        """An idle connection, or OPEN when the caller may make one (its slot is taken), or WAIT.
 
         With `fresh`, never an idle one; with `over_limit`, never WAIT.
 
-        Every connection, and every place that OPEN gave, comes back by `give_back` or `drop`.
+        Every connection, and every slot that OPEN gave, comes back by `give_back` or `drop`.
         """
         host = self._hosts.get(origin)
         if host is None:
-            host = self._hosts.setdefault(origin, _Host())
-        if host.taken >= self._max_connections and not over_limit:
+            host = self._hosts.setdefault(origin, _Host([None] * self._max_connections))
+        if not host.free and not over_limit:
             return Take.WAIT
-        taken: Connection | Take = Take.OPEN
-        if not fresh and host.idle:
-            taken = self._newest(host, now)
-        host.taken += 1  # last: nothing that an interrupt can end comes between this and the caller
-        return taken
+        idle = None if fresh else self._newest(host, now)
+        # last: nothing that an interrupt can end comes between this and the caller
+        if not _took_one(host.free):
+            if not over_limit:  # another thread was quicker
+                if idle is not None:
+                    host.idle.append(idle)
+                return Take.WAIT
+            host.over_limit.append(None)
+        return Take.OPEN if idle is None else idle[1]
 
-    def _newest(self, host: _Host[Connection], now: float) -> Connection | Take:
+    def _newest(self, host: _Host[Connection], now: float) -> tuple[float, Connection] | None:
         """The connection given back last, unless it has been idle for too long."""
         try:
-            given_back, connection = host.idle.pop()
-        except IndexError:  # a signal handler's call took it
-            return Take.OPEN
-        if given_back + self._keep_alive > now:
-            return connection
-        host.idle.append((given_back, connection))  # `give_back` closes it
-        return Take.OPEN
+            idle = host.idle.pop()
+        except IndexError:
+            return None
+        if idle[0] + self._keep_alive > now:
+            return idle
+        host.idle.append(idle)  # `give_back` closes it
+        return None
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not say WAIT."""
         host = self._hosts.get(origin)
-        return host is None or host.taken < self._max_connections
+        return host is None or bool(host.free)
 
     def give_back(self, origin: Origin, connection: Connection, now: float) -> list[Connection]:
         """The connection is ready for another request. Returns those to close now."""
         host = self._hosts[origin]
-        host.taken -= 1
         host.idle.append((now, connection))
-        surplus: list[Connection] = []
-        with suppress(IndexError):  # a signal handler's call took the last
-            while len(host.idle) > self._max_idle or host.idle[0][0] + self._keep_alive <= now:
-                surplus.append(host.idle.popleft()[1])
+        self._free(host)
+        idle, surplus = host.idle, list[Connection]()
+        try:
+            while len(idle) > self._max_idle or idle[0][0] + self._keep_alive <= now:
+                surplus.append(idle.popleft()[1])
+        except IndexError:  # another call took the last
+            return surplus
         return surplus
 
     def drop_idle_since(self, origin: Origin, before: float) -> list[Connection]:
@@ -96,23 +106,39 @@ class Pool(Generic[Connection]):
         """
         idle = self._hosts[origin].idle
         older: list[Connection] = []
-        with suppress(IndexError):  # a signal handler's call took the last
+        with suppress(IndexError):  # another call took the last
             while idle[0][0] < before:
                 older.append(idle.popleft()[1])
         return older
 
     def drop(self, origin: Origin) -> None:
-        """The connection was closed, or never came about: its place is free."""
-        self._hosts[origin].taken -= 1
+        """The connection was closed, or never came about: its slot is free."""
+        self._free(self._hosts[origin])
 
     def clear(self) -> list[Connection]:
         """Give up every idle connection. Returns them, to close."""
-        idle = [entry[1] for host in self._hosts.values() for entry in host.idle]
-        for host in self._hosts.values():
-            host.idle.clear()
-        return idle
+        cleared: list[Connection] = []
+        for host in list(self._hosts.values()):
+            with suppress(IndexError):
+                while True:
+                    cleared.append(host.idle.popleft()[1])
+        return cleared
 
     def counts(self) -> tuple[int, int]:
         """How many connections are taken and how many idle, over all origins."""
-        hosts = self._hosts.values()
-        return sum(host.taken for host in hosts), sum(len(host.idle) for host in hosts)
+        hosts = list(self._hosts.values())
+        taken = sum(self._max_connections - len(host.free) + len(host.over_limit) for host in hosts)
+        return taken, sum(len(host.idle) for host in hosts)
+
+    def _free(self, host: _Host[Connection]) -> None:
+        if not _took_one(host.over_limit):
+            host.free.append(None)
+
+
+def _took_one(slots: list[None]) -> bool:
+    """Take one of them, if there is any, in one step."""
+    try:
+        slots.pop()
+    except IndexError:
+        return False
+    return True

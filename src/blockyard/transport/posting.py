@@ -11,6 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 
 class Post:
@@ -23,6 +24,7 @@ class Post:
         # by now. A signal handler that calls the store takes it again.
         self._lock = threading.RLock()
         self._closed = False
+        self._process = os.getpid()
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.add_reader(self._waker, self._deliver)
 
@@ -38,9 +40,24 @@ class Post:
     def close(self) -> None:
         """On the loop's thread, before the loop is closed."""
         with self._lock:
-            self._closed = True
-            _ = self._loop.remove_reader(self._waker)
-            os.close(self._waker)
+            self._close()
+
+    def abandon(self) -> None:
+        """Where the loop has ended, or is the parent process's: see `_EpollSet.close`."""
+        if self._process == os.getpid():
+            with self._lock:
+                self._close()
+        else:  # a thread of the parent's may have held the lock
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        os.close(self._waker)
+        if not self._loop.is_closed():
+            with suppress(OSError):
+                _ = self._loop.remove_reader(self._waker)
 
     def _deliver(self) -> None:
         _ = os.eventfd_read(self._waker)

@@ -1,4 +1,4 @@
-"""How long one exchange may wait for the next byte, and which error ends the wait."""
+"""How long one exchange may wait: the idle timeout, the deadline, and the errors they end in."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _SUSPICIOUS = 1.0
 
 
 @dataclass(slots=True)
-class Patience:
-    """The no-progress timeout in seconds, and the deadline on the monotonic clock."""
+class Timeouts:
+    """The idle timeout in seconds, and the deadline on the monotonic clock."""
 
-    no_progress: float
+    idle: float
     deadline: float | None
 
     def wait(self) -> float:
         """Seconds that the next wait may last. Raises once the deadline has passed."""
         if self.deadline is None:
-            return self.no_progress
+            return self.idle
         remaining = self.deadline - monotonic()
         if remaining <= 0:
             raise DeadlineExceededError("the deadline of this call has passed")
-        return min(self.no_progress, remaining)
+        return min(self.idle, remaining)
 
     def remaining(self) -> float | None:
         """Seconds until the deadline, 0 once it has passed; None without one."""
@@ -33,16 +33,9 @@ class Patience:
             return None
         return max(self.deadline - monotonic(), 0.0)
 
-    def ends(self) -> float:
-        """When an exchange that begins now will have waited too long, if nothing moves."""
-        now = monotonic()
-        if self.deadline is None:
-            return now + self.no_progress
-        return now + self.wait()
-
     def looks_dead(self, sent: float) -> bool:
         """Whether a connection on which nothing has come since `sent` may not be alive."""
-        return monotonic() - sent >= min(self.no_progress, _SUSPICIOUS)
+        return monotonic() - sent >= min(self.idle, _SUSPICIOUS)
 
     def expired(
         self, what: str, seconds: float, *, established: bool = True

@@ -1,0 +1,189 @@
+"""The connections of a store: one pool for each process, shared by its threads and event loops.
+
+A signal handler, a weakref callback or a `__del__` may call the store in the middle of any
+function here, and wait for another thread that is here too. So no lock is taken: see `Pool`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blockyard.context import Origin, Request
+from blockyard.process import PerProcess
+from blockyard.transport.clock import monotonic
+from blockyard.transport.connection import Connection, connect
+from blockyard.transport.dialing import Dialing
+from blockyard.transport.polling import Poller, Waker
+from blockyard.transport.pool import Pool, Take
+from blockyard.transport.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from blockyard.config import HttpConfig, TimeoutConfig
+
+
+class Connections:
+    """How a store's connections are made, and the pool of each process that uses it."""
+
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
+        self.idle_timeout = timeouts.no_progress
+        self.dialing = Dialing(http, timeouts)
+        self._pools = PerProcess(
+            partial(ConnectionPool, http, self.dialing), ConnectionPool.abandon
+        )
+
+    def here(self) -> ConnectionPool:
+        """This process's pool."""
+        return self._pools.here()
+
+
+class ConnectionPool:
+    """Connections that exchanges take, and give back with `release`."""
+
+    def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
+        self.loop_threads: set[int] = set()
+        """Threads whose event loops wait for connections of this pool."""
+        self._dialing = dialing
+        self._closed = False
+        self._pool: Pool[Connection] = Pool(http.max_connections, http.max_idle, http.keep_alive)
+        self._open: set[Connection] = set()
+        self._waiting: dict[Origin, deque[Waker]] = {}
+
+    async def take(self, request: Request, timeouts: Timeouts, poller: Poller) -> Connection:
+        """An idle connection, or a new one; waits while too many are taken.
+
+        A call that is nested in another one of this thread does not wait for that one: it goes
+        over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
+        """
+        origin, over_limit = request.origin, False
+        while True:
+            taken: Connection | Take = Take.WAIT
+            try:
+                poller.check_open()
+                taken = self._pool.take(
+                    origin, monotonic(), fresh=request.fresh, over_limit=over_limit
+                )
+                if taken is Take.WAIT:
+                    over_limit = not poller.may_wait()
+                    if not over_limit:
+                        await self._wait_for_slot(origin, timeouts, poller)
+                    continue
+                if taken is Take.OPEN:
+                    taken = await connect(origin, self._dialing, timeouts, poller)
+                    self._open.add(taken)
+                    poller.check_open()
+                elif not taken.usable():
+                    self.release(origin, taken, keep=False)
+                    continue
+            except BaseException:
+                self._give_up(origin, taken)
+                raise
+            return taken
+
+    def release(self, origin: Origin, connection: Connection, keep: bool) -> None:
+        """Give back a connection, or close it: `keep` says whether it can be used again."""
+        surplus = [connection]
+        if keep and not self._closed:
+            surplus = self._pool.give_back(origin, connection, monotonic())
+            if self._closed:  # meanwhile
+                surplus += self._pool.clear()
+        else:
+            self._pool.drop(origin)
+        self._wake_one(origin)
+        for each in surplus:
+            self._close(each)
+
+    def drop_idle_since(self, origin: Origin, before: float) -> None:
+        """A connection that was idle did not answer: those that were idle as long go as well."""
+        for each in self._pool.drop_idle_since(origin, before):
+            self._close(each)
+
+    def has_room(self, origin: Origin) -> bool:
+        """Whether `take` would not wait."""
+        return self._pool.has_room(origin)
+
+    def counts(self) -> tuple[int, int]:
+        """How many connections are taken and how many idle, over all origins."""
+        return self._pool.counts()
+
+    def close(self) -> bool:
+        """Keep no connection any more: close the idle ones, and say whether there were any.
+
+        Those in use close when they are given back. Whoever waits for a slot looks again whether
+        the store is open.
+        """
+        self._closed = True
+        idle = self._pool.clear()
+        for origin, waiting in list(self._waiting.items()):
+            for _ in range(len(waiting)):
+                self._wake_one(origin)
+        for each in idle:
+            self._close(each)
+        return bool(idle)
+
+    def abandon(self) -> None:
+        """Close this process's copies of the sockets; nothing is sent."""
+        for connection in list(self._open):
+            self._close(connection)
+
+    async def _wait_for_slot(self, origin: Origin, timeouts: Timeouts, poller: Poller) -> None:
+        """Wait until a connection to `origin` may have been given back."""
+        waiting = self._waiting.setdefault(origin, deque())
+        waker = poller.waker()
+        waiting.append(waker)
+        try:
+            if not self._pool.has_room(origin):  # since then
+                await waker.wait(timeouts.remaining())
+                _ = timeouts.wait()
+        except BaseException:
+            if not _removed(waiting, waker):  # a slot was ours for a moment: it is the next one's
+                self._wake_one(origin)
+            raise
+        _ = _removed(waiting, waker)
+
+    def _wake_one(self, origin: Origin) -> None:
+        """Wake the one that has waited longest for `origin`."""
+        waiting = self._waiting.get(origin)
+        while waiting:
+            try:
+                waker = waiting.popleft()
+            except IndexError:  # another call was quicker
+                return
+            if waker.wake():
+                return
+
+    def _give_up(self, origin: Origin, taken: Connection | Take) -> None:
+        if isinstance(taken, Connection):
+            self.release(origin, taken, keep=False)
+        elif taken is Take.OPEN:
+            self._pool.drop(origin)
+            self._wake_one(origin)
+
+    def _close(self, connection: Connection) -> None:
+        connection.close()
+        self._open.discard(connection)
+
+
+def calls_on_this_thread(pool: ConnectionPool) -> int:
+    """How many exchanges over `pool` are further up this thread's stack, nested in one another.
+
+    They may hold the slot that one more would wait for, and go on only when that has ended.
+    """
+    # what `inspect.currentframe` calls; that module is slow to import
+    calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if frame.f_code.co_qualname == "NetworkRuntime.exchange":
+            calls += frame.f_locals.get("pool") is pool
+        frame = frame.f_back
+    return calls
+
+
+def _removed(waiting: deque[Waker], waker: Waker) -> bool:
+    """Whether it was among those that wait, where it is no more."""
+    try:
+        waiting.remove(waker)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,198 @@
+"""HTTP exchanges over pooled connections, written once for both runtimes.
+
+A connection that the other side closed while it was idle is replaced, without a word and at once.
+With a hedge a request that is not answered goes out a second time, over another connection, and
+the reply that begins first is read.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from blockyard.context import Hedge, Request, Response
+from blockyard.errors import TransportConnectionError, TransportError
+from blockyard.transport.clock import monotonic, wall_time
+from blockyard.transport.connection import Connection
+from blockyard.transport.connections import Connections
+from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.polling import Poller
+from blockyard.transport.threads import Threads
+from blockyard.transport.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+Result = TypeVar("Result")
+
+_LEAST_HASTE = 0.05
+"""Seconds that a connection for a second request is waited for at least."""
+
+
+class NetworkRuntime(ABC):
+    """What is the same in both runtimes. See `Runtime` for what each method does."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self._endless = Timeouts(connections.idle_timeout, None)
+        self._threads = Threads()
+
+    @abstractmethod
+    def _poller(self) -> Poller:
+        """How this call waits. Raises `StoreClosedError` once the store is closed."""
+
+    async def exchange(
+        self,
+        request: Request,
+        *,
+        into: memoryview | None = None,
+        limit: int,
+        deadline: float | None = None,
+        hedge: Hedge | None = None,
+    ) -> Response:
+        timeouts = self._endless
+        if deadline is not None:
+            timeouts = Timeouts(timeouts.idle, deadline)
+        poller = self._poller()
+        pool = poller.pool
+        if hedge is not None:
+            response = await _hedged(request, limit, timeouts, hedge, poller)
+            if response is not None:
+                return response
+            request = replace(request, fresh=True)
+        while True:
+            reply = ReplyReader(request.method, into, limit, request.sum_body, request.until_close)
+            connection = await pool.take(request, timeouts, poller)
+            reused = connection.used
+            try:
+                await connection.send(request, reply, timeouts, poller)
+                return await connection.receive(reply, timeouts, poller)
+            except TransportConnectionError as error:
+                stale = reused and not reply.begun  # closed by the other side while it was idle
+                dialing = self.connections.dialing
+                if not stale and not dialing.trust_renewed(error, connection.tls_context):
+                    raise
+                request.resent = stale
+                request = replace(request, fresh=True)
+            finally:
+                pool.release(request.origin, connection, reply.complete and reply.keep_alive)
+                unanswered = reused and not reply.begun
+                if unanswered and (request.fresh or timeouts.looks_dead(reply.sent)):
+                    pool.drop_idle_since(request.origin, reply.sent)
+
+    def start(self, call: Callable[[], Result]) -> Future[Result]:
+        return self._threads.start(call)
+
+    now = staticmethod(monotonic)
+    wall_time = staticmethod(wall_time)
+    jitter = staticmethod(random.SystemRandom().random)
+
+    def nonce(self) -> str:
+        return os.urandom(12).hex()
+
+
+class _Try:
+    """A request that went out over `connection`; `error` is what it came to before a reply."""
+
+    def __init__(self, connection: Connection, reply: ReplyReader) -> None:
+        self.connection = connection
+        self.reply = reply
+        self.error: TransportError | None = None
+        self._reused = connection.used
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nothing has come over a connection that had been idle."""
+        return self._reused and not self.reply.begun
+
+    @property
+    def stale(self) -> bool:
+        """Whether the connection turned out to have been closed while it was idle."""
+        return isinstance(self.error, TransportConnectionError) and self.unanswered
+
+    @property
+    def read_whole(self) -> bool:
+        """Whether the connection is ready for another request."""
+        return self.reply.complete and self.reply.keep_alive
+
+    def look(self) -> bool:
+        """Take what has come; whether the reply has begun. Over TLS it need not have."""
+        try:
+            _ = self.connection.take(self.reply)
+        except TransportError as error:
+            self.error = error
+        return self.error is None and self.reply.begun
+
+
+async def _hedged(
+    request: Request, limit: int, timeouts: Timeouts, hedge: Hedge, poller: Poller
+) -> Response | None:
+    """The reply; None when no connection that was idle turned out to be open still."""
+    pool = poller.pool
+    tries = [await _begin(request, limit, timeouts, timeouts, poller)]
+    won = None
+    try:
+        won = await _first_to_begin(tries, hedge.after, poller)
+        late = won is None and tries[0].error is None
+        if late and pool.has_room(request.origin) and hedge.allowed():
+            with suppress(TransportError):  # the first one may be answered yet
+                haste = _haste(hedge, timeouts)
+                tries.append(await _begin(request, limit, timeouts, haste, poller))
+        won = won or await _first_to_begin(tries, timeouts.wait(), poller)
+        if won is not None:
+            response = await won.connection.receive(won.reply, timeouts, poller)
+            response.waited += won.reply.sent - tries[0].reply.sent
+            return response
+        if any(each.stale for each in tries):
+            return None
+        raise tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
+    finally:
+        for each in tries:
+            pool.release(request.origin, each.connection, each is won and each.read_whole)
+            if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
+                pool.drop_idle_since(request.origin, each.reply.sent)
+
+
+async def _begin(
+    request: Request, limit: int, timeouts: Timeouts, to_connect: Timeouts, poller: Poller
+) -> _Try:
+    """Send `request`, and leave its reply to be read."""
+    reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
+    connection = await poller.pool.take(request, to_connect, poller)
+    try:
+        await connection.send(request, reply, timeouts, poller)
+        return _Try(connection, reply)
+    except BaseException:
+        poller.pool.release(request.origin, connection, keep=False)
+        raise
+
+
+async def _first_to_begin(tries: Sequence[_Try], seconds: float, poller: Poller) -> _Try | None:
+    """The one whose reply begins first; None when all have failed, or none has in `seconds`."""
+    ends = monotonic() + seconds
+    for each in tries:
+        if each.reply.begun:  # while the request was still being sent
+            return each
+    while open_ones := {each.connection.fileno(): each for each in tries if each.error is None}:
+        left = max(ends - monotonic(), 0.0)
+        connections = [each.connection for each in open_ones.values()]
+        ready = await poller.any_ready(connections, select.POLLIN, left)
+        if not ready:
+            return None
+        for descriptor in ready:
+            if open_ones[descriptor].look():
+                return open_ones[descriptor]
+    return None
+
+
+def _haste(hedge: Hedge, timeouts: Timeouts) -> Timeouts:
+    """How long a second request may wait for a connection: nobody reads the first one meanwhile."""
+    ends = monotonic() + max(2 * hedge.after, _LEAST_HASTE)
+    deadline = ends if timeouts.deadline is None else min(ends, timeouts.deadline)
+    return Timeouts(timeouts.idle, deadline)

@@ -1,0 +1,348 @@
+"""Waiting on an event loop: sockets, calls on other threads, slots of the connection pool.
+
+Sockets are watched by an epoll set of ours, which the loop watches as one descriptor: to watch a
+socket for one wait is a single system call, and all that are ready are told in one turn of the
+loop. A connection belongs to no loop: after a wait nothing watches it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import select
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from blockyard.errors import StoreClosedError
+from blockyard.transport.calling_thread import calling_thread
+from blockyard.transport.clock import monotonic
+from blockyard.transport.connections import ConnectionPool
+from blockyard.transport.polling import PolledSocket, Socket
+from blockyard.transport.posting import Post
+from blockyard.transport.tasks import in_time, set_done, told_when_done
+from blockyard.transport.under_way import CallsUnderWay
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+CLOSING_SECONDS = 10.0
+"""How long calls that were cut off may take to leave things in order before `close` goes on."""
+_CLOSED = "the store was closed"
+
+Ready = tuple[int, int]
+"""A descriptor, and the events that it is ready for: none when the time was over."""
+
+
+class LoopPollers:
+    """Those of one process, by event loop."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._closed = False
+        self._last: LoopPoller | None = None
+        self._by_loop: dict[asyncio.AbstractEventLoop, LoopPoller] = {}
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> LoopPoller:
+        """That of `loop`; those of loops that have ended are let go of meanwhile.
+
+        Raises `StoreClosedError` on a loop that had none when the store was closed.
+        """
+        poller = self._last
+        if poller is not None and poller.loop is loop:
+            return poller
+        for other in list(self._by_loop):
+            if other.is_closed() and (ended := self._by_loop.pop(other, None)) is not None:
+                ended.abandon()
+        poller = self._by_loop.get(loop)
+        if poller is None:
+            if self._closed:
+                raise StoreClosedError(_CLOSED)
+            poller = self._by_loop[loop] = LoopPoller(loop, self._pool)
+        self._last = poller
+        return poller
+
+    async def close(self, here: asyncio.AbstractEventLoop) -> None:
+        """See `AsyncioRuntime.close`; `here` is the running loop."""
+        self._closed = True
+        for loop, poller in list(self._by_loop.items()):
+            if loop is not here:
+                _call_on(loop, poller, poller.begin_to_close)
+        poller = self._by_loop.get(here)
+        if poller is not None:
+            poller.begin_to_close()
+            await poller.closed()
+
+    def drop(self) -> None:
+        """Close them all, where no call is under way."""
+        for loop, poller in list(self._by_loop.items()):
+            _call_on(loop, poller, poller.close)
+
+    def abandon(self) -> None:
+        """In a forked child, or where no loop runs any more."""
+        for poller in self._by_loop.values():
+            poller.abandon()
+
+
+class LoopPoller:
+    """How the tasks of one event loop wait: see `Poller`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pool: ConnectionPool) -> None:
+        self.loop = loop
+        self.pool = pool
+        self.calls = CallsUnderWay()
+        self._thread = threading.get_ident()
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self._waiting: dict[int, tuple[asyncio.Future[Ready], float]] = {}
+        self._wakers: set[_FutureWaker] = set()
+        self._post: Post | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        watch = _EpollSet if hasattr(select, "epoll") else _LoopReaders
+        self._watched = watch(loop, self._deliver)
+        pool.loop_threads.add(self._thread)
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(_CLOSED)
+
+    async def ready(self, sock: PolledSocket, events: int, seconds: float) -> int:
+        descriptor = sock.fileno()
+        ready = self._begin((descriptor,), events, seconds)
+        try:
+            _, found = await ready
+        finally:
+            self._end(descriptor)
+        return found or self._none_ready()
+
+    async def any_ready(
+        self, socks: Collection[Socket], event: int, seconds: float
+    ) -> Collection[int]:
+        descriptors = [sock.fileno() for sock in socks]
+        ready = self._begin(descriptors, event, seconds)
+        try:
+            descriptor, found = await ready
+        finally:
+            for each in descriptors:
+                self._end(each)
+        return (descriptor,) if found or self._none_ready() else ()
+
+    async def done(self, call: Future[Any], seconds: float) -> bool:
+        return call.done() or await in_time(told_when_done(call), seconds)
+
+    def waker(self) -> _FutureWaker:
+        if self._post is None:
+            self._post = Post(self.loop)
+        return _FutureWaker(self)
+
+    def may_wait(self) -> bool:
+        caller = calling_thread.get()
+        return caller is None or not caller.nested
+
+    def begin_to_close(self) -> None:
+        """Close it once the calls under way have ended."""
+        if not self.calls.any:
+            self.close()
+        elif self._closing is None:
+            self._closing = self.loop.create_task(self._end_calls_and_close())
+
+    async def closed(self) -> None:
+        """Wait until it is closed, unless the call that is under way here would wait for itself.
+
+        Whoever gives up this wait leaves the closing to go on.
+        """
+        if self._closing is not None and not self.calls.is_one(asyncio.current_task()):
+            await asyncio.shield(self._closing)
+
+    def close(self) -> None:
+        """Fail what waits, and let no other request begin."""
+        self._closed = True
+        for descriptor, (ready, _) in self._waiting.items():
+            if not ready.done():
+                ready.set_result((descriptor, 0))
+        for waker in self._wakers:
+            set_done(waker.woken)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of what the loop held: it has ended, or is the parent process's."""
+        self._waiting.clear()
+        self.pool.loop_threads.discard(self._thread)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._post is not None:
+            self._post.abandon()
+        self._watched.close()
+
+    def post(self, callback: Callable[[], object]) -> bool:
+        """Have the loop call `callback`, from any thread; False when it has ended."""
+        if threading.get_ident() == self._thread:
+            _ = callback()
+            return True
+        return self._post is not None and self._post.put(callback)
+
+    def add_waker(self, waker: _FutureWaker) -> None:
+        """`waker` waits, and is woken when this is closed."""
+        self._wakers.add(waker)
+
+    def remove_waker(self, waker: _FutureWaker) -> None:
+        """`waker` has waited."""
+        self._wakers.discard(waker)
+
+    def _begin(
+        self, descriptors: Collection[int], events: int, seconds: float
+    ) -> asyncio.Future[Ready]:
+        self.check_open()
+        ready: asyncio.Future[Ready] = self.loop.create_future()
+        ends = monotonic() + seconds
+        if ends < self._due:
+            self._set_timer(ends)
+        for descriptor in descriptors:
+            self._waiting[descriptor] = ready, ends
+            self._watched.add(descriptor, events)
+        return ready
+
+    def _end(self, descriptor: int) -> None:
+        if self._waiting.pop(descriptor, None) is not None:
+            self._watched.remove(descriptor)
+
+    def _deliver(self, descriptor: int, events: int) -> None:
+        waiting = self._waiting.pop(descriptor, None)
+        if waiting is not None and not waiting[0].done():
+            waiting[0].set_result((descriptor, events))
+
+    def _look(self) -> None:
+        """End the waits whose time is over.
+
+        One timer, set to the earliest end, looks after them all: one for each would cost more
+        than the rest of its wait, and almost all end long before.
+        """
+        self._timer, self._due = None, math.inf
+        now, due = monotonic(), math.inf
+        for descriptor, (ready, ends) in self._waiting.items():
+            if ends > now:
+                due = min(due, ends)
+            elif not ready.done():
+                ready.set_result((descriptor, 0))
+        if due < math.inf:
+            self._set_timer(due)
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = self.loop.call_later(max(due - monotonic(), 0), self._look)
+
+    async def _end_calls_and_close(self) -> None:
+        try:
+            await self.calls.end(CLOSING_SECONDS)
+        finally:
+            self.close()
+
+    def _none_ready(self) -> int:
+        """For a wait that ended with nothing ready: 0, unless `close` ended it."""
+        if self._closed:
+            raise StoreClosedError("the store was closed while the call was under way")
+        return 0
+
+
+class _FutureWaker:
+    """Woken by a future of the loop."""
+
+    def __init__(self, poller: LoopPoller) -> None:
+        self.woken: asyncio.Future[None] = poller.loop.create_future()
+        self._poller = poller
+
+    def wake(self) -> bool:
+        return self._poller.post(lambda: set_done(self.woken))
+
+    async def wait(self, seconds: float | None) -> None:
+        self._poller.add_waker(self)
+        try:
+            _ = await in_time(self.woken, seconds)
+        finally:
+            self._poller.remove_waker(self)
+
+
+class _EpollSet:
+    """Watches each socket for one wait, through one descriptor that the loop watches."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, int], object]
+    ) -> None:
+        self._loop = loop
+        self._deliver = deliver
+        self._epoll = select.epoll()
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def add(self, descriptor: int, events: int) -> None:
+        """Tell once when `descriptor` is ready for one of `events`."""
+        try:
+            self._epoll.modify(descriptor, events | select.EPOLLONESHOT)
+        except FileNotFoundError:  # it was not in the set yet
+            self._epoll.register(descriptor, events | select.EPOLLONESHOT)
+
+    def remove(self, descriptor: int) -> None:
+        """Tell of it no more."""
+        with suppress(OSError):  # it has been closed
+            self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        """Close the descriptor first: a forked child that goes on with its parent's loop shares
+        the loop's own epoll set with it, which what follows can then not change.
+        """
+        descriptor = self._epoll.fileno() if not self._epoll.closed else -1
+        self._epoll.close()
+        if descriptor >= 0 and not self._loop.is_closed():
+            with suppress(OSError):
+                _ = self._loop.remove_reader(descriptor)
+
+    def _ready(self) -> None:
+        for descriptor, events in self._epoll.poll(0):
+            _ = self._deliver(descriptor, events)
+
+
+class _LoopReaders:
+    """Watches each socket for one wait by the loop's own means, where there is no epoll."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, int], object]
+    ) -> None:
+        self._loop = loop
+        self._deliver = deliver
+        self._added: set[int] = set()
+
+    def add(self, descriptor: int, events: int) -> None:
+        """See `_EpollSet`."""
+        self._added.add(descriptor)
+        if events & select.POLLIN:
+            self._loop.add_reader(descriptor, self._ready, descriptor, select.POLLIN)
+        if events & select.POLLOUT:
+            self._loop.add_writer(descriptor, self._ready, descriptor, select.POLLOUT)
+
+    def remove(self, descriptor: int) -> None:
+        """See `_EpollSet`."""
+        self._added.discard(descriptor)
+        for remove in (self._loop.remove_reader, self._loop.remove_writer):
+            with suppress(OSError):
+                _ = remove(descriptor)
+
+    def close(self) -> None:
+        """See `_EpollSet`."""
+        if not self._loop.is_closed():
+            for descriptor in list(self._added):
+                self.remove(descriptor)
+
+    def _ready(self, descriptor: int, event: int) -> None:
+        self.remove(descriptor)
+        _ = self._deliver(descriptor, event)
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, poller: LoopPoller, call: Callable[[], None]) -> None:
+    """Have a loop call `call` in its next turn; abandon the poller of one that has ended."""
+    try:
+        _ = loop.call_soon_threadsafe(call)
+    except RuntimeError:
+        poller.abandon()
