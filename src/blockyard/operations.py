@@ -21,10 +21,12 @@ from blockyard.errors import (
     BlockStoreError,
     IntegrityError,
     InvalidKeyError,
+    InvalidRangeError,
     StoreClosedError,
 )
 from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MAX_KEY_BYTES, below
+from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
     BlockInfo,
@@ -128,12 +130,31 @@ class Operations:
         wanted = arguments.keys("read_blocks", keys)
         return ctx.gather(partial(self.read_block, ctx), wanted)
 
-    def read_block_ranges(
+    async def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
-    ) -> Coroutine[Any, Any, list[bytes]]:
+    ) -> list[bytes]:
         self.check_open("read_block_ranges", ctx)
         wanted = arguments.ranges("read_block_ranges", ranges)
-        return ctx.gather(partial(self._read_range, ctx), wanted)
+        found = [b""] * len(wanted)
+        _ = await ctx.gather(partial(self._read_merged, ctx, wanted, found), merged(wanted))
+        return found
+
+    async def _read_merged(
+        self, ctx: Context, wanted: list[Range], found: list[bytes], read: MergedRead
+    ) -> None:
+        """Read several ranges at once, into their places in `found`.
+
+        One that begins past the end of the block is read alone, for the store to refuse it.
+        """
+        indices, data = read.indices, b""
+        try:
+            data = await self._read_range(ctx, (read.key, read.offset, read.length))
+        except InvalidRangeError:
+            if len(indices) == 1:
+                raise
+        for index in indices:
+            piece = part(read, data, wanted[index])
+            found[index] = await self._read_range(ctx, wanted[index]) if piece is None else piece
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]

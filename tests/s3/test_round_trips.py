@@ -30,7 +30,6 @@ QUIET = (0.05, 0.1, 0.2, 0.5)
 
 ONE_STEP = "issue 16, contents in one step"
 NO_BARRIER = "issue 15, no serial tail and no barriers"
-MERGING = "issue 15, merging of ranges"
 
 
 class Row(NamedTuple):
@@ -96,7 +95,6 @@ COSTS = [
         lambda store: store.read_block_ranges([("d/0", at, 1) for at in range(MANY)]),
         1,
         1,
-        MERGING,
     ),
     Row(
         "`write_blocks`, N blocks",
