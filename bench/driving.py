@@ -1,6 +1,6 @@
-"""Keeping a client busy for a while, in each of its faces, and counting what it gets done.
+"""Keeping a client busy for a while, in each of its modes, and counting what it gets done.
 
-The loops around the calls are as lean as they can be, and the same for all clients of a face:
+The loops around the calls are as lean as they can be, and the same for all clients of a mode:
 threads and tasks take the next item from one iterator, so there is neither an executor nor a
 task for each call. Every read is held to its length.
 """

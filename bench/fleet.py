@@ -77,11 +77,11 @@ def command_for(
     workload: Workload, contender: str, endpoint: Endpoint, seconds: float
 ) -> dict[str, Any]:
     """What a worker is told; see `worker`."""
-    peer, face, variant = split_contender(contender)
+    peer, mode, variant = split_contender(contender)
     return {
         "workload": workload.as_json(),
         "contender": contender,
-        "face": face,
+        "mode": mode,
         "variant": variant,
         "seconds": seconds,
         "where": where(endpoint, peer, variant),

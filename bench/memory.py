@@ -55,12 +55,12 @@ def measure(contender: str, where: dict[str, str], environment: dict[str, str], 
 
 def main() -> None:
     contender, url, bucket, total = sys.argv[1:]
-    peer, face, _ = split_contender(contender)
+    peer, mode, _ = split_contender(contender)
     module = import_module(f"bench.peers.{peer}")
     site = Site(url, bucket)
     keys = list(itertools.islice(itertools.cycle(data.read_keys(BLOCK)), int(total) // BLOCK))
     before = _peak()
-    match face:
+    match mode:
         case "many":
             _read_many(module.ManyClient(site, IN_FLIGHT), keys)
         case "asyncio":

@@ -41,7 +41,7 @@ _COLOURS = {
     LIMIT: "#dddddd",
     _ORIGINAL: "#c9c9c9",
 }
-_FACES = {"": "", "many": " (many at once)", "asyncio": " (asyncio)", "threads": " (threads)"}
+_MODES = {"": "", "many": " (many at once)", "asyncio": " (asyncio)", "threads": " (threads)"}
 
 
 def ranges(samples: Samples, path: Path) -> None:
@@ -75,7 +75,7 @@ def cpu(samples: Samples, path: Path) -> None:
 
 
 def blocks(samples: Samples, path: Path) -> None:
-    """Throughput by block size, each client in its fastest face."""
+    """Throughput by block size, each client in its fastest mode."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), sharex=True)
     for row, work in zip(axes, ("read", "write"), strict=True):
         for ax, flight in zip(row, ("one at a time", "32 in flight"), strict=True):
@@ -221,8 +221,8 @@ def _bars(ax: Axes, figures: dict[str, float], title: str, unit: str, *, least: 
 def _label(contender: str) -> str:
     if contender == LIMIT:
         return "wrk (the limit)"
-    name, _, face = contender.partition(" ")
-    return name.replace("/", ", ") + _FACES[face]
+    name, _, mode = contender.partition(" ")
+    return name.replace("/", ", ") + _MODES[mode]
 
 
 def _save(figure: Any, path: Path) -> None:

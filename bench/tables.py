@@ -54,7 +54,7 @@ def ratio_rows(samples: Samples) -> Rows:
         rows.append(
             [
                 target.workload,
-                face(outcome.ours),
+                mode(outcome.ours),
                 outcome.against,
                 f"{outcome.ratio:.2f}x",
                 _least_to_most(outcome),
@@ -70,7 +70,7 @@ def cpu_rows(samples: Samples) -> Rows:
     return [heading] + [
         [
             outcome.workload,
-            face(outcome.ours),
+            mode(outcome.ours),
             f"{outcome.our_cpu * 1e6:,.0f}",
             outcome.peer,
             f"{outcome.peer_cpu * 1e6:,.0f}",
@@ -155,8 +155,8 @@ def rate_text(workload: Workload, operations_per_second: float) -> str:
     return f"{operations_per_second:,.0f} op/s"
 
 
-def face(contender: str) -> str:
-    """Our faces by what they are called in the product."""
+def mode(contender: str) -> str:
+    """Our modes by what they are called in the documentation."""
     names = {"": "one call", "many": "many at once", "asyncio": "asyncio", "threads": "threads"}
     return names[contender.partition(" ")[2]]
 

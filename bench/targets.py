@@ -1,7 +1,7 @@
 """The ratios that are promised, and whether a run's samples keep them.
 
 A ratio is the median, over the rounds of a run, of the figures of two contenders in the same
-round. Where several faces of a client take part, its fastest stands for it, on both sides.
+round. Where several modes of a client take part, its fastest stands for it, on both sides.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _fastest(samples: Samples, workload: str, contenders: tuple[str, ...]) -> st
 
 @dataclass(frozen=True, slots=True)
 class CpuOutcome:
-    """CPU seconds per operation: our leanest face, and the leanest of all peers."""
+    """CPU seconds per operation: our leanest mode, and the leanest of all peers."""
 
     workload: str
     ours: str

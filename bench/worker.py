@@ -43,7 +43,7 @@ Command = dict[str, Any]
 
 
 class Worker:
-    """The clients of one peer, by face and endpoint."""
+    """The clients of one peer, by mode and endpoint."""
 
     def __init__(self, peer: str) -> None:
         self._module = import_module(f"bench.peers.{peer}")
@@ -66,17 +66,17 @@ class Worker:
         return self._drive(client, command, items, seconds, batch)
 
     def close(self) -> None:
-        for (face, *_), client in self._clients.items():
-            if face == "asyncio":
+        for (mode, *_), client in self._clients.items():
+            if mode == "asyncio":
                 self._loop.run(client.close())
             else:
                 client.close()
         self._loop.close()
 
     def _client(self, command: Command) -> Any:
-        face, work, where = command["face"], command["workload"], command["where"]
-        many = work["in_flight"] if face == "many" else None
-        kind = "plain" if face == "threads" else face
+        mode, work, where = command["mode"], command["workload"], command["where"]
+        many = work["in_flight"] if mode == "many" else None
+        kind = "plain" if mode == "threads" else mode
         wanted = (
             kind,
             where["url"],
@@ -111,9 +111,9 @@ class Worker:
         self, client: Any, command: Command, items: list[Any], seconds: float, batch: int
     ) -> Sample:
         work = command["workload"]
-        call = _call(client, command["face"], work["operation"])
+        call = _call(client, command["mode"], work["operation"])
         size = work["size"] if work["operation"] in {"read", "range"} else None
-        match command["face"]:
+        match command["mode"]:
             case "plain":
                 return drive_plain(call, items, seconds, size)
             case "threads":
@@ -127,7 +127,7 @@ class Worker:
 
     def _verify(self, client: Any, command: Command, items: list[Any]) -> None:
         """Hold what one call reads, or what can be read back of what it wrote, to the truth."""
-        work, face = command["workload"], command["face"]
+        work, mode = command["workload"], command["mode"]
         operation = work["operation"]
         if operation == "list":
             found = client.list_keys()
@@ -139,20 +139,20 @@ class Worker:
                 raise WrongLengthError(f"{deleted} keys deleted, expected {DELETED}")
         elif operation == "write":
             key, body = items[0][0], os.urandom(work["size"])
-            _ = self._once(client, face, operation, (key, body))
+            _ = self._once(client, mode, operation, (key, body))
             if _read_back(command["where"], key) != body:
                 raise WrongLengthError(f"{key}: stored were other bytes than were written")
         elif operation in {"read", "range"}:
-            found = bytes(self._once(client, face, operation, items[0]))
+            found = bytes(self._once(client, mode, operation, items[0]))
             key, *part = items[0] if isinstance(items[0], tuple) else (items[0],)
             whole = data.content(RANGED_BLOCK if part else work["size"], key)
             wanted = whole[part[0] : part[0] + part[1]] if part else whole
             if found != wanted:
                 raise WrongLengthError(f"{items[0]}: read other bytes than were stored")
 
-    def _once(self, client: Any, face: str, operation: str, item: Any) -> Any:
-        call = _call(client, face, operation)
-        match face:
+    def _once(self, client: Any, mode: str, operation: str, item: Any) -> Any:
+        call = _call(client, mode, operation)
+        match mode:
             case "many":
                 return (call([item]) or [None])[0]
             case "asyncio":
@@ -168,11 +168,11 @@ def _read_back(where: dict[str, Any], key: str) -> bytes:
         return reply.read()
 
 
-def _call(client: Any, face: str, operation: str) -> Any:
+def _call(client: Any, mode: str, operation: str) -> Any:
     names = {
-        "read": "read_many" if face == "many" else "read",
-        "range": "read_ranges" if face == "many" else "read_range",
-        "write": "write_many" if face == "many" else "write",
+        "read": "read_many" if mode == "many" else "read",
+        "range": "read_ranges" if mode == "many" else "read_range",
+        "write": "write_many" if mode == "many" else "write",
         "list": "list_keys",
         "delete": "delete",
         "copy": "copy",

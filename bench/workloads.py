@@ -18,7 +18,7 @@ RANGES = (KIB, 16 * KIB, 64 * KIB)
 RANGED_BLOCK = 4 * MIB
 
 Operation = Literal["write", "read", "range", "list", "delete", "copy"]
-Face = Literal["plain", "threads", "asyncio", "many"]
+Mode = Literal["plain", "threads", "asyncio", "many"]
 
 LISTED = 100_000
 DELETED = 10_000
@@ -91,17 +91,17 @@ def is_peer(contender: str) -> bool:
     return peer not in {"blockyard", LIMIT} and variant == "default"
 
 
-def split_contender(contender: str) -> tuple[str, Face, str]:
-    """The peer, the face and the variant of a name such as `boto3/defaults threads`."""
-    peer, _, face = contender.partition(" ")
+def split_contender(contender: str) -> tuple[str, Mode, str]:
+    """The peer, the mode and the variant of a name such as `boto3/defaults threads`."""
+    peer, _, mode = contender.partition(" ")
     peer, _, variant = peer.partition("/")
-    match face:
+    match mode:
         case "":
             return peer, "plain", variant or "default"
         case "threads" | "asyncio" | "many":
-            return peer, face, variant or "default"
+            return peer, mode, variant or "default"
         case _:
-            raise ValueError(f"contender {contender!r} has no face {face!r}")
+            raise ValueError(f"contender {contender!r} has no mode {mode!r}")
 
 
 def size_name(size: int) -> str:
@@ -144,8 +144,8 @@ def _of_blocks(operation: Operation, size: int, in_flight: int, *, headline: boo
     if operation == "write" and size == 4 * MIB and in_flight == 1:
         contenders = (*contenders, "boto3/defaults")
     if operation != "write" and size in {16 * KIB, 4 * MIB} and in_flight in {1, 32}:
-        face = "" if in_flight == 1 else " many"
-        contenders = (*contenders, f"blockyard/unverified{face}")
+        mode = "" if in_flight == 1 else " many"
+        contenders = (*contenders, f"blockyard/unverified{mode}")
     return Workload(
         name=_name(operation, size, in_flight),
         operation=operation,

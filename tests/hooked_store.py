@@ -65,7 +65,7 @@ class HookedStore(Store):
 
 def shrink_blocks(store: BlockStore, block_size: int) -> None:
     """Let the contents of an open store be made of smaller blocks."""
-    target = getattr(store, "_store", store)  # the driven asyncio face holds the real one
+    target = getattr(store, "_store", store)  # the driven asyncio client holds the real one
     operations: Operations = target._operations
     target._reader = ContentReader(operations, block_size)
     target._writer = ContentWriter(operations, block_size)

@@ -1,6 +1,6 @@
 """Arguments of public methods: what is refused, before a store is asked, and what is welcome.
 
-The table of wrong values is held against the signatures of both faces and of opened contents, so
+The table of wrong values is held against the signatures of both clients and of opened contents, so
 that a parameter without a row fails here.
 """
 
@@ -31,7 +31,7 @@ from blockyard.errors import InvalidKeyError, InvalidRangeError
 from blockyard.stores.base import Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 
 
 class AskedStore(Store):
@@ -214,7 +214,7 @@ EVERY = [
     for name, method in methods(BlockStore).items()
     for parameter in parameters(method)
 ]
-"""Each method with each of its parameters; tests/test_faces.py holds the asyncio face to them."""
+"""Each method with each of its parameters; `test_both_clients.py` compares the two clients."""
 
 
 def test_every_parameter_has_wrong_values() -> None:
@@ -228,17 +228,17 @@ def drawn(result: Any) -> None:
         _ = list(result)
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize(("method", "parameter"), EVERY)
 def test_a_wrong_value_is_refused_before_the_store_is_asked(
-    face: FaceName, method: str, parameter: str
+    client: ClientName, method: str, parameter: str
 ) -> None:
     given = {
         each.name: VALID[each.name]
         for each in parameters(getattr(BlockStore, method))
         if each.default is inspect.Parameter.empty
     }
-    with open_face(face, AskedStore()) as opened:
+    with open_client(client, AskedStore()) as opened:
         for value, error in WRONG[parameter]:
             with pytest.raises(error, match=parameter) as refused:
                 drawn(getattr(opened.store, method)(**given | {parameter: value}))
@@ -249,7 +249,7 @@ def test_a_wrong_value_is_refused_before_the_store_is_asked(
 
 
 def test_places_in_a_list_are_named() -> None:
-    with open_face("blocking", AskedStore()) as face:
+    with open_client("blocking", AskedStore()) as client:
         for call, says in (
             (
                 lambda s: s.read_blocks(["a", "b", 3]),
@@ -264,18 +264,18 @@ def test_places_in_a_list_are_named() -> None:
             (lambda s: s.write_blocks({"a": b""}), r"blocks: .*items\(\)"),
         ):
             with pytest.raises((TypeError, ValueError), match=says):
-                _ = call(face.store)
+                _ = call(client.store)
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_nothing_is_written_of_a_list_with_a_wrong_block(face: FaceName) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_nothing_is_written_of_a_list_with_a_wrong_block(client: ClientName) -> None:
     """Only an iterator is drawn, and checked, block by block."""
     for blocks in (
         [("a", b""), ("b", "text")],
         (("a", b""), ("b",)),
         {"a": b"", "b": "text"}.items(),
     ):
-        with open_face(face, MemoryStore()) as opened:
+        with open_client(client, MemoryStore()) as opened:
             with pytest.raises((TypeError, ValueError)):
                 _ = opened.store.write_blocks(typing.cast("Any", blocks))
             assert opened.store.list_by_prefix() == []
@@ -311,12 +311,12 @@ def whole_numbers() -> list[Callable[[int], Any]]:
     return [*kinds, numpy.int64, numpy.uint8, numpy.array]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("number", whole_numbers())
 def test_whole_numbers_of_other_libraries_are_welcome(
-    face: FaceName, number: Callable[[int], Any]
+    client: ClientName, number: Callable[[int], Any]
 ) -> None:
-    with open_face(face, MemoryStore()) as opened:
+    with open_client(client, MemoryStore()) as opened:
         store = opened.store.with_options(concurrency=number(2))
         _ = store.write_block("a", b"0123456789")
         _ = store.write_content("c", b"0123456789")
@@ -331,12 +331,12 @@ def test_whole_numbers_of_other_libraries_are_welcome(
 
 
 @pytest.mark.parametrize("source", ["memory", "file"])
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_lengths_beyond_everything_mean_the_end(
-    face: FaceName, source: str, tmp_path: pathlib.Path
+    client: ClientName, source: str, tmp_path: pathlib.Path
 ) -> None:
     opens = MemoryStore() if source == "memory" else f"file://{tmp_path}"
-    with open_face(face, opens) as opened:
+    with open_client(client, opens) as opened:
         _ = opened.store.write_block("a", b"0123456789")
         for length in (10, 2**31, 2**63 - 1, 2**63, 10**400):
             assert opened.store.read_block_range("a", 2, length) == b"23456789"
@@ -348,16 +348,16 @@ def test_lengths_beyond_everything_mean_the_end(
     "deadline", [5, 5.0, Whole(5), Decimal("2.5"), Fraction(5, 2), Size.TWO, 7 * 24 * 3600]
 )
 def test_numbers_that_are_deadlines(deadline: Any) -> None:
-    with open_face("blocking", MemoryStore()) as face:
-        view = face.store.with_options(deadline=deadline)
+    with open_client("blocking", MemoryStore()) as client:
+        view = client.store.with_options(deadline=deadline)
         _ = view.write_block("a", b"")
         assert view.read_blocks(["a"]) == [b""]
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_text_of_a_class_of_its_own_is_its_text(face: FaceName) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_text_of_a_class_of_its_own_is_its_text(client: ClientName) -> None:
     """`format` gives the name of an enum's member, which would be another key."""
-    with open_face(face, MemoryStore()) as opened:
+    with open_client(client, MemoryStore()) as opened:
         _ = opened.store.write_block(Key.A, b"1")
         _ = opened.store.write_blocks([(Key.A, b"2")])
         _ = opened.store.write_content(Key.A, b"3")
@@ -384,11 +384,11 @@ BUFFERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("buffer", BUFFERS.values(), ids=BUFFERS)
-def test_buffers_of_every_item_type_are_their_bytes(face: FaceName, buffer: Any) -> None:
+def test_buffers_of_every_item_type_are_their_bytes(client: ClientName, buffer: Any) -> None:
     expected = bytes(buffer)
-    with open_face(face, MemoryStore()) as opened:
+    with open_client(client, MemoryStore()) as opened:
         _ = opened.store.write_block("a", buffer)
         _ = opened.store.write_blocks([("b", buffer)])
         _ = opened.store.write_content("c", buffer)

@@ -17,7 +17,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.iterators import AsyncPageIterator, PageIterator
 from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
 from tests.hooked_store import HookedStore, shrink_blocks
@@ -56,11 +56,11 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blockyard.operations.PAGE_SIZE", 10)
 
 
-@pytest.fixture(params=FACES)
+@pytest.fixture(params=CLIENTS)
 def opened(request: pytest.FixtureRequest) -> Iterator[tuple[BlockStore, Failing]]:
     hook = Failing()
-    with open_face(request.param, HookedStore(MemoryStore(), hook)) as face:
-        store = face.store
+    with open_client(request.param, HookedStore(MemoryStore(), hook)) as client:
+        store = client.store
         shrink_blocks(store, BLOCK)
         _ = store.write_blocks([(key, b"") for key in KEYS])
         _ = store.write_content("movie", MOVIE)
@@ -171,8 +171,8 @@ def test_a_closed_store_gives_no_iterator_and_no_quiet_end(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("face", FACES)
-def test_closing_one_ends_it_and_dropping_one_frees_it(face: FaceName, kind: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_closing_one_ends_it_and_dropping_one_frees_it(client: ClientName, kind: str) -> None:
     async def under_asyncio() -> None:
         async with await blockyard.open_async_store("memory://") as store:
             _ = await store.write_content("movie", MOVIE)
@@ -186,7 +186,7 @@ def test_closing_one_ends_it_and_dropping_one_frees_it(face: FaceName, kind: str
             del dropped
             assert gone() is None
 
-    if face == "asyncio":
+    if client == "asyncio":
         asyncio.run(under_asyncio())
         return
     with blockyard.open_store("memory://") as store:
@@ -222,9 +222,9 @@ def test_two_steps_at_once_are_refused() -> None:
         nested.append(raised.value)
 
     hooked = HookedStore(MemoryStore())
-    with open_face("blocking", hooked) as face:
-        _ = face.store.write_block("key-1", b"")
-        iterator = face.store.iter_blocks("key-")
+    with open_client("blocking", hooked) as client:
+        _ = client.store.write_block("key-1", b"")
+        iterator = client.store.iter_blocks("key-")
         hooked.hook = step
         assert [block.key for block in iterator] == ["key-1"]
     assert len(nested) == 1

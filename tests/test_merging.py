@@ -10,7 +10,7 @@ import blockyard
 from blockyard.errors import BlockNotFoundError, InvalidRangeError
 from blockyard.merging import Range, merged, part
 from blockyard.model import KIB, MIB
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 
 BLOCKS = {"a": bytes(range(256)) * 1024, "b": b"another " * 30_000}
 RANGES = st.lists(
@@ -64,9 +64,9 @@ def test_a_range_within_a_large_one_is_read_with_it() -> None:
     assert len(merged([("a", 0, 8 * MIB), ("a", 2 * MIB, 5)])) == 1
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_range_past_the_end_is_refused_as_it_is_alone(face: FaceName) -> None:
-    with open_face(face, blockyard.StoreConfig(type="memory")) as opened:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_range_past_the_end_is_refused_as_it_is_alone(client: ClientName) -> None:
+    with open_client(client, blockyard.StoreConfig(type="memory")) as opened:
         store = opened.store
         store.write_block("a", b"0123456789")
         assert store.read_block_ranges([("a", 8, 5), ("a", 0, 3)]) == [b"89", b"012"]

@@ -36,7 +36,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignor
         (f"s3://my-data/blocks?{KEYS}&endpoint=http://127.0.0.1:1", S3Store),
     ],
 )
-def test_each_type_has_its_store_in_both_faces(source: str, kind: type) -> None:
+def test_each_type_has_its_store_in_both_clients(source: str, kind: type) -> None:
     async def open_async() -> None:
         async with await blockyard.open_async_store(source) as store:
             assert isinstance(store, blockyard.AsyncBlockStore)
@@ -85,7 +85,7 @@ def test_a_yaml_file_and_keyword_arguments(tmp_path: Path) -> None:
         assert store._runtime.connections.here()._pool._max_connections == 5
 
 
-def test_errors_come_at_once_in_both_faces() -> None:
+def test_errors_come_at_once_in_both_clients() -> None:
     with pytest.raises(blockyard.ConfigError, match="did you mean 'region'"):
         _ = blockyard.open_store("s3://my-data", regoin="eu-west-1")
     with pytest.raises(blockyard.ConfigError, match="got the scheme 'gs'"):

@@ -24,7 +24,7 @@ from blockyard.model import BlockInfo, DeleteResult, Page
 from blockyard.stores.base import ListRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.testing.samples import REFUSED_KEYS
 
 READ_ONLY = memoryview(b"read only")
@@ -113,27 +113,27 @@ REFUSED: list[tuple[str, type[Exception], str, Call]] = [
 ]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize(
     ("error", "says", "call"),
     [pytest.param(error, says, call, id=what) for what, error, says, call in REFUSED],
 )
 def test_bad_input_never_reaches_the_store(
-    face: FaceName, error: type[Exception], says: str, call: Call
+    client: ClientName, error: type[Exception], says: str, call: Call
 ) -> None:
-    with open_face(face, AskedStore()) as opened, pytest.raises(error, match=says):
+    with open_client(client, AskedStore()) as opened, pytest.raises(error, match=says):
         call(opened.store)
 
 
 def test_the_largest_block_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "MAX_BLOCK_SIZE", 100)
 
-    with open_face("blocking", MemoryStore()) as face:
-        _ = face.store.write_block("a", bytes(100))
+    with open_client("blocking", MemoryStore()) as client:
+        _ = client.store.write_block("a", bytes(100))
         for data in (bytes(101), bytearray(101), array("I", bytes(104))):
             with pytest.raises(BlockTooLargeError, match=r"write_block 'a': \d+ bytes, the limit"):
-                _ = face.store.write_block("a", data)
-        assert face.store.stat_block("a").size == 100
+                _ = client.store.write_block("a", data)
+        assert client.store.stat_block("a").size == 100
 
 
 class DeletingStore(MemoryStore):
@@ -162,64 +162,64 @@ class DeletingStore(MemoryStore):
         self.closed += 1
 
 
-@pytest.fixture(params=FACES)
-def face_name(request: pytest.FixtureRequest) -> FaceName:
-    name: FaceName = request.param
+@pytest.fixture(params=CLIENTS)
+def client_name(request: pytest.FixtureRequest) -> ClientName:
+    name: ClientName = request.param
     return name
 
 
 KEYS = ["a", "a/1", "a/2", "a/3", "a/4", "a/5"]
 
 
-def test_failed_keys_are_kept_apart_over_all_pages(face_name: FaceName) -> None:
-    with open_face(face_name, DeletingStore(refuse=["a", "a/2", "a/5"])) as face:
-        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+def test_failed_keys_are_kept_apart_over_all_pages(client_name: ClientName) -> None:
+    with open_client(client_name, DeletingStore(refuse=["a", "a/2", "a/5"])) as client:
+        _ = client.store.write_blocks([(key, b"") for key in KEYS])
 
         with pytest.raises(PartialDeleteError, match=r"3 of 6 keys .* 'a'") as raised:
-            _ = face.store.delete_by_prefix("a")
+            _ = client.store.delete_by_prefix("a")
 
         result = raised.value.result
         assert result.deleted == ["a/1", "a/3", "a/4"]
         assert list(result.failed) == ["a", "a/2", "a/5"]
-        assert face.store.list_by_prefix() == ["a", "a/2", "a/5"]
+        assert client.store.list_by_prefix() == ["a", "a/2", "a/5"]
 
 
-def test_a_delete_that_breaks_off_says_what_is_gone(face_name: FaceName) -> None:
-    with open_face(face_name, DeletingStore(batches=1)) as face:
-        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+def test_a_delete_that_breaks_off_says_what_is_gone(client_name: ClientName) -> None:
+    with open_client(client_name, DeletingStore(batches=1)) as client:
+        _ = client.store.write_blocks([(key, b"") for key in KEYS])
 
-        result = face.store.delete_by_prefix("a", raise_on_failure=False)
+        result = client.store.delete_by_prefix("a", raise_on_failure=False)
 
         assert result.deleted == ["a", "a/1", "a/2", "a/3", "a/4"]
         assert {key: type(error) for key, error in result.failed.items()} == {
             "a/5": AccessDeniedError
         }
-        assert face.store.list_by_prefix() == ["a/5"]
+        assert client.store.list_by_prefix() == ["a/5"]
 
 
-def test_a_delete_of_some_keys_raises_when_all_were_tried(face_name: FaceName) -> None:
-    with open_face(face_name, DeletingStore(refuse=["a/2"])) as face:
-        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+def test_a_delete_of_some_keys_raises_when_all_were_tried(client_name: ClientName) -> None:
+    with open_client(client_name, DeletingStore(refuse=["a/2"])) as client:
+        _ = client.store.write_blocks([(key, b"") for key in KEYS])
 
         with pytest.raises(PartialDeleteError) as raised:
-            _ = face.store.delete_blocks(["a/2", "a/1", "b"])
-        kept = face.store.delete_blocks(["a/2"], raise_on_failure=False)
+            _ = client.store.delete_blocks(["a/2", "a/1", "b"])
+        kept = client.store.delete_blocks(["a/2"], raise_on_failure=False)
 
         assert raised.value.result.deleted == ["a/1", "b"]
         assert list(kept.failed) == ["a/2"]
 
 
-def test_a_delete_that_can_not_begin_raises(face_name: FaceName) -> None:
-    with open_face(face_name, DeletingStore(batches=0)) as face:
-        _ = face.store.write_blocks([(key, b"") for key in KEYS])
+def test_a_delete_that_can_not_begin_raises(client_name: ClientName) -> None:
+    with open_client(client_name, DeletingStore(batches=0)) as client:
+        _ = client.store.write_blocks([(key, b"") for key in KEYS])
 
         with pytest.raises(AccessDeniedError):
-            _ = face.store.delete_by_prefix("a")
+            _ = client.store.delete_by_prefix("a")
 
-        assert face.store.list_by_prefix() == KEYS
+        assert client.store.list_by_prefix() == KEYS
 
 
-def test_a_store_is_asked_for_each_key_once(face_name: FaceName) -> None:
+def test_a_store_is_asked_for_each_key_once(client_name: ClientName) -> None:
     asked: list[list[str]] = []
 
     class RememberingStore(MemoryStore):
@@ -227,37 +227,37 @@ def test_a_store_is_asked_for_each_key_once(face_name: FaceName) -> None:
             asked.append(list(keys))
             return await super().delete_blocks(ctx, keys)
 
-    with open_face(face_name, RememberingStore()) as face:
-        _ = face.store.delete_blocks(key for key in "cacab")
+    with open_client(client_name, RememberingStore()) as client:
+        _ = client.store.delete_blocks(key for key in "cacab")
 
     assert asked == [["c", "a", "b"]]
 
 
-def test_a_copy_onto_itself_is_no_copy(face_name: FaceName) -> None:
+def test_a_copy_onto_itself_is_no_copy(client_name: ClientName) -> None:
     class UncopyingStore(MemoryStore):
         async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
             raise AssertionError(f"copied {source_key} onto {target_key}")
 
-    with open_face(face_name, UncopyingStore()) as face:
-        written = face.store.write_block("a", b"block")
+    with open_client(client_name, UncopyingStore()) as client:
+        written = client.store.write_block("a", b"block")
 
-        assert face.store.copy_block("a", "a") == written
+        assert client.store.copy_block("a", "a") == written
 
 
-def test_an_error_is_no_answer_to_whether_a_block_exists(face_name: FaceName) -> None:
+def test_an_error_is_no_answer_to_whether_a_block_exists(client_name: ClientName) -> None:
     class DeniedStore(MemoryStore):
         async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
             raise AccessDeniedError("denied", status=403)
 
-    with open_face(face_name, DeniedStore()) as face, pytest.raises(AccessDeniedError):
-        _ = face.store.block_exists("a")
+    with open_client(client_name, DeniedStore()) as client, pytest.raises(AccessDeniedError):
+        _ = client.store.block_exists("a")
 
 
-def test_the_store_is_closed_once(face_name: FaceName) -> None:
+def test_the_store_is_closed_once(client_name: ClientName) -> None:
     store = DeletingStore()
 
-    with open_face(face_name, store) as face:
-        face.store.close()
-        face.store.close()
+    with open_client(client_name, store) as client:
+        client.store.close()
+        client.store.close()
 
     assert store.closed == 1

@@ -128,7 +128,7 @@ def test_what_is_right_is_counted_by_what_it_was_held_to(store: BlockStore) -> N
 
 
 @pytest.mark.usefixtures("mixture")
-def test_what_is_damaged_is_named_by_both_faces(
+def test_what_is_damaged_is_named_by_both_clients(
     store: BlockStore, config: StoreConfig, others: Others
 ) -> None:
     others.damage("share/07")

@@ -75,7 +75,7 @@ def _measure_one(
 
 
 def tables(samples: Samples) -> list[tuple[str, Rows]]:
-    """A table for each path: the clients, and how many times as fast our faster face is."""
+    """A table for each path: the clients, and how many times as fast our faster mode is."""
     return [(condition.name, _rows(condition, samples)) for condition in CONDITIONS]
 
 

@@ -58,21 +58,21 @@ class Worker:
         if command["work"] is None:
             self._store_all()
             return Sample(1, 0.0, 0.0)
-        work, (_, face, _) = Work(**command["work"]), split_contender(command["contender"])
-        with self._client(face, work.in_flight) as client:
+        work, (_, mode, _) = Work(**command["work"]), split_contender(command["contender"])
+        with self._client(mode, work.in_flight) as client:
             if work.once:
                 self._prepare(work)
-                return self._drive(client, face, work, 0, 1)
-            _ = self._drive(client, face, work, 0, work.in_flight)
-            return self._drive(client, face, work, command["seconds"], 2 * work.in_flight)
+                return self._drive(client, mode, work, 0, 1)
+            _ = self._drive(client, mode, work, 0, work.in_flight)
+            return self._drive(client, mode, work, command["seconds"], 2 * work.in_flight)
 
     def close(self) -> None:
         self._helper.close()
         self._loop.close()
 
     @contextmanager
-    def _client(self, face: str, in_flight: int) -> Generator[Any]:
-        if face == "asyncio":
+    def _client(self, mode: str, in_flight: int) -> Generator[Any]:
+        if mode == "asyncio":
             client = self._module.AsyncClient(self._site)
             self._loop.run(client.open())
             try:
@@ -80,18 +80,18 @@ class Worker:
             finally:
                 self._loop.run(client.close())
         else:
-            many = face == "many"
+            many = mode == "many"
             opened = self._module.ManyClient if many else self._module.Client
             with closing(opened(self._site, in_flight) if many else opened(self._site)) as client:
                 yield client
 
-    def _drive(self, client: Any, face: str, work: Work, seconds: float, batch: int) -> Sample:
+    def _drive(self, client: Any, mode: str, work: Work, seconds: float, batch: int) -> Sample:
         """`batch` is how many operations a many-at-once call is given."""
-        names = _MANY if face == "many" else _CALLS
+        names = _MANY if mode == "many" else _CALLS
         call = getattr(client, names.get(work.operation, work.operation))
-        items = self._items(work, face)
+        items = self._items(work, mode)
         size = work.size if work.operation in {"range", "read", "read_large"} else None
-        match face:
+        match mode:
             case "plain":
                 return drive_plain(call, items, seconds, size)
             case "threads":
@@ -110,14 +110,14 @@ class Worker:
         if work.operation == "write_large":
             _ = self._helper.delete_below(f"{self._prefix}large/{work.size}-new/")
 
-    def _items(self, work: Work, face: str) -> list[Any]:
+    def _items(self, work: Work, mode: str) -> list[Any]:
         """The arguments of the calls, the same for all clients but for their prefix."""
         size, prefix = work.size, self._prefix
         if work.operation == "range":
             chance = random.Random(work.name)
             places = [chance.randrange(BLOCK // size) * size for _ in range(_PICKED)]
             return [(self._block(at), place, size) for at, place in enumerate(places)]
-        if work.operation == "read" and face == "many":
+        if work.operation == "read" and mode == "many":
             return [self._block(at) for at in range(_BLOCKS)]
         items: dict[str, list[Any]] = {
             "read": [(self._block(at),) for at in range(_BLOCKS)],

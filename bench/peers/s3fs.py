@@ -1,4 +1,4 @@
-"""s3fs: the fsspec file system over aiobotocore, in its blocking face."""
+"""s3fs: the fsspec file system over aiobotocore, by its blocking methods."""
 
 from __future__ import annotations
 

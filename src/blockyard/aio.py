@@ -1,4 +1,4 @@
-"""The asyncio face: the methods of `BlockStore`, awaited; `iter_blocks` is an async iterator.
+"""The asyncio client: the methods of `BlockStore`, awaited; `iter_blocks` is an async iterator.
 
 A store may be used from one event loop after another: a new loop starts with fresh connections.
 """

@@ -1,4 +1,4 @@
-"""Validation of the arguments of public methods, for the operations, the contents and both faces.
+"""Validation of the arguments of public methods, for the operations, the contents and both clients.
 
 Each function takes the name of the operation, the value and, where it varies, the name of the
 parameter. It returns the value in the one form that the code below works with (an exact `str`

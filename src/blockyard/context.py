@@ -3,7 +3,7 @@
 Every store operation is one coroutine whose first argument is a `Context`. What an operation
 can't do purely it asks of the context's `Runtime`: one HTTP exchange, a pause, a disk call,
 many operations at once, the time. There are two runtimes. The coroutines of the blocking one
-never suspend, so the blocking face runs any operation with a single `send(None)`; those of the
+never suspend, so the blocking client runs any operation with a single `send(None)`; those of the
 asyncio one are ordinary. This is why nothing in blockyard is written twice.
 
 This module owns the protocol only: no socket, no asyncio, no clock.

@@ -1,4 +1,4 @@
-"""The iterators of both faces: a position in what is fetched page by page.
+"""The iterators of both clients: a position in what is fetched page by page.
 
 A generator that has raised is at its end, so that one failed step would read as the end of the
 listing or the content. These keep their position, which only a page that came whole moves on.

@@ -1,6 +1,6 @@
 """From a configuration to an open store: `compose` shows the whole stack at a glance.
 
-What a store of another type or the other face would need is not imported.
+What a store of another type or the other client would need is not imported.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> B
 
 
 class Stack(NamedTuple):
-    """All that a face needs but for the runtime of its own kind."""
+    """All that a client needs but for the runtime of its own kind."""
 
     operations: Operations
     http: HttpConfig = HttpConfig()
@@ -66,7 +66,7 @@ class Stack(NamedTuple):
 
 
 def compose(operation: str, source: Source | Store, settings: Mapping[str, object]) -> Stack:
-    """What is below a face. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
+    """What is below a client. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
     if isinstance(source, Store):
         if settings:
             named = ", ".join(settings)

@@ -2,7 +2,7 @@
 
 Arguments are checked here, before anything is sent or lost, so that a store may rely on them;
 what a store can't do better itself (many at once, whole listings, delete by prefix) is built
-here from what it can. Both faces call these and add nothing but the way to run them.
+here from what it can. Both clients call these and add nothing but the way to run them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PAGES_DELETED_TOGETHER = 4
 
 
 class Operations:
-    """The operations of one open store. Shared by every face and view of it."""
+    """The operations of one open store. Shared by every client and view of it."""
 
     def __init__(self, store: Store, in_flight: int = DEFAULT_IN_FLIGHT) -> None:
         self.store = store
@@ -271,7 +271,7 @@ class Operations:
         return self.store.list(ctx, request)
 
     def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
-        """The pages of a listing, one after the other: what the faces' `iter_blocks` walk."""
+        """The pages of a listing, one after the other: what the clients' `iter_blocks` walk."""
         self.check_open("iter_blocks")
         request = ListRequest(
             arguments.prefix("iter_blocks", prefix),

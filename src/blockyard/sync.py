@@ -1,4 +1,4 @@
-"""The blocking face: one line a method, each running an operation of `operations.py`.
+"""The blocking client: one line a method, each running an operation of `operations.py`.
 
 A single call runs here, on the caller's thread, over plain sockets: its coroutine never
 suspends. The I/O of a many-at-once call is done on one background event loop, which the store

@@ -56,7 +56,7 @@ class TestDriving:
         assert batches == [["a", "b", "c", "a", "b"]]
         assert sample.operations == 5
 
-    def test_every_face_holds_reads_to_their_length(self) -> None:
+    def test_every_mode_holds_reads_to_their_length(self) -> None:
         async def later(_: str) -> bytes:
             return b"short"
 
@@ -92,7 +92,7 @@ class TestWorkloads:
     def test_contenders_are_told_apart(self) -> None:
         assert split_contender("boto3/defaults threads") == ("boto3", "threads", "defaults")
         assert split_contender("obstore") == ("obstore", "plain", "default")
-        with pytest.raises(ValueError, match="no face 'greenlets'"):
+        with pytest.raises(ValueError, match="no mode 'greenlets'"):
             split_contender("obstore greenlets")
         assert is_ours("blockyard asyncio")
         assert not is_ours("blockyard/unverified")
@@ -151,7 +151,7 @@ class TestAgainstNginx:
             ("write 4 MiB, one at a time", ("blockyard", "boto3", "boto3/defaults")),
         ],
     )
-    def test_each_face_works_and_is_verified(
+    def test_each_mode_works_and_is_verified(
         self, fleet: Fleet, name: str, contenders: tuple[str, ...]
     ) -> None:
         for contender in contenders:
@@ -276,7 +276,7 @@ class TestFigures:
         assert verdicts["16 KiB ranges, one at a time", "one call", "boto3"] == "FAIL"
         assert verdicts["16 KiB ranges, 32 in flight", "asyncio", LIMIT] == "pass"
 
-    def test_the_fastest_face_stands_for_each_side(self) -> None:
+    def test_the_fastest_mode_stands_for_each_side(self) -> None:
         samples = made_up(faster=3.0)
         taken = samples["read 4 MiB, 8 in flight"]
         taken["obstore threads"] = [

@@ -21,7 +21,7 @@ from bench.path.network import Path, PathUnavailableError
 from bench.path.service import at_the_far_end
 from blockyard.config import HttpConfig, S3Config, StoreConfig, TimeoutConfig
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from servers.endpoint import Endpoint
 
 MANY = 200
@@ -51,7 +51,7 @@ def endpoint(path: Path) -> Iterator[Endpoint]:
 def over(
     path: Path,
     endpoint: Endpoint,
-    face: FaceName,
+    client: ClientName,
     timeouts: TimeoutConfig,
     work: Callable[[BlockStore], float],
 ) -> float:
@@ -61,7 +61,7 @@ def over(
         settings = endpoint.s3_settings("bucket")
         http = HttpConfig(keep_alive=600)
         config = S3Config(**settings, timeouts=timeouts, http=http)
-        with open_face(face, StoreConfig(s3=config)) as opened:
+        with open_client(client, StoreConfig(s3=config)) as opened:
             return work(opened.store)
 
     return path.call("client", there)
@@ -116,9 +116,9 @@ def test_a_path_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_flow_idle_for_long_is_not_forgotten(
-    face: FaceName, path: Path, endpoint: Endpoint
+    client: ClientName, path: Path, endpoint: Endpoint
 ) -> None:
     path.change(idle=13)
 
@@ -128,13 +128,13 @@ def test_a_flow_idle_for_long_is_not_forgotten(
         return seconds_of(lambda: store.read_block("key"))
 
     timeouts = TimeoutConfig(no_progress=10)
-    assert over(path, endpoint, face, timeouts, work) < 8
+    assert over(path, endpoint, client, timeouts, work) < 8
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_forgotten_flows_cost_one_timeout_together(
-    face: FaceName, path: Path, endpoint: Endpoint
+    client: ClientName, path: Path, endpoint: Endpoint
 ) -> None:
     path.change(idle=2)
 
@@ -145,13 +145,13 @@ def test_forgotten_flows_cost_one_timeout_together(
         return seconds_of(lambda: store.with_options(concurrency=8).read_blocks(["key"]))
 
     timeouts = TimeoutConfig(no_progress=2)
-    assert over(path, endpoint, face, timeouts, work) < 6
+    assert over(path, endpoint, client, timeouts, work) < 6
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_flow_forgotten_soon_costs_the_time_for_unacknowledged_bytes(
-    face: FaceName, path: Path, endpoint: Endpoint
+    client: ClientName, path: Path, endpoint: Endpoint
 ) -> None:
     path.change(idle=2)
 
@@ -161,12 +161,12 @@ def test_a_flow_forgotten_soon_costs_the_time_for_unacknowledged_bytes(
         return seconds_of(lambda: store.read_block("key"))
 
     timeouts = TimeoutConfig(no_progress=30, unacknowledged=3)
-    assert over(path, endpoint, face, timeouts, work) < 15
+    assert over(path, endpoint, client, timeouts, work) < 15
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("face", FACES)
-def test_many_calls_outlast_a_silence(face: FaceName, path: Path, endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_many_calls_outlast_a_silence(client: ClientName, path: Path, endpoint: Endpoint) -> None:
     def work(store: BlockStore) -> float:
         many = store.with_options(concurrency=MANY)
         _ = many.write_blocks([(f"key-{n}", DATA) for n in range(MANY)])
@@ -175,17 +175,17 @@ def test_many_calls_outlast_a_silence(face: FaceName, path: Path, endpoint: Endp
         return seconds_of(lambda: many.read_blocks(keys))
 
     timeouts = TimeoutConfig(no_progress=2, connect=2)
-    assert over(path, endpoint, face, timeouts, work) > 10
+    assert over(path, endpoint, client, timeouts, work) > 10
 
 
 @pytest.mark.servers
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_first_connection_outlasts_a_silence(
-    face: FaceName, path: Path, endpoint: Endpoint
+    client: ClientName, path: Path, endpoint: Endpoint
 ) -> None:
     def work(store: BlockStore) -> float:
         path.silence(12)
         return seconds_of(lambda: store.write_block("key", DATA))
 
     timeouts = TimeoutConfig(no_progress=2, connect=1)
-    assert over(path, endpoint, face, timeouts, work) > 10
+    assert over(path, endpoint, client, timeouts, work) > 10

@@ -40,22 +40,22 @@ Run = Callable[["Closed", str], None]
 
 def blocking_store(store: Store) -> BlockStore:
     settings = HttpConfig(), TimeoutConfig()
-    face = BlockStore(
+    client = BlockStore(
         Operations(store),
         BlockingRuntime(Connections(*settings)),
         BulkLoop(Connections(*settings)),
         deadline=None,
         concurrency=3,
     )
-    shrink_blocks(face, BLOCK)
-    return face
+    shrink_blocks(client, BLOCK)
+    return client
 
 
 def asyncio_store(store: Store) -> AsyncBlockStore:
     runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
-    face = AsyncBlockStore(Operations(store), runtime, deadline=None, concurrency=3)
-    shrink_blocks(face, BLOCK)  # pyright: ignore[reportArgumentType]
-    return face
+    client = AsyncBlockStore(Operations(store), runtime, deadline=None, concurrency=3)
+    shrink_blocks(client, BLOCK)  # pyright: ignore[reportArgumentType]
+    return client
 
 
 def pieces(data: bytes) -> Iterator[bytes]:

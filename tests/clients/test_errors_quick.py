@@ -24,7 +24,7 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from servers.endpoint import Endpoint
 from servers.sockets import free_port
 from tests.transport.runtimes import black_hole
@@ -32,7 +32,7 @@ from tests.transport.runtimes import black_hole
 QUICK = 10.0
 """Seconds, on the busiest machine; some milliseconds on an idle one."""
 
-both_faces = pytest.mark.parametrize("face", FACES)
+both_clients = pytest.mark.parametrize("client", CLIENTS)
 
 CALLS: dict[str, Callable[[BlockStore], object]] = {
     "health_check": lambda store: store.health_check(),
@@ -64,88 +64,92 @@ def s3(server: Endpoint, bucket: str, **changes: Any) -> StoreConfig:
     return StoreConfig(s3=S3Config(**(server.s3_settings(bucket) | changes)))
 
 
-@both_faces
+@both_clients
 @every_call
 def test_a_wrong_secret(
-    face: FaceName,
+    client: ClientName,
     call: Callable[[BlockStore], object],
     signed_moto_endpoint: Endpoint,
     bucket: str,
 ) -> None:
     config = s3(signed_moto_endpoint, bucket, secret_key="not-the-secret")
-    with open_face(face, config) as opened, quickly(AccessDeniedError):
+    with open_client(client, config) as opened, quickly(AccessDeniedError):
         _ = call(opened.store)
 
 
-@both_faces
+@both_clients
 def test_a_wrong_secret_is_said_to_be_one(
-    face: FaceName, signed_moto_endpoint: Endpoint, bucket: str
+    client: ClientName, signed_moto_endpoint: Endpoint, bucket: str
 ) -> None:
     config = s3(signed_moto_endpoint, bucket, secret_key="not-the-secret")
     expected = ("SignatureDoesNotMatch", "secret_key")
-    with open_face(face, config) as opened, quickly(AccessDeniedError, *expected):
+    with open_client(client, config) as opened, quickly(AccessDeniedError, *expected):
         _ = opened.store.health_check()
 
 
-@both_faces
-def test_a_wrong_access_key(face: FaceName, signed_moto_endpoint: Endpoint, bucket: str) -> None:
+@both_clients
+def test_a_wrong_access_key(
+    client: ClientName, signed_moto_endpoint: Endpoint, bucket: str
+) -> None:
     config = s3(signed_moto_endpoint, bucket, access_key="AKIANOBODY")
     expected = ("InvalidAccessKeyId", "access_key")
-    with open_face(face, config) as opened, quickly(AccessDeniedError, *expected):
+    with open_client(client, config) as opened, quickly(AccessDeniedError, *expected):
         _ = opened.store.read_block("key")
 
 
-@both_faces
+@both_clients
 @every_call
 def test_a_missing_bucket(
-    face: FaceName, call: Callable[[BlockStore], object], moto_endpoint: Endpoint
+    client: ClientName, call: Callable[[BlockStore], object], moto_endpoint: Endpoint
 ) -> None:
     """Never taken for a missing block."""
     config = s3(moto_endpoint, "no-such-bucket-here")
-    with open_face(face, config) as opened, quickly(BucketNotFoundError):
+    with open_client(client, config) as opened, quickly(BucketNotFoundError):
         _ = call(opened.store)
 
 
-@both_faces
-def test_a_missing_block(face: FaceName, moto_endpoint: Endpoint, bucket: str) -> None:
-    with open_face(face, s3(moto_endpoint, bucket)) as opened:
+@both_clients
+def test_a_missing_block(client: ClientName, moto_endpoint: Endpoint, bucket: str) -> None:
+    with open_client(client, s3(moto_endpoint, bucket)) as opened:
         for call in (opened.store.read_block, opened.store.stat_block):
             with quickly(BlockNotFoundError, "no/such/block"):
                 _ = call("no/such/block")
 
 
-@both_faces
+@both_clients
 @every_call
 def test_an_endpoint_where_nobody_listens(
-    face: FaceName, call: Callable[[BlockStore], object], moto_endpoint: Endpoint
+    client: ClientName, call: Callable[[BlockStore], object], moto_endpoint: Endpoint
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     config = s3(moto_endpoint, "bucket", endpoint=url)
-    with open_face(face, config) as opened, quickly(TransportConnectionError, "refused"):
+    with open_client(client, config) as opened, quickly(TransportConnectionError, "refused"):
         _ = call(opened.store)
 
 
-@both_faces
-def test_an_endpoint_whose_name_does_not_resolve(face: FaceName, moto_endpoint: Endpoint) -> None:
+@both_clients
+def test_an_endpoint_whose_name_does_not_resolve(
+    client: ClientName, moto_endpoint: Endpoint
+) -> None:
     config = s3(moto_endpoint, "bucket", endpoint="http://s3.nowhere.invalid")
     expected = ("s3.nowhere.invalid", "not resolved")
-    with open_face(face, config) as opened, quickly(TransportConnectionError, *expected):
+    with open_client(client, config) as opened, quickly(TransportConnectionError, *expected):
         _ = opened.store.read_block("key")
 
 
-@both_faces
-def test_an_endpoint_that_swallows_everything(face: FaceName, moto_endpoint: Endpoint) -> None:
+@both_clients
+def test_an_endpoint_that_swallows_everything(client: ClientName, moto_endpoint: Endpoint) -> None:
     with black_hole() as url:
         config = s3(moto_endpoint, "bucket", endpoint=url, timeouts={"connect": 0.2})
-        with open_face(face, config) as opened, quickly(TransportTimeoutError, "connecting"):
+        with open_client(client, config) as opened, quickly(TransportTimeoutError, "connecting"):
             _ = opened.store.read_block("key")
 
 
-@both_faces
-def test_https_where_plain_http_is_spoken(face: FaceName, moto_endpoint: Endpoint) -> None:
+@both_clients
+def test_https_where_plain_http_is_spoken(client: ClientName, moto_endpoint: Endpoint) -> None:
     url = moto_endpoint.url.replace("http://", "https://")
     config = s3(moto_endpoint, "bucket", endpoint=url)
-    with open_face(face, config) as opened, quickly(blockyard.TLSError, "TLS"):
+    with open_client(client, config) as opened, quickly(blockyard.TLSError, "TLS"):
         _ = opened.store.read_block("key")
 
 
@@ -168,26 +172,26 @@ def test_a_bad_setting_is_named(text: str, named: str, tmp_path: Path) -> None:
     assert time.monotonic() - begun < QUICK
 
 
-@both_faces
+@both_clients
 @pytest.mark.parametrize("key", ["", "a\x00b", "a\nb", "k" * 1025, "\udc80"])
 def test_a_bad_key_is_refused_before_anything_is_sent(
-    face: FaceName, key: str, moto_endpoint: Endpoint
+    client: ClientName, key: str, moto_endpoint: Endpoint
 ) -> None:
     config = s3(moto_endpoint, "bucket", endpoint="http://s3.nowhere.invalid")
-    with open_face(face, config) as opened, quickly(InvalidKeyError):
+    with open_client(client, config) as opened, quickly(InvalidKeyError):
         _ = opened.store.write_block(key, b"data")
 
 
-@both_faces
-def test_a_folder_that_nobody_may_write_into(face: FaceName) -> None:
+@both_clients
+def test_a_folder_that_nobody_may_write_into(client: ClientName) -> None:
     """Not even root, as whom tests may run."""
-    with open_face(face, "file:///proc/blockyard") as opened, quickly(LocalStorageError, "key"):
+    with open_client(client, "file:///proc/blockyard") as opened, quickly(LocalStorageError, "key"):
         _ = opened.store.write_block("key", b"data")
 
 
-@both_faces
-def test_a_folder_that_is_a_file(face: FaceName, tmp_path: Path) -> None:
+@both_clients
+def test_a_folder_that_is_a_file(client: ClientName, tmp_path: Path) -> None:
     path = tmp_path / "file"
     _ = path.write_bytes(b"")
-    with open_face(face, f"file://{path}") as opened, quickly(LocalStorageError, "key"):
+    with open_client(client, f"file://{path}") as opened, quickly(LocalStorageError, "key"):
         _ = opened.store.write_block("key", b"data")

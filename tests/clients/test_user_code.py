@@ -20,7 +20,7 @@ import pytest
 import blockyard
 from blockyard import BlockStore, DeadlineExceededError
 from blockyard.stores.memory import MemoryStore
-from blockyard.testing.faces import FACES, open_face
+from blockyard.testing.clients import CLIENTS, open_client
 from tests.hooked_store import HookedStore, shrink_blocks
 from tests.small_s3 import SmallS3, small_s3
 
@@ -135,13 +135,13 @@ def service() -> Iterator[SmallS3]:
 
 
 @contextmanager
-def prepared(face: str, kind: str, service: SmallS3, folder: Path) -> Generator[BlockStore]:
+def prepared(client: str, kind: str, service: SmallS3, folder: Path) -> Generator[BlockStore]:
     url = {
         "memory": "memory://",
         "file": folder.as_uri(),
         "s3": service.store_url(bucket=f"bucket-{uuid.uuid4()}"),
     }[kind]
-    with open_face(face, url) as opened:  # pyright: ignore[reportArgumentType]
+    with open_client(client, url) as opened:  # pyright: ignore[reportArgumentType]
         shrink_blocks(opened.store, BLOCK)
         store = opened.store
         _ = store.write_block("block", b"block")
@@ -149,19 +149,19 @@ def prepared(face: str, kind: str, service: SmallS3, folder: Path) -> Generator[
         yield store
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("stored", STORES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_callers_code_raises_is_raised_and_nothing_is_replaced(
-    face: str, stored: str, kind: str, service: SmallS3, tmp_path: Path
+    client: str, stored: str, kind: str, service: SmallS3, tmp_path: Path
 ) -> None:
-    if kind == "source pieces" and face == "blocking":
+    if kind == "source pieces" and client == "blocking":
         pytest.skip("pieces are awaited, which a blocking store does not: see its own test")
     if kind == "memory" and sys.version_info < (3, 12):
         pytest.skip("Python 3.11 has no __buffer__")
     targets = tmp_path / "targets"
     targets.mkdir()
-    with prepared(face, stored, service, tmp_path / "store") as store:
+    with prepared(client, stored, service, tmp_path / "store") as store:
         for raised in EXCEPTIONS:
             error = raised("own")
             with pytest.raises(BaseException) as caught:  # noqa: PT011 - any, and then compared
@@ -181,8 +181,8 @@ def the_callers_own(caught: BaseException, error: BaseException) -> bool:
     return caught is error
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_where_progress_and_sources_run(face: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_where_progress_and_sources_run(client: str, tmp_path: Path) -> None:
     """On the calling thread of a blocking store, and nowhere else."""
     ran: dict[str, set[int]] = {
         "progress": set(),
@@ -209,7 +209,7 @@ def test_where_progress_and_sources_run(face: str, tmp_path: Path) -> None:
             here("blocks")
             yield str(number), b""
 
-    with open_face(face, "memory://") as opened:  # pyright: ignore[reportArgumentType]
+    with open_client(client, "memory://") as opened:  # pyright: ignore[reportArgumentType]
         store = opened.store
         shrink_blocks(store, BLOCK)
         progress: Callable[[int], None] = lambda _: here("progress")  # noqa: E731
@@ -222,8 +222,8 @@ def test_where_progress_and_sources_run(face: str, tmp_path: Path) -> None:
     this = threading.get_ident()
     assert ran["progress"] == {this}  # also under asyncio: it runs the loop
     for what in ("source", "target", "blocks"):
-        assert (ran[what] == {this}) is (face == "blocking"), what
-        assert (this in ran[what]) is (face == "blocking"), what
+        assert (ran[what] == {this}) is (client == "blocking"), what
+        assert (this in ran[what]) is (client == "blocking"), what
 
 
 def test_a_blocking_store_awaits_no_pieces() -> None:
@@ -405,11 +405,11 @@ def test_the_deadline_is_raised_when_a_slow_source_of_a_blocking_store_has_ended
     assert len(goes_on) < 100
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, ValueError])
 @pytest.mark.parametrize("call", ["blocks", "content"])
 def test_what_a_generator_raises_goes_before_the_error_of_a_write(
-    face: str, error: type[BaseException], call: str
+    client: str, error: type[BaseException], call: str
 ) -> None:
     own = error("own")
     drawing, failed = threading.Event(), threading.Event()
@@ -430,7 +430,7 @@ def test_what_a_generator_raises_goes_before_the_error_of_a_write(
                 raise own
             yield make(number)
 
-    with open_face(face, HookedStore(MemoryStore(), fail)) as opened:
+    with open_client(client, HookedStore(MemoryStore(), fail)) as opened:
         store = opened.store.with_options(concurrency=8)
         shrink_blocks(opened.store, BLOCK)
         shrink_blocks(store, BLOCK)

@@ -57,7 +57,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def run(way: str) -> Iterator[Run]:
-    """Runs an operation the way that a face does."""
+    """Runs an operation the way that a client does."""
     settings = HttpConfig(), TimeoutConfig()
     if way == "blocking":
         blocking = BlockingRuntime(Connections(*settings))

@@ -12,7 +12,7 @@ import pytest
 
 from blockyard import TransportError
 from blockyard.operations import Operations
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from tests.hooked_store import HookedStore
 from tests.small_s3 import SmallS3, small_s3
 
@@ -47,7 +47,7 @@ def given(drawn: str) -> Any:
 
 
 def hooked(store: Any) -> EarlierIsSlower:
-    """Put a hook before the store of an open face, and return it."""
+    """Put a hook before the store of an open client, and return it."""
     operations: Operations = getattr(store, "_store", store)._operations
     hook = EarlierIsSlower()
     operations.store = HookedStore(operations.store, hook)
@@ -56,16 +56,16 @@ def hooked(store: Any) -> EarlierIsSlower:
 
 @pytest.mark.parametrize("drawn", ["list", "iterator"])
 @pytest.mark.parametrize("stored", ["memory", "file", "s3"])
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_the_last_block_of_a_key_is_what_is_stored(
-    face: FaceName,
+    client: ClientName,
     stored: Literal["memory", "file", "s3"],
     drawn: str,
     service: SmallS3,
     tmp_path: Path,
 ) -> None:
     url = {"memory": "memory://", "file": tmp_path.as_uri(), "s3": service.store_url()}[stored]
-    with open_face(face, url) as opened:
+    with open_client(client, url) as opened:
         hook = hooked(opened.store)
         infos = opened.store.write_blocks(given(drawn))
         assert opened.store.read_block("a") == b"last"
@@ -76,9 +76,11 @@ def test_the_last_block_of_a_key_is_what_is_stored(
 
 
 @pytest.mark.parametrize("drawn", ["list", "iterator"])
-@pytest.mark.parametrize("face", FACES)
-def test_after_a_write_that_failed_no_other_of_its_key_begins(face: FaceName, drawn: str) -> None:
-    with open_face(face, "memory://") as opened:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_after_a_write_that_failed_no_other_of_its_key_begins(
+    client: ClientName, drawn: str
+) -> None:
+    with open_client(client, "memory://") as opened:
         hook = hooked(opened.store)
         hook.fails = True
         with pytest.raises(TransportError, match="broken"):
@@ -87,8 +89,8 @@ def test_after_a_write_that_failed_no_other_of_its_key_begins(face: FaceName, dr
         assert not opened.store.block_exists("a")
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_one_place_is_enough(face: FaceName) -> None:
-    with open_face(face, "memory://") as opened:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_place_is_enough(client: ClientName) -> None:
+    with open_client(client, "memory://") as opened:
         _ = opened.store.with_options(concurrency=1).write_blocks(iter(BLOCKS))
         assert opened.store.read_block("a") == b"last"

@@ -1,4 +1,4 @@
-"""Contents of small blocks, through both faces: what goes in comes out, by every way."""
+"""Contents of small blocks, through both clients: what goes in comes out, by every way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from blockyard import (
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, open_face
+from blockyard.testing.clients import CLIENTS, open_client
 from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 32
@@ -41,11 +41,11 @@ def hooked() -> HookedStore:
     return HookedStore(MemoryStore())
 
 
-@pytest.fixture(params=FACES)
+@pytest.fixture(params=CLIENTS)
 def store(request: pytest.FixtureRequest, hooked: HookedStore) -> Iterator[BlockStore]:
-    with open_face(request.param, hooked) as face:
-        shrink_blocks(face.store, BLOCK)
-        yield face.store
+    with open_client(request.param, hooked) as client:
+        shrink_blocks(client.store, BLOCK)
+        yield client.store
 
 
 def _reused_buffer(data: bytes) -> Iterator[memoryview]:
@@ -417,39 +417,39 @@ class TestNames:
 
 
 def test_a_closed_store_says_so() -> None:
-    with open_face("blocking", MemoryStore()) as face:
-        face.store.write_content("movie", content(10))
-        file = face.store.open_content("movie")
-        face.store.close()
+    with open_client("blocking", MemoryStore()) as client:
+        client.store.write_content("movie", content(10))
+        file = client.store.open_content("movie")
+        client.store.close()
         with pytest.raises(StoreClosedError):
             file.read()
         with pytest.raises(StoreClosedError):
-            face.store.read_content("movie")
+            client.store.read_content("movie")
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", CLIENTS)
 def test_contents_in_files(name: str, tmp_path: Path) -> None:
-    with open_face(name, FilesystemStore(tmp_path / "blocks")) as face:
-        shrink_blocks(face.store, BLOCK)
+    with open_client(name, FilesystemStore(tmp_path / "blocks")) as client:
+        shrink_blocks(client.store, BLOCK)
         for size in (CHUNK + 1, 0, 40):
             data = content(size)
-            face.store.write_content("movie", data)
-            face.store.copy_content("movie", "copy")
-            assert face.store.read_content("copy") == data
-            assert face.store.read_content_into("movie", tmp_path / "out") == size
+            client.store.write_content("movie", data)
+            client.store.copy_content("movie", "copy")
+            assert client.store.read_content("copy") == data
+            assert client.store.read_content_into("movie", tmp_path / "out") == size
             assert (tmp_path / "out").read_bytes() == data
-        face.store.delete_content("movie")
-        assert face.store.list_by_prefix() == ["copy/chunk-0/block-0", "copy/chunk-0/block-1"]
+        client.store.delete_content("movie")
+        assert client.store.list_by_prefix() == ["copy/chunk-0/block-0", "copy/chunk-0/block-1"]
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", CLIENTS)
 @pytest.mark.parametrize("size", [BLOCK_SIZE - 1, BLOCK_SIZE + 1, 16 * BLOCK_SIZE + 1])
 def test_blocks_of_the_real_size(name: str, size: int) -> None:
-    with open_face(name, MemoryStore()) as face:
+    with open_client(name, MemoryStore()) as client:
         data = content(size)
-        face.store.write_content("movie", data)
-        assert [block.size for block in face.store.iter_blocks("movie/chunk-0/block-0")] == [
+        client.store.write_content("movie", data)
+        assert [block.size for block in client.store.iter_blocks("movie/chunk-0/block-0")] == [
             min(size, 4 * 1024 * 1024)
         ]
-        assert len(face.store.list_by_prefix("movie/")) == -(-size // BLOCK_SIZE)
-        assert face.store.read_content("movie") == data
+        assert len(client.store.list_by_prefix("movie/")) == -(-size // BLOCK_SIZE)
+        assert client.store.read_content("movie") == data

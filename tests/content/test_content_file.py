@@ -15,7 +15,7 @@ from blockyard import IntegrityError
 from blockyard.aio import AsyncBlockStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 64
@@ -29,10 +29,10 @@ def hooked() -> HookedStore:
 
 @pytest.fixture(scope="module")
 def store(hooked: HookedStore) -> Iterator[BlockStore]:
-    with open_face("blocking", hooked) as face:
-        shrink_blocks(face.store, BLOCK)
-        face.store.write_content("movie", DATA)
-        yield face.store
+    with open_client("blocking", hooked) as client:
+        shrink_blocks(client.store, BLOCK)
+        client.store.write_content("movie", DATA)
+        yield client.store
 
 
 # Reads of up to three blocks, and moves that mostly stay within the content.
@@ -99,11 +99,11 @@ def test_the_awaited_file_does_too(
 
 
 def asynchronous(store: BlockStore) -> AsyncBlockStore:
-    """Another face of the same store."""
+    """Another client of the same store."""
     runtime = store._bulk.get()._runtime
-    face = AsyncBlockStore(store._operations, runtime, deadline=None, concurrency=4)
-    face._reader = store._reader
-    return face
+    client = AsyncBlockStore(store._operations, runtime, deadline=None, concurrency=4)
+    client._reader = store._reader
+    return client
 
 
 def test_it_is_a_buffered_reader_of_bytes(store: BlockStore) -> None:
@@ -142,9 +142,9 @@ def test_reads_in_order_fetch_more_and_more_and_a_seek_starts_small_again(
 ) -> None:
     monkeypatch.setattr("blockyard.content.files.FIRST_WINDOW", BLOCK // 4)
     inner = HookedStore(MemoryStore())
-    with open_face("blocking", inner) as face:
-        shrink_blocks(face.store, BLOCK)
-        face.store.write_content("movie", DATA)
+    with open_client("blocking", inner) as client:
+        shrink_blocks(client.store, BLOCK)
+        client.store.write_content("movie", DATA)
         fetches: list[int] = []
 
         async def note(operation: str, key: str) -> None:
@@ -153,7 +153,7 @@ def test_reads_in_order_fetch_more_and_more_and_a_seek_starts_small_again(
             elif operation.startswith("read"):
                 fetches[-1] += 1
 
-        with face.store.open_content("movie") as file:
+        with client.store.open_content("movie") as file:
             raw = file.raw
             inner.hook = note
             fetches.append(0)

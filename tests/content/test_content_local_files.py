@@ -30,7 +30,7 @@ from blockyard import (
 from blockyard.content import targets
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, open_face
+from blockyard.testing.clients import CLIENTS, open_client
 from blockyard.testing.samples import content
 from tests.hooked_store import HookedStore, shrink_blocks
 
@@ -44,11 +44,11 @@ def hooked() -> HookedStore:
     return HookedStore(MemoryStore())
 
 
-@pytest.fixture(params=FACES)
+@pytest.fixture(params=CLIENTS)
 def store(request: pytest.FixtureRequest, hooked: HookedStore) -> Iterator[BlockStore]:
-    with open_face(request.param, hooked) as face:
-        shrink_blocks(face.store, BLOCK)
-        yield face.store
+    with open_client(request.param, hooked) as client:
+        shrink_blocks(client.store, BLOCK)
+        yield client.store
 
 
 def within(store: BlockStore, deadline: float) -> BlockStore:
@@ -657,16 +657,16 @@ def refuse_folders(number: int) -> Callable[[int], None]:
     return refusing
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 class TestNetworkFileSystems:
     """What NFS, SMB and FUSE answer, of what has happened all the same; both for blocks and for
     files that contents are read into."""
 
     def test_a_link_whose_reply_was_lost(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         link = os.link
-        with open_face(face, tmp_path.as_uri()) as opened:
+        with open_client(client, tmp_path.as_uri()) as opened:
             monkeypatch.setattr(os, "link", fails_after_effect(link, LOST_LINK))
             opened.store.write_block("a", b"mine", if_absent=True)
             monkeypatch.setattr(os, "link", link)
@@ -676,9 +676,9 @@ class TestNetworkFileSystems:
         assert os.listdir(tmp_path / ".blockyard") == []
 
     def test_a_link_that_was_another_s(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with open_face(face, tmp_path.as_uri()) as opened:
+        with open_client(client, tmp_path.as_uri()) as opened:
             store = opened.store
 
             def lose(*_: Any, **__: Any) -> None:
@@ -692,10 +692,10 @@ class TestNetworkFileSystems:
             assert store.read_block("a") == b"another's"
 
     def test_a_rename_whose_reply_was_lost(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rename = os.rename
-        with open_face(face, (tmp_path / "blocks").as_uri()) as opened:
+        with open_client(client, (tmp_path / "blocks").as_uri()) as opened:
             store = opened.store
             store.write_block("a", b"old")
             monkeypatch.setattr(os, "rename", fails_after_effect(rename, LOST_RENAME))
@@ -712,10 +712,10 @@ class TestNetworkFileSystems:
 
     @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
     def test_folders_that_can_not_be_synced(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
         monkeypatch.setattr(os, "fsync", refuse_folders(number))
-        with open_face(face, (tmp_path / "new" / "blocks").as_uri()) as opened:
+        with open_client(client, (tmp_path / "new" / "blocks").as_uri()) as opened:
             store = opened.store
             store.write_block("a/b", b"block")
             store.write_block("a/c", b"block", if_absent=True)
@@ -727,16 +727,16 @@ class TestNetworkFileSystems:
             assert store.list_by_prefix() == ["a/c", "d/e", "movie/chunk-0/block-0"]
 
     def test_a_folder_that_can_not_be_synced_now(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with open_face(face, tmp_path.as_uri()) as opened:
+        with open_client(client, tmp_path.as_uri()) as opened:
             opened.store.write_block("a", b"block")
             monkeypatch.setattr(os, "fsync", refuse_folders(errno.EIO))
             with pytest.raises(LocalStorageError, match="write_block 'a': Input/output error"):
                 opened.store.write_block("a", b"block")
 
     def test_a_block_that_another_machine_replaces_while_it_is_read(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pread = os.pread
         tries: list[int] = []
@@ -747,7 +747,7 @@ class TestNetworkFileSystems:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             return pread(file, size, at)
 
-        with open_face(face, tmp_path.as_uri()) as opened:
+        with open_client(client, tmp_path.as_uri()) as opened:
             opened.store.write_block("a", b"block")
             monkeypatch.setattr(os, "pread", stale)
             assert opened.store.read_block("a") == b"block"
@@ -760,12 +760,12 @@ class TestNetworkFileSystems:
                 opened.store.read_block("b")
 
     def test_a_kernel_that_copies_nothing_and_says_so_by_no_error(
-        self, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         copy = os.copy_file_range
         for answer in (lambda *_: 0, lambda s, t, size, *at: copy(s, t, min(size, 3000), *at)):
             monkeypatch.setattr(os, "copy_file_range", answer)
-            with open_face(face, tmp_path.as_uri()) as opened:
+            with open_client(client, tmp_path.as_uri()) as opened:
                 opened.store.write_block("a", DATA)
                 opened.store.copy_block("a", "b")
                 assert opened.store.read_block("b") == DATA

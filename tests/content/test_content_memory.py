@@ -16,7 +16,7 @@ from blockyard.model import Block, BlockInfo, Page
 from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from tests.hooked_store import HookedStore, shrink_blocks
 
 BLOCK = 256 * 1024
@@ -58,8 +58,8 @@ class Nowhere(io.RawIOBase):
 
 
 def opened(store: HollowStore) -> Iterator[BlockStore]:
-    with open_face("blocking", store) as face:
-        narrow = face.store.with_options(concurrency=CONCURRENCY)
+    with open_client("blocking", store) as client:
+        narrow = client.store.with_options(concurrency=CONCURRENCY)
         shrink_blocks(narrow, BLOCK)
         yield narrow
 
@@ -143,10 +143,10 @@ class TestBytesInFlight:
 
     @pytest.fixture
     def wide(self, request: pytest.FixtureRequest) -> Iterator[BlockStore]:
-        with open_face("blocking", request.param) as face:
-            shrink_blocks(face.store, BLOCK)
-            face.store._operations.in_flight = self.IN_FLIGHT
-            yield face.store
+        with open_client("blocking", request.param) as client:
+            shrink_blocks(client.store, BLOCK)
+            client.store._operations.in_flight = self.IN_FLIGHT
+            yield client.store
 
     @pytest.mark.parametrize("wide", [HollowStore(0)], indirect=True)
     def test_of_what_is_written(self, wide: BlockStore, tmp_path: Path) -> None:

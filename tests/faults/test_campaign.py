@@ -32,6 +32,7 @@ from blockyard_faults.campaign.actor import Actor
 from blockyard_faults.campaign.blocks import Content
 from blockyard_faults.campaign.bucket import DictBucket
 from blockyard_faults.campaign.calls import DEADLINE, MARGIN, Calls
+from blockyard_faults.campaign.clients import BlockingClient
 from blockyard_faults.campaign.contents import ContentActor, Given
 from blockyard_faults.campaign.expected import (
     LOST,
@@ -42,7 +43,6 @@ from blockyard_faults.campaign.expected import (
     is_absent,
     is_present,
 )
-from blockyard_faults.campaign.faces import BlockingFace
 from blockyard_faults.campaign.hurry import ALWAYS
 from blockyard_faults.campaign.jobs import Job, read_back, store_config
 from blockyard_faults.campaign.leaving import leave
@@ -78,7 +78,7 @@ def close_stores() -> Iterator[None]:
         _opened.pop().close()
 
 
-class DefectiveFace(BlockingFace):
+class DefectiveClient(BlockingClient):
     """An honest store in memory, whose results `defect` spoils."""
 
     def __init__(self, defect: Defect = lambda method, result: result) -> None:
@@ -90,8 +90,8 @@ class DefectiveFace(BlockingFace):
         return self.defect(method, await super().call(own, deadline, method, *args, **options))
 
 
-def new_actor(face: DefectiveFace, patience: float = 100.0) -> Actor:
-    return Actor(face, "space", Tally(), patience)
+def new_actor(client: DefectiveClient, patience: float = 100.0) -> Actor:
+    return Actor(client, "space", Tally(), patience)
 
 
 def spoils(method: str, change: Callable[[Any], Any]) -> Defect:
@@ -110,7 +110,7 @@ def with_wrong_byte(data: bytes) -> bytes:
     ],
 )
 def test_a_wrong_byte_is_found(method: str, perform: Callable[[Actor], Any]) -> None:
-    actor = new_actor(DefectiveFace(spoils(method, with_wrong_byte)))
+    actor = new_actor(DefectiveClient(spoils(method, with_wrong_byte)))
     run_to_end(actor.write("space/k", ONE))
     run_to_end(perform(actor))
     assert actor.tally.broken == {WRONG: 1}
@@ -126,15 +126,17 @@ def test_a_wrong_byte_is_found(method: str, perform: Callable[[Actor], Any]) -> 
 def test_a_wrong_byte_among_many_reads_is_found(
     method: str, perform: Callable[[Actor], Any]
 ) -> None:
-    face = DefectiveFace(spoils(method, lambda parts: [with_wrong_byte(part) for part in parts]))
-    actor = new_actor(face)
+    client = DefectiveClient(
+        spoils(method, lambda parts: [with_wrong_byte(part) for part in parts])
+    )
+    actor = new_actor(client)
     run_to_end(actor.write("space/k", ONE))
     run_to_end(perform(actor))
     assert actor.tally.broken == {WRONG: 1}
 
 
 def test_a_buffer_that_is_not_filled_is_found() -> None:
-    actor = new_actor(DefectiveFace(spoils("read_block_into", lambda size: size - 1)))
+    actor = new_actor(DefectiveClient(spoils("read_block_into", lambda size: size - 1)))
     run_to_end(actor.write("space/k", ONE))
     run_to_end(actor.read_into("space/k"))
     assert actor.tally.broken == {WRONG: 1}
@@ -152,35 +154,35 @@ def test_a_buffer_that_is_not_filled_is_found() -> None:
     ],
 )
 def test_a_lost_block_is_found(look: Callable[[Actor], Any]) -> None:
-    face = DefectiveFace()
-    actor = new_actor(face)
+    client = DefectiveClient()
+    actor = new_actor(client)
     run_to_end(actor.write("space/k", ONE))
-    face.store.delete_block("space/k")
+    client.store.delete_block("space/k")
     run_to_end(look(actor))
     assert actor.tally.broken == {LOST: 1}
 
 
 def test_a_block_that_nobody_wrote_is_found_in_a_listing() -> None:
-    face = DefectiveFace()
-    actor = new_actor(face)
-    _ = face.store.write_block("space/k", b"x")
+    client = DefectiveClient()
+    actor = new_actor(client)
+    _ = client.store.write_block("space/k", b"x")
     run_to_end(actor.list("space/"))
     assert actor.tally.broken == {WRONG: 1}
 
 
 def test_a_key_that_a_delete_leaves_out_is_found() -> None:
     drop = spoils("delete_blocks", lambda result: blockyard.DeleteResult(result.deleted[1:]))
-    actor = new_actor(DefectiveFace(drop))
+    actor = new_actor(DefectiveClient(drop))
     run_to_end(actor.write_many([("space/k", ONE), ("space/l", TWO)]))
     run_to_end(actor.delete_many(["space/k", "space/l"]))
     assert actor.tally.broken[WRONG] == 1
 
 
 def test_a_block_replaced_in_spite_of_if_absent_is_found() -> None:
-    face = DefectiveFace()
-    actor = new_actor(face)
+    client = DefectiveClient()
+    actor = new_actor(client)
     run_to_end(actor.write("space/k", ONE))
-    face.store.delete_block("space/k")  # so that the write succeeds, which it may not
+    client.store.delete_block("space/k")  # so that the write succeeds, which it may not
     run_to_end(actor.write("space/k", TWO, if_absent=True))
     assert actor.tally.broken == {LOST: 1}
 
@@ -189,7 +191,7 @@ def test_an_untyped_error_is_found() -> None:
     def fail(result: Any) -> Any:
         raise KeyError(result.key)
 
-    actor = new_actor(DefectiveFace(spoils("write_block", fail)))
+    actor = new_actor(DefectiveClient(spoils("write_block", fail)))
     run_to_end(actor.write("space/k", ONE))
     assert actor.tally.broken == {UNTYPED: 1}
     run_to_end(actor.read("space/k"))  # it may have taken effect, and has
@@ -199,7 +201,7 @@ def test_an_untyped_error_is_found() -> None:
 def test_a_deadline_overrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 0.0, DEADLINE + MARGIN + 1])  # the watch looks at it first
     monkeypatch.setattr(calls_module.time, "monotonic", lambda: next(clock))
-    actor = new_actor(DefectiveFace())
+    actor = new_actor(DefectiveClient())
     run_to_end(actor.stat("space/k"))
     assert actor.tally.broken == {OVERRUN: 1}
     assert actor.tally.overrun == actor.tally.net_overrun == MARGIN + 1
@@ -216,7 +218,7 @@ def test_a_replacement_that_goes_on_to_its_end_has_time_for_it(
     for over, broken in ((TIDY_SECONDS, {}), (TIDY_SECONDS + 1, {OVERRUN: 1})):
         clock = iter([0.0, 0.0, DEADLINE + over + MARGIN / 2])
         monkeypatch.setattr(calls_module.time, "monotonic", lambda clock=clock: next(clock))
-        actor = new_actor(DefectiveFace(spoils("block_exists", late)))
+        actor = new_actor(DefectiveClient(spoils("block_exists", late)))
         run_to_end(actor.exists("space/k"))
         assert actor.tally.broken == broken
         assert actor.tally.replaced == 1
@@ -284,8 +286,8 @@ def test_time_in_which_the_machine_ran_nobody_is_no_overrun() -> None:
     watching.pause()
 
 
-class Ends(BlockingFace):
-    """A face whose calls end in something."""
+class Ends(BlockingClient):
+    """A client whose calls end in something."""
 
     def __init__(self, end: Callable[[Own], Any]) -> None:
         self._end = end
@@ -341,7 +343,7 @@ def test_what_an_event_loop_complains_of_is_found() -> None:
 
 
 def content_actor(store: Any, folder: Path) -> ContentActor:
-    return ContentActor(BlockingFace(store), "space", Tally(), 100.0, folder)
+    return ContentActor(BlockingClient(store), "space", Tally(), 100.0, folder)
 
 
 BUFFER = Given()
@@ -432,7 +434,9 @@ def test_what_a_write_whose_source_failed_leaves_behind_is_found(tmp_path: Path)
     run_to_end(actor.write("space/k", LONG, Given("generator", 10_000, Mischief(5, throw)), own))
     run_to_end(actor.read("space/k", 0, None))
     assert not actor.tally.broken, actor.tally.details
-    _ = actor.calls._face.store.store.write_content("space/k", LONG.data)  # the new one, after all
+    _ = actor.calls._client.store.store.write_content(
+        "space/k", LONG.data
+    )  # the new one, after all
     run_to_end(actor.read("space/k", 0, None))
     assert actor.tally.broken == {WRONG: 1}
 
@@ -594,7 +598,7 @@ def test_a_block_that_is_gone_at_the_end_is_found() -> None:
     with DictBucket() as bucket:
         direct = {"bucket": "campaign", "endpoint": bucket.url, **KEYS}
         with blockyard.open_store(store_config(direct)) as store:
-            actor = Actor(BlockingFace(store), "space", Tally(), 100.0)
+            actor = Actor(BlockingClient(store), "space", Tally(), 100.0)
             run_to_end(actor.write_many([("space/k", ONE), ("space/l", TWO)]))
             tally = read_back(store, actor)
             assert (tally.read_back, tally.broken) == (2, {})
@@ -642,7 +646,7 @@ def test_a_late_request_undoes_what_came_after_it_only_where_its_call_was_uncert
         with blockyard.open_store(
             store_config(through | {"timeouts": {"no_progress": 0.2}})
         ) as store:
-            actor = Actor(BlockingFace(store), "space", Tally(), patience)
+            actor = Actor(BlockingClient(store), "space", Tally(), patience)
             run_to_end(actor.write("space/k", ONE))  # given up, and tried again with success
             run_to_end(actor.write("space/k", TWO))
             _ = proxy.release()
@@ -652,7 +656,7 @@ def test_a_late_request_undoes_what_came_after_it_only_where_its_call_was_uncert
 
 
 def test_a_key_whose_write_may_still_be_under_way_is_not_written_again() -> None:
-    actor = new_actor(DefectiveFace(), patience=0.0)
+    actor = new_actor(DefectiveClient(), patience=0.0)
     mix = Mix(actor, "seed")
     for _ in range(50):
         run_to_end(mix.step())
@@ -662,7 +666,7 @@ def test_a_key_whose_write_may_still_be_under_way_is_not_written_again() -> None
 
 
 def test_the_mix_breaks_nothing_in_an_honest_store() -> None:
-    actor = new_actor(DefectiveFace())
+    actor = new_actor(DefectiveClient())
     mix = Mix(actor, "seed")
     for _ in range(400):
         run_to_end(mix.step())
@@ -672,7 +676,7 @@ def test_the_mix_breaks_nothing_in_an_honest_store() -> None:
 
 
 def test_the_mix_is_repeated_by_its_seed() -> None:
-    actors = [new_actor(DefectiveFace()) for _ in range(2)]
+    actors = [new_actor(DefectiveClient()) for _ in range(2)]
     for actor in actors:
         mix = Mix(actor, "seed")
         for _ in range(100):
@@ -686,19 +690,20 @@ def test_the_mix_is_repeated_by_its_seed() -> None:
 def test_the_machine_breaks_nothing_in_an_honest_store_and_finds_a_defect() -> None:
     ended: list[Actor] = []
 
-    def explore(face: DefectiveFace, operations: int) -> None:
+    def explore(client: DefectiveClient, operations: int) -> None:
         def actor(name: str) -> Actor:
-            return Actor(face, name, Tally(), 100.0)
+            return Actor(client, name, Tally(), 100.0)
 
         machine.explore(actor, ended.append, seed=1, operations=operations)
 
-    explore(DefectiveFace(), 500)
+    explore(DefectiveClient(), 500)
     assert ended
     # what Hypothesis draws depends on the modules that are loaded, not on the seed alone:
     # enough steps that some of them ask for the size of a block that is there
     with pytest.raises(AssertionError, match="wrong reads"):
         explore(
-            DefectiveFace(spoils("stat_block", lambda info: blockyard.BlockInfo("k", -1, ""))), 4000
+            DefectiveClient(spoils("stat_block", lambda info: blockyard.BlockInfo("k", -1, ""))),
+            4000,
         )
 
 

@@ -132,7 +132,7 @@ def test_a_conditional_write_has_room_for_its_nonce(server: Server, store: Block
     assert store.read_block_range("k", 3 * MIB + 1, 5) == block[3 * MIB + 1 :][:5]
 
 
-def test_damage_at_rest_is_found_by_both_faces(server: Server, store: BlockStore) -> None:
+def test_damage_at_rest_is_found_by_both_clients(server: Server, store: BlockStore) -> None:
     _ = store.write_block("k", BLOCK)
     at = 50 * PAGE + 7
     server.replace("k", BLOCK[:at] + bytes([BLOCK[at] ^ 1]) + BLOCK[at + 1 :])

@@ -447,7 +447,7 @@ def test_other_refusals_do_not_touch_the_pace(status: int) -> None:
 # Over sockets, and from many threads.
 
 
-def test_both_faces_slow_down_together(
+def test_both_clients_slow_down_together(
     moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     plan = Script([Status(503, headers=(("Retry-After", "0"),))] * 3)

@@ -21,7 +21,7 @@ from blockyard.errors import (
 )
 from blockyard.operations import Operations
 from blockyard.stores.base import ReadRequest
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_body, read_head, request_framing
 from blockyard.testing.messages import whole as whole_message
@@ -173,12 +173,12 @@ class WebServer(LoopbackServer):
             await client.send(head.encode() + (b"" if request.method == "HEAD" else HTML))
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_web_server_is_no_store(face: FaceName) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_web_server_is_no_store(client: ClientName) -> None:
     """The same over sockets, by all that users call."""
     with WebServer() as server:
         config = S3Config(bucket="data", endpoint=server.url, force_path_style=True, anonymous=True)
-        with open_face(face, StoreConfig(s3=config)) as opened:
+        with open_client(client, StoreConfig(s3=config)) as opened:
             store = opened.store
             calls: list[Callable[[], object]] = [
                 store.health_check,

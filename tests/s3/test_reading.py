@@ -27,7 +27,7 @@ from blockyard.s3.integrity import upload_headers
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import ReadRequest
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.testing.scripted import Close, Receive, Reset, ScriptedServer
 from blockyard.transport.blocking import run_to_end
 from blockyard.transport.http1 import ReplyReader
@@ -338,7 +338,7 @@ def test_whatever_a_service_says_a_block_of_ours_is_read_right_or_not_at_all(
 
 
 @contextmanager
-def opened(face: FaceName, *script: Any) -> Generator[BlockStore, None, None]:
+def opened(client: ClientName, *script: Any) -> Generator[BlockStore, None, None]:
     """A store before a real server, which plays `script` to its connections."""
     with ScriptedServer(*script) as server:
         config = StoreConfig(
@@ -350,7 +350,7 @@ def opened(face: FaceName, *script: Any) -> Generator[BlockStore, None, None]:
                 timeouts=TimeoutConfig(deadline=20, no_progress=5),
             )
         )
-        with open_face(face, config) as opened:
+        with open_client(client, config) as opened:
             yield opened.store
 
 
@@ -361,44 +361,44 @@ def rest(version: Version, first: int) -> bytes:
     return part(version, first, len(version.body))
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("end", [Close(), Reset()])
-def test_several_breaks_in_one_read_over_real_connections(face: FaceName, end: object) -> None:
+def test_several_breaks_in_one_read_over_real_connections(client: ClientName, end: object) -> None:
     version = ours()
     head = honest(version, GET).index(b"\r\n\r\n") + 4
     begun = honest(version, GET)[: head + 20_000]
     more = rest(version, 20_000)
     more = more[: more.index(b"\r\n\r\n") + 4 + 30_000]
     script = [[Receive(), begun, end], [Receive(), more, end], [Receive(), rest(version, 50_000)]]
-    with opened(face, *script) as store:
+    with opened(client, *script) as store:
         assert store.read_block("k") == BODY
-    with opened(face, *script) as store:
+    with opened(client, *script) as store:
         buffer = bytearray(len(BODY))
         assert store.read_block_into("k", buffer) == len(BODY)
         assert buffer == BODY
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_buffer_that_is_too_small_over_real_connections(face: FaceName) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_buffer_that_is_too_small_over_real_connections(client: ClientName) -> None:
     with (
-        opened(face, [Receive(), honest(ours(), GET)]) as store,
+        opened(client, [Receive(), honest(ours(), GET)]) as store,
         pytest.raises(BufferTooSmallError, match=str(len(BODY))),
     ):
         _ = store.read_block_into("k", bytearray(100))
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_a_range_that_is_ignored_over_real_connections(face: FaceName) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_range_that_is_ignored_over_real_connections(client: ClientName) -> None:
     whole = honest(ours(), GET)
-    with opened(face, [Receive(), whole], [Receive(), whole]) as store:
+    with opened(client, [Receive(), whole], [Receive(), whole]) as store:
         assert store.read_block_range("k", 100, 50) == BODY[100:150]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("offset", [0, 5, 70_000, 70_001])
-def test_a_range_of_no_bytes(face: FaceName, offset: int) -> None:
+def test_a_range_of_no_bytes(client: ClientName, offset: int) -> None:
     head = b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Length: 70000\r\n\r\n"
-    with opened(face, [Receive(), head]) as store:
+    with opened(client, [Receive(), head]) as store:
         if offset < 70_000:
             assert store.read_block_range("k", offset, 0) == b""
         else:

@@ -16,7 +16,7 @@ import pytest
 from blockyard.config import S3Config, StoreConfig
 from blockyard.model import BLOCK_SIZE
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from tests.docs.markdown_pages import page, table
 from tests.s3.counting_service import Cost, CountingService
 
@@ -161,7 +161,7 @@ CONTENTS = {"small": SMALL, "large": LARGE}
 
 
 @contextmanager
-def opened(face: FaceName, quiet: float) -> Generator[tuple[CountingService, BlockStore]]:
+def opened(client: ClientName, quiet: float) -> Generator[tuple[CountingService, BlockStore]]:
     """A store that knows the bucket, and that its service keeps conditions."""
     with CountingService(quiet) as service:
         config = S3Config(
@@ -171,7 +171,7 @@ def opened(face: FaceName, quiet: float) -> Generator[tuple[CountingService, Blo
             access_key="testing",
             secret_key="testing",
         )
-        with open_face(face, StoreConfig(s3=config)) as opened:
+        with open_client(client, StoreConfig(s3=config)) as opened:
             _ = opened.store.write_block("known", b"", if_absent=True)
             yield service, opened.store
 
@@ -186,12 +186,12 @@ def stored(service: CountingService) -> None:
 
 
 def least_cost(
-    face: FaceName, call: Callable[[BlockStore], Any], rounds: int, attempts: int = len(QUIET)
+    client: ClientName, call: Callable[[BlockStore], Any], rounds: int, attempts: int = len(QUIET)
 ) -> Cost:
     """What the call costs: the least of the attempts, which a busy machine can't make less."""
     costs: list[Cost] = []
     for quiet in QUIET[:attempts]:
-        with opened(face, quiet) as (service, store):
+        with opened(client, quiet) as (service, store):
             stored(service)
             service.reset()
             _ = call(store)
@@ -216,24 +216,24 @@ def rows() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("row", rows())
-def test_an_operation_costs_no_more_than_its_row(face: FaceName, row: Row) -> None:
-    cost = least_cost(face, row.call, row.rounds, 1 if row.reason else len(QUIET))
+def test_an_operation_costs_no_more_than_its_row(client: ClientName, row: Row) -> None:
+    cost = least_cost(client, row.call, row.rounds, 1 if row.reason else len(QUIET))
     assert len(cost.requests) <= row.requests, cost.requests
     assert cost.rounds <= row.rounds, cost.requests
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 @_to_come("issue 16, contents in one step: copy_block asks for the size of the source beside it")
-def test_a_copy_of_a_content_asks_for_no_copied_block(face: FaceName) -> None:
-    cost = least_cost(face, lambda store: store.copy_content("large", "new"), rounds=99)
+def test_a_copy_of_a_content_asks_for_no_copied_block(client: ClientName) -> None:
+    cost = least_cost(client, lambda store: store.copy_content("large", "new"), rounds=99)
     assert not [request for request in cost.requests if request.startswith("HEAD")]
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_calls_of_many_use_the_connections_of_single_calls(face: FaceName) -> None:
-    with opened(face, QUIET[0]) as (service, store):
+@pytest.mark.parametrize("client", CLIENTS)
+def test_calls_of_many_use_the_connections_of_single_calls(client: ClientName) -> None:
+    with opened(client, QUIET[0]) as (service, store):
         stored(service)
         _ = store.read_block("d/0")
         service.reset()

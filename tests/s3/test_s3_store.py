@@ -34,7 +34,7 @@ from blockyard.model import MIB, BlockInfo
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, Face, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, Client, ClientName, open_client
 from blockyard_faults import FaultProxy, LoseReply, Match, Script, Truncate
 from servers.endpoint import Endpoint
 from tests.authority import Authority
@@ -230,7 +230,7 @@ def test_the_store_has_every_operation_of_the_contract() -> None:
     assert not getattr(S3Store, "__abstractmethods__", None)
 
 
-# Over real connections, both faces
+# Over real connections, both clients
 
 
 def on_moto(endpoint: Endpoint, url: str, bucket: str, prefix: str) -> StoreConfig:
@@ -238,14 +238,14 @@ def on_moto(endpoint: Endpoint, url: str, bucket: str, prefix: str) -> StoreConf
     return StoreConfig(s3=S3Config(**settings, timeouts=TimeoutConfig(deadline=30)))
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_lost_reply_to_a_conditional_write_is_no_refusal(
-    face: FaceName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    client: ClientName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     plan = Script([LoseReply(), LoseReply()], Match("PUT"))
     with FaultProxy(moto_endpoint.url, plan) as proxy:
         config = on_moto(moto_endpoint, proxy.url, bucket, key_prefix)
-        with open_face(face, config) as opened:
+        with open_client(client, config) as opened:
             info = opened.store.write_block("key", b"mine", if_absent=True)
             assert (info.size, plan.left) == (4, 0)
             assert opened.store.read_block("key") == b"mine"
@@ -254,14 +254,14 @@ def test_a_lost_reply_to_a_conditional_write_is_no_refusal(
             assert opened.store.read_block("key") == b"mine"
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_of_many_conditional_writers_one_wins_though_replies_are_lost(
-    face: FaceName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    client: ClientName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     plan = Script([LoseReply(), None, LoseReply(), None, None, LoseReply()], Match("PUT"))
     with FaultProxy(moto_endpoint.url, plan) as proxy:
         config = on_moto(moto_endpoint, proxy.url, bucket, key_prefix)
-        with open_face(face, config) as opened:
+        with open_client(client, config) as opened:
             bodies = [f"writer {number}".encode() for number in range(8)]
             outcomes = opened.at_once(
                 lambda store, body: store.write_block("key", body, if_absent=True), bodies
@@ -276,18 +276,18 @@ def test_of_many_conditional_writers_one_wins_though_replies_are_lost(
             assert opened.store.read_block("key") == won[0]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_truncated_reads_and_listings_are_taken_up_again(
-    face: FaceName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    client: ClientName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     body = bytes(range(256)) * 1000
     with FaultProxy(moto_endpoint.url, Script([Truncate(0.3), Truncate(0.5)] * 3)) as proxy:
         plain = on_moto(moto_endpoint, moto_endpoint.url, bucket, key_prefix)
-        with open_face(face, plain) as opened:
+        with open_client(client, plain) as opened:
             for key in ("a", "b"):
                 _ = opened.store.write_block(key, body)
         faulty = on_moto(moto_endpoint, proxy.url, bucket, key_prefix)
-        with open_face(face, faulty) as opened:
+        with open_client(client, faulty) as opened:
             assert opened.store.read_block("a") == body
             assert opened.store.list_by_prefix() == ["a", "b"]
             assert opened.store.read_blocks(["a", "b"]) == [body, body]
@@ -321,9 +321,9 @@ def test_threads_share_a_store_and_get_each_their_own_bytes() -> None:
             _ = list(threads.map(work, range(32)))
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_the_deadline_ends_every_kind_of_call(face: FaceName) -> None:
-    with EchoServer(delay=30) as server, open_face(face, store_config(server)) as opened:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_deadline_ends_every_kind_of_call(client: ClientName) -> None:
+    with EchoServer(delay=30) as server, open_client(client, store_config(server)) as opened:
         store = opened.store.with_options(deadline=0.1)
         calls = [
             lambda: store.read_block("k"),
@@ -426,9 +426,9 @@ def everything_said(caplog: pytest.LogCaptureFixture) -> Generator[list[str], No
         assert not [text for text in said if secret in text]
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_secrets_are_in_nothing_that_is_said(
-    face: FaceName, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    client: ClientName, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Errors with all their causes, notes and locals' reprs; and what is logged."""
     bundle = str(Authority(tmp_path).bundle)
@@ -448,11 +448,11 @@ def test_secrets_are_in_nothing_that_is_said(
     with everything_said(caplog) as said:
         for config in configs:
             said.extend([repr(config), str(config)])
-            with open_face(face, config) as opened:
+            with open_client(client, config) as opened:
                 said.extend(ask_all(opened))
 
 
-def ask_all(opened: Face) -> list[str]:
+def ask_all(opened: Client) -> list[str]:
     said = [repr(opened.store)]
     for operation in OPERATIONS.values():
         try:

@@ -20,7 +20,7 @@ from blockyard.errors import (
     TransportError,
     TransportTimeoutError,
 )
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard_faults import FaultProxy, LoseReply, Match
 from blockyard_faults import Script as FaultScript
 from servers.endpoint import Endpoint
@@ -238,16 +238,16 @@ def test_reads_change_nothing() -> None:
     assert raised.value.unknown_attempts == 0
 
 
-@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_write_whose_replies_are_lost_says_that_it_may_have_happened(
-    face: FaceName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    client: ClientName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     """Over sockets: the block is there, though every reply was lost."""
     plan = FaultScript([LoseReply(), LoseReply()], Match(method="PUT"))
     with FaultProxy(moto_endpoint.url, plan) as proxy:
         settings = moto_endpoint.s3_settings(bucket, key_prefix) | {"endpoint": proxy.url}
         config = StoreConfig(s3=S3Config(**settings, max_attempts=2))
-        with open_face(face, config) as opened:
+        with open_client(client, config) as opened:
             with pytest.raises(TransportError) as raised:
                 _ = opened.store.write_block("key", b"mine")
             assert raised.value.unknown_attempts == 2

@@ -11,8 +11,8 @@ from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
+from blockyard.testing.clients import Source
 from blockyard.testing.conformance import DurabilityTests, StoreConformance
-from blockyard.testing.faces import Source
 from blockyard.testing.suite.lifecycle import CALLS
 from blockyard.testing.suite.odd_keys import OddKeyTests
 

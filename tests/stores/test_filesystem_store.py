@@ -33,7 +33,7 @@ from blockyard.stores import disk
 from blockyard.stores.base import ListRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from blockyard.testing.samples import ODD_KEYS, content
 from blockyard.transport.blocking import BlockingRuntime
 from tests.transport.runtimes import open_descriptors
@@ -44,8 +44,8 @@ KEY = "share/content/block-0"
 
 @contextmanager
 def opened(root: Path) -> Generator[BlockStore, None, None]:
-    with open_face("blocking", FilesystemStore(root)) as face:
-        yield face.store
+    with open_client("blocking", FilesystemStore(root)) as client:
+        yield client.store
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ class TestListing:
     @pytest.mark.parametrize("size", [1, 2, 10, 39, 40, 41])
     @pytest.mark.parametrize("forgetful", [False, True])
     def test_pages_of_any_size(self, root: Path, size: int, forgetful: bool) -> None:
-        with open_face("blocking", FilesystemStore(root)) as face:
-            _ = face.store.write_blocks([(key, b"") for key in self.KEYS])
+        with open_client("blocking", FilesystemStore(root)) as client:
+            _ = client.store.write_blocks([(key, b"") for key in self.KEYS])
         local = FilesystemStore(root)
         keys: list[str] = []
         token: str | None = None
@@ -197,8 +197,8 @@ class TestListing:
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         local = FilesystemStore(root)
-        with open_face("blocking", local) as face:
-            _ = face.store.write_blocks([(key, b"") for key in self.KEYS])
+        with open_client("blocking", local) as client:
+            _ = client.store.write_blocks([(key, b"") for key in self.KEYS])
         reads = counted(monkeypatch, "listdir")
 
         for prefix, folders in (("", 10), ("lo", 4), ("a/3/", 1), ("a/3/2", 1), ("a/", 6)):
@@ -212,8 +212,8 @@ class TestListing:
 
     def test_walks_left_half_way_are_forgotten_in_the_end(self, root: Path) -> None:
         local = FilesystemStore(root)
-        with open_face("blocking", local) as face:
-            _ = face.store.write_blocks([(key, b"") for key in self.KEYS])
+        with open_client("blocking", local) as client:
+            _ = client.store.write_blocks([(key, b"") for key in self.KEYS])
         tokens = [listed(local, f"a/{n % 5}", None, 1 + n // 5)[1] for n in range(30)]
 
         assert len(local._walks) == 8
@@ -223,8 +223,8 @@ class TestListing:
 
     def test_what_is_deleted_between_pages_is_not_shown(self, root: Path) -> None:
         local = FilesystemStore(root)
-        with open_face("blocking", local) as face:
-            store = face.store
+        with open_client("blocking", local) as client:
+            store = client.store
             _ = store.write_blocks([(key, b"") for key in self.KEYS])
             blocks = listed(local, "a/", None, 3)
             _ = store.delete_by_prefix("a/1")
@@ -492,11 +492,11 @@ KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 from blockyard.stores.filesystem import FilesystemStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 
 root, key, at, if_absent = sys.argv[1:]
-with open_face("blocking", FilesystemStore(Path(root))) as face:
-    face.store.health_check()
+with open_client("blocking", FilesystemStore(Path(root))) as client:
+    client.store.health_check()
     real = getattr(os, at)
 
     def kill(*args, **kwargs):
@@ -505,7 +505,7 @@ with open_face("blocking", FilesystemStore(Path(root))) as face:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(os, at, kill)
-    face.store.write_block(key, bytes(1_000_000), if_absent=if_absent == "1")
+    client.store.write_block(key, bytes(1_000_000), if_absent=if_absent == "1")
 """
 
 
@@ -721,11 +721,11 @@ import os, sys
 from pathlib import Path
 from blockyard.errors import LocalStorageError
 from blockyard.stores.filesystem import FilesystemStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 
 root = Path(sys.argv[1])
-with open_face("blocking", FilesystemStore(root)) as face:
-    store = face.store
+with open_client("blocking", FilesystemStore(root)) as client:
+    store = client.store
     root.chmod(0o555)
     (root / "b").chmod(0o555)
     (root / ".blockyard").chmod(0o777)  # the worst case: only the last step is refused
@@ -787,10 +787,10 @@ class TestCancellation:
             buffer[:] = bytes(len(buffer))
 
         monkeypatch.setattr(os, "write", wait_and_write)
-        with open_face("asyncio", FilesystemStore(root)) as face:
-            [outcome] = face.at_once(lambda store, _: cancel_and_reuse(store), [0])
+        with open_client("asyncio", FilesystemStore(root)) as client:
+            [outcome] = client.at_once(lambda store, _: cancel_and_reuse(store), [0])
             assert outcome is None
-            assert face.store.read_block(KEY) == BLOCK
+            assert client.store.read_block(KEY) == BLOCK
         assert temporary_files(root) == []
 
 

@@ -17,7 +17,7 @@ from blockyard.stores.base import Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, open_face
+from blockyard.testing.clients import CLIENTS, open_client
 from blockyard.testing.samples import content
 
 STORES: dict[str, Callable[[Path], Store]] = {
@@ -28,14 +28,14 @@ PASSED = 1e-9  # a deadline that has passed when the operation begins
 DATA = content(200_000)
 
 
-@pytest.fixture(params=FACES)
-def face(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, face: Any, tmp_path: Path) -> Iterator[BlockStore]:
-    with open_face(face, STORES[request.param](tmp_path / "root")) as opened:
+def store(request: pytest.FixtureRequest, client: Any, tmp_path: Path) -> Iterator[BlockStore]:
+    with open_client(client, STORES[request.param](tmp_path / "root")) as opened:
         opened.store.write_block("a/b", DATA)
         opened.store.write_content("movie", DATA)
         yield opened.store
@@ -83,8 +83,8 @@ def test_a_deadline_that_has_passed(store: BlockStore, call: str) -> None:
 
 
 @pytest.fixture
-def folder(face: Any, tmp_path: Path) -> Iterator[BlockStore]:
-    with open_face(face, FilesystemStore(tmp_path / "root")) as opened:
+def folder(client: Any, tmp_path: Path) -> Iterator[BlockStore]:
+    with open_client(client, FilesystemStore(tmp_path / "root")) as opened:
         yield opened.store
 
 

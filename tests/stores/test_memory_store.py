@@ -11,7 +11,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.stores.base import ListRequest, ReadRequest
 from blockyard.stores.memory import MemoryStore
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.connections import Connections
 
@@ -103,8 +103,8 @@ def test_threads_and_event_loops_share_a_store() -> None:
 
 def test_closing_keeps_the_blocks_of_a_store_opened_twice() -> None:
     store = MemoryStore()
-    with open_face("blocking", store) as face:
-        _ = face.store.write_block("a", b"block")
+    with open_client("blocking", store) as client:
+        _ = client.store.write_block("a", b"block")
 
-    with open_face("asyncio", store) as face:
-        assert face.store.read_block("a") == b"block"
+    with open_client("asyncio", store) as client:
+        assert client.store.read_block("a") == b"block"

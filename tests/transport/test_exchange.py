@@ -25,7 +25,7 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.model import KIB, MIB
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from blockyard.testing.scripted import (
     ClientCloses,
     Close,
@@ -381,10 +381,10 @@ def test_a_listing_without_a_length_that_was_cut_off_is_not_taken(runtime: Runti
             anonymous=True,
             max_attempts=1,
         )
-        with open_face(runtime, StoreConfig(s3=s3)) as face:
+        with open_client(runtime, StoreConfig(s3=s3)) as client:
             with pytest.raises(ProtocolError):
-                _ = face.store.list_by_prefix()
-            assert face.store.list_by_prefix() == []
+                _ = client.store.list_by_prefix()
+            assert client.store.list_by_prefix() == []
 
 
 @both_runtimes

@@ -15,7 +15,7 @@ import pytest
 import blockyard
 from blockyard.config import HttpConfig, S3Config, StoreConfig, TimeoutConfig
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FaceName, open_face
+from blockyard.testing.clients import ClientName, open_client
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.connections import Connections
@@ -132,14 +132,14 @@ def test_a_child_that_does_nothing_keeps_no_connection_open(server: EchoServer) 
         os.close(descriptor)
 
 
-@pytest.mark.parametrize("face", ["blocking", "asyncio"])
-def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(face: FaceName) -> None:
+@pytest.mark.parametrize("client", ["blocking", "asyncio"])
+def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(client: ClientName) -> None:
     blocking = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
     aio = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
 
     def fetch(url: str) -> bytes:
         request = ask(url, target="/x")
-        if face == "blocking":
+        if client == "blocking":
             return run_to_end(blocking.exchange(request, limit=LIMIT)).body
         return asyncio.run(aio.exchange(request, limit=LIMIT)).body
 
@@ -169,8 +169,8 @@ def swallow(call: Callable[[], object]) -> None:
 
 
 def test_an_asyncio_store_in_parent_and_child(server: EchoServer) -> None:
-    with open_face("asyncio", store_config(server)) as face:
-        use(face.store)
+    with open_client("asyncio", store_config(server)) as client:
+        use(client.store)
 
         async def afresh() -> list[bytes]:
             store = await blockyard.open_async_store(store_config(server))
@@ -178,8 +178,8 @@ def test_an_asyncio_store_in_parent_and_child(server: EchoServer) -> None:
                 return await store.read_blocks(KEYS)
 
         with child(lambda: asyncio.run(check(afresh))):
-            use(face.store)
-        use(face.store)
+            use(client.store)
+        use(client.store)
 
 
 async def check(read: Callable[[], object]) -> None:

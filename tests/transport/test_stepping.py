@@ -19,7 +19,7 @@ from blockyard.aio import AsyncBlockStore
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
-from blockyard.testing.faces import FACES, FaceName, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
 from tests.hooked_store import HookedStore, shrink_blocks
@@ -280,14 +280,14 @@ def test_what_the_end_of_a_source_raises_is_noted_on_the_error_of_the_call() -> 
         finally:
             raise LookupError("not found")
 
-    for face, source in (("blocking", parts), ("asyncio", parts), ("asyncio", pieces)):
+    for client, source in (("blocking", parts), ("asyncio", parts), ("asyncio", pieces)):
         hook = Hook()
         hook.fails = True
         hooked = HookedStore(MemoryStore(), hook)
-        with open_face(face, hooked) as opened_face:  # pyright: ignore[reportArgumentType]
-            shrink_blocks(opened_face.store, BLOCK)
+        with open_client(client, hooked) as opened_client:  # pyright: ignore[reportArgumentType]
+            shrink_blocks(opened_client.store, BLOCK)
             with pytest.raises(TransportError, match="broken") as raised:
-                _ = opened_face.store.write_content("movie", source())  # pyright: ignore
+                _ = opened_client.store.write_content("movie", source())  # pyright: ignore
             [note] = [
                 note
                 for note in getattr(raised.value, "__notes__", [])
@@ -393,15 +393,15 @@ CLOSED = ("blocks", "source generator", "source iterable")
 
 
 @pytest.mark.parametrize("kind", CALLS)
-@pytest.mark.parametrize("face", FACES)
-def test_one_thread_and_one_context_step_what_is_the_callers(face: FaceName, kind: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_one_thread_and_one_context_step_what_is_the_callers(client: ClientName, kind: str) -> None:
     one, hook = OnOneThread(), Hook()
     token = setting.set("of the caller")
-    with open_face(face, HookedStore(MemoryStore(), hook)) as opened_face:
-        shrink_blocks(opened_face.store, BLOCK)
-        _ = opened_face.store.write_content("movie", b"".join(PIECES))
+    with open_client(client, HookedStore(MemoryStore(), hook)) as opened_client:
+        shrink_blocks(opened_client.store, BLOCK)
+        _ = opened_client.store.write_content("movie", b"".join(PIECES))
         hook.seconds = 0.001  # so that there is more than one thing at a time
-        _ = CALLS[kind](opened_face.store, one)
+        _ = CALLS[kind](opened_client.store, one)
     assert len(one.threads) == 1
     assert len(one.contexts) >= len(PIECES)
     expected = ["of the caller", *(f"of step {n + 1}" for n in range(len(one.contexts)))]
@@ -411,12 +411,14 @@ def test_one_thread_and_one_context_step_what_is_the_callers(face: FaceName, kin
 
 
 @pytest.mark.parametrize("kind", CLOSED)
-@pytest.mark.parametrize("face", FACES)
-def test_a_generator_that_is_left_early_is_closed_where_it_ran(face: FaceName, kind: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_generator_that_is_left_early_is_closed_where_it_ran(
+    client: ClientName, kind: str
+) -> None:
     one, hook = OnOneThread(), Hook()
     hook.fails = True
-    with open_face(face, HookedStore(MemoryStore(), hook)) as opened_face:
-        store = opened_face.store.with_options(concurrency=2)
+    with open_client(client, HookedStore(MemoryStore(), hook)) as opened_client:
+        store = opened_client.store.with_options(concurrency=2)
         shrink_blocks(store, BLOCK)
         with pytest.raises(TransportError, match="broken") as raised:
             _ = CALLS[kind](store, one)

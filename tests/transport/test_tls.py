@@ -22,7 +22,7 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportTimeoutError,
 )
-from blockyard.testing.faces import open_face
+from blockyard.testing.clients import open_client
 from blockyard.testing.scripted import Close, Receive, ScriptedServer
 from blockyard.transport import resolving
 from blockyard.transport.dialing import Dialing
@@ -156,8 +156,8 @@ def test_a_refusal_is_told_at_once_and_not_tried_again(
     context = REFUSED[case](authority, folder)
     with Peer(lambda client: shake_hands(context, client)) as server:
         config = s3_config(f"https://127.0.0.1:{server.port}", trusting)
-        with open_face(runtime, config) as face, pytest.raises(TLSError) as raised:
-            _ = face.store.read_block("key")
+        with open_client(runtime, config) as client, pytest.raises(TLSError) as raised:
+            _ = client.store.read_block("key")
         assert server.clients == 1
     assert "read_block 'key'" in str(raised.value)
     assert not hasattr(raised.value, "__notes__")

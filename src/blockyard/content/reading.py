@@ -99,7 +99,7 @@ class ContentReader:
         return ContentRange(layout, layout.pieces(*layout.span(offset, length)))
 
     def batches(self, content_id: str, offset: int, length: int | None) -> Fetch[bytes]:
-        """The blocks of a content in order, some at a time: what the faces' `iter_content` walk."""
+        """The blocks of a content in order, some at a time: what `iter_content` walks."""
         self._operations.check_open("iter_content")
         content_id = check_content_id("iter_content", content_id)
         offset, length = arguments.span("iter_content", content_id, offset, length)

@@ -1,4 +1,4 @@
-"""The conformance suite: what every store must pass, in both faces.
+"""The conformance suite: what every store must pass, in both clients.
 
 Subclass it in a test module and say where to store::
 
@@ -11,7 +11,7 @@ Subclass it in a test module and say where to store::
 
 `source` is a `Store` of one's own, or anything that `blockyard.open_store` takes. It is empty,
 and fresh for each test; what a test leaves there is the fixture's to clear away. Each test runs
-over the blocking face and over the asyncio one. Needs `pip install blockyard[testing]`.
+over the blocking client and over the asyncio one. Needs `pip install blockyard[testing]`.
 
 What a service lacks, whatever the client, its class declares as `lacks` (`capabilities.py`), and
 the keys that it has no place for as `unheld_keys`; the suite then holds the store to what it does

@@ -5,7 +5,7 @@ harm at stated rates, each worker with a model of what its blocks and contents m
 every broken promise. docs/RELIABILITY.md says what came of it.
 
 What is stored and may be found:  `blocks`, `expected`.
-Calls, and what they may end in:  `calls`, `faces`, `own`, `watch`, `hurry`.
+Calls, and what they may end in:  `calls`, `clients`, `own`, `watch`, `hurry`.
 Operations held to the model:     `writer`; `actor` and `mix` on blocks; `contents` and
                                   `content_mix`.
 The caller's own code:            `user_code`; what comes from outside: `interrupts`.

@@ -12,6 +12,7 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from blockyard_faults.campaign.blocks import Content
+from blockyard_faults.campaign.clients import Client
 from blockyard_faults.campaign.expected import (
     WRONG,
     ends_before,
@@ -20,7 +21,6 @@ from blockyard_faults.campaign.expected import (
     reads_as,
     size_of,
 )
-from blockyard_faults.campaign.faces import Face
 from blockyard_faults.campaign.own import Own
 from blockyard_faults.campaign.tally import Tally
 from blockyard_faults.campaign.user_code import Mischief
@@ -39,7 +39,7 @@ class Actor(Writer):
 
     def __init__(
         self,
-        face: Face,
+        client: Client,
         namespace: str,
         tally: Tally,
         patience: float,
@@ -47,7 +47,7 @@ class Actor(Writer):
         trusted_listings: bool = True,
     ) -> None:
         self._trusted_listings = trusted_listings
-        super().__init__(face, namespace, tally, patience)
+        super().__init__(client, namespace, tally, patience)
 
     async def write(self, key: str, content: Content, *, if_absent: bool = False) -> None:
         info, error = await self.calls.ask("write_block", key, content.data, if_absent=if_absent)

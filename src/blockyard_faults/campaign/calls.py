@@ -14,7 +14,7 @@ from typing import Any
 from blockyard.content.writing import TIDY_SECONDS
 from blockyard.errors import BlockStoreError, DeadlineExceededError, TransportTimeoutError
 from blockyard_faults.campaign import watch
-from blockyard_faults.campaign.faces import Face
+from blockyard_faults.campaign.clients import Client
 from blockyard_faults.campaign.own import Own
 from blockyard_faults.campaign.tally import OVERRUN, SWALLOWED, UNTYPED, Tally
 
@@ -37,13 +37,13 @@ class Calls:
     own code raised within it, and `notes` has the notes on what came out of it.
     """
 
-    def __init__(self, face: Face, tally: Tally, patience: float) -> None:
+    def __init__(self, client: Client, tally: Tally, patience: float) -> None:
         self.deadline = DEADLINE
         self.tally = tally
         self.uncertain = False
         self.owned = False
         self.notes: list[str] = []
-        self._face = face
+        self._client = client
         self._patience = patience
 
     async def ask(
@@ -59,7 +59,7 @@ class Calls:
         result, failure = None, None
         begun = time.monotonic()
         try:
-            result = await self._face.call(own, self.deadline, method, *args, **options)
+            result = await self._client.call(own, self.deadline, method, *args, **options)
         except BaseException as error:  # noqa: BLE001 - finding these is what this is for
             failure = error
         ended = time.monotonic()
@@ -78,7 +78,7 @@ class Calls:
         self.owned = bool(own.raised)
         self.notes = _notes(failure)
         if own.raised:
-            let_go = self._face.lets_go and late and isinstance(failure, DeadlineExceededError)
+            let_go = self._client.lets_go and late and isinstance(failure, DeadlineExceededError)
             if not let_go and not own.reached(failure):
                 ended_in = "success" if failure is None else _told(failure)
                 raised = ", ".join(map(_told, own.raised))

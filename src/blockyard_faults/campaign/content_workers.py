@@ -11,10 +11,10 @@ from pathlib import Path
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import leaks
 from blockyard_faults.campaign.actor import Actor
+from blockyard_faults.campaign.clients import BlockingClient, Client
 from blockyard_faults.campaign.content_mix import ContentMix, with_small_blocks
 from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.faces import BlockingFace, Face
-from blockyard_faults.campaign.interrupts import CancellingFace, SignalledFace
+from blockyard_faults.campaign.interrupts import CancellingClient, SignalledClient
 from blockyard_faults.campaign.jobs import (
     Job,
     Stepping,
@@ -34,10 +34,12 @@ _BESIDE = 2
 """Threads that use the store while the main thread is sent signals."""
 
 
-def content_actors(job: Job, face: Face, names: Sequence[str], folder: Path) -> list[ContentActor]:
+def content_actors(
+    job: Job, client: Client, names: Sequence[str], folder: Path
+) -> list[ContentActor]:
     """Actors with these names and tallies of their own."""
     return [
-        ContentActor(face, f"{job.name}/{name}", new_tally(), job.patience, folder)
+        ContentActor(client, f"{job.name}/{name}", new_tally(), job.patience, folder)
         for name in names
     ]
 
@@ -47,7 +49,7 @@ def contents(job: Job) -> Tally:
     with_small_blocks()
     with temporary_folder() as folder:
         with opened(job.settings) as store:
-            actors = content_actors(job, BlockingFace(store), numbered(job), folder)
+            actors = content_actors(job, BlockingClient(store), numbered(job), folder)
             mixes = [
                 ContentMix(
                     actor,
@@ -78,12 +80,12 @@ def cancelled(job: Job) -> Tally:
             mixes: list[Stepping] = []
             for name in numbered(job):
                 seed = f"{job.seed} {job.name} {name}"
-                face = CancellingFace(store, seed)
+                client = CancellingClient(store, seed)
                 if int(name) % 3:
-                    [actor] = content_actors(job, face, [name], folder)
+                    [actor] = content_actors(job, client, [name], folder)
                     mixes.append(ContentMix(actor, seed, ASYNCIO_SOURCES))
                 else:
-                    [actor] = block_actors(job, face, [name])
+                    [actor] = block_actors(job, client, [name])
                     mixes.append(Mix(actor, seed))
                 actors.append(actor)
             _ = await asyncio.gather(*[perform(job, mix) for mix in mixes])
@@ -102,19 +104,19 @@ def signalled(job: Job) -> Tally:
         with opened(job.settings) as store:
             seed = f"{job.seed} {job.name}"
             beside = block_actors(
-                job, BlockingFace(store), [f"beside{number}" for number in range(_BESIDE)]
+                job, BlockingClient(store), [f"beside{number}" for number in range(_BESIDE)]
             )
             with (
                 ThreadPoolExecutor(_BESIDE) as pool,
-                SignalledFace(store, seed) as face,
+                SignalledClient(store, seed) as client,
             ):
                 others = [
                     pool.submit(run_to_end, perform(job, Mix(actor, f"{seed} {actor.namespace}")))
                     for actor in beside
                 ]
                 [blocks], [whole] = (
-                    block_actors(job, face, ["blocks"]),
-                    content_actors(job, face, ["contents"], folder),
+                    block_actors(job, client, ["blocks"]),
+                    content_actors(job, client, ["contents"], folder),
                 )
                 mixes = (Mix(blocks, seed), ContentMix(whole, seed, ("buffer", "path")))
                 for _ in range(job.operations // 2):

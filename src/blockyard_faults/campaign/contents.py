@@ -21,6 +21,7 @@ from blockyard.errors import (
 )
 from blockyard.testing.samples import content as sample
 from blockyard_faults.campaign.blocks import Content
+from blockyard_faults.campaign.clients import Client, Seek
 from blockyard_faults.campaign.expected import (
     UNFINISHED,
     WRONG,
@@ -32,7 +33,6 @@ from blockyard_faults.campaign.expected import (
     reads_as,
     size_of,
 )
-from blockyard_faults.campaign.faces import Face, Seek
 from blockyard_faults.campaign.own import Own
 from blockyard_faults.campaign.tally import Tally
 from blockyard_faults.campaign.user_code import (
@@ -67,9 +67,9 @@ class ContentActor(Writer):
     """
 
     def __init__(
-        self, face: Face, namespace: str, tally: Tally, patience: float, folder: Path
+        self, client: Client, namespace: str, tally: Tally, patience: float, folder: Path
     ) -> None:
-        super().__init__(face, namespace, tally, patience)
+        super().__init__(client, namespace, tally, patience)
         self.folder = folder
 
     async def write(self, key: str, content: Content, given: Given, own: Own) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient
 from blockyard_faults.campaign.hurry import OFTEN
 from blockyard_faults.campaign.jobs import (
     Job,
@@ -98,14 +98,14 @@ def looked_for(job: Job) -> Tally:
     with temporary_folder() as folder:
         arrange(folder)
         with opened(settings) as store:
-            blocking = block_actors(job, BlockingFace(store), [f"thread{name}" for name in half])
+            blocking = block_actors(job, BlockingClient(store), [f"thread{name}" for name in half])
             with ThreadPoolExecutor(len(blocking)) as pool:
                 mixes = [Mix(actor, f"{job.seed} {actor.namespace}", OFTEN) for actor in blocking]
                 _ = list(pool.map(work, mixes))
 
         async def work_async() -> list[Actor]:
             async with opened_async(settings) as store:
-                actors = block_actors(job, AsyncioFace(store), [f"task{name}" for name in half])
+                actors = block_actors(job, AsyncioClient(store), [f"task{name}" for name in half])
                 mixes = [Mix(actor, f"{job.seed} {actor.namespace}", OFTEN) for actor in actors]
                 _ = await asyncio.gather(*[perform(job, mix) for mix in mixes])
                 return actors

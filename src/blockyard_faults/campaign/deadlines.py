@@ -1,4 +1,4 @@
-"""Deadlines from a millisecond to five seconds on every operation: every store, both faces.
+"""Deadlines from a millisecond to five seconds on every operation: every store, both clients.
 
 S3 is silent, slow or refuses for a while more often than it answers at once, its name takes long to
 resolve, and sources are slow; a folder and memory are only themselves. A call has to
@@ -34,9 +34,9 @@ from blockyard_faults import (
     TrickleBody,
 )
 from blockyard_faults.campaign.actor import Actor
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient, Client
 from blockyard_faults.campaign.content_mix import ContentMix, with_small_blocks
 from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace, Face
 from blockyard_faults.campaign.hurry import ALWAYS
 from blockyard_faults.campaign.jobs import (
     Job,
@@ -105,7 +105,7 @@ def slow_names(seed: int) -> Generator[None]:
 
 
 def in_time(job: Job) -> Tally:
-    """Both faces over S3, a folder and memory, one after the other."""
+    """Both clients over S3, a folder and memory, one after the other."""
     with_small_blocks()
     named = {**job.settings, "endpoint": job.settings["endpoint"].replace("127.0.0.1", "localhost")}
     with temporary_folder() as folder, slow_names(job.seed):
@@ -123,7 +123,7 @@ def in_time(job: Job) -> Tally:
 
 def _blocking(job: Job, name: str, opened: Opened, folder: Path) -> Tally:
     with blockyard.open_store(opened) as store:
-        actors = _actors(job, f"{name}-threads", BlockingFace(store), BLOCKING_SOURCES, folder)
+        actors = _actors(job, f"{name}-threads", BlockingClient(store), BLOCKING_SOURCES, folder)
         with ThreadPoolExecutor(len(actors)) as pool:
             _ = list(pool.map(partial(_work, job), actors.values()))
         if name != "s3":
@@ -133,7 +133,7 @@ def _blocking(job: Job, name: str, opened: Opened, folder: Path) -> Tally:
 
 async def _tasks(job: Job, name: str, opened: Opened, folder: Path) -> Tally:
     async with await blockyard.open_async_store(opened) as store:
-        actors = _actors(job, f"{name}-tasks", AsyncioFace(store), ASYNCIO_SOURCES, folder)
+        actors = _actors(job, f"{name}-tasks", AsyncioClient(store), ASYNCIO_SOURCES, folder)
         _ = await asyncio.gather(*[perform(job, mix) for mix in actors.values()])
     if name == "file":
         with blockyard.open_store(opened) as store:
@@ -158,17 +158,19 @@ def _read_back_here(store: blockyard.BlockStore, actors: Actors) -> Tally:
     return result
 
 
-def _actors(job: Job, name: str, face: Face, kinds: tuple[SourceKind, ...], folder: Path) -> Actors:
+def _actors(
+    job: Job, name: str, client: Client, kinds: tuple[SourceKind, ...], folder: Path
+) -> Actors:
     """Few, so that none is late for the others' sake."""
     actors: Actors = {}
     for number in range(job.actors):
         namespace = f"{job.name}/{name}{number}"
         seed = f"{job.seed} {namespace}"
         if number % 2:
-            contents = ContentActor(face, namespace, new_tally(), job.patience, folder)
+            contents = ContentActor(client, namespace, new_tally(), job.patience, folder)
             actors[contents] = ContentMix(contents, seed, kinds, hurry=ALWAYS)
         else:
-            blocks = Actor(face, namespace, new_tally(), job.patience)
+            blocks = Actor(client, namespace, new_tally(), job.patience)
             actors[blocks] = Mix(blocks, seed, hurry=ALWAYS)
     return actors
 

@@ -1,7 +1,8 @@
 """What comes from outside in the middle of a call: signals, and cancellations.
 
-Each of the faces here interrupts a share of its calls at a random moment, once (a cancellation also
-again and again, as the cancel scopes of anyio do), and notes the exception in the call's `Own`.
+Each of the clients here interrupts a share of its calls at a random moment, once (a cancellation
+also again and again, as the cancel scopes of anyio do), and notes the exception in the call's
+`Own`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from blockyard.aio import AsyncBlockStore
 from blockyard.sync import BlockStore
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient
 from blockyard_faults.campaign.own import Own
 
 _SHARE = 0.4
@@ -37,8 +38,8 @@ _RAISED: dict[int, type[BaseException]] = {
 }
 
 
-class SignalledFace(BlockingFace):
-    """A blocking face on the main thread, to which signals are sent in the middle of calls.
+class SignalledClient(BlockingClient):
+    """A blocking client on the main thread, to which signals are sent in the middle of calls.
 
     The handlers raise: of SIGINT KeyboardInterrupt, of SIGTERM SystemExit, of SIGALRM an error of
     the caller's.
@@ -52,7 +53,7 @@ class SignalledFace(BlockingFace):
         self._due: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
         self._sender = threading.Thread(target=self._send, name="signals", daemon=True)
 
-    def __enter__(self) -> SignalledFace:
+    def __enter__(self) -> SignalledClient:
         for each in _RAISED:
             _ = signal.signal(each, self._handle)
         self._sender.start()
@@ -87,8 +88,8 @@ class SignalledFace(BlockingFace):
             signal.pthread_kill(self._main, due[1])
 
 
-class CancellingFace(AsyncioFace):
-    """An asyncio face whose calls are cancelled at random moments."""
+class CancellingClient(AsyncioClient):
+    """An asyncio client whose calls are cancelled at random moments."""
 
     def __init__(self, store: AsyncBlockStore, seed: str) -> None:
         super().__init__(store)

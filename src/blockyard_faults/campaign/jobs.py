@@ -18,8 +18,8 @@ from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import watch
 from blockyard_faults.campaign.actor import Actor
 from blockyard_faults.campaign.calls import DEADLINE
+from blockyard_faults.campaign.clients import BlockingClient, Client
 from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.faces import BlockingFace, Face
 from blockyard_faults.campaign.tally import LOST, Tally, new_tally
 
 
@@ -90,9 +90,9 @@ async def perform(job: Job, mix: Stepping) -> None:
         await mix.step()
 
 
-def block_actors(job: Job, face: Face, names: Sequence[str]) -> list[Actor]:
+def block_actors(job: Job, client: Client, names: Sequence[str]) -> list[Actor]:
     """Actors with these names and tallies of their own."""
-    return [Actor(face, f"{job.name}/{name}", new_tally(), job.patience) for name in names]
+    return [Actor(client, f"{job.name}/{name}", new_tally(), job.patience) for name in names]
 
 
 def numbered(job: Job) -> list[str]:
@@ -113,11 +113,11 @@ def finished(job: Job, actors: Iterable[Actor | ContentActor]) -> Tally:
 def read_back(store: BlockStore, actor: Actor | ContentActor, *, damages: bool = False) -> Tally:
     """Read everything anew, past the proxy, and hold all of it to what must be there."""
     checked, result = Tally(), Tally()
-    face = BlockingFace(store)
+    client = BlockingClient(store)
     if isinstance(actor, Actor):
-        reader = Actor(face, actor.namespace, checked, float("inf"))
+        reader = Actor(client, actor.namespace, checked, float("inf"))
     else:
-        reader = ContentActor(face, actor.namespace, checked, float("inf"), actor.folder)
+        reader = ContentActor(client, actor.namespace, checked, float("inf"), actor.folder)
     reader.expected = actor.expected
     for key in actor.expected.known:
         result.read_back += bool(actor.expected.contents(key)) and all(

@@ -24,7 +24,7 @@ import blockyard
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import watch
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace, Face
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient, Client
 from blockyard_faults.campaign.jobs import Job, opened, opened_async, read_back, store_config
 from blockyard_faults.campaign.mix import Mix
 from blockyard_faults.campaign.tally import HUNG, UNTYPED, Tally
@@ -51,12 +51,12 @@ class _Child:
         threading.Thread(target=self._work_async, args=("loop",)).start()
 
     def _work(self, name: str, steps: int = _STEPS) -> None:
-        run_to_end(self._perform(BlockingFace(self._store), name, steps))
+        run_to_end(self._perform(BlockingClient(self._store), name, steps))
 
     def _work_async(self, name: str) -> None:
         async def work() -> None:
             async with opened_async(self._job.settings) as store:
-                await self._perform(AsyncioFace(store), name, _STEPS)
+                await self._perform(AsyncioClient(store), name, _STEPS)
 
         asyncio.run(work())
 
@@ -64,8 +64,8 @@ class _Child:
         self._work("atexit", _AT_EXIT)
         self._store.close()
 
-    async def _perform(self, face: Face, name: str, steps: int) -> None:
-        actor = Actor(face, f"{self._job.name}/{name}", Tally(), self._job.patience)
+    async def _perform(self, client: Client, name: str, steps: int) -> None:
+        actor = Actor(client, f"{self._job.name}/{name}", Tally(), self._job.patience)
         mix = Mix(actor, f"{self._job.seed} {actor.namespace}")
         for _ in range(steps):
             await mix.step()
@@ -106,7 +106,7 @@ def _child(job: Job, name: str) -> tuple[Tally, list[Actor]]:
         size = int.from_bytes(told[:4], "big")
         namespace, tally, expected, settled = pickle.loads(told[4 : 4 + size])  # noqa: S301
         told = told[4 + size :]
-        actor = Actor(_NO_FACE, namespace, tally, job.patience)
+        actor = Actor(_NO_CLIENT, namespace, tally, job.patience)
         actor.expected, actor.settled = expected, settled
         actors.append(actor)
         result.add(tally)
@@ -116,7 +116,7 @@ def _child(job: Job, name: str) -> tuple[Tally, list[Actor]]:
     return result, actors
 
 
-_NO_FACE: Any = None  # these actors have done their work elsewhere
+_NO_CLIENT: Any = None  # these actors have done their work elsewhere
 
 
 def main() -> None:

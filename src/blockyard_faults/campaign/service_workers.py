@@ -1,4 +1,4 @@
-"""The workers on services that are nearly S3: both faces, on blocks and on contents."""
+"""The workers on services that are nearly S3: both clients, on blocks and on contents."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import leaks
 from blockyard_faults.campaign.actor import Actor
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient, Client
 from blockyard_faults.campaign.content_mix import ContentMix, with_small_blocks
 from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace, Face
 from blockyard_faults.campaign.jobs import (
     Job,
     Stepping,
@@ -33,7 +33,7 @@ def on_service(job: Job) -> Tally:
     with_small_blocks()
     with temporary_folder() as folder:
         with opened(job.settings) as store:
-            blocking = _mixes(job, "threads", BlockingFace(store), BLOCKING_SOURCES, folder)
+            blocking = _mixes(job, "threads", BlockingClient(store), BLOCKING_SOURCES, folder)
             with ThreadPoolExecutor(len(blocking)) as pool:
                 _ = list(pool.map(partial(_work, job), blocking.values()))
             if job.connections:
@@ -42,7 +42,7 @@ def on_service(job: Job) -> Tally:
 
         async def work() -> list[Actor | ContentActor]:
             async with opened_async(job.settings) as store:
-                mixes = _mixes(job, "tasks", AsyncioFace(store), ASYNCIO_SOURCES, folder)
+                mixes = _mixes(job, "tasks", AsyncioClient(store), ASYNCIO_SOURCES, folder)
                 _ = await asyncio.gather(*[perform(job, mix) for mix in mixes.values()])
                 return list(mixes)
 
@@ -50,7 +50,7 @@ def on_service(job: Job) -> Tally:
 
 
 def _mixes(
-    job: Job, name: str, face: Face, kinds: tuple[SourceKind, ...], folder: Path
+    job: Job, name: str, client: Client, kinds: tuple[SourceKind, ...], folder: Path
 ) -> dict[Actor | ContentActor, Stepping]:
     service = SERVICES[job.name]
     mixes: dict[Actor | ContentActor, Stepping] = {}
@@ -58,11 +58,11 @@ def _mixes(
         namespace = f"{job.name}/{name}{number}"
         seed = f"{job.seed} {namespace}"
         if number % 2 and service.contents:
-            contents = ContentActor(face, namespace, new_tally(), job.patience, folder)
+            contents = ContentActor(client, namespace, new_tally(), job.patience, folder)
             mixes[contents] = ContentMix(contents, seed, kinds)
         else:
             blocks = Actor(
-                face,
+                client,
                 namespace,
                 new_tally(),
                 job.patience,

@@ -15,7 +15,7 @@ from blockyard.sync import BlockStore
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import leaks, machine, tally, watch
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.faces import AsyncioFace, BlockingFace
+from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient
 from blockyard_faults.campaign.jobs import (
     Job,
     block_actors,
@@ -38,7 +38,7 @@ _LOOKS = 20
 def threads(job: Job) -> Tally:
     """Threads that share a store."""
     with opened(job.settings) as store:
-        actors = block_actors(job, BlockingFace(store), numbered(job))
+        actors = block_actors(job, BlockingClient(store), numbered(job))
         on_threads(job, actors)
         if job.connections:
             leaks.check_permits(store, job.connections, actors[0].tally, job.name)
@@ -60,7 +60,7 @@ def asyncio_tasks(job: Job) -> Tally:
 
     async def work() -> list[Actor]:
         async with opened_async(job.settings) as store:
-            actors = block_actors(job, AsyncioFace(store), numbered(job))
+            actors = block_actors(job, AsyncioClient(store), numbered(job))
             mixes = [Mix(actor, f"{job.seed} {actor.namespace}") for actor in actors]
             _ = await asyncio.gather(*[perform(job, mix) for mix in mixes])
             if job.connections:
@@ -77,7 +77,7 @@ def forks(job: Job) -> Tally:
     hears nothing. That is done while no thread but this one wants to run.
     """
     with opened(job.settings) as store:
-        mine = block_actors(job, BlockingFace(store), ["parent"])
+        mine = block_actors(job, BlockingClient(store), ["parent"])
         companion = Companion(store, f"{job.name}/parent", mine[0].tally)
         _ = companion.prepare()
         watching = watch.current()
@@ -129,7 +129,7 @@ def _fork(job: Job, store: BlockStore, number: int) -> tuple[int, int]:
 def _child(job: Job, store: BlockStore, number: int) -> Tally:
     before = leaks.held()
     names = [f"child{number}-{actor}" for actor in range(job.actors // _CHILDREN)]
-    actors = block_actors(job, BlockingFace(store), names)
+    actors = block_actors(job, BlockingClient(store), names)
     on_threads(job, actors)
     store.close()
     result = finished(job, actors)
@@ -146,7 +146,7 @@ def hypothesis(job: Job) -> Tally:
     ):
 
         def new_actor(name: str) -> Actor:
-            return Actor(BlockingFace(store), f"{job.name}/{name}", result, job.patience)
+            return Actor(BlockingClient(store), f"{job.name}/{name}", result, job.patience)
 
         def ended(actor: Actor) -> None:
             result.add(read_back(direct, actor))

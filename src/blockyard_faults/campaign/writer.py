@@ -6,8 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from blockyard_faults.campaign.calls import Calls
+from blockyard_faults.campaign.clients import Client
 from blockyard_faults.campaign.expected import BrokenPromiseError, Expected, Value
-from blockyard_faults.campaign.faces import Face
 from blockyard_faults.campaign.hurry import Hurry
 from blockyard_faults.campaign.tally import Tally
 
@@ -18,12 +18,12 @@ class Writer:
     Broken promises go into `tally`; `patience` is the store's no-progress timeout (see `Calls`).
     """
 
-    def __init__(self, face: Face, namespace: str, tally: Tally, patience: float) -> None:
+    def __init__(self, client: Client, namespace: str, tally: Tally, patience: float) -> None:
         self.namespace = namespace
         self.expected = Expected()
         self.settled: set[str] = set()
         self.tally = tally
-        self.calls = Calls(face, tally, patience)
+        self.calls = Calls(client, tally, patience)
 
     def answered(self, key: str, fits: Callable[[Value], bool], what: str) -> None:
         """Hold an answer of the store to what may be there; what breaks a promise is counted."""

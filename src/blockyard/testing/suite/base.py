@@ -10,7 +10,7 @@ import pytest
 from blockyard.errors import BlockStoreError
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability, held_together
-from blockyard.testing.faces import FACES, Face, FaceName, Source, open_face
+from blockyard.testing.clients import CLIENTS, Client, ClientName, Source, open_client
 
 
 class SuiteBase:
@@ -28,17 +28,19 @@ class SuiteBase:
         """An empty place to store in, fresh for each test: override this."""
         raise NotImplementedError("a conformance class provides a `source` fixture")
 
-    @pytest.fixture(params=FACES)
-    def face(self, request: pytest.FixtureRequest, source: Source) -> Generator[Face, None, None]:
-        """An open face of the store: every test runs on each."""
-        name: FaceName = request.param
-        with open_face(name, source) as face:
-            yield face
+    @pytest.fixture(params=CLIENTS)
+    def client(
+        self, request: pytest.FixtureRequest, source: Source
+    ) -> Generator[Client, None, None]:
+        """An open client of the store: every test runs on each."""
+        name: ClientName = request.param
+        with open_client(name, source) as client:
+            yield client
 
     @pytest.fixture
-    def store(self, face: Face) -> BlockStore:
-        """The face's store, called as a `BlockStore`."""
-        return face.store
+    def store(self, client: Client) -> BlockStore:
+        """The client's store, called as a `BlockStore`."""
+        return client.store
 
 
 def refusal(call: Callable[[], Any]) -> type[Exception] | None:

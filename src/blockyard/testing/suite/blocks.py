@@ -17,7 +17,7 @@ from blockyard.errors import (
 from blockyard.model import BlockInfo
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
-from blockyard.testing.faces import Face
+from blockyard.testing.clients import Client
 from blockyard.testing.samples import SIZES, WRITABLE, content, filled
 from blockyard.testing.suite.base import SuiteBase
 
@@ -149,25 +149,25 @@ class BlockTests(SuiteBase):
 
         assert store.read_block(KEY) == b"second"
 
-    def test_one_of_several_racing_writers_wins(self, face: Face) -> None:
+    def test_one_of_several_racing_writers_wins(self, client: Client) -> None:
         self._need_conditional_writes()
 
         def write(store: BlockStore, number: int) -> BlockInfo:
             return store.write_block(KEY, content(4096, seed=number), if_absent=True)
 
         for _ in range(5):
-            outcomes = face.at_once(write, range(_RACERS))
+            outcomes = client.at_once(write, range(_RACERS))
 
             losers = [one for one in outcomes if not isinstance(one, BlockInfo)]
             assert [type(loser) for loser in losers] == [BlockExistsError] * (_RACERS - 1)
             winner = next(n for n, one in enumerate(outcomes) if isinstance(one, BlockInfo))
-            assert face.store.read_block(KEY) == content(4096, seed=winner)
-            face.store.delete_block(KEY)
+            assert client.store.read_block(KEY) == content(4096, seed=winner)
+            client.store.delete_block(KEY)
 
-    def test_readers_see_the_old_block_or_the_new(self, face: Face) -> None:
+    def test_readers_see_the_old_block_or_the_new(self, client: Client) -> None:
         """Of different sizes, so that a mixture or a short read would show."""
         versions = [content(100_000 + 1000 * number, seed=number) for number in range(6)]
-        _ = face.store.write_block(KEY, versions[0])
+        _ = client.store.write_block(KEY, versions[0])
 
         def act(store: BlockStore, number: int) -> bytes | BlockInfo:
             if number < len(versions):
@@ -175,7 +175,7 @@ class BlockTests(SuiteBase):
             return store.read_block(KEY)
 
         for _ in range(3):
-            outcomes = face.at_once(act, range(2 * len(versions)))
+            outcomes = client.at_once(act, range(2 * len(versions)))
 
             reads = outcomes[len(versions) :]
             if Capability.ATOMIC_REPLACEMENT in self.lacks:
@@ -183,7 +183,7 @@ class BlockTests(SuiteBase):
                 assert all(any(each.startswith(read) for each in versions) for read in reads)
             else:
                 assert all(read in versions for read in reads)
-        assert face.store.read_block(KEY) in versions
+        assert client.store.read_block(KEY) in versions
 
     def test_a_missing_block_is_said_so(self, store: BlockStore) -> None:
         _ = store.write_block(KEY + "0", b"a neighbour")

@@ -12,7 +12,7 @@ import pytest
 from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.model import HealthReport
 from blockyard.sync import BlockStore
-from blockyard.testing.faces import FACES, FaceName, Source, open_face
+from blockyard.testing.clients import CLIENTS, ClientName, Source, open_client
 from blockyard.testing.suite.base import SuiteBase, refusal
 
 CALLS: dict[str, Callable[[BlockStore], Any]] = {
@@ -93,14 +93,14 @@ class LifecycleTests(SuiteBase):
 class DurabilityTests(SuiteBase):
     """For a store that keeps its blocks when it is closed."""
 
-    @pytest.mark.parametrize("reader", FACES)
+    @pytest.mark.parametrize("reader", CLIENTS)
     def test_a_store_opened_again(
-        self, source: Source, store: BlockStore, reader: FaceName
+        self, source: Source, store: BlockStore, reader: ClientName
     ) -> None:
         _ = store.write_blocks([("a", b"1"), ("b/c", b"2")])
         store.close()
 
-        with open_face(reader, source) as again:
+        with open_client(reader, source) as again:
             assert again.store.list_by_prefix() == ["a", "b/c"]
             assert again.store.read_blocks(["b/c", "a"]) == [b"2", b"1"]
 

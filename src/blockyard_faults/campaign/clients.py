@@ -1,4 +1,4 @@
-"""One way to call a store for the campaign's coroutines, whichever face it has."""
+"""One way to call a store for the campaign's coroutines, whichever client it has."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Seek = tuple[int, int]
 """A position to seek to, and how many bytes to read from there."""
 
 
-class Face(Protocol):
+class Client(Protocol):
     """Calls a method of an open store under a deadline in seconds.
 
-    The faces have two methods of their own besides: `collected`, all that `iter_content` gives,
+    The clients have two methods of their own besides: `collected`, all that `iter_content` gives,
     and `sought`, what a file from `open_content` reads after each seek.
     """
 
@@ -26,11 +26,11 @@ class Face(Protocol):
         ...
 
     async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
-        """What the method returns; its errors pass. `own` notes what a face itself raises."""
+        """What the method returns; its errors pass. `own` notes what a client itself raises."""
         ...
 
 
-class BlockingFace:
+class BlockingClient:
     """Calls on the running thread, so that a coroutine over it never suspends."""
 
     lets_go = False
@@ -53,7 +53,7 @@ class BlockingFace:
                 return getattr(store, method)(*args, **options)
 
 
-class AsyncioFace:
+class AsyncioClient:
     """Calls on the running event loop."""
 
     lets_go = True

@@ -1,4 +1,4 @@
-"""The two faces say the same, and hand everything on to the operations."""
+"""The two clients say the same, and hand everything on to the operations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANY = {
     "read_blocks",
     "write_blocks",
 }
-"""What the blocking face hands to its background loop."""
+"""What the blocking client hands to its background loop."""
 
 ARGUMENTS: dict[str, Any] = {
     "key": "the key",
@@ -81,7 +81,7 @@ ASYNCIO_TYPES = {
     "PageIterator[BlockInfo]": "AsyncPageIterator[BlockInfo]",
     "PageIterator[bytes]": "AsyncPageIterator[bytes]",
 }
-"""What differs in a signature of the asyncio face."""
+"""What differs in a signature of the asyncio client."""
 
 
 class RecordedOperations:
@@ -109,7 +109,7 @@ class RecordedOperations:
         self.closed += 1
 
 
-def blocking_face(
+def blocking_client(
     operations: Any, deadline: float | None = None, concurrency: int = 32
 ) -> BlockStore:
     http, timeouts = HttpConfig(), TimeoutConfig()
@@ -122,7 +122,7 @@ def blocking_face(
     )
 
 
-def asyncio_face(
+def asyncio_client(
     operations: Any, deadline: float | None = None, concurrency: int = 32
 ) -> AsyncBlockStore:
     runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
@@ -135,7 +135,7 @@ def arguments_of(method: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def test_both_faces_have_the_same_methods() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     assert set(BLOCKING) == set(ASYNCIO)
     assert {"__enter__", "__exit__"} <= set(vars(BlockStore))
     assert {"__aenter__", "__aexit__"} <= set(vars(AsyncBlockStore))
@@ -157,7 +157,7 @@ def test_methods_return_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BLOCKING)
-def test_the_asyncio_face_is_awaited(name: str) -> None:
+def test_the_asyncio_client_is_awaited(name: str) -> None:
     if name in ITERATORS:
         for method in (ASYNCIO[name], BLOCKING[name]):  # which checks its arguments when called
             assert not inspect.isasyncgenfunction(method)
@@ -173,18 +173,18 @@ def test_methods_are_documented_once(name: str) -> None:
     assert (ASYNCIO[name].__doc__ or "").startswith(f"See `BlockStore.{name}`")
 
 
-def test_every_operation_is_on_both_faces() -> None:
+def test_every_operation_is_on_both_clients() -> None:
     """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
     others = {"at_once", "check_open", "describe", "list_page", "pages", "refuse_more"}
     assert set(public(Operations)) - set(BLOCKING) == others
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_blocking_face_hands_on_its_arguments(name: str) -> None:
+def test_the_blocking_client_hands_on_its_arguments(name: str) -> None:
     operations = RecordedOperations()
     arguments = arguments_of(BLOCKING[name])
 
-    with blocking_face(operations) as store:
+    with blocking_client(operations) as store:
         assert getattr(store, name)(**arguments) == f"result of {name}"
 
     [(called, ctx, args, kwargs)] = operations.calls
@@ -197,12 +197,12 @@ def test_the_blocking_face_hands_on_its_arguments(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_the_asyncio_face_hands_on_its_arguments(name: str) -> None:
+def test_the_asyncio_client_hands_on_its_arguments(name: str) -> None:
     operations = RecordedOperations()
     arguments = arguments_of(ASYNCIO[name])
 
     async def call() -> Any:
-        async with asyncio_face(operations) as store:
+        async with asyncio_client(operations) as store:
             return await getattr(store, name)(**arguments)
 
     assert asyncio.run(call()) == f"result of {name}"
@@ -222,11 +222,11 @@ def test_options_reach_every_call(name: str) -> None:
     arguments = arguments_of(BLOCKING[name])
 
     async def call() -> None:
-        store = asyncio_face(operations).with_options(deadline=1000, concurrency=7)
+        store = asyncio_client(operations).with_options(deadline=1000, concurrency=7)
         async with store.with_options():  # which keeps what was set before
             await getattr(store, name)(**arguments)
 
-    with blocking_face(operations).with_options(deadline=1000, concurrency=7) as store:
+    with blocking_client(operations).with_options(deadline=1000, concurrency=7) as store:
         before = BlockingRuntime.now()
         _ = getattr(store.with_options(), name)(**arguments)
         asyncio.run(call())
@@ -242,7 +242,7 @@ def test_options_reach_every_call(name: str) -> None:
 def test_without_options_there_is_no_deadline() -> None:
     operations = RecordedOperations()
 
-    with blocking_face(operations) as store:
+    with blocking_client(operations) as store:
         _ = store.read_block("a")
         _ = store.read_blocks(["a"])
 
@@ -271,7 +271,7 @@ def test_iterating_fetches_a_page_when_it_comes_to_it() -> None:
     operations = PagedOperations()
     expected = ["p0a", "p0b", "p1a", "p1b", "p2a", "p2b"]
 
-    with blocking_face(operations) as store:
+    with blocking_client(operations) as store:
         blocks = store.iter_blocks("p")
         assert operations.calls == []
         assert [next(blocks).key for _ in range(3)] == expected[:3]
@@ -285,7 +285,7 @@ def test_iterating_under_asyncio() -> None:
     operations = PagedOperations()
 
     async def keys() -> list[str]:
-        async with asyncio_face(operations) as store:
+        async with asyncio_client(operations) as store:
             return [block.key async for block in store.iter_blocks("p")]
 
     assert asyncio.run(keys()) == ["p0a", "p0b", "p1a", "p1b", "p2a", "p2b"]
@@ -295,11 +295,11 @@ def test_iterating_under_asyncio() -> None:
 def test_leaving_a_with_block_closes() -> None:
     operations = RecordedOperations()
 
-    with pytest.raises(ZeroDivisionError), blocking_face(operations):
+    with pytest.raises(ZeroDivisionError), blocking_client(operations):
         _ = 1 // 0
 
     async def left() -> None:
-        async with asyncio_face(operations):
+        async with asyncio_client(operations):
             _ = 1 // 0
 
     with pytest.raises(ZeroDivisionError):

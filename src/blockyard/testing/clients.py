@@ -1,6 +1,6 @@
-"""Both faces of a store behind one way to call them, so that a test is written once.
+"""Both clients of a store behind one way to call them, so that a test is written once.
 
-A test calls a `BlockStore`. The blocking face is one; the asyncio face is driven to look like
+A test calls a `BlockStore`. The blocking client is one; the asyncio client is driven to look like
 one, each call run to its end on an event loop that lives as long as the store is open.
 """
 
@@ -27,8 +27,8 @@ from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.connections import Connections
 
-FaceName = Literal["blocking", "asyncio"]
-FACES: tuple[FaceName, ...] = ("blocking", "asyncio")
+ClientName = Literal["blocking", "asyncio"]
+CLIENTS: tuple[ClientName, ...] = ("blocking", "asyncio")
 
 Source = Store | StoreConfig | str | os.PathLike[str]
 """What to open: what `blockyard.open_store` takes, or a store of one's own."""
@@ -37,33 +37,33 @@ Item = TypeVar("Item")
 _END = object()
 
 
-class Face(Protocol):
-    """One face of an open store; `store` is called as a `BlockStore`, whichever face it is."""
+class Client(Protocol):
+    """One client of an open store; `store` is called as a `BlockStore`, whichever client it is."""
 
     store: BlockStore
 
     def at_once(self, call: Callable[[Any, Item], Any], items: Sequence[Item]) -> list[Any]:
         """`call(store, item)` for all items at the same time: on threads, or as tasks.
 
-        `call` gets the face itself and returns what its method does. The outcomes come in the
+        `call` gets the client itself and returns what its method does. The outcomes come in the
         order of the items; where a call raised, the exception is its outcome.
         """
         ...
 
 
 @contextmanager
-def open_face(name: FaceName, source: Source) -> Generator[Face, None, None]:
-    """One face over `source`, closed at the end."""
+def open_client(name: ClientName, source: Source) -> Generator[Client, None, None]:
+    """One client over `source`, closed at the end."""
     if name == "blocking":
         with _open_blocking(source) as store:
-            yield _BlockingFace(store)
+            yield _BlockingClient(store)
         return
     with asyncio.Runner() as runner:
-        face = _AsyncioFace(runner.run(_open_asyncio(source)), runner)
+        client = _AsyncioClient(runner.run(_open_asyncio(source)), runner)
         try:
-            yield face
+            yield client
         finally:
-            face.store.close()
+            client.store.close()
 
 
 def _open_blocking(source: Source) -> BlockStore:
@@ -90,7 +90,7 @@ async def _open_asyncio(source: Source) -> AsyncBlockStore:
     )
 
 
-class _BlockingFace:
+class _BlockingClient:
     def __init__(self, store: BlockStore) -> None:
         self.store = store
 
@@ -108,9 +108,9 @@ class _BlockingFace:
             return list(threads.map(attempt, items))
 
 
-class _AsyncioFace:
+class _AsyncioClient:
     def __init__(self, store: AsyncBlockStore, runner: asyncio.Runner) -> None:
-        # tests/clients/test_faces.py holds the faces in step: the driven one has every method.
+        # it has every method: `test_both_clients.py` compares the two clients
         self.store = cast("BlockStore", _Driven(store, runner))
         self._asyncio_store = store
         self._runner = runner
