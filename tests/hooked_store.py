@@ -9,7 +9,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import ListRequest, ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 from blockyard.sync import BlockStore
 
 Hook = Callable[[str, str], Awaitable[None]]
@@ -26,11 +26,9 @@ class HookedStore(Store):
         self.inner = inner
         self.hook = hook
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        await self.hook("write_block", key)
-        return await self.inner.write_block(ctx, key, data, if_absent=if_absent)
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        await self.hook("write_block", request.key)
+        return await self.inner.write(ctx, request)
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         await self.hook(request.operation, request.key)

@@ -40,7 +40,7 @@ class AskedStore(Store):
     def _asked(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
-    write_block = read = _asked
+    write = read = _asked
     stat_block = copy_block = delete_block = delete_blocks = list = health_check = _asked
 
 

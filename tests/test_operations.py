@@ -40,7 +40,7 @@ class AskedStore(Store):
     def _asked(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"the store was asked: {args} {kwargs}")
 
-    write_block = read = _asked
+    write = read = _asked
     stat_block = copy_block = delete_block = delete_blocks = list = health_check = _asked
 
 
@@ -108,6 +108,12 @@ REFUSED: list[tuple[str, type[Exception], str, Call]] = [
     ),
     ("str as buffer", TypeError, "buffer: expected", lambda s: s.read_block_into("a", "abc")),
     ("buffer with gaps", TypeError, "buffer: .*contig", lambda s: s.read_block_into("a", GAPS)),
+    (
+        "both conditions",
+        ValueError,
+        "write_block 'a': if_match: expected no if_absent",
+        lambda s: s.write_block("a", b"", if_absent=True, if_match="e"),
+    ),
     ("one key, read", TypeError, "several keys", lambda s: s.read_blocks("abc")),
     ("one key, delete", TypeError, "several keys", lambda s: s.delete_blocks("abc")),
 ]

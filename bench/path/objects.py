@@ -120,7 +120,12 @@ class Bucket:
         if "partNumber" in query:
             self._uploads[query["uploadId"]][int(query["partNumber"])] = request.body
             return Reply(200, {"ETag": f'"{query["partNumber"]}-0"'})
-        if "if-none-match" in request.headers and key in self._objects:
+        found = self._objects.get(key)
+        expected = request.headers.get("if-match")
+        if found is None and expected is not None:
+            return _refusal(404, "NoSuchKey")
+        unless_absent = "if-none-match" in request.headers
+        if found is not None and (unless_absent or expected not in {None, found.etag}):
             return _refusal(412, "PreconditionFailed")
         if "x-amz-copy-source" not in request.headers:
             return Reply(200, {"ETag": self.put(key, request.body, request.headers)})

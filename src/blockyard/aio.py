@@ -76,9 +76,18 @@ class AsyncBlockStore:
             concurrency=arguments.concurrency(concurrency, self._concurrency),
         )
 
-    async def write_block(self, key: str, data: Buffer, *, if_absent: bool = False) -> BlockInfo:
+    async def write_block(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> BlockInfo:
         """See `BlockStore.write_block`."""
-        return await self._operations.write_block(self._context(), key, data, if_absent=if_absent)
+        return await self._operations.write_block(
+            self._context(), key, data, if_absent=if_absent, if_match=if_match
+        )
 
     async def read_block(self, key: str) -> bytes:
         """See `BlockStore.read_block`."""

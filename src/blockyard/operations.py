@@ -35,7 +35,7 @@ from blockyard.model import (
     HealthReport,
     Page,
 )
-from blockyard.stores.base import ListRequest, ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 Result = TypeVar("Result")
 
@@ -62,13 +62,22 @@ class Operations:
         return min(ctx.concurrency, max(1, self.in_flight // max(1, size)))
 
     def write_block(
-        self, ctx: Context, key: str, data: Buffer, *, if_absent: bool = False
+        self,
+        ctx: Context,
+        key: str,
+        data: Buffer,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
     ) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("write_block", ctx)
         key = arguments.key("write_block", key)
         block = arguments.data("write_block", key, data)
-        if_absent = arguments.flag("write_block", if_absent, "if_absent")
-        return self.store.write_block(ctx, key, block, if_absent=if_absent)
+        absent = arguments.flag("write_block", if_absent, "if_absent")
+        match = arguments.etag("write_block", if_match, "if_match")
+        if absent and match is not None:
+            raise ValueError(f"write_block {key!r}: if_match: expected no if_absent with it")
+        return self.store.write(ctx, WriteRequest(key, block, absent, match))
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
         self.check_open("read_block", ctx)
@@ -314,7 +323,7 @@ class Operations:
         self, ctx: Context, key: str, data: bytes | memoryview
     ) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("write_blocks", ctx)
-        return self.store.write_block(ctx, key, data, if_absent=False)
+        return self.store.write(ctx, WriteRequest(key, data))
 
     async def _fetch_page(self, request: ListRequest, ctx: Context) -> Fetched[BlockInfo]:
         page = await self.list_page(ctx, request)

@@ -86,14 +86,28 @@ class BlockStore:
             concurrency=arguments.concurrency(concurrency, self._concurrency),
         )
 
-    def write_block(self, key: str, data: Buffer, *, if_absent: bool = False) -> BlockInfo:
+    def write_block(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+    ) -> BlockInfo:
         """Store `data` (any contiguous buffer, up to `MAX_BLOCK_SIZE` bytes) under `key`.
 
         Durable once it returns. With `if_absent`, raises `BlockExistsError` instead of
-        replacing a block. https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+        replacing a block. With `if_match`, replaces only the block that has that ETag, as
+        `BlockInfo.etag` has it: raises `PreconditionFailedError` when it has another,
+        `BlockNotFoundError` when there is none. Neither of these two has changed anything; when a
+        reply was lost and it can't be told whether the write was done, a `TransportError` says so.
+        Raises `UnsupportedError` where the service ignores the condition.
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
         return run_to_end(
-            self._operations.write_block(self._context(), key, data, if_absent=if_absent)
+            self._operations.write_block(
+                self._context(), key, data, if_absent=if_absent, if_match=if_match
+            )
         )
 
     def read_block(self, key: str) -> bytes:

@@ -23,7 +23,7 @@ from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, Page
 from blockyard.operations import Operations
-from blockyard.stores.base import ListRequest, ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
@@ -430,15 +430,13 @@ def test_a_write_never_waits_for_all_that_is_in_flight(source: str, old: bytes |
     waits = 0
 
     class Counting(HookedStore):
-        async def write_block(
-            self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-        ) -> BlockInfo:
+        async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
             nonlocal in_flight, waits
             in_flight += 1
             await ctx.runtime.sleep(0.01)
             in_flight -= 1
             waits += in_flight == 0
-            return await super().write_block(ctx, key, data, if_absent=if_absent)
+            return await super().write(ctx, request)
 
     async def main() -> None:
         contents = Contents(Counting(await prepared({} if old is None else {"movie": old})))
@@ -484,11 +482,9 @@ def test_a_source_that_fails_leaves_the_old_content() -> None:
 class DetachedStore(HookedStore):
     """A service that goes on with what it was asked for when the sender is gone."""
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        await self.hook("write_block", key)
-        return await self._detached(self.inner.write_block(ctx, key, data, if_absent=if_absent))
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        await self.hook("write_block", request.key)
+        return await self._detached(self.inner.write(ctx, request))
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
         await self.hook("copy_block", target_key)

@@ -23,7 +23,7 @@ from blockyard.errors import (
 from blockyard.model import Block
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
-from blockyard.stores.base import ListRequest, ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard.transport.inline import Inline
 
@@ -58,10 +58,15 @@ class PretendS3:
         self.requests: list[Request] = []
         self.twists: list[Twist | None] = []
         self.always: Twist | None = None
+        self.answers: dict[str, Callable[[Request], Response]] = {
+            "GET": self.get,
+            "HEAD": self.head,
+            "PUT": self.put,
+        }
 
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
-        reply = _METHODS.get(request.method, PretendS3.unknown)(self, request)
+        reply = self.answers.get(request.method, self.unknown)(request)
         twist = self.twists.pop(0) if self.twists else self.always
         twisted = reply if twist is None else twist(request, reply)
         if isinstance(twisted, TransportError):
@@ -98,13 +103,25 @@ class PretendS3:
         found = self.get(request)
         return Response(found.status, found.headers, b"", 0)
 
+    def condition(self, request: Request) -> Response | None:
+        """The refusal of a write that depends on what is there."""
+        there = self.objects.get(request.target)
+        if "if-match" in request.headers:
+            if there is None:
+                return refusal(404, "NoSuchKey")
+            if request.headers["if-match"] != there.etag:
+                return refusal(412, "PreconditionFailed")
+        if "if-none-match" in request.headers and there is not None:
+            return refusal(412, "PreconditionFailed")
+        return None
+
     def put(self, request: Request) -> Response:
         source = request.headers.get("x-amz-copy-source")
         if source is not None:
             stored = self.objects[f"/{source}"]
             body = f"<CopyObjectResult><ETag>{stored.etag}</ETag></CopyObjectResult>".encode()
-        elif "if-none-match" in request.headers and request.target in self.objects:
-            return refusal(412, "PreconditionFailed")
+        elif refused := self.condition(request):
+            return refused
         else:
             kept = {
                 name: value for name, value in request.headers.items() if name.startswith(_KEPT)
@@ -112,13 +129,6 @@ class PretendS3:
             stored, body = Stored(bytes(request.body), kept), b""
         self.objects[request.target] = stored
         return reply(200, {"etag": stored.etag}, body)
-
-
-_METHODS: dict[str, Callable[[PretendS3, Request], Response]] = {
-    "GET": PretendS3.get,
-    "HEAD": PretendS3.head,
-    "PUT": PretendS3.put,
-}
 
 
 def reply(status: int, headers: dict[str, str], body: bytes) -> Response:
@@ -246,7 +256,7 @@ class Pretended:
         self.service.objects[path(key)] = Stored(body, named)
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        _ = run_to_end(self.store.write_block(self.ctx, key, data, if_absent=if_absent))
+        _ = run_to_end(self.store.write(self.ctx, WriteRequest(key, data, if_absent)))
 
     def copy(self, source: str, target: str) -> None:
         _ = run_to_end(self.store.copy_block(self.ctx, source, target))

@@ -20,7 +20,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.operations import Operations
-from blockyard.stores.base import ReadRequest
+from blockyard.stores.base import ReadRequest, WriteRequest
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_body, read_head, request_framing
@@ -48,9 +48,10 @@ def headless(answer: Response) -> Callable[[Request], Response]:
     return answered
 
 
+CONDITIONAL = WriteRequest("k", b"data", if_absent=True)
 WRITES: dict[str, Operation] = {
-    "write_block": lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=False)),
-    "if_absent": lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=True)),
+    "write_block": lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"data"))),
+    "if_absent": lambda s3: s3.run(s3.store.write(s3.ctx, CONDITIONAL)),
     "delete_block": lambda s3: s3.run(s3.store.delete_block(s3.ctx, "k")),
     "delete_blocks": lambda s3: s3.run(s3.store.delete_blocks(s3.ctx, ["a", "b"])),
     "delete_by_prefix": lambda s3: s3.run(Operations(s3.store).delete_by_prefix(s3.ctx, "k")),

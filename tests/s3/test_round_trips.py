@@ -42,11 +42,19 @@ class Row(NamedTuple):
     reason: str = ""
 
 
+SECOND = "2-0"
+"""The ETag of the second write of a bucket: see `Bucket.put`."""
 COSTS = [
     Row("`write_block`", lambda store: store.write_block("new", b"data"), 1, 1),
     Row(
         "`write_block`, `if_absent`",
         lambda store: store.write_block("new", b"data", if_absent=True),
+        1,
+        1,
+    ),
+    Row(
+        "`write_block`, `if_match`",
+        lambda store: store.write_block("known", b"", if_match=SECOND),
         1,
         1,
     ),
@@ -172,7 +180,8 @@ def opened(client: ClientName, quiet: float) -> Generator[tuple[CountingService,
             secret_key="testing",
         )
         with open_client(client, StoreConfig(s3=config)) as opened:
-            _ = opened.store.write_block("known", b"", if_absent=True)
+            known = opened.store.write_block("known", b"", if_absent=True)
+            _ = opened.store.write_block("known", b"", if_match=known.etag)
             yield service, opened.store
 
 

@@ -32,7 +32,7 @@ from blockyard.errors import (
 )
 from blockyard.model import MIB, BlockInfo
 from blockyard.s3.store import S3Store
-from blockyard.stores.base import Store
+from blockyard.stores.base import Store, WriteRequest
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, Client, ClientName, open_client
 from blockyard_faults import FaultProxy, LoseReply, Match, Script, Truncate
@@ -50,7 +50,7 @@ NONCE = "x-amz-meta-blockyard-nonce"
 
 
 def write(s3: Scripted, data: bytes = b"data", *, if_absent: bool = True) -> blockyard.BlockInfo:
-    return s3.run(s3.store.write_block(s3.ctx, "key", data, if_absent=if_absent))
+    return s3.run(s3.store.write(s3.ctx, WriteRequest("key", data, if_absent)))
 
 
 def there(nonce: str | None) -> Response:

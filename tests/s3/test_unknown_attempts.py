@@ -20,6 +20,7 @@ from blockyard.errors import (
     TransportError,
     TransportTimeoutError,
 )
+from blockyard.stores.base import WriteRequest
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard_faults import FaultProxy, LoseReply, Match
 from blockyard_faults import Script as FaultScript
@@ -54,7 +55,7 @@ SKEWED = refusal(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GM
 Change = Callable[[Scripted], object]
 CHANGES: dict[str, tuple[Change, Answer]] = {
     "write_block": (
-        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=False)),
+        lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"data"))),
         WRITTEN,
     ),
     "delete_block": (lambda s3: s3.run(s3.store.delete_block(s3.ctx, "k")), EMPTY),
@@ -172,7 +173,7 @@ def test_a_copy_counts_as_a_change_and_the_look_at_its_source_does_not() -> None
 def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt() -> None:
     own = reply(200, {"etag": "e", "x-amz-meta-blockyard-nonce": "0123456789abcdef01234567"}, b"")
     s3 = amazon(UNKNOWN["timeout"], refusal(412, "PreconditionFailed"), own)
-    _ = s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True))
+    _ = s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True)))
     assert s3.ctx.unknown_attempts == 1
 
 
@@ -188,12 +189,12 @@ CALLS_AFTER_IT: dict[str, tuple[Change, list[Answer], dict[str, object]]] = {
         {"write_proof": "head"},
     ),
     "the proof that conditions are kept": (
-        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
+        lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True))),
         [refusal(404, "NoSuchKey"), WRITTEN, refusal(403, "AccessDenied")],
         {},
     ),
     "whether it is one's own block": (
-        lambda s3: s3.run(s3.store.write_block(s3.ctx, "k", b"", if_absent=True)),
+        lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True))),
         [
             refusal(404, "NoSuchKey"),
             TransportTimeoutError("x"),
@@ -262,5 +263,5 @@ def test_a_block_that_is_there_does_not_make_an_earlier_attempt_known(
     there = reply(200, {"etag": '"other"', "content-length": "5"}, b"")
     s3 = amazon(first, refusal(412, "PreconditionFailed"), there)
     with pytest.raises(BlockExistsError) as raised:
-        _ = s3.run(s3.store.write_block(s3.ctx, "k", b"data", if_absent=True))
+        _ = s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"data", if_absent=True)))
     assert raised.value.unknown_attempts == unknown

@@ -27,7 +27,7 @@ from blockyard.model import KIB, MIB, BlockInfo
 from blockyard.s3.integrity import PageChecksums, upload_headers
 from blockyard.s3.reading import Read, Step, next_step
 from blockyard.s3.requests import Address, Origin
-from blockyard.stores.base import ReadRequest, Store
+from blockyard.stores.base import ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.transport.blocking import run_to_end
@@ -164,7 +164,7 @@ def test_a_body_that_broke_off_goes_on_with_the_version_asked_for(s3: Pretended)
 def test_any_read_goes_into_a_buffer(s3: Pretended, asked: dict[str, Any], wanted: bytes) -> None:
     memory = MemoryStore()
     ctx = Context(s3.runtime)
-    _ = run_to_end(memory.write_block(ctx, "k", BLOCK, if_absent=False))
+    _ = run_to_end(memory.write(ctx, WriteRequest("k", BLOCK)))
     for store in (s3.store, memory):
         buffer = bytearray(len(wanted) + 3)
         block = run_to_end(store.read(ctx, ReadRequest("k", into=memoryview(buffer), **asked)))

@@ -46,6 +46,14 @@ def honours_conditional_writes(client: Any) -> bool:
     return is_refused(client.put_object, Key="conditional", Body=b"second", IfNoneMatch="*")
 
 
+def honours_matching_writes(client: Any) -> bool:
+    """Ceph wants the ETag without the quotes that RFC 9110 puts around it; others take both."""
+    written = client.put_object(Bucket=_BUCKET, Key="match", Body=b"first")
+    etag, another = written["ETag"].strip('"'), '"0123456789abcdef0123456789abcdef"'
+    refused = is_refused(client.put_object, Key="match", Body=b"second", IfMatch=another)
+    return refused and not is_refused(client.put_object, Key="match", Body=b"third", IfMatch=etag)
+
+
 def answers_ranges_with_206(client: Any) -> bool:
     client.put_object(Bucket=_BUCKET, Key="range", Body=b"block")
     reply = client.get_object(Bucket=_BUCKET, Key="range", Range="bytes=1-2")
@@ -86,6 +94,7 @@ def holds_nested_keys(client: Any) -> bool:
 
 PROBES: dict[Capability, Callable[[Any], bool]] = {
     Capability.CONDITIONAL_WRITES: honours_conditional_writes,
+    Capability.MATCHING_WRITES: honours_matching_writes,
     Capability.PARTIAL_CONTENT: answers_ranges_with_206,
     Capability.UPLOAD_CHECKSUMS: verifies_checksums,
     Capability.ATOMIC_REPLACEMENT: replaces_atomically,

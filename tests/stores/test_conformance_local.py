@@ -7,6 +7,7 @@ import pytest
 from blockyard.context import Context
 from blockyard.errors import ServerError
 from blockyard.model import BlockInfo
+from blockyard.stores.base import WriteRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -36,12 +37,10 @@ def test_the_suite_calls_every_method() -> None:
 
 
 class FussyStore(MemoryStore):
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        if key == "//":
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        if request.key == "//":
             raise ServerError("no place for that", status=500)
-        return await super().write_block(ctx, key, data, if_absent=if_absent)
+        return await super().write(ctx, request)
 
 
 class TestAServerWithoutPlaceForAKey(OddKeyTests):

@@ -9,7 +9,7 @@ import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
-from blockyard.stores.base import ListRequest, ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.clients import open_client
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -19,7 +19,7 @@ CTX = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
 
 
 def write(store: MemoryStore, key: str, data: bytes | memoryview = b"") -> str:
-    return run_to_end(store.write_block(CTX, key, data, if_absent=False)).etag
+    return run_to_end(store.write(CTX, WriteRequest(key, data))).etag
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

@@ -22,8 +22,9 @@ class Capabilities:
     is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
     `x-amz-checksum-mode` with a read. `delete_objects`, `copies`: it has DeleteObjects,
     CopyObject. `copies_keep_etags`: a copy has the ETag of its source, which one encrypted by KMS
-    has not. `conditional_writes`: it holds a write with `If-None-Match: *` to that, and does
-    not just accept the header.
+    has not. `conditional_writes`, `matching_writes`: it holds a write with `If-None-Match: *`, with
+    `If-Match`, to that, and does not just accept the header. `bare_etags`: it takes the ETag of
+    `If-Match` with a write as it stands, quotes and all, as Ceph up to 19 does.
     """
 
     answered: bool = False
@@ -34,11 +35,19 @@ class Capabilities:
     copies: bool | None = None
     copies_keep_etags: bool = True
     conditional_writes: bool | None = None
+    matching_writes: bool | None = None
+    bare_etags: bool = False
 
     @classmethod
     def of_aws(cls) -> Capabilities:
         """Those that AWS documents."""
-        return cls(checksum_mode=True, delete_objects=True, copies=True, conditional_writes=True)
+        return cls(
+            checksum_mode=True,
+            delete_objects=True,
+            copies=True,
+            conditional_writes=True,
+            matching_writes=True,
+        )
 
 
 def lacking(error: S3Error) -> bool:

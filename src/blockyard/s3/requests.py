@@ -107,17 +107,24 @@ def put_object(
     *,
     headers: Mapping[str, str] | None = None,
     if_absent: bool = False,
+    if_match: str | None = None,
+    bare_etag: bool = False,
 ) -> Request:
     """Store `body`. https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 
     `headers` are further ones, with lower-case names. With `if_absent` the service answers
-    412, or 409 in a race, when there is an object already.
+    412, or 409 in a race, when there is an object already; with `if_match`, an ETag without
+    quotes, when the object has another, and 404 when there is none. Quotes are put around it,
+    as RFC 9110 wants it, unless it is to go as a `bare_etag`.
     """
     request = _request(address, "PUT", _object_path(address, key))
     for name, value in (headers or {}).items():
         request.headers[name] = _header_value(name, value)
     if if_absent:
         request.headers["if-none-match"] = "*"
+    if if_match is not None:
+        value = if_match if bare_etag else f'"{if_match}"'
+        request.headers["if-match"] = _header_value("if-match", value)
     request.body = body
     return request
 

@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 from blockyard.config import S3Config
-from blockyard.context import Context, Request, Response
+from blockyard.context import Context, Response
 from blockyard.errors import (
-    BlockExistsError,
     BlockNotFoundError,
     BlockStoreError,
     InvalidKeyError,
-    ProtocolError,
     S3Error,
     UnsupportedError,
 )
 from blockyard.keys import MAX_KEY_BYTES
-from blockyard.model import KIB, Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
-from blockyard.s3.attempts import Call, PlainCall
+from blockyard.s3.attempts import PlainCall
 from blockyard.s3.calls import Caller
-from blockyard.s3.capabilities import lacking, refuses_a_header
+from blockyard.s3.capabilities import lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import (
-    CHECKSUM,
-    PAGE_CHECKSUMS,
     service_checksum_or_etag,
-    upload_headers,
 )
 from blockyard.s3.listing import PageAsked
-from blockyard.s3.proof import check_deleted, check_stored, check_taken
+from blockyard.s3.proof import check_deleted
 from blockyard.s3.reading import Reader
-from blockyard.s3.requests import Address
-from blockyard.s3.signing import UNSIGNED_PAYLOAD
-from blockyard.stores.base import ListRequest, ReadRequest, Store
-
-_HASHED_INLINE = 64 * KIB
-"""Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
-_NONCE = "x-amz-meta-blockyard-nonce"
+from blockyard.s3.writing import Writer, perhaps_done
+from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 
 class S3Store(Store):
@@ -54,114 +42,11 @@ class S3Store(Store):
         self._prefix = config.key_prefix
         self._caller = Caller(config, credentials)
         self._reader = Reader(self._caller, config.integrity.verify_ranges)
+        self._writer = Writer(self._caller, self._reader, config)
         self._deleting = Deleting(self._caller, config.key_prefix)
-        signed = config.sign_payload == "always" or (
-            config.sign_payload == "auto" and self._caller.site.address.origin.scheme == "http"
-        )
-        self._sign_payload = signed
-        self._etag_proves = config.write_proof == "etag"
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        learnt = self._caller.capabilities
-        if if_absent and learnt.conditional_writes is False:
-            raise _unconditional(f"write_block {key!r}: not stored")
-        if if_absent and learnt.conditional_writes is None:
-            await self._refuse_existing(ctx, key)
-        payload_hash, headers = await self._guards(ctx, data)
-        if if_absent:
-            headers[_NONCE] = ctx.runtime.nonce()
-        if not learnt.upload_checksum:
-            del headers[CHECKSUM]
-        full_key = self._full_key(key)
-        put = _Put("write_block", key, full_key, data, headers, payload_hash=payload_hash)
-        try:
-            info = await self._put(ctx, put)
-        except S3Error as error:
-            if if_absent and (error.status == 501 or error.code == "NotImplemented"):
-                raise _unconditional(f"write_block {key!r}: not stored") from error
-            raise
-        if if_absent and learnt.conditional_writes is None:
-            await self._check_conditional(ctx, put)
-        return info
-
-    async def _put(self, ctx: Context, put: _Put) -> BlockInfo:
-        """Without its checksum header where it is that which the service refuses."""
-        try:
-            return await self._put_as_it_is(ctx, put)
-        except S3Error as error:
-            if CHECKSUM not in put.headers or not refuses_a_header(error):
-                raise
-        del put.headers[CHECKSUM]
-        info = await self._put_as_it_is(ctx, put)
-        self._caller.capabilities.upload_checksum = False  # since it was that, and nothing else
-        return info
-
-    async def _put_as_it_is(self, ctx: Context, put: _Put) -> BlockInfo:
-        if_absent = _NONCE in put.headers
-        try:
-            info = await self._caller.call(ctx, put, self._stored(put))
-        except S3Error as error:
-            if not if_absent or error.status != 412:
-                raise
-            self._caller.capabilities.conditional_writes = True
-            return await self._own_write_or_exists(ctx, put, error)
-        return info if self._etag_proves else await self._looked_up(ctx, put)
-
-    def _stored(self, put: _Put) -> Callable[[Response], BlockInfo]:
-        """What the reply to the write is held to, and read as."""
-        check = check_stored if self._etag_proves else check_taken
-        key, size = put.key or "", len(put.data)
-
-        def stored(reply: Response) -> BlockInfo:
-            check(reply)
-            found = reply.headers.get(CHECKSUM)
-            if found is not None and found != put.headers.get(CHECKSUM, found):
-                raise ProtocolError(f"the service stored other bytes: their CRC32C is {found[:40]}")
-            return responses.block_info(key, reply, size=size)
-
-        return stored
-
-    async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
-        """The block, if it is there: for a service whose reply to a write proves nothing."""
-        key = put.key or ""
-        with _perhaps_done(1):
-            with suppress(BlockNotFoundError):
-                reply = await self._head(ctx, "write_block", key)
-                if reply.headers.get(PAGE_CHECKSUMS) == put.headers[PAGE_CHECKSUMS]:
-                    return responses.stat_result(reply, "write_block", key)
-            raise ProtocolError(
-                f"write_block {key!r}: the service took the block, but it is not what is there: "
-                "it was lost, or replaced since"
-            )
-
-    async def _refuse_existing(self, ctx: Context, key: str) -> None:
-        """Before it is known that conditions are kept: a service that ignores them would replace
-        the block."""
-        with suppress(BlockNotFoundError):
-            _ = await self._head(ctx, "write_block", key)
-            raise BlockExistsError(f"write_block {key!r}: a block is there already")
-
-    async def _check_conditional(self, ctx: Context, put: _Put) -> None:
-        """Find out whether the service holds a conditional write to its condition.
-
-        Some take `If-None-Match: *` and ignore it, so that of two writers both seem to win. The
-        block just written is written once more, which has to be refused. Sent twice, since
-        somebody may have deleted the block in between: then the first one was right to succeed.
-        """
-        learnt = self._caller.capabilities
-        with _perhaps_done(1):
-            for _ in range(2):
-                try:
-                    _ = await self._caller.call(ctx, replace(put, attempts=None), self._stored(put))
-                except S3Error as error:
-                    if error.status != 412:
-                        raise
-                    learnt.conditional_writes = True
-                    return
-            learnt.conditional_writes = False
-            raise _unconditional(f"write_block {put.key!r}: stored, perhaps in place of another")
+    def write(self, ctx: Context, request: WriteRequest) -> Coroutine[Any, Any, BlockInfo]:
+        return self._writer.write(ctx, request, self._full_key(request.key))
 
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
         return self._reader.read(ctx, request, self._full_key(request.key))
@@ -195,7 +80,7 @@ class S3Store(Store):
         learnt.copies = True
         if source is None or copied is None or source.etag != copied.etag:
             learnt.copies_keep_etags = source is None and learnt.copies_keep_etags
-            with _perhaps_done(1):
+            with perhaps_done(1):
                 return await self.stat_block(ctx, target_key)
         return copied._replace(size=source.size)
 
@@ -287,27 +172,6 @@ class S3Store(Store):
     def _head(self, ctx: Context, operation: str, key: str) -> Coroutine[Any, Any, Response]:
         return self._reader.head(ctx, operation, key, self._full_key(key))
 
-    async def _own_write_or_exists(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
-        """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
-        key = put.key or ""
-        tried = _perhaps_done(put.history().unknown)
-        with tried, suppress(BlockNotFoundError):  # deleted since: when it was written it was there
-            reply = await self._head(ctx, "write_block", key)
-            if reply.headers.get(_NONCE) == put.headers[_NONCE]:
-                return responses.stat_result(reply, "write_block", key)
-        error = BlockExistsError(f"write_block {key!r}: a block is there already")
-        error.unknown_attempts = put.history().unknown  # should that block go, they may succeed yet
-        raise error from refused
-
-    async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
-        """The payload hash to sign and the checksum headers; for much data where it blocks none."""
-
-        def guards() -> tuple[str, dict[str, str]]:
-            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
-            return signed, upload_headers(data)
-
-        return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
-
     def _full_key(self, key: str) -> str:
         full_key = self._prefix + key
         if len(full_key) * 4 > MAX_KEY_BYTES and len(full_key.encode()) > MAX_KEY_BYTES:
@@ -316,35 +180,6 @@ class S3Store(Store):
                 f"the limit is {MAX_KEY_BYTES}"
             )
         return full_key
-
-
-@dataclass(slots=True)
-class _Put(Call):
-    """A write; conditional when its `headers` hold a nonce."""
-
-    full_key: str
-    data: bytes | memoryview
-    headers: dict[str, str]
-    changes: bool = field(default=True, kw_only=True)
-
-    def request(self, address: Address) -> Request:
-        return requests.put_object(
-            address,
-            self.full_key,
-            self.data,
-            headers=self.headers,
-            if_absent=_NONCE in self.headers,
-        )
-
-
-@contextmanager
-def _perhaps_done(attempts: int) -> Generator[None]:
-    """What follows on a change: its errors say that `attempts` may have taken effect."""
-    try:
-        yield
-    except BlockStoreError as error:
-        error.unknown_attempts += attempts
-        raise
 
 
 def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
@@ -359,12 +194,6 @@ def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
             delimiter=asked.delimiter,
             start_after=asked.after if asked.token is None else "",
         ),
-    )
-
-
-def _unconditional(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{what}: the service does not hold writes to If-None-Match, so if_absent is not possible"
     )
 
 

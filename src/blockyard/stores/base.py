@@ -47,6 +47,25 @@ class ReadRequest:
 
 
 @dataclass(slots=True)
+class WriteRequest:
+    """What to store: the flat bytes `data` as the block `key`.
+
+    With `if_absent` only where there is no block, with `if_match` only in place of the block that
+    has that ETag, as `BlockInfo` has it; one of the two at most.
+    """
+
+    key: str
+    data: bytes | memoryview
+    if_absent: bool = False
+    if_match: str | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it depends on the block that is there now."""
+        return self.if_absent or self.if_match is not None
+
+
+@dataclass(slots=True)
 class ListRequest:
     """Which page of a listing: blocks whose keys begin with the literal `prefix`.
 
@@ -64,11 +83,16 @@ class ListRequest:
     operation: str = "list_by_prefix"
 
 
+def check_match(where: str, if_match: str | None, etag: str) -> None:
+    """Raise `PreconditionFailedError` for a block with another `etag` than was asked for."""
+    if if_match not in {None, etag}:
+        raise PreconditionFailedError(f"{where}: its ETag is {etag!r}, not {if_match!r}")
+
+
 def check_conditions(request: ReadRequest, etag: str) -> None:
     """Raise the error for a block with `etag` that the request's conditions refuse."""
     where = f"{request.operation} {request.key!r}"
-    if request.if_match not in {None, etag}:
-        raise PreconditionFailedError(f"{where}: its ETag is {etag!r}, not {request.if_match!r}")
+    check_match(where, request.if_match, etag)
     if request.if_none_match == etag:
         raise NotModifiedError(f"{where}: its ETag is still {etag!r}")
 
@@ -105,14 +129,15 @@ class Store(ABC):
     """Blocks under keys."""
 
     @abstractmethod
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        """Store `data` under `key`, durably once this returns, replacing what was there.
+    def write(self, ctx: Context, request: WriteRequest) -> Coroutine[Any, Any, BlockInfo]:
+        """Store the block, durably once this returns, replacing what was there.
 
         Readers see the old block or the new one, never a mixture and never a short one. With
         `if_absent` exactly one of several racing writers wins; the others get
-        `BlockExistsError` and change nothing.
+        `BlockExistsError` and change nothing. With `if_match` exactly one of several that race to
+        replace one block wins; the others get `PreconditionFailedError`, or
+        `BlockNotFoundError` where there is none, and change nothing. A store that can't hold a
+        write to its condition raises `UnsupportedError`.
         """
 
     @abstractmethod

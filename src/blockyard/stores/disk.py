@@ -9,8 +9,11 @@ names.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import threading
+import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -46,8 +49,19 @@ STEP = 64 * MIB
 _NAMES_SWEPT = 10_000
 """Names looked at in one sweep, so that it costs little however many there are."""
 
+_LOCK = "lock-"
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+_LOCKS = 64
+"""So many files to lock there are: folders share one by chance, which only makes them wait."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EROFS, errno.EBADF)
+"""What locking fails with where there are no locks, or none for this user."""
+_held: set[tuple[int, int, Path, str]] = set()
+"""Which process and thread has which lock, or waits for it."""
+
 Check = Callable[[], None]
 """Raises `DeadlineExceededError` once the deadline of the call has passed."""
+Compare = Callable[[int], None]
+"""Raises when the block in that open folder is not the one to be replaced."""
 
 
 class NotABlockError(OSError):
@@ -127,12 +141,19 @@ def drafted(root: Path) -> Generator[Draft, None, None]:
 
 
 def publish(
-    root: Path, draft: Draft, path: BlockPath, *, replace: bool, check: Check
+    root: Path,
+    draft: Draft,
+    path: BlockPath,
+    *,
+    replace: bool,
+    check: Check,
+    compare: Compare | None = None,
 ) -> os.stat_result:
     """Put the draft under its path, durably and at once, and return what `fstat` says of it.
 
-    Without `replace`, `FileExistsError` when a block is there: one of several racing wins. Past
-    the deadline nothing is put there.
+    Without `replace`, `FileExistsError` when a block is there: one of several racing wins. What
+    `compare` has seen is what is replaced, and nothing is when it raises. Past the deadline nothing
+    is put there.
     """
     _mark(draft.file)
     os.fsync(draft.file)
@@ -141,9 +162,12 @@ def publish(
         check()
         try:
             with opened_folder(root, path.folders, make=True) as folder:
-                give_name(
-                    draft.file, draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder
-                )
+                with _locked(root, path.folders, draft.area, needed=compare is not None):
+                    if compare is not None:
+                        compare(folder)
+                    give_name(
+                        draft.file, draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder
+                    )
                 syscalls.sync_folder(folder)
             break
         except OSError as error:  # a delete removed the folder while it was empty
@@ -221,17 +245,18 @@ def remove(
     """
     failed: dict[str, OSError] = {}
     with opened_folder(root, folders) as folder:
-        for name in names:
-            try:
-                check()
-                os.unlink(name, dir_fd=folder)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                pass_on_foreign(error)
-                failed[name] = error
+        with _locked(root, folders):
+            for name in names:
+                try:
+                    check()
+                    os.unlink(name, dir_fd=folder)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    pass_on_foreign(error)
+                    failed[name] = error
         syscalls.sync_folder(folder)
-    _remove_empty(root, folders)
+    remove_empty(root, folders)
     return failed
 
 
@@ -243,10 +268,21 @@ def sweep(draft: Draft) -> None:
     now = os.fstat(draft.file).st_mtime
     with suppress(OSError), os.scandir(draft.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
+            if entry.name.startswith(_LOCK):
+                continue
             with suppress(OSError):  # its writer has just finished, or it is not ours to remove
                 known = stat_file(draft.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
                     os.unlink(entry.name, dir_fd=draft.area)
+
+
+def open_etag(folder: int, name: str) -> str:
+    """The ETag of a block in an open folder. Opening it asks an NFS server for what is new."""
+    file = os.open(name, _READ, dir_fd=folder)
+    try:
+        return block_info(name, _regular(os.fstat(file))).etag
+    finally:
+        os.close(file)
 
 
 def check_writable(root: Path) -> None:
@@ -309,7 +345,53 @@ def _regular(known: os.stat_result) -> os.stat_result:
     return known
 
 
-def _remove_empty(root: Path, folders: Sequence[str]) -> None:
+@contextmanager
+def _locked(
+    root: Path, folders: Sequence[str], area: int | None = None, *, needed: bool = False
+) -> Generator[None, None, None]:
+    """Keep other threads and processes from giving or taking names in a folder of blocks.
+
+    `area` is the store's own folder, where that is open already. Where the file system has no
+    locks nobody can: then it is an error if that is `needed`.
+    Re-entrant, since a signal handler or a finalizer may call the store in the middle of a call of
+    its thread; what that one compared may be replaced by then.
+    """
+    lock = f"{_LOCK}{zlib.crc32('/'.join(folders).encode()) % _LOCKS:02x}"
+    mine = (os.getpid(), threading.get_ident(), root, lock)
+    if mine in _held:
+        yield
+        return
+    file = -1
+    _held.add(mine)  # before it is so: else such a handler would wait for its own thread
+    try:
+        try:
+            file = _open_lock(root, area, lock)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if needed or error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        _held.discard(mine)
+        if file >= 0:
+            if os.getpid() == mine[0]:  # not in a forked child, whose descriptor it is too
+                with suppress(OSError):  # it was never locked
+                    fcntl.flock(file, fcntl.LOCK_UN)
+            os.close(file)
+
+
+def _open_lock(root: Path, area: int | None, name: str) -> int:
+    if area is None:
+        with opened_folder(root, [OWN_AREA], make=True) as made:
+            return _open_lock(root, made, name)
+    try:
+        return os.open(name, _LOCK_FILE, 0o666, dir_fd=area)
+    except PermissionError:  # another user's: over NFS alone it must be open for writing
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=area)
+
+
+def remove_empty(root: Path, folders: Sequence[str]) -> None:
+    """Remove the folders that hold nothing, from the innermost one out."""
     with suppress(OSError):  # not empty, just gone, or not ours: an empty folder does no harm
         for depth in reversed(range(len(folders))):
             with opened_folder(root, folders[:depth]) as above:

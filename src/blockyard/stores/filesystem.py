@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +28,15 @@ from blockyard.errors import (
 )
 from blockyard.model import MAX_BLOCK_SIZE, Block, BlockInfo, DeleteResult, HealthReport, Page
 from blockyard.stores import disk
-from blockyard.stores.base import ListRequest, ReadRequest, Store, check_conditions, requested_range
+from blockyard.stores.base import (
+    ListRequest,
+    ReadRequest,
+    Store,
+    WriteRequest,
+    check_conditions,
+    check_match,
+    requested_range,
+)
 from blockyard.stores.disk import Check
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
@@ -48,8 +57,8 @@ class FilesystemStore(Store):
     store is empty. A block is durable, with the folders that lead to it, before a write returns.
     A writer that is killed leaves at most a temporary file, which no reader sees and which a
     store removes once it is an hour old: at its first write, and then once an hour. `if_absent`
-    needs a file system with hard links. The deadline of a call is looked at between the steps
-    of its work on the disk; a single step is not cut short.
+    needs a file system with hard links, `if_match` one with locks (flock(2)). The deadline of
+    a call is looked at between the steps of its work on the disk; a single step is not cut short.
     """
 
     def __init__(self, root: Path) -> None:
@@ -58,13 +67,9 @@ class FilesystemStore(Store):
         self._sweep_at = -inf
         self._walks: OrderedDict[tuple[str, str, bool], Walk] = OrderedDict()
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         now = ctx.runtime.now()
-        return await ctx.runtime.blocking(
-            lambda: self._write(key, data, if_absent, now, ctx.check_deadline)
-        )
+        return await ctx.runtime.blocking(lambda: self._write(request, now, ctx.check_deadline))
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         return await self._reading(ctx, lambda: self._read(request, ctx.check_deadline))
@@ -122,25 +127,54 @@ class FilesystemStore(Store):
                     raise
         return await ctx.runtime.blocking(call)
 
-    def _write(
-        self, key: str, data: bytes | memoryview, if_absent: bool, now: float, check: Check
-    ) -> BlockInfo:
+    def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
+        key = request.key
         path = path_of(key)
+        compare = None if request.if_match is None else partial(self._compare, request, path)
         with self._errors(f"write_block {key!r}"):
             check()
             self._prepare()
-            if if_absent and self._holds(path):
-                raise _exists(key)
+            self._expect(request, path)
             with disk.drafted(self._root) as draft:
                 self._sweep(draft, now)
-                disk.write_all(draft.file, data, check)
+                disk.write_all(draft.file, request.data, check)
                 try:
                     known = disk.publish(
-                        self._root, draft, path, replace=not if_absent, check=check
+                        self._root,
+                        draft,
+                        path,
+                        replace=not request.if_absent,
+                        check=check,
+                        compare=compare,
                     )
                 except FileExistsError:
                     raise _exists(key) from None
+                except BlockNotFoundError:  # and its folder was made again, to look
+                    disk.remove_empty(self._root, path.folders)
+                    raise
         return disk.block_info(key, known)
+
+    def _expect(self, request: WriteRequest, path: BlockPath) -> None:
+        """Before anything is written, refuse what would be refused at the end of it."""
+        if not request.conditional:
+            return
+        try:
+            with disk.opened_folder(self._root, path.folders) as folder:
+                if request.if_absent:
+                    _ = disk.stat_file(folder, path.name)
+                    raise _exists(request.key)
+                self._compare(request, path, folder)
+        except FileNotFoundError:
+            if not request.if_absent:
+                raise _not_found("write_block", request.key) from None
+
+    def _compare(self, request: WriteRequest, path: BlockPath, folder: int) -> None:
+        """Raise unless the block has the ETag that it must have."""
+        try:
+            etag = disk.open_etag(folder, path.name)
+        except FileNotFoundError:
+            raise _not_found("write_block", request.key) from None
+        check_match(f"write_block {request.key!r}", request.if_match, etag)
 
     def _read(self, request: ReadRequest, check: Check) -> Block:
         key = request.key
@@ -254,13 +288,6 @@ class FilesystemStore(Store):
         if now >= self._sweep_at:
             self._sweep_at = now + disk.LEFT_BEHIND
             disk.sweep(draft)
-
-    def _holds(self, path: BlockPath) -> bool:
-        try:
-            _ = disk.stat_block(self._root, path)
-        except FileNotFoundError:
-            return False
-        return True
 
     @contextmanager
     def _opened(

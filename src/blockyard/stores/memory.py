@@ -14,7 +14,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
+from itertools import compress, count, repeat
+from operator import is_, setitem
 from typing import NamedTuple
 
 from blockyard.context import Context
@@ -25,7 +26,15 @@ from blockyard.errors import (
     DeadlineExceededError,
 )
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import ListRequest, ReadRequest, Store, check_conditions, requested_range
+from blockyard.stores.base import (
+    ListRequest,
+    ReadRequest,
+    Store,
+    WriteRequest,
+    check_conditions,
+    check_match,
+    requested_range,
+)
 
 _AFTER_SLASH = chr(ord("/") + 1)
 _SPARE = 1000
@@ -57,12 +66,13 @@ class MemoryStore(Store):
         self._keys = _Keys(self._version, [])
         self._writes = count(1)
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        key = request.key
         _check(ctx, "write_block", key)
-        block = self._block(ctx, key, bytes(data))
-        if not if_absent:
+        block = self._block(ctx, key, bytes(request.data))
+        if request.if_match is not None:
+            self._replace(ctx, request.if_match, block)
+        elif not request.if_absent:
             self._blocks[key] = block
         elif self._blocks.setdefault(key, block) is not block:
             raise BlockExistsError(f"write_block {key!r}: there is a block under that key")
@@ -138,6 +148,15 @@ class MemoryStore(Store):
         etag = f"{crc32c(data):08x}-{next(self._writes):x}"
         return _Block(data, BlockInfo(key, len(data), etag, modified))
 
+    def _replace(self, ctx: Context, if_match: str, block: _Block) -> None:
+        """Put `block` in place of the one with that ETag."""
+        key = block.info.key
+        replaced = False
+        while not replaced:
+            old = self._get(ctx, "write_block", key)
+            check_match(f"write_block {key!r}", if_match, old.info.etag)
+            replaced = _swap(self._blocks, key, old, block)
+
     def _get(self, ctx: Context, operation: str, key: str) -> _Block:
         _check(ctx, operation, key)
         block = self._blocks.get(key)
@@ -155,6 +174,15 @@ class MemoryStore(Store):
             version = self._version  # before the keys: what is written meanwhile makes it stale
             keys = self._keys = _Keys(version, sorted(self._blocks))
         return keys.ordered
+
+
+def _swap(blocks: dict[str, _Block], key: str, old: _Block, new: _Block) -> bool:
+    """Put `new` under `key` if `old` is there: whether it was.
+
+    One call of `list` does both, in C: no thread, signal handler or finalizer gets in between.
+    """
+    still = compress((key,), map(is_, map(blocks.get, (key,)), (old,)))
+    return bool(list(map(setitem, repeat(blocks), still, (new,))))
 
 
 def _check(ctx: Context, operation: str, key: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
-from blockyard.stores.base import ListRequest, ReadRequest, Store
+from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 
 class WrapperStore(Store):
@@ -16,10 +16,8 @@ class WrapperStore(Store):
     def __init__(self, inner: Store) -> None:
         self.inner = inner
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        return await self.inner.write_block(ctx, key, data, if_absent=if_absent)
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        return await self.inner.write(ctx, request)
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         return await self.inner.read(ctx, request)

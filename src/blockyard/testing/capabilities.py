@@ -15,6 +15,7 @@ class Capability(Enum):
     """Something that S3 does and a service that speaks its protocol may not."""
 
     CONDITIONAL_WRITES = "a conditional write (`If-None-Match: *`)"
+    MATCHING_WRITES = "a write in place of one version (`If-Match`)"
     PARTIAL_CONTENT = "status 206 for a range"
     UPLOAD_CHECKSUMS = "verifies the checksum of an upload (`x-amz-checksum-crc32c`)"
     ATOMIC_REPLACEMENT = "readers of a block that is replaced get the old one or the new"
@@ -25,6 +26,7 @@ class Capability(Enum):
 
 WITHOUT: Mapping[Capability, str] = {
     Capability.CONDITIONAL_WRITES: "`if_absent=True` raises `UnsupportedError`",
+    Capability.MATCHING_WRITES: "a write with `if_match` raises `UnsupportedError`",
     Capability.PARTIAL_CONTENT: "a 200 is verified against its `Content-Range`: every read works",
     Capability.UPLOAD_CHECKSUMS: "damage on the way there is found when the block is read",
     Capability.ATOMIC_REPLACEMENT: (

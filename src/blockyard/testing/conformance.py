@@ -27,6 +27,7 @@ import pytest
 pytest.register_assert_rewrite("blockyard.testing.suite")
 
 from blockyard.testing.suite.blocks import BlockTests  # noqa: E402 - rewritten from here on
+from blockyard.testing.suite.conditions import ConditionTests  # noqa: E402
 from blockyard.testing.suite.contents import ContentTests  # noqa: E402
 from blockyard.testing.suite.copies import CopyTests  # noqa: E402
 from blockyard.testing.suite.deletes import DeleteTests  # noqa: E402
@@ -47,6 +48,7 @@ __all__ = ["DeadlineTests", "DurabilityTests", "StoreConformance"]
 
 class StoreConformance(
     BlockTests,
+    ConditionTests,
     RangeTests,
     OddKeyTests,
     ListingTests,

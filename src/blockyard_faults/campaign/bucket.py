@@ -125,6 +125,11 @@ class DictBucket(LoopbackServer):
             return refused
         if head.get("if-none-match") == "*" and key in self.objects:
             return _error(412, "PreconditionFailed")
+        if (expected := head.get("if-match").strip('"')) != "":
+            if key not in self.objects:
+                return _error(404, "NoSuchKey")
+            if self.objects[key].etag != expected:
+                return _error(412, "PreconditionFailed")
         metadata = {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
         etag = md5(request.body, usedforsecurity=False).hexdigest()
         self.objects[key] = _Object(request.body, etag, metadata)

@@ -14,7 +14,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blockyard.errors import BlockExistsError, BlockNotFoundError, InvalidRangeError
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    InvalidRangeError,
+    PreconditionFailedError,
+)
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability, held_together
 from blockyard.testing.suite.base import SuiteBase
@@ -33,6 +38,7 @@ class StoreModel(RuleBasedStateMachine):
         self.store = store
         self.held_keys = held_together(_SOME_KEYS, lacks)
         self.conditional_writes = Capability.CONDITIONAL_WRITES not in lacks
+        self.matching_writes = Capability.MATCHING_WRITES not in lacks
         self.blocks: dict[str, bytes] = {}
 
     @rule(key=_KEYS, data=_DATA)
@@ -49,6 +55,24 @@ class StoreModel(RuleBasedStateMachine):
             assert key in self.blocks
         else:
             assert key not in self.blocks
+            self.blocks[key] = data
+
+    @precondition(lambda self: self.matching_writes)
+    @rule(key=_KEYS, other=_KEYS, data=_DATA)
+    def write_if_match(self, key: str, other: str, data: bytes) -> None:
+        """With the ETag of a block that may be the one, or hold the same."""
+        if other not in self.blocks:
+            return
+        etag = self.store.stat_block(other).etag
+        matches = key in self.blocks and self.store.stat_block(key).etag == etag
+        try:
+            _ = self.store.write_block(key, data, if_match=etag)
+        except BlockNotFoundError:
+            assert key not in self.blocks
+        except PreconditionFailedError:
+            assert not matches
+        else:
+            assert matches
             self.blocks[key] = data
 
     @rule(blocks=st.dictionaries(_KEYS, _DATA, max_size=5))

@@ -1,0 +1,300 @@
+"""Writes: the PUT, what proves it, and the conditions that it is held to.
+
+A conditional write carries a nonce in its metadata. A retry of one whose reply was lost is
+refused since the block is there already: by the nonce the writer knows its own. One with
+`if_match` tells as well which version it replaces: so another writer knows that it did not itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+from blockyard.config import S3Config
+from blockyard.context import Context, Request, Response
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    BlockStoreError,
+    PreconditionFailedError,
+    ProtocolError,
+    S3Error,
+    TransportError,
+    UnsupportedError,
+)
+from blockyard.model import KIB, BlockInfo
+from blockyard.s3 import requests, responses
+from blockyard.s3.attempts import Call
+from blockyard.s3.calls import Caller
+from blockyard.s3.capabilities import refuses_a_header
+from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
+from blockyard.s3.proof import check_stored, check_taken
+from blockyard.s3.reading import Reader
+from blockyard.s3.requests import Address
+from blockyard.s3.signing import UNSIGNED_PAYLOAD
+from blockyard.stores.base import WriteRequest, check_match
+
+_HASHED_INLINE = 64 * KIB
+"""Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
+_NONCE = "x-amz-meta-blockyard-nonce"
+_REPLACES = "x-amz-meta-blockyard-replaces"
+_OPERATION = "write_block"
+
+
+@dataclass(slots=True)
+class _Put(Call):
+    """A write, as `request` asks for it; `bare_etag` sends its ETag without quotes."""
+
+    full_key: str
+    asked: WriteRequest
+    headers: dict[str, str]
+    changes: bool = field(default=True, kw_only=True)
+    bare_etag: bool = field(default=False, kw_only=True)
+
+    @property
+    def where(self) -> str:
+        return f"{_OPERATION} {self.key!r}"
+
+    def request(self, address: Address) -> Request:
+        return requests.put_object(
+            address,
+            self.full_key,
+            self.asked.data,
+            headers=self.headers,
+            if_absent=self.asked.if_absent,
+            if_match=self.asked.if_match,
+            bare_etag=self.bare_etag,
+        )
+
+
+class Writer:
+    """Writes blocks of one bucket."""
+
+    def __init__(self, caller: Caller, reader: Reader, config: S3Config) -> None:
+        self._caller = caller
+        self._reader = reader
+        self._sign_payload = config.sign_payload == "always" or (
+            config.sign_payload == "auto" and caller.site.address.origin.scheme == "http"
+        )
+        self._etag_proves = config.write_proof == "etag"
+
+    async def write(self, ctx: Context, request: WriteRequest, full_key: str) -> BlockInfo:
+        """See `Store.write`."""
+        learnt = self._caller.capabilities
+        if self._holds_to(request) is False:
+            raise _unconditional(request, "not stored")
+        payload_hash, headers = await self._guards(ctx, request.data)
+        if request.conditional:
+            headers[_NONCE] = ctx.runtime.nonce()
+        if request.if_match is not None:
+            headers[_REPLACES] = sha256(request.if_match.encode()).hexdigest()[:32]
+        if not learnt.upload_checksum:
+            del headers[CHECKSUM]
+        put = _Put(_OPERATION, request.key, full_key, request, headers, payload_hash=payload_hash)
+        put.bare_etag = learnt.bare_etags
+        if self._holds_to(request) is None:
+            await self._refuse_existing(ctx, put)
+        try:
+            info = await self._put(ctx, put)
+        except S3Error as error:
+            if request.conditional and (error.status == 501 or error.code == "NotImplemented"):
+                raise _unconditional(request, "not stored") from error
+            raise
+        if self._holds_to(request) is None:
+            await self._check_conditional(ctx, put)
+        return info
+
+    def _holds_to(self, request: WriteRequest) -> bool | None:
+        """Whether the service holds a write to the condition of this one; None: not known yet."""
+        learnt = self._caller.capabilities
+        if request.if_absent:
+            return learnt.conditional_writes
+        return True if request.if_match is None else learnt.matching_writes
+
+    async def _put(self, ctx: Context, put: _Put) -> BlockInfo:
+        """Without its checksum header where it is that which the service refuses."""
+        try:
+            return await self._put_as_it_is(ctx, put)
+        except S3Error as error:
+            if CHECKSUM not in put.headers or not refuses_a_header(error):
+                raise
+        del put.headers[CHECKSUM]
+        info = await self._put_as_it_is(ctx, put)
+        self._caller.capabilities.upload_checksum = False  # since it was that, and nothing else
+        return info
+
+    async def _put_as_it_is(self, ctx: Context, put: _Put) -> BlockInfo:
+        try:
+            info = await self._caller.call(ctx, put, self._stored(put))
+        except S3Error as error:
+            if not put.asked.conditional or error.status != 412:
+                raise
+            return await self._own_write_or_refused(ctx, put, error)
+        except BlockNotFoundError as error:  # what a write with `if_match` is told
+            if put.history().unknown:
+                raise _unknown_outcome(put, "there is no block now") from error
+            raise
+        return info if self._etag_proves else await self._looked_up(ctx, put)
+
+    def _stored(self, put: _Put) -> Callable[[Response], BlockInfo]:
+        """What the reply to the write is held to, and read as."""
+        check = check_stored if self._etag_proves else check_taken
+        key, size = put.asked.key, len(put.asked.data)
+
+        def stored(reply: Response) -> BlockInfo:
+            check(reply)
+            found = reply.headers.get(CHECKSUM)
+            if found is not None and found != put.headers.get(CHECKSUM, found):
+                raise ProtocolError(f"the service stored other bytes: their CRC32C is {found[:40]}")
+            return responses.block_info(key, reply, size=size)
+
+        return stored
+
+    async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
+        """The block, if it is there: for a service whose reply to a write proves nothing."""
+        with perhaps_done(1):
+            with suppress(BlockNotFoundError):
+                reply = await self._head(ctx, put)
+                if reply.headers.get(PAGE_CHECKSUMS) == put.headers[PAGE_CHECKSUMS]:
+                    return responses.stat_result(reply, _OPERATION, put.asked.key)
+            raise ProtocolError(
+                f"{put.where}: the service took the block, but it is not what is there: "
+                "it was lost, or replaced since"
+            )
+
+    async def _refuse_existing(self, ctx: Context, put: _Put) -> None:
+        """Before it is known that conditions are kept: a service that ignores them would replace
+        the block."""
+        if not put.asked.if_absent:
+            reply = await self._head(ctx, put)
+            check_match(put.where, put.asked.if_match, _etag(reply))
+            return
+        with suppress(BlockNotFoundError):
+            _ = await self._head(ctx, put)
+            raise _exists(put)
+
+    async def _check_conditional(self, ctx: Context, put: _Put) -> None:
+        """Find out whether the service holds a conditional write to its condition.
+
+        Some take the header and ignore it, so that of two writers both seem to win. The block just
+        written is written once more, which has to be refused: there is a block, and it never had
+        the ETag that is asked for now. With `if_absent` it is sent twice, since somebody may have
+        deleted the block in between: then the first one was right to succeed.
+        """
+        request, learnt = put.asked, self._caller.capabilities
+        if request.if_match is not None:
+            request = replace(request, if_match=put.headers[_NONCE])
+        with perhaps_done(1):
+            for _ in range(2 if request.if_absent else 1):
+                again = replace(put, attempts=None, asked=request)
+                try:
+                    _ = await self._caller.call(ctx, again, self._stored(put))
+                except S3Error as error:
+                    if error.status != 412:
+                        raise
+                except BlockNotFoundError:  # deleted in between, and not stored again
+                    pass
+                else:
+                    continue
+                if request.if_absent:
+                    learnt.conditional_writes = True
+                else:
+                    learnt.matching_writes = True
+                return
+            if request.if_absent:
+                learnt.conditional_writes = False
+            else:
+                learnt.matching_writes = False
+            raise _unconditional(request, "stored, perhaps in place of another")
+
+    async def _own_write_or_refused(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
+        """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
+        request, unknown = put.asked, put.history().unknown
+        if request.if_absent:
+            self._caller.capabilities.conditional_writes = True
+        etag = None
+        with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
+            reply = await self._head(ctx, put)
+            if reply.headers.get(_NONCE) == put.headers[_NONCE]:
+                return responses.stat_result(reply, _OPERATION, request.key)
+            etag = _etag(reply)
+            if reply.headers.get(_REPLACES, "") == put.headers.get(_REPLACES):
+                unknown = 0  # another replaced that version, so no attempt of this one did
+        if request.if_absent:
+            error = _exists(put)
+            error.unknown_attempts = unknown  # should that block go, they may succeed yet
+            raise error from refused
+        unproven = self._caller.capabilities.matching_writes is None
+        if etag == request.if_match and unproven and not put.bare_etag:
+            return await self._put_with_bare_etag(ctx, put)
+        if unknown:
+            now = "there is no block now" if etag is None else f"its ETag is {etag!r} now"
+            raise _unknown_outcome(put, now) from refused
+        if etag is None:
+            raise BlockNotFoundError(f"{put.where}: there is no such block") from refused
+        check_match(put.where, request.if_match, etag)
+        if unproven:
+            raise _unconditional(request, "not stored") from refused
+        raise PreconditionFailedError(
+            f"{put.where}: its ETag was not {request.if_match!r}, though it is now"
+        ) from refused
+
+    async def _put_with_bare_etag(self, ctx: Context, put: _Put) -> BlockInfo:
+        """Once more, when the ETag is the one that was asked for: Ceph compares its quotes too."""
+        put.bare_etag = True
+        info = await self._put_as_it_is(ctx, put)
+        self._caller.capabilities.bare_etags = True
+        return info
+
+    def _head(self, ctx: Context, put: _Put) -> Coroutine[Any, Any, Response]:
+        return self._reader.head(ctx, _OPERATION, put.asked.key, put.full_key)
+
+    async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
+        """The payload hash to sign and the checksum headers; for much data where it blocks none."""
+
+        def guards() -> tuple[str, dict[str, str]]:
+            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
+            return signed, upload_headers(data)
+
+        return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
+
+
+@contextmanager
+def perhaps_done(attempts: int) -> Generator[None]:
+    """What follows on a change: its errors say that `attempts` may have taken effect."""
+    try:
+        yield
+    except BlockStoreError as error:
+        error.unknown_attempts += attempts
+        raise
+
+
+def _etag(reply: Response) -> str:
+    return responses.unquoted(reply.headers.get("etag", ""))
+
+
+def _exists(put: _Put) -> BlockExistsError:
+    return BlockExistsError(f"{put.where}: a block is there already")
+
+
+def _unknown_outcome(put: _Put, now: str) -> TransportError:
+    """The error for a block that is another one after an attempt whose reply was lost."""
+    error = TransportError(
+        f"{put.where}: no reply says whether it replaced ETag {put.asked.if_match!r}: {now}, "
+        "so it did not, or what it wrote was replaced or deleted since"
+    )
+    error.unknown_attempts = put.history().unknown
+    return error
+
+
+def _unconditional(request: WriteRequest, outcome: str) -> UnsupportedError:
+    header, option = "If-Match", "if_match"
+    if request.if_absent:
+        header, option = "If-None-Match", "if_absent"
+    return UnsupportedError(
+        f"{_OPERATION} {request.key!r}: {outcome}: the service does not hold writes to {header}, "
+        f"so {option} is not possible"
+    )
