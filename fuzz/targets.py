@@ -23,16 +23,16 @@ from blockyard.errors import BlockStoreError, ConfigError, InvalidKeyError, Tran
 from blockyard.keys import check_key, check_prefix
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3 import requests
+from blockyard.s3.error_responses import error_from, region_hint, retry_after, server_time
 from blockyard.s3.integrity import (
     PageChecksums,
     page_size,
     service_checksum_or_etag,
     upload_headers,
 )
-from blockyard.s3.listing import PageAsked, list_page
+from blockyard.s3.listing import PageRequest, list_page
 from blockyard.s3.ranges import Span, check_range_reply
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
 from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.stores.base import ReadRequest
@@ -111,7 +111,7 @@ def xml(data: bytes) -> None:
     response = Response(_STATUSES[data[0] % len(_STATUSES)], {}, data[1:], len(data) - 1)
     with contextlib.suppress(BlockStoreError):
         prefix = "p/" if data[0] & 16 else ""
-        page = list_page(response, PageAsked(prefix), prefix)
+        page = list_page(response, PageRequest(prefix), prefix)
         assert all(block.key and block.size >= 0 for block in page.blocks)
     with contextlib.suppress(BlockStoreError):
         _ = copy_result(response, "k")

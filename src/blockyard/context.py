@@ -72,7 +72,7 @@ class Response:
     `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
     or b"" when it went into the destination given to `exchange`; `size` counts its bytes
     wherever they went. `waited` is how many seconds the first byte took to come. `crc32c` is that
-    of the body where it was asked for and came in pieces; None elsewhere.
+    of the body where it was requested and came in pieces; None elsewhere.
     """
 
     status: int

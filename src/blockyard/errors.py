@@ -4,7 +4,7 @@
 
     BlockStoreError
     ├── BlockNotFoundError            (LookupError)     no block under that key
-    ├── BlockExistsError                                if_absent was asked and a block is there
+    ├── BlockExistsError                                if_absent was given and a block is there
     ├── PreconditionFailedError                         the block has another ETag than if_match
     ├── NotModifiedError                                the block still has that of if_none_match
     ├── StoreClosedError                                the store was closed, before or meanwhile
@@ -25,7 +25,7 @@
     │   └── ProtocolError                               a reply that is not valid HTTP or not S3
     │       ├── IncompleteBodyError                     the body broke off before its end
     │       ├── NotS3Error                              a success that no S3 service would send
-    │       └── OversizedBodyError                      the body is larger than was asked for
+    │       └── OversizedBodyError                      the body is larger than was requested
     └── S3Error                                         the service answered with an error
         ├── AccessDeniedError                           401, 403: credentials or policy
         ├── BucketNotFoundError                         NoSuchBucket
@@ -66,15 +66,15 @@ class BlockNotFoundError(BlockStoreError, LookupError):
 
 
 class BlockExistsError(BlockStoreError):
-    """A block was already there when `if_absent` asked that there be none."""
+    """A block was already there although `if_absent` was given."""
 
 
 class PreconditionFailedError(BlockStoreError):
-    """The block has another ETag than `if_match` asked for: it was replaced."""
+    """The block has another ETag than `if_match` requires: it was replaced."""
 
 
 class NotModifiedError(BlockStoreError):
-    """The block has the ETag that `if_none_match` asked to be told of no more."""
+    """The block has the ETag that `if_none_match` names."""
 
 
 class StoreClosedError(BlockStoreError):
@@ -191,7 +191,7 @@ class IncompleteBodyError(ProtocolError):
 
 
 class OversizedBodyError(ProtocolError):
-    """The body of a reply with `status` is larger, `size` bytes, than what was asked for."""
+    """The body of a reply with `status` is larger, `size` bytes, than what was requested."""
 
     def __init__(self, message: str, *, status: int, size: int) -> None:
         super().__init__(message)

@@ -29,7 +29,7 @@ class MergedRead:
     offset: int
     length: int | None
     indices: list[int]
-    """Which of the ranges that were asked for."""
+    """Which of the ranges that were requested."""
 
     def takes(self, offset: int, length: int) -> bool:
         """Whether a range that begins no earlier was added."""

@@ -1,4 +1,4 @@
-"""The values that operations return, and the limits they are held to."""
+"""The values that operations return, and their limits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Block:
 
     @property
     def info(self) -> BlockInfo:
-        """The block that the bytes are of: read from the reply only when it is asked for."""
+        """The block that the bytes are of: read from the reply only when it is requested."""
         return self.describe()
 
 
@@ -107,7 +107,7 @@ class FolderListing:
 class DeleteResult:
     """What became of each key of a delete.
 
-    `deleted` holds the keys that are gone (or, in a dry run, would be), in the order asked;
+    `deleted` holds the keys that are gone (or, in a dry run, would be), in request order;
     a key that was not there counts as deleted. `failed` maps every other key to its error.
     """
 
@@ -146,7 +146,7 @@ class HealthReport:
 class VerifyReport:
     """What became of each block that was read to be verified.
 
-    `verified` counts the blocks whose bytes are right, by what they were held to: "page
+    `verified` counts the blocks whose bytes are right, by what they were verified against: "page
     checksums", "x-amz-checksum-crc32c" and its like, "ETag". `unverifiable` counts those with
     nothing to hold them to. `damaged` maps the keys of blocks that are not as they were stored to
     their errors, `unreadable` those of blocks that could not be read. `size` is what was read and

@@ -102,8 +102,8 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data
 
-    async def _read_range(self, ctx: Context, asked: tuple[str, int, int | None]) -> bytes:
-        request = ReadRequest(*asked, operation="read_block_range")
+    async def _read_range(self, ctx: Context, span: tuple[str, int, int | None]) -> bytes:
+        request = ReadRequest(*span, operation="read_block_range")
         block = await self.store.read(ctx, request)
         return block.data
 

@@ -38,7 +38,7 @@ class PerProcess(Generic[State]):
         _all.add(self)
 
     def here(self) -> State:
-        """This process's value, made when it is first asked for."""
+        """This process's value, made when it is first requested."""
         state = self._states.get(os.getpid())
         if state is None:
             self.let_go_inherited()

@@ -165,11 +165,11 @@ class BlockStore:
         )
 
     def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
-        """Many whole blocks at once, in the order asked; the first error is raised."""
+        """Many whole blocks at once, in request order; the first error is raised."""
         return self._run_many(self._operations.read_blocks, keys)
 
     def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
-        """Many ranges `(key, offset, length)` at once, in the order asked."""
+        """Many ranges `(key, offset, length)` at once, in request order."""
         return self._run_many(self._operations.read_block_ranges, ranges)
 
     def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
@@ -273,10 +273,10 @@ class BlockStore:
     ) -> VerifyReport:
         """Read every block whose key begins with the literal `prefix`, and report the damaged.
 
-        A block is held to its page checksums, else to the checksum that the service keeps, else
-        to an ETag that is an MD5; in a folder or in memory there are none. Many blocks are read
-        at once, `in_flight` bytes at most (64 MiB) or a single one. Raises what a listing does.
-        `progress` is called with the bytes done so far.
+        A block is verified against its page checksums, else to the checksum that the service keeps,
+        else to an ETag that is an MD5; in a folder or in memory there are none. Many blocks are
+        read at once, `in_flight` bytes at most (64 MiB) or a single one. Raises what a listing
+        does. `progress` is called with the bytes done so far.
         """
         return self._run_many(partial(self._verifier.verify_by_prefix, progress=progress), prefix)
 

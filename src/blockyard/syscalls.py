@@ -1,4 +1,4 @@
-"""System calls on files that are held to their effect, not to their answer.
+"""System calls on files, verified by their effect and not by their answer.
 
 Over NFS a call may take effect and its reply be lost: the client sends it again, and the second
 answer is about the work of the first (link(2) says EEXIST, rename(2) ENOENT). SMB and FUSE refuse

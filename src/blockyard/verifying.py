@@ -1,7 +1,7 @@
 """Verifying what is stored: every block below a prefix is read whole, over any store.
 
-The store says what a block was held to (`Store.verify_block`); here is the walk over the listing,
-many blocks at a time in bounded memory, and the report.
+The store says what a block was verified against (`Store.verify_block`); here is the walk over the
+listing, many blocks at a time in bounded memory, and the report.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ def s3(**settings: Any) -> S3Config:
     return S3Config(**{"bucket": "my-data", **settings})
 
 
-def refusal(model: type[Section], **settings: Any) -> str:
+def config_error(model: type[Section], **settings: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         _ = model(**settings)
     return str(caught.value)
 
 
 def refused(**settings: Any) -> str:
-    return refusal(S3Config, **{"bucket": "my-data", **settings})
+    return config_error(S3Config, **{"bucket": "my-data", **settings})
 
 
 def test_defaults_are_those_of_the_design() -> None:
@@ -309,7 +309,9 @@ def test_proxy(proxy: str) -> None:
     "proxy", ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@"]
 )
 def test_proxy_that_is_none(proxy: str) -> None:
-    assert "block_store.s3.http.proxy: expected http://[USER" in refusal(HttpConfig, proxy=proxy)
+    assert "block_store.s3.http.proxy: expected http://[USER" in config_error(
+        HttpConfig, proxy=proxy
+    )
 
 
 # Numbers and words
@@ -318,7 +320,7 @@ def test_proxy_that_is_none(proxy: str) -> None:
 @pytest.mark.parametrize("name", ["connect", "no_progress", "deadline", "unacknowledged"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e9, "soon", "", []])
 def test_timeouts_are_seconds(name: str, value: object) -> None:
-    message = refusal(TimeoutConfig, **{name: value})
+    message = config_error(TimeoutConfig, **{name: value})
     assert f"block_store.s3.timeouts.{name}: expected seconds, more than 0" in message
 
 
@@ -330,7 +332,7 @@ def test_counts_are_whole_numbers(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("name", ["max_connections", "max_idle", "keep_alive"])
 def test_pool_sizes_are_not_negative(name: str) -> None:
-    assert f"block_store.s3.http.{name}: expected" in refusal(HttpConfig, **{name: -1})
+    assert f"block_store.s3.http.{name}: expected" in config_error(HttpConfig, **{name: -1})
 
 
 def test_numbers_and_words_may_come_as_text() -> None:
@@ -341,7 +343,7 @@ def test_numbers_and_words_may_come_as_text() -> None:
 
 def test_a_choice_lists_what_can_be_chosen() -> None:
     assert "auto (bodies" in refused(sign_payload="maybe")
-    assert "block_store.type: expected s3, file or memory, got 'gcs'" in refusal(
+    assert "block_store.type: expected s3, file or memory, got 'gcs'" in config_error(
         StoreConfig, type="gcs"
     )
 
@@ -385,10 +387,10 @@ def test_white_space_around_a_secret_is_a_slip() -> None:
 
 def test_files_must_be_there(tmp_path: Path) -> None:
     for name in ("ca_bundle", "client_cert"):
-        message = refusal(HttpConfig, **{name: str(tmp_path / "none.pem")})
+        message = config_error(HttpConfig, **{name: str(tmp_path / "none.pem")})
         assert f"block_store.s3.http.{name}: expected the path of a PEM file" in message
         assert "there is no such file" in message
-    assert "no such file" in refusal(HttpConfig, ca_bundle=str(tmp_path))
+    assert "no such file" in config_error(HttpConfig, ca_bundle=str(tmp_path))
 
 
 def test_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,13 +406,15 @@ def test_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_client_key_needs_its_certificate(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     _ = key.write_text("")
-    assert "client_cert is missing" in refusal(HttpConfig, client_key=str(key))
+    assert "client_cert is missing" in config_error(HttpConfig, client_key=str(key))
     assert HttpConfig(client_cert=str(key), client_key=str(key)).client_key == str(key)
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", 3])
 def test_folder_that_is_none(path: object) -> None:
-    assert "block_store.file.path: expected the path of a folder" in refusal(FileConfig, path=path)
+    assert "block_store.file.path: expected the path of a folder" in config_error(
+        FileConfig, path=path
+    )
 
 
 # The store's type
@@ -425,9 +429,11 @@ def test_the_selected_section() -> None:
 
 
 def test_the_section_of_the_type_is_required() -> None:
-    assert "block_store.s3: expected a mapping with the settings region" in refusal(StoreConfig)
-    assert "got nothing (type is file)" in refusal(StoreConfig, type="file")
-    assert "block_store.s3.bucket: required: the name of a bucket" in refusal(
+    assert "block_store.s3: expected a mapping with the settings region" in config_error(
+        StoreConfig
+    )
+    assert "got nothing (type is file)" in config_error(StoreConfig, type="file")
+    assert "block_store.s3.bucket: required: the name of a bucket" in config_error(
         StoreConfig, type="memory", s3={}
     )
 
@@ -436,7 +442,7 @@ def test_the_section_of_the_type_is_required() -> None:
 
 
 def test_all_problems_come_in_one_message() -> None:
-    message = refusal(
+    message = config_error(
         StoreConfig,
         type="s3",
         s3={"bucket": "NO", "region": "", "timeouts": {"connect": 0}, "http": {"max_idle": "x"}},
@@ -456,7 +462,7 @@ def test_all_problems_come_in_one_message() -> None:
     ],
 )
 def test_unknown_settings_are_refused_with_advice(name: str, advice: str) -> None:
-    message = refusal(StoreConfig, s3={"bucket": "my-data", name: "hunter2"})
+    message = config_error(StoreConfig, s3={"bucket": "my-data", name: "hunter2"})
     assert f"block_store.s3.{name}: unknown setting; {advice}" in message
     assert "hunter2" not in message
 
@@ -558,4 +564,4 @@ def test_a_secret_that_was_dumped_as_asterisks_is_refused(secret: dict[str, str]
 
 def test_a_proxy_that_was_dumped_as_asterisks_is_refused() -> None:
     proxy = json.loads(dumped(HttpConfig(proxy="http://me:hunter2@proxy")))
-    assert "http.proxy: expected http://" in refusal(HttpConfig, **proxy)
+    assert "http.proxy: expected http://" in config_error(HttpConfig, **proxy)

@@ -22,7 +22,7 @@ from blockyard.config.fields import Setting, settings_below, walk
 from blockyard.config.loading import own_variables
 from blockyard.errors import BlockStoreError
 from blockyard.model import MIB
-from blockyard.s3 import pacing
+from blockyard.s3 import rate_limiter
 from blockyard.s3.integrity import SMALLEST_PAGE
 from blockyard.s3.retry import RetryPolicy
 from servers.endpoint import Endpoint, create_bucket
@@ -270,12 +270,13 @@ def tree() -> list[type[BlockStoreError]]:
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     text = prose(ALL)
     policy, settings = RetryPolicy(), S3Config(bucket=BUCKET)
+    rate = rate_limiter._TOKENS_A_SECOND // rate_limiter._RETRY_COST
     assert policy.attempts == settings.max_attempts
     for fact in (
         f"up to {policy.attempts} tries",
         f"double from {policy.base:g} s up to {policy.cap:g} s",
         f"has never answered gets {policy.before_contact} tries",
-        f"no more than {pacing._TOKENS_A_SECOND // pacing._RETRY_COST} retries a second",
+        f"no more than {rate} retries a second",
         f"`connect` ({settings.timeouts.connect:g} s)",
         f"`no_progress` ({settings.timeouts.no_progress:g} s)",
         f"{settings.concurrency} requests are in flight",

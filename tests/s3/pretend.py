@@ -76,9 +76,9 @@ class PretendS3:
     def get(self, request: Request) -> Response:
         stored = self.objects.get(request.target)
         if stored is None:
-            return refusal(404, "NoSuchKey")
+            return s3_error(404, "NoSuchKey")
         if request.headers.get("if-match", stored.etag) != stored.etag:
-            return refusal(412, "PreconditionFailed")
+            return s3_error(412, "PreconditionFailed")
         if request.headers.get("if-none-match") == stored.etag:
             return reply(304, {"etag": stored.etag}, b"")
         size = len(stored.body)
@@ -92,27 +92,27 @@ class PretendS3:
         else:
             first, end = max(0, size - int(asked[2])), size
         if first >= size:
-            return refusal(416, "InvalidRange")
+            return s3_error(416, "InvalidRange")
         headers["content-range"] = f"bytes {first}-{end - 1}/{size}"
         return reply(206, headers, stored.body[first:end])
 
     def unknown(self, request: Request) -> Response:
-        return refusal(501, "NotImplemented")
+        return s3_error(501, "NotImplemented")
 
     def head(self, request: Request) -> Response:
         found = self.get(request)
         return Response(found.status, found.headers, b"", 0)
 
     def condition(self, request: Request) -> Response | None:
-        """The refusal of a write that depends on what is there."""
+        """The error response to a write that depends on what is there."""
         there = self.objects.get(request.target)
         if "if-match" in request.headers:
             if there is None:
-                return refusal(404, "NoSuchKey")
+                return s3_error(404, "NoSuchKey")
             if request.headers["if-match"] != there.etag:
-                return refusal(412, "PreconditionFailed")
+                return s3_error(412, "PreconditionFailed")
         if "if-none-match" in request.headers and there is not None:
-            return refusal(412, "PreconditionFailed")
+            return s3_error(412, "PreconditionFailed")
         return None
 
     def put(self, request: Request) -> Response:
@@ -135,7 +135,7 @@ def reply(status: int, headers: dict[str, str], body: bytes) -> Response:
     return Response(status, {**headers, "content-length": str(len(body))}, body, len(body))
 
 
-def refusal(status: int, code: str, **headers: str) -> Response:
+def s3_error(status: int, code: str, **headers: str) -> Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return reply(status, named, f"<Error><Code>{code}</Code></Error>".encode())
 

@@ -77,7 +77,7 @@ def amazon(*answers: Answer) -> Scripted:
     return Scripted(*answers, endpoint="", force_path_style=False)
 
 
-def refusal(status: int, code: str = "", message: str = "", **headers: str) -> Response:
+def s3_error(status: int, code: str = "", message: str = "", **headers: str) -> Response:
     """An error reply; `_` in the names of its headers stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>" if code else ""

@@ -1,4 +1,4 @@
-"""One S3 call: tried again, signed anew, healed by what a refusal teaches, and told in full."""
+"""One S3 call: tried again, signed anew, recovered, and told in full."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from blockyard.errors import (
 )
 from blockyard.s3.credentials import Credentials, CredentialSource
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import DATE, EMPTY, OK, Scripted, refusal
+from tests.s3.scripted_service import DATE, EMPTY, OK, Scripted, s3_error
 
-EXPIRED = refusal(400, "ExpiredToken")
-SKEWED = refusal(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
+EXPIRED = s3_error(400, "ExpiredToken")
+SKEWED = s3_error(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
 RESET = TransportConnectionError("reset by the test")
 
 
@@ -48,10 +48,10 @@ def authorization(request: Request) -> str:
 @pytest.mark.parametrize(
     "failure",
     [
-        *(refusal(status) for status in (429, 500, 502, 503, 504)),
-        refusal(503, "SlowDown"),
-        refusal(500, "InternalError"),
-        refusal(400, "RequestTimeout"),
+        *(s3_error(status) for status in (429, 500, 502, 503, 504)),
+        s3_error(503, "SlowDown"),
+        s3_error(500, "InternalError"),
+        s3_error(400, "RequestTimeout"),
         reply(206, {"etag": '"e"'}, b"hello"),
         RESET,
         TransportTimeoutError("no byte moved"),
@@ -69,16 +69,16 @@ def test_what_may_pass_is_tried_until_it_has_passed(failure: Response | BlockSto
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (refusal(400, "InvalidURI"), S3Error),
-        (refusal(507, "InsufficientStorage"), ServerError),
-        (refusal(403), AccessDeniedError),
-        (refusal(404, "NoSuchKey"), BlockNotFoundError),
-        (refusal(404, "NoSuchBucket"), BucketNotFoundError),
-        (refusal(405, "MethodNotAllowed"), S3Error),
-        (refusal(412, "PreconditionFailed"), S3Error),
-        (refusal(505), ServerError),
-        (refusal(301, "PermanentRedirect"), S3Error),
-        (refusal(307), S3Error),
+        (s3_error(400, "InvalidURI"), S3Error),
+        (s3_error(507, "InsufficientStorage"), ServerError),
+        (s3_error(403), AccessDeniedError),
+        (s3_error(404, "NoSuchKey"), BlockNotFoundError),
+        (s3_error(404, "NoSuchBucket"), BucketNotFoundError),
+        (s3_error(405, "MethodNotAllowed"), S3Error),
+        (s3_error(412, "PreconditionFailed"), S3Error),
+        (s3_error(505), ServerError),
+        (s3_error(301, "PermanentRedirect"), S3Error),
+        (s3_error(307), S3Error),
         (TLSError("certificate"), TLSError),
         (StoreClosedError("closed"), StoreClosedError),
         (DeadlineExceededError("late"), DeadlineExceededError),
@@ -97,7 +97,7 @@ def test_what_lasts_is_told_at_once(
 
 
 @pytest.mark.parametrize(("max_attempts", "tries"), [(10, 10), (4, 4), (1, 1)])
-@pytest.mark.parametrize("failure", [refusal(500, "InternalError"), refusal(503, "SlowDown")])
+@pytest.mark.parametrize("failure", [s3_error(500, "InternalError"), s3_error(503, "SlowDown")])
 def test_the_tries_are_limited_and_all_of_them_told(
     max_attempts: int, tries: int, failure: Response
 ) -> None:
@@ -113,7 +113,7 @@ def test_the_tries_are_limited_and_all_of_them_told(
 
 
 def test_ten_tries_are_the_default() -> None:
-    s3 = Scripted(refusal(500))
+    s3 = Scripted(s3_error(500))
     with pytest.raises(ServerError):
         _ = s3.read()
     assert len(s3.requests) == 10
@@ -152,7 +152,7 @@ def test_an_error_that_is_an_os_error_too_names_the_operation_once() -> None:
 
 
 def test_every_try_is_signed_anew() -> None:
-    s3 = Scripted(refusal(503, retry_after="2"), refusal(503, retry_after="2"), OK)
+    s3 = Scripted(s3_error(503, retry_after="2"), s3_error(503, retry_after="2"), OK)
     assert s3.read() == b"hello"
     dates = [request.headers["x-amz-date"] for request in s3.requests]
     assert dates == ["20231114T221320Z", "20231114T221322Z", "20231114T221324Z"]
@@ -160,7 +160,7 @@ def test_every_try_is_signed_anew() -> None:
 
 
 def test_the_deadline_ends_the_tries() -> None:
-    s3 = Scripted(refusal(503, "SlowDown", retry_after="2"))
+    s3 = Scripted(s3_error(503, "SlowDown", retry_after="2"))
     s3.ctx = Context(s3.runtime, deadline=5.0)
     with pytest.raises(DeadlineExceededError) as raised:
         _ = s3.read()
@@ -173,7 +173,7 @@ def test_the_deadline_ends_the_tries() -> None:
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), asyncio.CancelledError()])
 def test_an_interruption_passes_and_leaves_nothing_counted(interruption: BaseException) -> None:
-    s3 = Scripted(refusal(503, "SlowDown"), interruption, OK)
+    s3 = Scripted(s3_error(503, "SlowDown"), interruption, OK)
     with pytest.raises(type(interruption)):
         _ = s3.read()
     assert len(s3.requests) == 2
@@ -253,7 +253,7 @@ def test_a_clock_that_stays_skewed_is_an_error() -> None:
 
 @pytest.mark.parametrize("date", ["", "yesterday"])
 def test_a_service_that_does_not_tell_its_time_teaches_nothing(date: str) -> None:
-    s3 = Scripted(refusal(403, "RequestTimeTooSkewed", date=date), OK)
+    s3 = Scripted(s3_error(403, "RequestTimeTooSkewed", date=date), OK)
     with pytest.raises(AccessDeniedError):
         _ = s3.read()
     assert s3.read() == b"hello"
@@ -261,17 +261,17 @@ def test_a_service_that_does_not_tell_its_time_teaches_nothing(date: str) -> Non
 
 
 def test_a_wait_until_a_date_is_measured_by_the_services_clock() -> None:
-    later = refusal(503, "SlowDown", retry_after="Tue, 14 Nov 2023 23:13:25 GMT")
+    later = s3_error(503, "SlowDown", retry_after="Tue, 14 Nov 2023 23:13:25 GMT")
     s3 = Scripted(SKEWED, later, OK)
     assert s3.read() == b"hello"
     assert s3.pauses == [5.0]
 
 
 ELSEWHERE = {
-    "301 with a header": refusal(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
-    "301 to a HEAD": refusal(301, x_amz_bucket_region="eu-west-1"),
-    "307": refusal(307, "TemporaryRedirect", x_amz_bucket_region="eu-west-1"),
-    "400 to a HEAD": refusal(400, x_amz_bucket_region="eu-west-1"),
+    "301 with a header": s3_error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
+    "301 to a HEAD": s3_error(301, x_amz_bucket_region="eu-west-1"),
+    "307": s3_error(307, "TemporaryRedirect", x_amz_bucket_region="eu-west-1"),
+    "400 to a HEAD": s3_error(400, x_amz_bucket_region="eu-west-1"),
     "400 with its name": reply(
         400,
         {},
@@ -319,7 +319,7 @@ def test_calls_that_find_the_same_region_wrong_all_go_on() -> None:
 def test_a_service_that_sends_calls_from_region_to_region_is_an_error() -> None:
     def wander(request: Request) -> Response:
         there = "eu-west-2" if region_of(request) == "eu-west-1" else "eu-west-1"
-        return refusal(301, "PermanentRedirect", x_amz_bucket_region=there)
+        return s3_error(301, "PermanentRedirect", x_amz_bucket_region=there)
 
     s3 = Scripted(wander)
     with pytest.raises(S3Error, match="elsewhere"):
@@ -328,7 +328,7 @@ def test_a_service_that_sends_calls_from_region_to_region_is_an_error() -> None:
 
 
 def test_a_region_that_is_named_though_it_is_the_right_one_is_no_reason_to_try_again() -> None:
-    s3 = Scripted(refusal(400, "InvalidURI", x_amz_bucket_region="us-east-1"))
+    s3 = Scripted(s3_error(400, "InvalidURI", x_amz_bucket_region="us-east-1"))
     with pytest.raises(S3Error):
         _ = s3.read()
     assert len(s3.requests) == 1
@@ -336,7 +336,7 @@ def test_a_region_that_is_named_though_it_is_the_right_one_is_no_reason_to_try_a
 
 @pytest.mark.parametrize("region", ["", "a b", "x" * 41, "eu-west-1\r\nx: y"])
 def test_what_is_no_region_is_not_learnt(region: str) -> None:
-    s3 = Scripted(refusal(301, "PermanentRedirect", x_amz_bucket_region=region), OK)
+    s3 = Scripted(s3_error(301, "PermanentRedirect", x_amz_bucket_region=region), OK)
     with pytest.raises(S3Error):
         _ = s3.read()
     assert s3.read() == b"hello"
@@ -346,14 +346,14 @@ def test_what_is_no_region_is_not_learnt(region: str) -> None:
 def test_all_that_can_be_healed_is_healed_in_one_call() -> None:
     source = Renewable()
     elsewhere = ELSEWHERE["301 with a header"]
-    s3 = Scripted(elsewhere, EXPIRED, SKEWED, refusal(503), OK, credentials=source)
+    s3 = Scripted(elsewhere, EXPIRED, SKEWED, s3_error(503), OK, credentials=source)
     assert s3.read() == b"hello"
     assert len(s3.requests) == 5
     assert len(s3.pauses) == 1
 
 
-def test_the_ids_of_a_refusal_are_told() -> None:
-    answer = refusal(500, "InternalError", x_amz_request_id="REQ404", x_amz_id_2="HOST")
+def test_the_ids_of_an_error_response_are_told() -> None:
+    answer = s3_error(500, "InternalError", x_amz_request_id="REQ404", x_amz_id_2="HOST")
     s3 = Scripted(answer, max_attempts=2)
     with pytest.raises(ServerError) as raised:
         _ = s3.read()
@@ -386,7 +386,7 @@ class _Nobody(CredentialSource):
 
 def test_every_request_names_its_client() -> None:
     """Firewalls refuse requests without, and operators look for it."""
-    s3 = Scripted(reply(503, {}, b""), refusal(403), refusal(403, "AccessDenied"))
+    s3 = Scripted(reply(503, {}, b""), s3_error(403), s3_error(403, "AccessDenied"))
     with pytest.raises(AccessDeniedError):
         _ = s3.run(s3.store.stat_block(s3.ctx, "key"))
     anonymous = Scripted(OK, credentials=_Nobody())
@@ -401,7 +401,14 @@ def test_every_request_names_its_client() -> None:
 def test_each_retry_and_each_recovery_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "blockyard")
     elsewhere = ELSEWHERE["301 with a header"]
-    answers = [refusal(503, "SlowDown", retry_after="2"), RESET, elsewhere, EXPIRED, SKEWED, OK]
+    answers = [
+        s3_error(503, "SlowDown", retry_after="2"),
+        RESET,
+        elsewhere,
+        EXPIRED,
+        SKEWED,
+        OK,
+    ]
     s3 = Scripted(*answers, credentials=Renewable())
     assert s3.read() == b"hello"
     assert {record.name for record in caplog.records} == {"blockyard.s3"}
@@ -425,7 +432,7 @@ SECRETS = ("the-secret", "the-token", "t0ps3cr3t")
 
 @pytest.mark.parametrize(
     "answer",
-    [EXPIRED, SKEWED, *ELSEWHERE.values(), refusal(403, "SignatureDoesNotMatch"), RESET, OK],
+    [EXPIRED, SKEWED, *ELSEWHERE.values(), s3_error(403, "SignatureDoesNotMatch"), RESET, OK],
     ids=repr,
 )
 def test_no_secret_is_in_an_error_a_log_or_a_repr(
@@ -454,6 +461,6 @@ def test_no_secret_is_in_the_repr_of_a_configuration() -> None:
 
 
 def test_the_time_of_the_tests_is_what_they_say() -> None:
-    s3 = Scripted(refusal(403, "RequestTimeTooSkewed", date=DATE), EMPTY)
+    s3 = Scripted(s3_error(403, "RequestTimeTooSkewed", date=DATE), EMPTY)
     s3.run(s3.store.delete_block(s3.ctx, "key"))
     assert [each.headers["x-amz-date"] for each in s3.requests] == ["20231114T221320Z"] * 2

@@ -231,7 +231,7 @@ FOR_A_PROGRAM = {
 
 
 def usable_or_refused(where: str) -> str:
-    """What the chain finds: "usable", or the words of a refusal that shows no secret."""
+    """What the chain finds: "usable", or the words of an error that shows no secret."""
     try:
         found = find_in_chain()
     except ConfigError as error:
@@ -402,9 +402,9 @@ def test_a_damaged_cache_of_single_sign_on(
     # constants of botocore, made from the home that it was imported in
     for provider in ("credentials.SSOProvider", "tokens.SSOTokenProvider"):
         monkeypatch.setattr(f"botocore.{provider}._SSO_TOKEN_CACHE_DIR", str(cache))
-    refusal = usable_or_refused("in sso: ")
-    assert refusal != "usable"
-    assert ("EndpointConnectionError" in refusal) is (name in CONNECTING), refusal
+    found = usable_or_refused("in sso: ")
+    assert found != "usable"
+    assert ("EndpointConnectionError" in found) is (name in CONNECTING), found
 
 
 FILES: dict[str, bytes] = {

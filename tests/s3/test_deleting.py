@@ -26,7 +26,7 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import EMPTY, Answer, Scripted, refusal
+from tests.s3.scripted_service import EMPTY, Answer, Scripted, s3_error
 
 MANY = [f"folder/key-{number:04}" for number in range(2500)]
 
@@ -149,7 +149,7 @@ def test_keys_that_xml_can_not_hold_go_one_by_one() -> None:
 
 
 def test_each_of_those_has_its_own_outcome_too() -> None:
-    s3 = Scripted(EMPTY, refusal(403, "AccessDenied"), EMPTY)
+    s3 = Scripted(EMPTY, s3_error(403, "AccessDenied"), EMPTY)
     result = delete(s3, ["\x01", "\x02", "\x03"])
     assert result.deleted == ["\x01", "\x03"]
     assert isinstance(result.failed["\x02"], AccessDeniedError)
@@ -166,11 +166,11 @@ def test_keys_are_named_without_the_prefix_that_the_service_knows() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (refusal(403, "AccessDenied"), AccessDeniedError),
-        (refusal(404, "NoSuchBucket"), BucketNotFoundError),
-        (refusal(400, "MalformedXML"), S3Error),
-        (refusal(500, "InternalError"), ServerError),
-        (refusal(503, "SlowDown"), ThrottledError),
+        (s3_error(403, "AccessDenied"), AccessDeniedError),
+        (s3_error(404, "NoSuchBucket"), BucketNotFoundError),
+        (s3_error(400, "MalformedXML"), S3Error),
+        (s3_error(500, "InternalError"), ServerError),
+        (s3_error(503, "SlowDown"), ThrottledError),
         (TransportConnectionError("refused", established=False), TransportConnectionError),
         (reply(200, {}, b"<Nonsense/>"), ProtocolError),
     ],
@@ -188,7 +188,7 @@ def test_when_nothing_could_be_attempted_that_is_raised(
 
 
 def test_a_request_that_fails_after_others_did_their_part_leaves_results() -> None:
-    s3 = Scripted(obey, refusal(403, "AccessDenied"))
+    s3 = Scripted(obey, s3_error(403, "AccessDenied"))
     result = delete(s3, MANY)
     assert result.deleted == MANY[:1000]
     assert list(result.failed) == MANY[1000:]
@@ -196,7 +196,7 @@ def test_a_request_that_fails_after_others_did_their_part_leaves_results() -> No
 
 
 def test_a_batch_that_failed_whole_after_a_part_of_it_was_done() -> None:
-    s3 = Scripted(refusing("InternalError", "b"), refusal(403, "AccessDenied"))
+    s3 = Scripted(refusing("InternalError", "b"), s3_error(403, "AccessDenied"))
     result = delete(s3, ["a", "b"])
     assert result.deleted == ["a"]
     assert isinstance(result.failed["b"], AccessDeniedError)
@@ -223,7 +223,7 @@ class Busy:
     def __call__(self, request: Request) -> Response:
         keys = asked(request)
         if len(keys) > self.most:
-            return refusal(503, self._code)
+            return s3_error(503, self._code)
         self.gone += keys
         return outcome(keys)
 
@@ -250,7 +250,7 @@ def test_batches_grow_again_when_the_service_keeps_up() -> None:
 
 
 def test_no_batch_is_smaller_than_need_be() -> None:
-    s3 = Scripted(refusal(503, "SlowDown"))
+    s3 = Scripted(s3_error(503, "SlowDown"))
     with pytest.raises(ThrottledError):
         _ = delete(s3, MANY[:100])
     assert min(sizes(s3)) == 10
@@ -263,7 +263,7 @@ def test_the_deadline_ends_the_tries() -> None:
     assert result.deleted == ["a", "c"]
     assert isinstance(result.failed["b"], ServerError)
     assert s3.runtime.clock < 0.5
-    s3 = Scripted(refusal(500))
+    s3 = Scripted(s3_error(500))
     s3.ctx = Context(s3.runtime, deadline=0.5)
     with pytest.raises(DeadlineExceededError):
         _ = delete(s3, MANY)
@@ -285,11 +285,11 @@ def test_every_key_is_in_exactly_one_of_the_two(seed: object, keys: list[str]) -
     def answer(request: Request) -> Response:
         roll = chance.random()  # type: ignore[attr-defined]
         if roll < 0.15:
-            return refusal(503, "SlowDown")
+            return s3_error(503, "SlowDown")
         if roll < 0.25:
             raise TransportConnectionError("reset")
         if request.method == "DELETE":
-            return EMPTY if roll < 0.8 else refusal(403, "AccessDenied")
+            return EMPTY if roll < 0.8 else s3_error(403, "AccessDenied")
         wanted = asked(request)
         codes = ("", "", "", "InternalError", "AccessDenied", "SlowDown")
         fate = {key: chance.choice(codes) for key in wanted}  # type: ignore[attr-defined]

@@ -18,7 +18,15 @@ from blockyard.errors import (
 )
 from blockyard.model import KIB, MIB
 from blockyard.s3.integrity import upload_headers
-from tests.s3.pretend import Pretended, asked_ranges, broken_after, flip, refusal, reply, with_body
+from tests.s3.pretend import (
+    Pretended,
+    asked_ranges,
+    broken_after,
+    flip,
+    reply,
+    s3_error,
+    with_body,
+)
 
 PAGE = 16 * KIB
 SIZE = 5 * PAGE + 77
@@ -207,7 +215,7 @@ def test_a_block_replaced_again_and_again_while_it_breaks_off_is_given_up() -> N
 
     def hostile(request: Request, sent: Response) -> Response | IncompleteBodyError:
         if "if-match" in request.headers and request.headers["range"] != f"bytes=200000-{MIB - 1}":
-            return refusal(412, "PreconditionFailed")
+            return s3_error(412, "PreconditionFailed")
         return broken_after(200_000)(request, sent)
 
     s3.service.always = hostile
@@ -218,8 +226,8 @@ def test_a_block_replaced_again_and_again_while_it_breaks_off_is_given_up() -> N
 
 def test_what_came_before_a_body_broke_off_is_told() -> None:
     s3 = foreign()
-    s3.service.twists = [lambda *_: refusal(500, "InternalError"), broken_after(500)]
-    s3.service.always = lambda *_: refusal(403, "AccessDenied")
+    s3.service.twists = [lambda *_: s3_error(500, "InternalError"), broken_after(500)]
+    s3.service.always = lambda *_: s3_error(403, "AccessDenied")
     with pytest.raises(BlockStoreError) as raised:
         _ = s3.read("k")
     first, second = raised.value.__notes__

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from blockyard.context import Response
 from blockyard.errors import BlockStoreError, S3Error
-from blockyard.s3.listing import PageAsked, list_page
-from blockyard.s3.refusals import error_from, region_hint, retry_after, server_time
+from blockyard.s3.error_responses import error_from, region_hint, retry_after, server_time
+from blockyard.s3.listing import PageRequest, list_page
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 
 # Other work on the machine is no failure.
@@ -87,8 +87,8 @@ responses = st.builds(
     "read",
     [
         lambda response: block_info("k", response),
-        lambda response: list_page(response, PageAsked("")),
-        lambda response: list_page(response, PageAsked("b/"), "b/"),
+        lambda response: list_page(response, PageRequest("")),
+        lambda response: list_page(response, PageRequest("b/"), "b/"),
         lambda response: copy_result(response, "k"),
         lambda response: delete_outcome(response, ASKED),
     ],
@@ -103,7 +103,7 @@ def test_only_our_errors_escape(read: Callable[[Response], object], response: Re
 
 @steady
 @given(response=responses, key=st.none() | st.text(max_size=10))
-def test_every_refusal_is_an_error(response: Response, key: str | None) -> None:
+def test_every_error_response_is_an_error(response: Response, key: str | None) -> None:
     error = error_from(response, "read_block", key)
     assert isinstance(error, BlockStoreError)
     assert str(error).isprintable()

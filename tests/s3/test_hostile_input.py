@@ -34,7 +34,7 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.testing.steps import Step
 from blockyard.transport.heads import encode_head
-from tests.s3.pretend import Pretended, Stored, path, refusal, reply
+from tests.s3.pretend import Pretended, Stored, path, reply, s3_error
 from tests.transport.runtimes import ask, both_runtimes, driving
 
 PIECE = 64 * KIB
@@ -168,7 +168,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_what_a_service_says_of_its_refusal_is_fit_to_be_shown(text: str) -> None:
+def test_what_an_error_response_says_is_fit_to_be_shown(text: str) -> None:
     s3 = Pretended(max_attempts=1)
     said = escape(text.replace("\x00", ""), {"\x1b": "&#27;"})
     body = "".join(f"<{name}>{said}</{name}>" for name in ("Code", "Message", "RequestId"))
@@ -190,7 +190,7 @@ def test_what_a_service_says_of_its_refusal_is_fit_to_be_shown(text: str) -> Non
 def test_no_wait_is_longer_than_the_cap(told: str) -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    s3.service.twists = [lambda *_: refusal(503, "SlowDown", retry_after=told)]
+    s3.service.twists = [lambda *_: s3_error(503, "SlowDown", retry_after=told)]
     assert s3.read("k") == b"data"
     assert max(s3.runtime.pauses) <= 30.0
 
@@ -201,7 +201,7 @@ def test_no_wait_is_longer_than_the_cap(told: str) -> None:
 )
 def test_a_hostile_clock_does_not_break_signing(told: str) -> None:
     s3 = Pretended(anonymous=False, access_key="a", secret_key="b", max_attempts=2)
-    s3.service.always = lambda *_: refusal(403, "RequestTimeTooSkewed", date=told)
+    s3.service.always = lambda *_: s3_error(403, "RequestTimeTooSkewed", date=told)
     with pytest.raises(AccessDeniedError):
         _ = s3.read("k")
     assert len(s3.requests) <= 3
@@ -213,7 +213,7 @@ def test_a_hostile_clock_does_not_break_signing(told: str) -> None:
 )
 def test_a_region_can_not_lead_elsewhere(region: str) -> None:
     s3 = Pretended(max_attempts=1)
-    s3.service.always = lambda *_: refusal(301, "PermanentRedirect", x_amz_bucket_region=region)
+    s3.service.always = lambda *_: s3_error(301, "PermanentRedirect", x_amz_bucket_region=region)
     with pytest.raises(S3Error):
         _ = s3.read("k")
     assert {each.origin.host for each in s3.requests} == {"127.0.0.1"}
@@ -222,7 +222,7 @@ def test_a_region_can_not_lead_elsewhere(region: str) -> None:
 
 def test_a_redirect_is_not_followed() -> None:
     s3 = Pretended(max_attempts=1)
-    s3.service.always = lambda *_: refusal(307, "", location="http://evil.example.com/")
+    s3.service.always = lambda *_: s3_error(307, "", location="http://evil.example.com/")
     with pytest.raises(S3Error):
         _ = s3.read("k")
     assert len(s3.requests) == 1

@@ -21,7 +21,16 @@ from blockyard.errors import (
 )
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
 from blockyard.s3.integrity import PageChecksums, page_size, upload_headers
-from tests.s3.pretend import Pretended, Stored, Twist, asked_ranges, flip, path, refusal, with_body
+from tests.s3.pretend import (
+    Pretended,
+    Stored,
+    Twist,
+    asked_ranges,
+    flip,
+    path,
+    s3_error,
+    with_body,
+)
 
 PAGE = 16 * KIB
 SUMS = "x-amz-meta-blockyard-sums"
@@ -153,7 +162,7 @@ def test_bytes_that_change_after_they_were_summed_up_are_no_page_of_it() -> None
 
 def refusing_checksums(code: str) -> Twist:
     def twist(request: Request, sent: Response) -> Response:
-        return refusal(400, code) if "x-amz-checksum-crc32c" in request.headers else sent
+        return s3_error(400, code) if "x-amz-checksum-crc32c" in request.headers else sent
 
     return twist
 
@@ -174,7 +183,7 @@ def test_a_service_that_refuses_the_checksum_header_is_spared_it(
 
 def test_a_write_refused_for_something_else_tells_what() -> None:
     s3 = Pretended()
-    s3.service.always = lambda *_: refusal(501, "NotImplemented")
+    s3.service.always = lambda *_: s3_error(501, "NotImplemented")
     for _ in range(2):
         with pytest.raises(ServerError, match="NotImplemented"):
             s3.write("k", b"data")
@@ -185,7 +194,7 @@ def test_a_write_refused_for_something_else_tells_what() -> None:
 
 def test_a_wrong_checksum_is_no_reason_to_leave_it_out() -> None:
     s3 = Pretended()
-    s3.service.twists = [lambda *_: refusal(400, "BadDigest")]
+    s3.service.twists = [lambda *_: s3_error(400, "BadDigest")]
     s3.write("k", b"data")
     assert all("x-amz-checksum-crc32c" in each.headers for each in s3.requests)
 
@@ -351,7 +360,7 @@ def test_a_mismatch_is_one_of_the_tries_and_all_of_them_are_told(max_attempts: i
         if damaged:
             damaged = False
             return with_body(sent, flip(sent.body, 5))
-        return refusal(500, "InternalError")
+        return s3_error(500, "InternalError")
 
     s3.service.always = twist
     with pytest.raises((ServerError, IntegrityError)) as raised:
@@ -368,7 +377,7 @@ def test_the_error_of_a_second_mismatch_tells_of_the_first() -> None:
     s3.write("k", BLOCK)
     s3.stored("k").body = flip(BLOCK, 5)
     s3.requests.clear()
-    s3.service.twists = [lambda *_: refusal(500, "InternalError")]
+    s3.service.twists = [lambda *_: s3_error(500, "InternalError")]
     with pytest.raises(IntegrityError, match="read_block 'k': page 0") as raised:
         _ = s3.read("k")
     first, second = raised.value.__notes__

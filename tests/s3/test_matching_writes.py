@@ -22,11 +22,11 @@ from blockyard.stores.base import WriteRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import FaultProxy, LoseReply, Match, Script
 from servers.endpoint import Endpoint
-from tests.s3.pretend import Pretended, Twist, path, refusal, reply
+from tests.s3.pretend import Pretended, Twist, path, reply, s3_error
 from tests.s3.scripted_service import Scripted
 
 NONCE = "x-amz-meta-blockyard-nonce"
-REFUSED = refusal(412, "PreconditionFailed")
+REFUSED = s3_error(412, "PreconditionFailed")
 
 
 def stored(s3: Pretended, data: bytes = b"first") -> str:
@@ -81,7 +81,7 @@ def test_a_mismatch_names_both_etags(opened: Callable[[], Pretended]) -> None:
 
 
 @pytest.mark.parametrize("opened", [Pretended, known])
-@pytest.mark.parametrize("absent", [refusal(404, "NoSuchKey"), REFUSED])
+@pytest.mark.parametrize("absent", [s3_error(404, "NoSuchKey"), REFUSED])
 def test_an_absent_block(opened: Callable[[], Pretended], absent: Response) -> None:
     """AWS answers 404, Ceph 412."""
     s3 = opened()
@@ -117,7 +117,9 @@ def deleted(s3: Pretended) -> Twist:
 
 
 @pytest.mark.parametrize("meanwhile", [replaced, deleted])
-def test_what_cannot_be_told_is_no_refusal(meanwhile: Callable[[Pretended], Twist]) -> None:
+def test_what_cannot_be_told_is_no_failed_condition(
+    meanwhile: Callable[[Pretended], Twist],
+) -> None:
     """It was written, and is not there now: `PreconditionFailedError` would say that it was not."""
     s3 = known()
     etag = stored(s3)
@@ -129,7 +131,7 @@ def test_what_cannot_be_told_is_no_refusal(meanwhile: Callable[[Pretended], Twis
 
 
 def test_a_version_that_another_replaced_was_not_replaced_before() -> None:
-    """So that a 500 without a reason, which Ceph gives those that lose a race, is a refusal."""
+    """So that a 500 without a reason, which Ceph gives those that lose a race, is a failed condition."""
     s3 = known()
     etag = stored(s3)
 
@@ -138,7 +140,7 @@ def test_a_version_that_another_replaced_was_not_replaced_before() -> None:
         s3.runtime.nonce = lambda: "another's"  # type: ignore[method-assign]
         s3.service.twists = []
         _ = write(s3, etag, b"another's")
-        return refusal(500, "UnknownError")
+        return s3_error(500, "UnknownError")
 
     s3.service.twists = [lost]
     with pytest.raises(PreconditionFailedError, match=f"not '{etag}'") as raised:
@@ -150,7 +152,7 @@ def test_a_version_that_another_replaced_was_not_replaced_before() -> None:
 def test_a_look_that_fails_says_that_the_write_may_have_happened() -> None:
     s3 = known()
     etag = stored(s3)
-    denied = refusal(403, "AccessDenied")
+    denied = s3_error(403, "AccessDenied")
     s3.service.twists = [lose, None, lambda _, __: denied, lambda _, __: denied]
     with pytest.raises(S3Error) as raised:
         _ = write(s3, etag)
@@ -158,7 +160,7 @@ def test_a_look_that_fails_says_that_the_write_may_have_happened() -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_refusal_of_a_proxy_s_own_retry_is_no_refusal(lost: int) -> None:
+def test_a_412_to_a_proxy_s_own_retry_is_no_failed_condition(lost: int) -> None:
     """nginx sends a PUT again by itself: the first answer that is seen may be to its second."""
     s3 = known()
     etag = stored(s3)
@@ -178,7 +180,7 @@ def test_a_conflict_is_tried_again() -> None:
 
     def conflict(request: Request, _: Response) -> Response:
         s3.put("k", b"first")  # it was not carried out
-        return refusal(409, "ConditionalRequestConflict")
+        return s3_error(409, "ConditionalRequestConflict")
 
     s3.service.twists = [conflict]
     _ = write(s3, etag)
@@ -225,7 +227,7 @@ def test_two_that_replace_one_version_never_both_win_where_it_is_ignored() -> No
             _ = write(s3, etag)
 
 
-@pytest.mark.parametrize("answer", [refusal(501, "NotImplemented"), Response(501, {}, b"", 0)])
+@pytest.mark.parametrize("answer", [s3_error(501, "NotImplemented"), Response(501, {}, b"", 0)])
 def test_a_service_that_refuses_conditions_says_what_it_lacks(answer: Response) -> None:
     s3 = Pretended()
     etag = stored(s3)

@@ -27,7 +27,7 @@ from blockyard.testing.messages import read_body, read_head, request_framing
 from blockyard.testing.messages import whole as whole_message
 from blockyard.transport.blocking import run_to_end
 from tests.s3.pretend import Pretended, reply
-from tests.s3.scripted_service import EMPTY, LISTING, Scripted, refusal
+from tests.s3.scripted_service import EMPTY, LISTING, Scripted, s3_error
 
 HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 PAGE = reply(200, {"content-type": "text/html; charset=utf-8"}, HTML)
@@ -100,7 +100,7 @@ def test_a_web_page_that_says_404_is_no_missing_block(operation: Operation, body
 
 @pytest.mark.parametrize("operation", READS.values(), ids=READS.keys())
 def test_an_empty_404_to_everything_is_a_missing_bucket(operation: Operation) -> None:
-    s3 = Scripted(refusal(404))
+    s3 = Scripted(s3_error(404))
     with pytest.raises(blockyard.BucketNotFoundError, match="there is no bucket 'bucket'"):
         _ = operation(s3)
 
@@ -251,8 +251,8 @@ def methods(s3: Scripted) -> list[str]:
     return [each.method for each in s3.requests]
 
 
-TAKEN = refusal(412, "PreconditionFailed")
-ABSENT = refusal(404, "NoSuchKey")
+TAKEN = s3_error(412, "PreconditionFailed")
+ABSENT = s3_error(404, "NoSuchKey")
 
 
 def test_the_first_conditional_write_shows_that_conditions_are_kept() -> None:
@@ -269,7 +269,7 @@ def test_the_first_conditional_write_shows_that_conditions_are_kept() -> None:
     assert methods(s3) == ["HEAD"] + ["PUT"] * 3  # known from now on
 
 
-def test_a_refusal_shows_it_as_well() -> None:
+def test_an_error_response_shows_it_as_well() -> None:
     s3 = Scripted(ABSENT, TAKEN, ABSENT, WRITTEN)
     with pytest.raises(BlockExistsError):
         _ = WRITES["if_absent"](s3)
@@ -317,11 +317,11 @@ def test_two_writers_never_both_win_where_conditions_are_ignored() -> None:
 def test_a_block_deleted_while_that_is_found_out_is_no_sign_of_it() -> None:
     s3 = Scripted(ABSENT, WRITTEN, WRITTEN, TAKEN)
     _ = WRITES["if_absent"](s3)
-    conflict = refusal(409, "ConditionalRequestConflict")
+    conflict = s3_error(409, "ConditionalRequestConflict")
     _ = WRITES["if_absent"](Scripted(ABSENT, WRITTEN, conflict, TAKEN))
 
 
-@pytest.mark.parametrize("answer", [refusal(501, "NotImplemented"), refusal(501)])
+@pytest.mark.parametrize("answer", [s3_error(501, "NotImplemented"), s3_error(501)])
 def test_a_service_that_refuses_conditions_says_what_it_lacks(answer: Response) -> None:
     s3 = Scripted(ABSENT, answer, max_attempts=1)
     with pytest.raises(UnsupportedError, match="if_absent is not possible") as raised:
@@ -421,7 +421,7 @@ def deleting(*pages: Response) -> tuple[Scripted, list[str]]:
     def answer(request: Request) -> Response:
         query = parse_qs(urlsplit(request.target).query)
         if request.method == "HEAD":
-            return refusal(404)
+            return s3_error(404)
         if request.method == "POST":
             deleted.append(bytes(request.body).decode())
             return reply(200, {}, b"<DeleteResult/>")
@@ -514,7 +514,7 @@ def test_a_delete_that_is_not_done_is_an_error(status: int) -> None:
 
 
 def test_an_empty_404_to_a_delete_is_believed_of_a_bucket_that_is_there() -> None:
-    s3 = Scripted(refusal(404), LISTING, refusal(404))
+    s3 = Scripted(s3_error(404), LISTING, s3_error(404))
     _ = WRITES["delete_block"](s3)
     _ = WRITES["delete_block"](s3)
     assert methods(s3) == ["DELETE", "GET", "DELETE"]
@@ -541,7 +541,9 @@ def test_the_size_of_a_copy_is_that_of_the_source_with_its_etag() -> None:
     assert methods(s3) == ["HEAD", "PUT"]
 
 
-@pytest.mark.parametrize("source", [described("other", 7), refusal(404, "NoSuchKey"), refusal(500)])
+@pytest.mark.parametrize(
+    "source", [described("other", 7), s3_error(404, "NoSuchKey"), s3_error(500)]
+)
 def test_a_copy_of_another_etag_than_the_source_is_looked_at(source: Response) -> None:
     """The source was replaced in between, or the copy is encrypted in another way."""
 

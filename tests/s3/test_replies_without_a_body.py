@@ -1,4 +1,4 @@
-"""Refusals of a HEAD say nothing but their status: the reason is found out, and mended."""
+"""Error responses to a HEAD have only a status: the reason is found out, the call recovers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blockyard.errors import AccessDeniedError, BlockStoreError
 from blockyard.operations import Operations
 from blockyard.s3.credentials import Credentials, CredentialSource
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import LISTING, Scripted, refusal
+from tests.s3.scripted_service import LISTING, Scripted, s3_error
 
 NOW = 1.7e9
 """The time of `PretendRuntime`'s clock when it begins."""
@@ -29,7 +29,7 @@ all_operations = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=O
 
 
 class Service:
-    """Keeps to a clock and a token; a refusal of a HEAD has no body."""
+    """Keeps to a clock and a token; an error response to a HEAD has no body."""
 
     def __init__(self, ahead: float = 0.0, status: int = 403) -> None:
         self.now = NOW + ahead
@@ -44,7 +44,7 @@ class Service:
         if code and request.method == "HEAD":
             return Response(self.status, {"date": date}, b"", 0)
         if code:
-            return refusal(self.status, code, date=date)
+            return s3_error(self.status, code, date=date)
         if request.method == "HEAD":
             return OBJECT
         return LISTING if "?" in request.target else reply(206, {"etag": '"e"'}, b"d")
@@ -80,7 +80,7 @@ class Renewable(CredentialSource):
 def test_a_skewed_clock_is_mended(operation: Operation, ahead: float) -> None:
     s3 = Scripted(Service(ahead))
     _ = operation(s3)
-    assert len(s3.requests) == 2  # the date of the refusal says it all
+    assert len(s3.requests) == 2  # the date of the error response says it all
     _ = operation(s3)
     assert len(s3.requests) == 3
 
@@ -96,7 +96,7 @@ def test_an_expired_token_is_mended(operation: Operation, status: int) -> None:
 
 
 @all_operations
-def test_a_refusal_for_good_says_why(operation: Operation) -> None:
+def test_a_permanent_error_response_says_why(operation: Operation) -> None:
     service = Service()
     service.denied = "AccessDenied"
     credentials = Renewable()
@@ -111,7 +111,7 @@ def test_a_refusal_for_good_says_why(operation: Operation) -> None:
 def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused() -> None:
     def answer(request: Request) -> Response:
         if request.method == "HEAD":
-            return refusal(403)
+            return s3_error(403)
         assert request.headers["range"] == "bytes=0-0"
         return reply(206, {"etag": '"e"'}, b"d")
 
@@ -121,9 +121,9 @@ def test_a_head_that_is_refused_where_reading_is_allowed_stays_refused() -> None
     assert [each.method for each in s3.requests] == ["HEAD", "GET"]
 
 
-@pytest.mark.parametrize("lost", [refusal(500), refusal(404), reply(200, {}, b"<html></html>")])
+@pytest.mark.parametrize("lost", [s3_error(500), s3_error(404), reply(200, {}, b"<html></html>")])
 def test_a_question_that_is_not_answered_changes_nothing(lost: Response) -> None:
-    s3 = Scripted(refusal(403), lost)
+    s3 = Scripted(s3_error(403), lost)
     with pytest.raises(AccessDeniedError):
         _ = OPERATIONS["stat_block"](s3)
     assert len(s3.requests) == 2
@@ -131,7 +131,7 @@ def test_a_question_that_is_not_answered_changes_nothing(lost: Response) -> None
 
 def test_a_bucket_that_may_not_be_asked_for_is_healthy_when_it_can_be_listed() -> None:
     def answer(request: Request) -> Response:
-        return refusal(403) if request.method == "HEAD" else LISTING
+        return s3_error(403) if request.method == "HEAD" else LISTING
 
     s3 = Scripted(answer)
     _ = OPERATIONS["health_check"](s3)
@@ -139,19 +139,19 @@ def test_a_bucket_that_may_not_be_asked_for_is_healthy_when_it_can_be_listed() -
 
 
 def test_a_health_check_that_was_mended_raises_nothing_stale() -> None:
-    s3 = Scripted(refusal(503, "SlowDown"), refusal(500), LISTING)
+    s3 = Scripted(s3_error(503, "SlowDown"), s3_error(500), LISTING)
     _ = OPERATIONS["health_check"](s3)
 
 
 def test_a_bucket_that_may_not_be_listed_is_one_that_is_there() -> None:
-    s3 = Scripted(refusal(404), refusal(403, "AccessDenied"), refusal(404))
+    s3 = Scripted(s3_error(404), s3_error(403, "AccessDenied"), s3_error(404))
     assert OPERATIONS["block_exists"](s3) is False
     assert OPERATIONS["block_exists"](s3) is False
     assert len(s3.requests) == 3
 
 
 def test_an_absent_key_is_one_request_once_the_bucket_is_known() -> None:
-    s3 = Scripted(OBJECT, refusal(404))
+    s3 = Scripted(OBJECT, s3_error(404))
     assert OPERATIONS["block_exists"](s3) is True
     assert OPERATIONS["block_exists"](s3) is False
     assert len(s3.requests) == 2

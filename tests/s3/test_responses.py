@@ -1,4 +1,4 @@
-"""What each S3 reply is read as: results, and the error for every kind of refusal."""
+"""What each S3 reply is read as: results, and the error for every kind of error response."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from blockyard.errors import (
 )
 from blockyard.model import BlockInfo
 from blockyard.s3.dates import http_date, iso_date
-from blockyard.s3.listing import PageAsked, list_page
-from blockyard.s3.refusals import (
+from blockyard.s3.error_responses import (
     MAX_ERROR_BODY,
     error_from,
     region_hint,
     retry_after,
     server_time,
 )
+from blockyard.s3.listing import PageRequest, list_page
 from blockyard.s3.requests import xml_safe
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.s3.retry import is_transient
@@ -52,7 +52,7 @@ def reply(body: str | bytes = b"", status: int = 200, **headers: str) -> Respons
     return Response(status, named, data, len(data))
 
 
-def refusal(status: int, code: str, **fields: str) -> Response:
+def s3_error(status: int, code: str, **fields: str) -> Response:
     inner = "".join(f"<{name}>{escape(text)}</{name}>" for name, text in fields.items())
     return reply(f"<?xml version='1.0'?><Error><Code>{code}</Code>{inner}</Error>", status)
 
@@ -90,7 +90,7 @@ def not_deleted(key: str, code: str, message: str = "") -> str:
     )
 
 
-# Refusals
+# Error responses
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def not_deleted(key: str, code: str, message: str = "") -> str:
     ],
 )
 def test_kind_of_error_by_code(status: int, code: str, kind: type[BlockStoreError]) -> None:
-    error = error_from(refusal(status, code), "read_block", "a/b")
+    error = error_from(s3_error(status, code), "read_block", "a/b")
     assert type(error) is kind
     assert "read_block 'a/b'" in str(error)
     assert code in str(error)
@@ -175,19 +175,19 @@ def test_kind_of_error_by_status_alone(
 
 @pytest.mark.parametrize("code", ["InternalError", "NeverHeardOf404", ""])
 def test_no_text_but_the_code_decides(code: str) -> None:
-    told = refusal(500, code, Message="404 NoSuchKey NotFound", Key="SlowDown", RequestId="404403")
+    told = s3_error(500, code, Message="404 NoSuchKey NotFound", Key="SlowDown", RequestId="404403")
     assert type(error_from(told, "read_block", "404")) is ServerError
 
 
 def test_a_missing_bucket_is_not_a_missing_block() -> None:
-    error = error_from(refusal(404, "NoSuchBucket"), "read_block", "k")
+    error = error_from(s3_error(404, "NoSuchBucket"), "read_block", "k")
     assert isinstance(error, BucketNotFoundError)
     assert not isinstance(error, BlockNotFoundError)
     assert "force_path_style" in str(error)
 
 
 def test_an_error_says_what_support_asks_for() -> None:
-    told = refusal(403, "AccessDenied", Message="No.", RequestId="R1", HostId="H1")
+    told = s3_error(403, "AccessDenied", Message="No.", RequestId="R1", HostId="H1")
     error = error_from(told, "write_block", "k")
     assert isinstance(error, AccessDeniedError)
     assert (error.request_id, error.host_id) == ("R1", "H1")
@@ -206,15 +206,19 @@ def test_the_request_id_comes_from_the_headers_too(status: int) -> None:
 @pytest.mark.parametrize(
     ("response", "key", "hint"),
     [
-        (refusal(403, "SignatureDoesNotMatch"), "k", "check secret_key"),
-        (refusal(403, "InvalidAccessKeyId"), "k", "check access_key"),
-        (refusal(403, "RequestTimeTooSkewed"), "k", "clock"),
-        (refusal(400, "ExpiredToken"), "k", "renewing"),
-        (refusal(403, "AccessDenied"), "k", "may list the bucket"),
+        (s3_error(403, "SignatureDoesNotMatch"), "k", "check secret_key"),
+        (s3_error(403, "InvalidAccessKeyId"), "k", "check access_key"),
+        (s3_error(403, "RequestTimeTooSkewed"), "k", "clock"),
+        (s3_error(400, "ExpiredToken"), "k", "renewing"),
+        (s3_error(403, "AccessDenied"), "k", "may list the bucket"),
         (reply(b"", 403), "k", "may list the bucket"),
         (reply(b"", 404), None, "force_path_style"),
-        (refusal(400, "AuthorizationHeaderMalformed", Region="eu-west-1"), "k", "'eu-west-1'"),
-        (refusal(301, "PermanentRedirect"), None, "check region"),
+        (
+            s3_error(400, "AuthorizationHeaderMalformed", Region="eu-west-1"),
+            "k",
+            "'eu-west-1'",
+        ),
+        (s3_error(301, "PermanentRedirect"), None, "check region"),
         (reply(b"", 301, x_amz_bucket_region="eu-west-1"), None, "set region to 'eu-west-1'"),
     ],
 )
@@ -223,7 +227,7 @@ def test_hints(response: Response, key: str | None, hint: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["a/b", None])
-@pytest.mark.parametrize("told", [refusal(404, "NoSuchBucket"), reply(b"", 404)])
+@pytest.mark.parametrize("told", [s3_error(404, "NoSuchBucket"), reply(b"", 404)])
 def test_a_missing_bucket_is_named_and_the_key_too(told: Response, key: str | None) -> None:
     error = error_from(told, "read_block", key, bucket="data", on_bucket=True)
     assert isinstance(error, BucketNotFoundError)
@@ -234,12 +238,16 @@ def test_a_missing_bucket_is_named_and_the_key_too(told: Response, key: str | No
 @pytest.mark.parametrize(
     ("told", "kind", "reason"),
     [
-        (refusal(403, "InvalidObjectState"), S3Error, "the block is archived"),
-        (refusal(403, "InvalidObjectState", Message="No."), S3Error, "is archived: No. (403"),
-        (refusal(403, "QuotaExceeded"), S3Error, "the quota is used up"),
-        (refusal(400, "XMinioAdminBucketQuotaExceeded"), S3Error, "the quota is used up"),
-        (refusal(507, "XMinioStorageFull"), ServerError, "has no room left"),
-        (refusal(507, "InsufficientStorage"), ServerError, "has no room left"),
+        (s3_error(403, "InvalidObjectState"), S3Error, "the block is archived"),
+        (
+            s3_error(403, "InvalidObjectState", Message="No."),
+            S3Error,
+            "is archived: No. (403",
+        ),
+        (s3_error(403, "QuotaExceeded"), S3Error, "the quota is used up"),
+        (s3_error(400, "XMinioAdminBucketQuotaExceeded"), S3Error, "the quota is used up"),
+        (s3_error(507, "XMinioStorageFull"), ServerError, "has no room left"),
+        (s3_error(507, "InsufficientStorage"), ServerError, "has no room left"),
         (reply(b"", 507), ServerError, "has no room left"),
     ],
 )
@@ -254,7 +262,7 @@ def test_what_is_no_lack_of_access(
 
 
 def test_an_archived_block_is_to_be_restored() -> None:
-    assert "; restore it" in str(error_from(refusal(403, "InvalidObjectState"), "read_block", "k"))
+    assert "; restore it" in str(error_from(s3_error(403, "InvalidObjectState"), "read_block", "k"))
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -269,7 +277,7 @@ def test_a_redirect_says_where_it_leads(status: int) -> None:
     assert "set region to 'eu-west-1'" in str(error_from(elsewhere, "read_block", "k"))
 
 
-def test_a_refusal_that_is_not_the_services_says_so() -> None:
+def test_an_error_response_that_is_not_the_services_says_so() -> None:
     page = reply(b"<html>Blocked</html>", 403, content_type="text/html")
     error = error_from(page, "write_block", "k")
     assert type(error) is AccessDeniedError
@@ -277,7 +285,7 @@ def test_a_refusal_that_is_not_the_services_says_so() -> None:
 
 
 def test_a_message_can_not_forge_lines_or_fill_the_log() -> None:
-    told = refusal(400, "Odd", Message="one\n\ttwo\u202e\x85three " + "x" * 10_000)
+    told = s3_error(400, "Odd", Message="one\n\ttwo\u202e\x85three " + "x" * 10_000)
     error = error_from(told, "read_block", "k\u202e\x1b[31m")
     assert str(error).isprintable()
     assert len(str(error)) < 500
@@ -287,9 +295,9 @@ def test_a_message_can_not_forge_lines_or_fill_the_log() -> None:
     ("response", "region"),
     [
         (reply(b"", 301, x_amz_bucket_region="eu-west-1"), "eu-west-1"),
-        (refusal(400, "AuthorizationHeaderMalformed", Region="ap-south-1"), "ap-south-1"),
-        (refusal(400, "AuthorizationHeaderMalformed"), None),
-        (refusal(400, "AuthorizationHeaderMalformed", Region="eu/../x"), None),
+        (s3_error(400, "AuthorizationHeaderMalformed", Region="ap-south-1"), "ap-south-1"),
+        (s3_error(400, "AuthorizationHeaderMalformed"), None),
+        (s3_error(400, "AuthorizationHeaderMalformed", Region="eu/../x"), None),
         (reply(b"", 301, x_amz_bucket_region="a" * 41), None),
         (reply(b"", 403), None),
     ],
@@ -393,7 +401,7 @@ def test_block_info_without_a_size(length: str) -> None:
 
 def test_a_page() -> None:
     page = list_page(
-        listing(entry("p/a"), entry("p/b", size="0", etag="bare")), PageAsked("p/"), "p/"
+        listing(entry("p/a"), entry("p/b", size="0", etag="bare")), PageRequest("p/"), "p/"
     )
     moment = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
     assert page.blocks == [BlockInfo("a", 7, "tag", moment), BlockInfo("b", 0, "bare", moment)]
@@ -420,7 +428,7 @@ def encoded_in_lower_case(key: str) -> str:
 )
 def test_encoded_keys_are_decoded(encoded: Callable[[str], str], listed: list[str]) -> None:
     page = list_page(
-        listing(*[entry(encoded(f"p/{key}")) for key in listed]), PageAsked("p/"), "p/"
+        listing(*[entry(encoded(f"p/{key}")) for key in listed]), PageRequest("p/"), "p/"
     )
     assert [block.key for block in page.blocks] == listed
 
@@ -429,29 +437,33 @@ def test_encoded_keys_are_decoded(encoded: Callable[[str], str], listed: list[st
 @given(listed=st.lists(keys.filter(xml_safe), max_size=10, unique=True).map(sorted))
 @example(listed=["%2F", "a%20b", "a+b"])
 def test_keys_that_the_service_did_not_encode_are_left_alone(listed: list[str]) -> None:
-    page = list_page(listing(*[entry(escape(key)) for key in listed], encoded=False), PageAsked(""))
+    page = list_page(
+        listing(*[entry(escape(key)) for key in listed], encoded=False), PageRequest("")
+    )
     assert [block.key for block in page.blocks] == listed
 
 
 def test_the_prefix_itself_is_no_block() -> None:
-    assert list_page(listing(entry("p/"), entry("p/a")), PageAsked("p/"), "p/").blocks[0].key == "a"
+    assert (
+        list_page(listing(entry("p/"), entry("p/a")), PageRequest("p/"), "p/").blocks[0].key == "a"
+    )
 
 
 @pytest.mark.parametrize("key", ["q/a", "", "p", "%70%2", "p%2F%FF"])
 def test_a_key_that_was_not_asked_for_is_refused(key: str) -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing(entry(key)), PageAsked("p/"), "p/")
+        _ = list_page(listing(entry(key)), PageRequest("p/"), "p/")
 
 
 def test_an_entry_without_a_key_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing("<Contents><Size>1</Size></Contents>"), PageAsked(""))
+        _ = list_page(listing("<Contents><Size>1</Size></Contents>"), PageRequest(""))
 
 
 @pytest.mark.parametrize("size", ["", "-1", "seven", "1e3", "9" * 5000])
 def test_a_block_without_a_size_is_refused(size: str) -> None:
     with pytest.raises(ProtocolError, match="size"):
-        _ = list_page(listing(entry("a", size=size)), PageAsked(""))
+        _ = list_page(listing(entry("a", size=size)), PageRequest(""))
 
 
 def test_a_page_that_goes_on() -> None:
@@ -459,15 +471,15 @@ def test_a_page_that_goes_on() -> None:
         "<IsTruncated>true</IsTruncated><ContinuationToken>t1</ContinuationToken>"
         "<NextContinuationToken>t2/=+</NextContinuationToken>"
     )
-    assert list_page(listing(rest=rest), PageAsked("")).next_token == "1\0\0t2/=+"
+    assert list_page(listing(rest=rest), PageRequest("")).next_token == "1\0\0t2/=+"
 
 
 def test_the_key_to_start_after_is_passed_over() -> None:
     listed = listing(entry("a", size="1"), entry("b", size="2", etag="e"))
-    [block] = list_page(listed, PageAsked("", after="a")).blocks
+    [block] = list_page(listed, PageRequest("", after="a")).blocks
     assert (block.key, block.size, block.etag) == ("b", 2, "e")
     with pytest.raises(ProtocolError, match="do not increase"):
-        _ = list_page(listed, PageAsked("", "token", after="a"))
+        _ = list_page(listed, PageRequest("", "token", after="a"))
 
 
 def folders(*names: str) -> str:
@@ -477,13 +489,13 @@ def folders(*names: str) -> str:
 def test_a_listing_by_folder() -> None:
     rest = folders("p/a%2B/", "p/b/") + "<IsTruncated>true</IsTruncated>"
     rest += "<NextContinuationToken>t</NextContinuationToken>"
-    asked = PageAsked("p/", delimiter="/")
+    asked = PageRequest("p/", delimiter="/")
     page = list_page(listing(entry("p/"), entry("p/a"), rest=rest), asked, "p/")
     assert [block.key for block in page.blocks] == ["a"]
     assert page.folders == ["a+/", "b/"]
     assert page.next_token == "0\0p/b/\0t"
 
-    again = PageAsked("p/", "t", "p/b/", delimiter="/")  # begun with the last one once more
+    again = PageRequest("p/", "t", "p/b/", delimiter="/")  # begun with the last one once more
     rest = folders("p/b/", "p/c/") + "<IsTruncated>false</IsTruncated>"
     assert list_page(listing(rest=rest), again, "p/").folders == ["c/"]
 
@@ -505,15 +517,15 @@ def test_a_listing_that_is_not_by_the_folder_asked_for_is_refused(listed: tuple[
     entries, prefixes = listed
     rest = prefixes + "<IsTruncated>false</IsTruncated>"
     with pytest.raises(ProtocolError):
-        _ = list_page(listing(entries, rest=rest), PageAsked("p/", delimiter="/"))
+        _ = list_page(listing(entries, rest=rest), PageRequest("p/", delimiter="/"))
 
 
 def test_folders_that_were_not_asked_for_are_refused() -> None:
     rest = folders("p/a/") + "<IsTruncated>false</IsTruncated>"
-    for asked in (PageAsked("p/"), PageAsked("p/", "t", "p/b", delimiter="/")):
+    for asked in (PageRequest("p/"), PageRequest("p/", "t", "p/b", delimiter="/")):
         with pytest.raises(ProtocolError, match="common prefix"):
             _ = list_page(listing(rest=rest), asked)
-    after = PageAsked("p/", after="p/a/x", delimiter="/")  # there may be more in there
+    after = PageRequest("p/", after="p/a/x", delimiter="/")  # there may be more in there
     assert list_page(listing(rest=rest), after).folders == ["p/a/"]
 
 
@@ -532,7 +544,7 @@ def test_folders_that_were_not_asked_for_are_refused() -> None:
 )
 def test_a_listing_that_would_end_early_or_never_is_refused(rest: str) -> None:
     with pytest.raises(ProtocolError):
-        _ = list_page(listing(entry("a"), rest=rest), PageAsked(""))
+        _ = list_page(listing(entry("a"), rest=rest), PageRequest(""))
 
 
 # Deletes
@@ -591,7 +603,7 @@ def test_a_key_that_is_both_gone_and_not_has_failed() -> None:
 
 @pytest.mark.parametrize("record", [deleted("b"), not_deleted("b", "X")])
 def test_an_outcome_for_a_key_that_was_not_asked_for_is_refused(record: str) -> None:
-    with pytest.raises(ProtocolError, match="not asked for"):
+    with pytest.raises(ProtocolError, match="not requested"):
         _ = delete_outcome(deletion(deleted("a"), record), ["a"])
 
 
@@ -624,7 +636,7 @@ def test_a_copy() -> None:
     [
         lambda told: copy_result(told, "k"),
         lambda told: delete_outcome(told, ["k"]),
-        lambda told: list_page(told, PageAsked("")),
+        lambda told: list_page(told, PageRequest("")),
     ],
 )
 def test_an_error_inside_a_success(
@@ -634,7 +646,7 @@ def test_an_error_inside_a_success(
     status: int | None,
 ) -> None:
     with pytest.raises(kind) as caught:
-        _ = read(refusal(200, code))
+        _ = read(s3_error(200, code))
     assert type(caught.value) is kind
     assert getattr(caught.value, "status", None) == status
 
@@ -662,7 +674,7 @@ def test_a_copy_that_says_nothing_is_refused(body: str) -> None:
 def test_namespaces_are_not_compared(namespace: str) -> None:
     document = read_xml(f"<A{namespace}><B>x</B><C><D>y</D></C></A>".encode())
     assert (document.name, document.text("B"), document.text("Z")) == ("A", "x", "")
-    assert list(document.rows("C", "D", "E")) == [["y", ""]]
+    assert list(document.entries("C", "D", "E")) == [["y", ""]]
 
 
 def test_text_is_the_same_however_it_is_written() -> None:
@@ -675,7 +687,7 @@ def test_characters_that_xml_forbids_are_read_nonetheless() -> None:
     body = "<A><B>&#x1;a&#10;&#65;&#x1f;&#xE000;0001</B><C><D>&#31;\ufffe\uffff\x01</D></C></A>"
     document = read_xml(body.encode())
     assert document.text("B") == "\x01a\nA\x1f\ue0000001"
-    assert list(document.rows("C", "D")) == [["\x1f\ufffe\uffff\x01"]]
+    assert list(document.entries("C", "D")) == [["\x1f\ufffe\uffff\x01"]]
 
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 20))

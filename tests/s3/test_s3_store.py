@@ -39,12 +39,12 @@ from blockyard_faults import FaultProxy, LoseReply, Match, Script, Truncate
 from servers.endpoint import Endpoint
 from tests.authority import Authority
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import EMPTY, LISTING, Answer, Scripted, amazon, refusal
+from tests.s3.scripted_service import EMPTY, LISTING, Answer, Scripted, amazon, s3_error
 from tests.transport.runtimes import EchoServer, echo, eventually, no_new_descriptors
 
 PAGE = reply(200, {"content-type": "text/html"}, b"<html>Sign in</html>")
 LOST = TransportConnectionError("the reply was lost")
-TAKEN = refusal(412, "PreconditionFailed")
+TAKEN = s3_error(412, "PreconditionFailed")
 WRITTEN = reply(200, {"etag": '"e"'}, b"")
 NONCE = "x-amz-meta-blockyard-nonce"
 
@@ -73,7 +73,7 @@ def test_a_write_whose_reply_was_lost_is_recognised() -> None:
 
 
 def test_a_race_with_ones_own_lost_write_is_recognised() -> None:
-    s3 = amazon(LOST, refusal(409, "ConditionalRequestConflict"), TAKEN, its_own)
+    s3 = amazon(LOST, s3_error(409, "ConditionalRequestConflict"), TAKEN, its_own)
     assert write(s3).etag == "e"
 
 
@@ -85,7 +85,7 @@ def test_another_writers_block_is_not_taken_for_ones_own(nonce: str | None) -> N
 
 
 def test_a_block_that_was_there_and_is_gone_again_was_there() -> None:
-    s3 = amazon(TAKEN, refusal(404), LISTING)
+    s3 = amazon(TAKEN, s3_error(404), LISTING)
     with pytest.raises(BlockExistsError):
         _ = write(s3)
 
@@ -102,17 +102,17 @@ def test_only_a_conditional_write_is_conditional_and_marked() -> None:
 @pytest.mark.parametrize(
     ("answers", "kind"),
     [
-        ([refusal(404), LISTING], BlockNotFoundError),
-        ([refusal(404), refusal(404, "NoSuchBucket")], BucketNotFoundError),
-        ([refusal(404), refusal(404)], BucketNotFoundError),
-        ([refusal(404), refusal(403, "AccessDenied")], BlockNotFoundError),
-        ([refusal(404), refusal(403)], AccessDeniedError),
-        ([refusal(404), PAGE], NotS3Error),
-        ([refusal(404), refusal(500)], ServerError),
-        ([refusal(403)], AccessDeniedError),
-        ([refusal(403, x_amz_request_id="NoSuchKey404")], AccessDeniedError),
-        ([refusal(500, x_amz_request_id="404")], ServerError),
-        ([refusal(400, x_amz_id_2="404 Not Found")], S3Error),
+        ([s3_error(404), LISTING], BlockNotFoundError),
+        ([s3_error(404), s3_error(404, "NoSuchBucket")], BucketNotFoundError),
+        ([s3_error(404), s3_error(404)], BucketNotFoundError),
+        ([s3_error(404), s3_error(403, "AccessDenied")], BlockNotFoundError),
+        ([s3_error(404), s3_error(403)], AccessDeniedError),
+        ([s3_error(404), PAGE], NotS3Error),
+        ([s3_error(404), s3_error(500)], ServerError),
+        ([s3_error(403)], AccessDeniedError),
+        ([s3_error(403, x_amz_request_id="NoSuchKey404")], AccessDeniedError),
+        ([s3_error(500, x_amz_request_id="404")], ServerError),
+        ([s3_error(400, x_amz_id_2="404 Not Found")], S3Error),
     ],
 )
 def test_what_a_refused_head_means(answers: list[Answer], kind: type[BlockStoreError]) -> None:
@@ -126,12 +126,12 @@ def test_what_a_refused_head_means(answers: list[Answer], kind: type[BlockStoreE
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (refusal(404, "NoSuchKey"), BlockNotFoundError),
-        (refusal(404), BucketNotFoundError),  # the listing is answered so too
-        (refusal(404, "NoSuchBucket"), BucketNotFoundError),
-        (refusal(404, "NoSuchUpload"), S3Error),
-        (refusal(403, "AccessDenied", "NoSuchKey 404 NotFound"), AccessDeniedError),
-        (refusal(500, "InternalError", "404", x_amz_request_id="404"), ServerError),
+        (s3_error(404, "NoSuchKey"), BlockNotFoundError),
+        (s3_error(404), BucketNotFoundError),  # the listing is answered so too
+        (s3_error(404, "NoSuchBucket"), BucketNotFoundError),
+        (s3_error(404, "NoSuchUpload"), S3Error),
+        (s3_error(403, "AccessDenied", "NoSuchKey 404 NotFound"), AccessDeniedError),
+        (s3_error(500, "InternalError", "404", x_amz_request_id="404"), ServerError),
     ],
 )
 def test_what_a_refused_get_means(answer: Answer, kind: type[BlockStoreError]) -> None:
@@ -142,14 +142,16 @@ def test_what_a_refused_get_means(answer: Answer, kind: type[BlockStoreError]) -
     assert "read_block '404/NoSuchKey'" in str(raised.value)
 
 
-@pytest.mark.parametrize("answers", [[EMPTY], [refusal(404, "NoSuchKey")], [refusal(404), LISTING]])
+@pytest.mark.parametrize(
+    "answers", [[EMPTY], [s3_error(404, "NoSuchKey")], [s3_error(404), LISTING]]
+)
 def test_deleting_what_is_not_there_is_no_error(answers: list[Answer]) -> None:
     s3 = Scripted(*answers)
     assert s3.run(s3.store.delete_block(s3.ctx, "key")) is None
 
 
 def test_deleting_from_a_missing_bucket_is_one() -> None:
-    s3 = Scripted(refusal(404, "NoSuchBucket"))
+    s3 = Scripted(s3_error(404, "NoSuchBucket"))
     with pytest.raises(BucketNotFoundError):
         s3.run(s3.store.delete_block(s3.ctx, "key"))
 
@@ -181,7 +183,7 @@ def test_an_error_within_a_success_is_an_error() -> None:
 
 
 def test_a_copy_of_what_is_not_there_names_the_source() -> None:
-    s3 = Scripted(refusal(404, "NoSuchKey"))
+    s3 = Scripted(s3_error(404, "NoSuchKey"))
     with pytest.raises(BlockNotFoundError, match="the source"):
         _ = copy(s3)
 
@@ -196,9 +198,9 @@ def test_a_copy_whose_reply_says_nothing_is_not_believed(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("listing", "kind"),
     [
-        (refusal(404, "NoSuchBucket"), BucketNotFoundError),
-        (refusal(403, "SignatureDoesNotMatch"), AccessDeniedError),
-        (refusal(403, "AccessDenied"), AccessDeniedError),
+        (s3_error(404, "NoSuchBucket"), BucketNotFoundError),
+        (s3_error(403, "SignatureDoesNotMatch"), AccessDeniedError),
+        (s3_error(403, "AccessDenied"), AccessDeniedError),
     ],
 )
 def test_a_health_check_says_what_is_wrong(listing: Response, kind: type[BlockStoreError]) -> None:
@@ -239,7 +241,7 @@ def on_moto(endpoint: Endpoint, url: str, bucket: str, prefix: str) -> StoreConf
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_lost_reply_to_a_conditional_write_is_no_refusal(
+def test_a_lost_reply_to_a_conditional_write_is_no_conflict(
     client: ClientName, moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:
     plan = Script([LoseReply(), LoseReply()], Match("PUT"))

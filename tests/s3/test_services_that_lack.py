@@ -19,16 +19,16 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from blockyard.stores.base import ListRequest
-from tests.s3.pretend import Pretended, refusal, reply
+from tests.s3.pretend import Pretended, reply, s3_error
 from tests.s3.scripted_service import EMPTY, Answer, Scripted
 
 KEYS = [f"k{n}" for n in range(5)]
 LACKING = {
-    "501 NotImplemented": refusal(501, "NotImplemented"),
+    "501 NotImplemented": s3_error(501, "NotImplemented"),
     "501": Response(501, {}, b"", 0),
-    "405 MethodNotAllowed": refusal(405, "MethodNotAllowed"),
+    "405 MethodNotAllowed": s3_error(405, "MethodNotAllowed"),
     "405": Response(405, {}, b"", 0),
-    "400 NotImplemented": refusal(400, "NotImplemented"),
+    "400 NotImplemented": s3_error(400, "NotImplemented"),
 }
 NAMES_NO_KEY = {
     "no key": reply(200, {}, b"<DeleteResult/>"),
@@ -69,7 +69,7 @@ def test_each_key_has_its_outcome_then_too() -> None:
     def answer(request: Request) -> Response:
         if request.method == "POST":
             return LACKING["501"]
-        return refusal(403, "AccessDenied") if request.target.endswith("k3") else EMPTY
+        return s3_error(403, "AccessDenied") if request.target.endswith("k3") else EMPTY
 
     s3 = Scripted(answer)
     result = s3.run(s3.store.delete_blocks(s3.ctx, KEYS))
@@ -122,7 +122,11 @@ def test_a_copy_taken_for_the_write_of_nothing_is_no_copy() -> None:
 
 
 def test_a_copy_that_failed_otherwise_says_nothing_of_copies() -> None:
-    for answer in (refusal(404, "NoSuchKey"), refusal(503, "SlowDown"), refusal(403, "Denied")):
+    for answer in (
+        s3_error(404, "NoSuchKey"),
+        s3_error(503, "SlowDown"),
+        s3_error(403, "Denied"),
+    ):
         s3 = Scripted(answer, max_attempts=1)
         with pytest.raises((BlockNotFoundError, ThrottledError, AccessDeniedError)):
             _ = copy(s3)
@@ -145,9 +149,9 @@ def test_a_service_that_copied_before_has_copies() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        refusal(400, "InvalidArgument"),
-        refusal(400, "InvalidRequest"),
-        refusal(501, "NotImplemented"),
+        s3_error(400, "InvalidArgument"),
+        s3_error(400, "InvalidRequest"),
+        s3_error(501, "NotImplemented"),
         Response(501, {}, b"", 0),
     ],
     ids=repr,
@@ -169,7 +173,7 @@ def test_without_checksum_mode_reads_go_on(answer: Response) -> None:
 
 
 def test_a_read_refused_for_something_else_tells_what() -> None:
-    s3 = Scripted(refusal(400, "InvalidArgument"))
+    s3 = Scripted(s3_error(400, "InvalidArgument"))
     for _ in range(2):
         with pytest.raises(S3Error, match="InvalidArgument"):
             _ = s3.read()
@@ -178,7 +182,7 @@ def test_a_read_refused_for_something_else_tells_what() -> None:
 
 
 def test_a_service_that_took_the_header_once_takes_it() -> None:
-    s3 = Scripted(reply(200, {"etag": "e"}, b"hello"), refusal(400, "InvalidArgument"))
+    s3 = Scripted(reply(200, {"etag": "e"}, b"hello"), s3_error(400, "InvalidArgument"))
     _ = s3.read()
     with pytest.raises(S3Error):
         _ = s3.read()

@@ -26,7 +26,7 @@ from blockyard_faults import FaultProxy, LoseReply, Match
 from blockyard_faults import Script as FaultScript
 from servers.endpoint import Endpoint
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import EMPTY, OK, Answer, Scripted, amazon, refusal
+from tests.s3.scripted_service import EMPTY, OK, Answer, Scripted, amazon, s3_error
 
 WRITTEN = reply(200, {"etag": '"e"'}, b"")
 COPIED = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
@@ -35,23 +35,23 @@ UNKNOWN: dict[str, Answer] = {
     "timeout": TransportTimeoutError("no byte moved"),
     "garbage": ProtocolError("garbage"),
     "a page": reply(200, {}, b"<html></html>"),
-    "500": refusal(500, "InternalError"),
-    "502": refusal(502),
-    "504": refusal(504),
-    "503 of a proxy": refusal(503),
-    "408": refusal(408),
-    "520": refusal(520),
+    "500": s3_error(500, "InternalError"),
+    "502": s3_error(502),
+    "504": s3_error(504),
+    "503 of a proxy": s3_error(503),
+    "408": s3_error(408),
+    "520": s3_error(520),
 }
 KNOWN: dict[str, Answer] = {
     "refused": TransportConnectionError("refused", established=False),
     "not connected": TransportTimeoutError("connecting", established=False),
-    "503": refusal(503, "SlowDown"),
-    "429": refusal(429),
-    "RequestTimeout": refusal(400, "RequestTimeout"),
-    "BadDigest": refusal(400, "BadDigest"),
-    "OperationAborted": refusal(409, "OperationAborted"),
+    "503": s3_error(503, "SlowDown"),
+    "429": s3_error(429),
+    "RequestTimeout": s3_error(400, "RequestTimeout"),
+    "BadDigest": s3_error(400, "BadDigest"),
+    "OperationAborted": s3_error(409, "OperationAborted"),
 }
-SKEWED = refusal(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
+SKEWED = s3_error(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
 Change = Callable[[Scripted], object]
 CHANGES: dict[str, tuple[Change, Answer]] = {
     "write_block": (
@@ -106,7 +106,7 @@ def test_an_error_of_attempts_that_were_not_carried_out_says_nothing(failure: An
 
 
 def test_a_deadline_that_passes_before_anything_is_sent_leaves_nothing_unknown() -> None:
-    s3 = Scripted(refusal(503, "SlowDown"), refusal(503, "SlowDown", retry_after="9"))
+    s3 = Scripted(s3_error(503, "SlowDown"), s3_error(503, "SlowDown", retry_after="9"))
     s3.ctx = replace(s3.ctx, deadline=5.0)
     with pytest.raises(DeadlineExceededError) as raised:
         _ = CHANGES["write_block"][0](s3)
@@ -115,9 +115,9 @@ def test_a_deadline_that_passes_before_anything_is_sent_leaves_nothing_unknown()
 
 def test_a_write_that_waited_for_its_place_in_vain_sent_nothing() -> None:
     s3 = Scripted(WRITTEN)
-    pace = s3.store._caller._pace
-    pace.limit = 1.0
-    _ = s3.run(pace.enter(s3.ctx))
+    limiter = s3.store._caller._limiter
+    limiter.limit = 1.0
+    _ = s3.run(limiter.acquire(s3.ctx))
     s3.ctx = replace(s3.ctx, deadline=5.0)
     with pytest.raises(DeadlineExceededError) as raised:
         _ = CHANGES["write_block"][0](s3)
@@ -172,7 +172,7 @@ def test_a_copy_counts_as_a_change_and_the_look_at_its_source_does_not() -> None
 
 def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt() -> None:
     own = reply(200, {"etag": "e", "x-amz-meta-blockyard-nonce": "0123456789abcdef01234567"}, b"")
-    s3 = amazon(UNKNOWN["timeout"], refusal(412, "PreconditionFailed"), own)
+    s3 = amazon(UNKNOWN["timeout"], s3_error(412, "PreconditionFailed"), own)
     _ = s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True)))
     assert s3.ctx.unknown_attempts == 1
 
@@ -180,32 +180,32 @@ def test_a_conditional_write_that_met_its_own_block_knows_of_the_first_attempt()
 CALLS_AFTER_IT: dict[str, tuple[Change, list[Answer], dict[str, object]]] = {
     "the look at a block that was taken": (
         CHANGES["write_block"][0],
-        [reply(200, {}, b""), refusal(403, "AccessDenied")],
+        [reply(200, {}, b""), s3_error(403, "AccessDenied")],
         {"write_proof": "head"},
     ),
     "a block that was taken and is not there": (
         CHANGES["write_block"][0],
-        [reply(200, {}, b""), refusal(404, "NoSuchKey")],
+        [reply(200, {}, b""), s3_error(404, "NoSuchKey")],
         {"write_proof": "head"},
     ),
     "the proof that conditions are kept": (
         lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True))),
-        [refusal(404, "NoSuchKey"), WRITTEN, refusal(403, "AccessDenied")],
+        [s3_error(404, "NoSuchKey"), WRITTEN, s3_error(403, "AccessDenied")],
         {},
     ),
     "whether it is one's own block": (
         lambda s3: s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"", if_absent=True))),
         [
-            refusal(404, "NoSuchKey"),
+            s3_error(404, "NoSuchKey"),
             TransportTimeoutError("x"),
-            refusal(412),
-            refusal(403, "AccessDenied"),
+            s3_error(412),
+            s3_error(403, "AccessDenied"),
         ],
         {},
     ),
     "the size of a copy": (
         lambda s3: s3.run(s3.store.copy_block(s3.ctx, "k", "l")),
-        [refusal(404, "NoSuchKey"), COPIED, refusal(403, "AccessDenied")],
+        [s3_error(404, "NoSuchKey"), COPIED, s3_error(403, "AccessDenied")],
         {},
     ),
 }
@@ -235,7 +235,7 @@ def test_reads_change_nothing() -> None:
     _ = s3.read()
     assert s3.ctx.unknown_attempts == 0
     with pytest.raises(S3Error) as raised:
-        _ = Scripted(refusal(500), max_attempts=2).read()
+        _ = Scripted(s3_error(500), max_attempts=2).read()
     assert raised.value.unknown_attempts == 0
 
 
@@ -261,7 +261,7 @@ def test_a_block_that_is_there_does_not_make_an_earlier_attempt_known(
 ) -> None:
     """It may be carried out late, once that block was deleted: then it succeeds."""
     there = reply(200, {"etag": '"other"', "content-length": "5"}, b"")
-    s3 = amazon(first, refusal(412, "PreconditionFailed"), there)
+    s3 = amazon(first, s3_error(412, "PreconditionFailed"), there)
     with pytest.raises(BlockExistsError) as raised:
         _ = s3.run(s3.store.write(s3.ctx, WriteRequest("k", b"data", if_absent=True)))
     assert raised.value.unknown_attempts == unknown

@@ -31,7 +31,15 @@ from blockyard.stores.base import ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.transport.blocking import run_to_end
-from tests.s3.pretend import Pretended, asked_ranges, broken_off, flip, refusal, reply, with_body
+from tests.s3.pretend import (
+    Pretended,
+    asked_ranges,
+    broken_off,
+    flip,
+    reply,
+    s3_error,
+    with_body,
+)
 
 PAGE = 16 * KIB
 BLOCK = os.urandom(5 * PAGE + 77)
@@ -99,7 +107,7 @@ def test_a_service_that_refuses_a_long_suffix_is_asked_by_offset(
         if not request.headers.get("range", "").startswith("bytes=-"):
             return sent
         if refused == "416":
-            return refusal(416, "InvalidRange")
+            return s3_error(416, "InvalidRange")
         return reply(
             206, {"etag": sent.headers.get("etag", '"e"'), "content-range": "bytes 0--1/0"}, b""
         )
@@ -255,7 +263,7 @@ def test_a_mismatch_of_a_resumed_body_starts_over(s3: Pretended) -> None:
     s3.service.twists = [
         lambda _, sent: broken_off(sent, 100),
         lambda _, sent: with_body(sent, flip(sent.body, 5)),
-        lambda *_: refusal(500, "InternalError"),
+        lambda *_: s3_error(500, "InternalError"),
     ]
     assert s3.read_with("k").data == BLOCK
     assert asked_ranges(s3) == [None, f"bytes=100-{SIZE - 1}", None, None]

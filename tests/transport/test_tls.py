@@ -1,4 +1,4 @@
-"""TLS: whom it trusts, what it tells of a refusal, and that no peer holds it up."""
+"""TLS: whom it trusts, what it tells of a error_response, and that no peer holds it up."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ REFUSED: dict[str, Callable[[Authority, Path], ssl.SSLContext]] = {
 
 @both_runtimes
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_is_told_at_once_and_not_tried_again(
+def test_an_error_response_is_raised_at_once_and_not_tried_again(
     runtime: RuntimeName, case: str, authority: Authority, folder: Path, trusting: HttpConfig
 ) -> None:
     context = REFUSED[case](authority, folder)
@@ -411,7 +411,7 @@ def test_a_bundle_that_was_replaced_is_looked_at_again(
 def test_a_client_certificate_that_was_replaced_is_looked_at_again(
     runtime: RuntimeName, newest: ssl.TLSVersion, authority: Authority, folder: Path
 ) -> None:
-    """With TLS 1.3 the refusal comes only when the handshake is done and the request sent."""
+    """With TLS 1.3 the alert comes only when the handshake is done and the request sent."""
     mine = folder / f"mine-{runtime}-{newest.name}.pem"
     stranger = Authority(folder, f"stranger-{runtime}-{newest.name}")
     _ = mine.write_bytes(stranger.issue("client-of-a-stranger", []).read_bytes())

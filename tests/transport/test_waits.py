@@ -153,7 +153,7 @@ def test_a_mark_does_not_outlive_its_body(monkeypatch: pytest.MonkeyPatch) -> No
 
 @both_runtimes
 @pytest.mark.parametrize("status", [b"403 Forbidden", b"413 Content Too Large"])
-def test_a_refusal_is_read_while_the_body_is_being_sent(
+def test_an_error_response_is_read_while_the_body_is_being_sent(
     runtime: RuntimeName, status: bytes
 ) -> None:
     """The server reads no more, and does not close: only a look at its reply ends the sending."""

@@ -1,7 +1,7 @@
 """What `blockyard bench` does to a store: a small, bounded, self-cleaning benchmark.
 
 Blocks are written under a prefix of the run's own, read back whole and in ranges, one at a time
-and many at once, and deleted, however the run ends. Every read is held to its length.
+and many at once, and deleted, however the run ends. The length of every read is checked.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Bench:
         self._prefix = prefix
         self._bodies = {size: os.urandom(size) for size in SIZES}
         self._written: dict[int, list[str]] = {size: [] for size in SIZES}
-        self._pace: dict[Cell, float] = {}
+        self._typical_seconds: dict[Cell, float] = {}
 
     def measure(self, cell: Cell, share: Budget) -> Measured:
         match cell.work:
@@ -144,7 +144,7 @@ class _Bench:
             share.spend(cell.size)
             if share.spent:
                 break
-        self._pace[cell] = median(times)
+        self._typical_seconds[cell] = median(times)
         return Measured(cell, len(times), last - begun, median(times))
 
     def _write(self, size: int, turn: int) -> None:
@@ -179,8 +179,8 @@ class _Bench:
     def _read_many(self, cell: Cell, share: Budget) -> Measured:
         """Calls of as many blocks as would, one by one, just fit in the share."""
         keys = self._written[cell.size]
-        pace = self._pace[Cell("read", cell.size)]
-        fitting = min((share.ends - time.monotonic()) / pace, share.left / cell.size)
+        seconds = self._typical_seconds[Cell("read", cell.size)]
+        fitting = min((share.ends - time.monotonic()) / seconds, share.left / cell.size)
         count = max(1, min(_AT_ONCE, int(fitting)))
         operations = 0
         begun = time.perf_counter()

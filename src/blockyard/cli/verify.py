@@ -1,4 +1,4 @@
-"""`blockyard verify`: what is stored, held to its checksums."""
+"""`blockyard verify`: what is stored, verified against its checksums."""
 
 # Annotations are not postponed here: typer reads them when the command is defined.
 
@@ -24,7 +24,7 @@ def verify(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The report as a JSON object.")] = False,
 ) -> None:
-    """Read every block below a prefix and hold it to its checksums.
+    """Read every block below a prefix and verify it against its checksums.
 
     Exits with 1 when a block is damaged or can't be read. Blocks that nothing is known of, as in a
     folder, are counted, and are no failure.

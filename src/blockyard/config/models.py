@@ -76,7 +76,7 @@ class TimeoutConfig(Section):
 
 
 class IntegrityConfig(Section):
-    """How far reads are held to the checksums that blocks are stored with."""
+    """How far reads are verified against the checksums that blocks are stored with."""
 
     yaml_path = ("block_store", "s3", "integrity")
 
@@ -151,7 +151,7 @@ class S3Config(Section):
         read=_read_size,
     )
     hedge_reads: bool = setting(
-        "true (a read whose first byte is late is asked for again on another connection, at most "
+        "true (a read whose first byte is late is requested again on another connection, at most "
         "one in twenty) or false",
         default=False,
     )

@@ -83,10 +83,10 @@ class Cursor:
         largest = LARGEST_WINDOW * layout.block_size
         goes_on = start == self._fetched_start + len(self._fetched)
         self._window = min(2 * self._window, largest) if goes_on else FIRST_WINDOW
-        asked = start + min(size, largest)
-        stop = max(asked, start + self._window)
+        wanted = start + min(size, largest)
+        stop = max(wanted, start + self._window)
         block_edge = stop - stop % layout.block_size
-        if block_edge > asked:  # so that the next fetch begins with a block
+        if block_edge > wanted:  # so that the next fetch begins with a block
             stop = block_edge
         stop = min(stop, layout.size)
         self._fetched, self._fetched_start = memoryview(b""), start  # free it before the next

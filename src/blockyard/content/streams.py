@@ -141,7 +141,7 @@ async def drawn_async(
 
 
 def drawn_from_file(read: Callable[[int], Buffer], block_size: int, run: Run) -> Draw:
-    """Draws from the `read` of a file, which returns at most as many bytes as it is asked for."""
+    """Draws from the `read` of a file, which returns at most `size` bytes."""
 
     def next_piece() -> Buffer:
         data = read(block_size)

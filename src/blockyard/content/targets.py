@@ -58,11 +58,11 @@ def write_all(file: Writable, data: bytes) -> None:
         rest = rest[_count(file, file.write(rest), len(rest)) :]
 
 
-def _count(file: Writable, answer: object, asked: int) -> int:
+def _count(file: Writable, answer: object, size: int) -> int:
     what = f"{_OPERATION}: target: write of {type(file).__name__}"
     if answer is None or answer == 0:
         raise LocalStorageError(
-            f"{what} took none of {asked} bytes and returned {answer!r}: expected a file that "
+            f"{what} took none of {size} bytes and returned {answer!r}: expected a file that "
             "waits until it can take some, and returns how many that were"
         )
     try:
@@ -71,8 +71,8 @@ def _count(file: Writable, answer: object, asked: int) -> int:
         raise TypeError(
             f"{what} returned {type(answer).__name__}, expected the number of bytes it took"
         ) from None
-    if not 0 < count <= asked or isinstance(answer, bool):
-        raise ValueError(f"{what} returned {answer!r} for {asked} bytes, expected 1 to {asked}")
+    if not 0 < count <= size or isinstance(answer, bool):
+        raise ValueError(f"{what} returned {answer!r} for {size} bytes, expected 1 to {size}")
     return count
 
 
@@ -249,7 +249,7 @@ class NewFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(self._draft, flags, 0o666)
         self._drafted = True
-        with suppress(OSError):  # it is not what was asked for
+        with suppress(OSError):  # failing to clean up is no failure of the read
             _sweep(self._folder, os.fstat(self._file).st_mtime)
 
     def _take_over(self, permissions: int) -> None:

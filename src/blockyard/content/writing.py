@@ -110,7 +110,7 @@ class ContentWriter:
             raise
 
     def _at_once(self, ctx: Context) -> int:
-        """How many blocks a source may hold at a time; block 0 is held to the end besides."""
+        """How many blocks a source may hold at a time; block 0 is kept to the end besides."""
         return self._operations.at_once(ctx, self._block_size) - 1
 
     async def _write_new(

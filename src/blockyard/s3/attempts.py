@@ -1,4 +1,4 @@
-"""What is asked of a service in one call, and what that call has been through."""
+"""What one call requests of a service, and what that call has been through."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ class Attempts:
     unknown: int = 0
     paid: int = 0
     notes: list[str] = field(default_factory=list[str])
-    healed: set[str] = field(default_factory=set[str])
+    recovered: set[str] = field(default_factory=set[str])
 
     @property
     def made(self) -> int:
         """How many requests have failed, for whatever reason."""
         return self.failed + self.throttled
 
-    def heal(self, what: str) -> bool:
-        """Whether `what` may be put right in this call: once."""
-        if what in self.healed:
+    def may_recover(self, what: str) -> bool:
+        """Whether `what` may be recovered in this call: once each."""
+        if what in self.recovered:
             return False
-        self.healed.add(what)
+        self.recovered.add(what)
         return True
 
 
 @dataclass(slots=True)
 class Call(ABC):
-    """What is asked: how the request is built, what its reply must be, and whom to name.
+    """What is requested: how the request is built, what its reply must be, and whom to name.
 
     `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
     is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
-    here: the operation deals with them. `hedged` is for a read that may be asked twice, and has
+    here: the operation deals with them. `hedged` is for a read that may be sent twice, and has
     no `into`. `changes` is for a request that changes what is stored; `on_bucket` for one that is
     about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
     keeps. `attempts` is what the call has been through, once there is something to tell.

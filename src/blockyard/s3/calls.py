@@ -1,7 +1,7 @@
 """One S3 call: build, sign, exchange, check, and try again when that may help.
 
-This is the only loop around requests. What a refusal teaches (`recovery.py`) is kept for later
-calls. Each retry is logged, to the logger `blockyard.s3`.
+This is the only loop around requests. What an error response tells (`recovery.py`) is kept for
+later calls. Each retry is logged, to the logger `blockyard.s3`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from blockyard.errors import (
 from blockyard.s3.attempts import Attempts, Call, PlainCall
 from blockyard.s3.capabilities import Capabilities
 from blockyard.s3.credentials import Credentials, CredentialSource
+from blockyard.s3.error_responses import error_from, retry_after
 from blockyard.s3.hedging import Hedging
-from blockyard.s3.listing import PageAsked, list_keys
-from blockyard.s3.pacing import Pace
+from blockyard.s3.listing import PageRequest, list_keys
+from blockyard.s3.rate_limiter import RateLimiter
 from blockyard.s3.recovery import Recovery, Site
-from blockyard.s3.refusals import error_from, retry_after
 from blockyard.s3.requests import list_objects
 from blockyard.s3.retry import RetryPolicy, delay_before_next, may_have_taken_effect
 
@@ -53,7 +53,7 @@ class Caller:
             cap_before_contact=2 * config.timeouts.connect,  # so a wrong address is told of soon
         )
         self.hedging = Hedging() if config.hedge_reads else None
-        self._pace = Pace()
+        self._limiter = RateLimiter()
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
         self._recovery = Recovery(config, credentials, self.capabilities)
 
@@ -80,15 +80,16 @@ class Caller:
     ) -> Result:
         """`check(reply)` of one attempt.
 
-        What a refusal teaches is put right, and asked again at once. Every other failure is raised:
+        What an error response tells is recovered from, and the request sent again at once. Every
+        other failure is raised:
         it counts, and may be tried again, once `pause_or_raise` was told of it.
         """
-        pace, learnt, recovery = self._pace, self.capabilities, self._recovery
+        limiter, learnt, recovery = self._limiter, self.capabilities, self._recovery
         while True:
-            ticket = response = request = None
+            permit = response = request = None
             try:
-                if pace.limit is not None:
-                    ticket = await pace.enter(ctx)
+                if limiter.limit is not None:
+                    permit = await limiter.acquire(ctx)
                 site, credentials = recovery.site, await self._credentials.current(ctx)
                 request = self._signed(ctx, call, site, credentials)
                 if call.hedged and self.hedging is not None:
@@ -100,17 +101,17 @@ class Caller:
                 if response.status < 300:
                     result = check(response)
                     learnt.answered = learnt.bucket_found = True
-                    pace.succeeded(call.attempts.paid if call.attempts else 0)
+                    limiter.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
                 if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
-                raise self._refusal(ctx, call, response)
+                raise self._error_of(ctx, call, response)
             except BlockStoreError as error:
                 failure = error
             finally:
-                if ticket is not None:
-                    pace.leave(ticket)
+                if permit is not None:
+                    limiter.release(permit)
                 if request is not None and request.resent:
                     _count_unknown(ctx, call)
             try:
@@ -137,7 +138,7 @@ class Caller:
         """
         attempts = call.history()
         if isinstance(error, ThrottledError):
-            self._pace.throttled(ctx)
+            self._limiter.throttled(ctx)
             attempts.throttled += 1
             failed = attempts.throttled
         else:
@@ -154,7 +155,7 @@ class Caller:
             if delay is None:
                 raise _final(error, call, attempts)
             try:
-                attempts.paid = await self._pace.pay(ctx, error)
+                attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
                     _note(call, attempts, delay, error)
                     await ctx.sleep(delay)
@@ -184,7 +185,7 @@ class Caller:
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
         attempts.failed = failed
-        self._pace.succeeded(attempts.paid)
+        self._limiter.succeeded(attempts.paid)
 
     def _signed(
         self, ctx: Context, call: Call, site: Site, credentials: Credentials | None
@@ -196,7 +197,7 @@ class Caller:
             site.signer.sign(request, credentials, self._recovery.now(ctx), payload_hash)
         return request
 
-    def _refusal(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
+    def _error_of(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
         error = error_from(
             response,
             call.operation,
@@ -228,7 +229,7 @@ class Caller:
             on_bucket=True,
         )
         try:
-            _ = await self.call(ctx, listing, lambda reply: list_keys(reply, PageAsked(prefix)))
+            _ = await self.call(ctx, listing, lambda reply: list_keys(reply, PageRequest(prefix)))
         except AccessDeniedError as error:
             if not error.code:
                 raise

@@ -81,7 +81,7 @@ class _UnusableDocumentError(Exception):
 
 
 def _checked(credentials: Any, keys: Any) -> Found:
-    """`keys` with the expiry of `credentials`, held to what fits into a signed request."""
+    """`keys` with the expiry of `credentials`, checked to fit into a signed request."""
     # botocore has no public name for the expiry; it is None, or missing, for lasting keys.
     expiry = getattr(credentials, "_expiry_time", None)
     token = "" if keys.token is None else keys.token

@@ -1,6 +1,6 @@
 """Who signs the requests: given keys, AWS's default chain, or nobody.
 
-`current` is asked before every request, so it answers at once from what it holds. The chain reads
+`current` is called before every request, so it answers at once from what it holds. The chain reads
 files, starts programs and talks to services, so it runs where it blocks no one.
 """
 

@@ -1,6 +1,6 @@
 """When a read gets a second request: its first byte is later than that of 95 reads in 100.
 
-A few slow replies make the tail of a service's latency; asked again on another connection, most
+A few slow replies make the tail of a service's latency; sent again on another connection, most
 come at once (Dean and Barroso, "The Tail at Scale", 2013). At most one read in twenty is asked
 again, however slow the service becomes, so that hedging never doubles its load.
 """
@@ -37,7 +37,7 @@ class Hedging:
         self._waits: deque[float] = deque(maxlen=_REMEMBERED)
 
     def answered(self, waited: float) -> None:
-        """A read's first byte came `waited` seconds after it was first asked for."""
+        """A read's first byte came `waited` seconds after it was first requested."""
         self.reads = reads = next(self._reads)
         self._waits.append(waited)
         if reads % _PRICE == 0:

@@ -119,7 +119,7 @@ class PageChecksums:
             raise ValueError(f"the block was stored with {self.size} bytes and has {size}")
 
     def cover(self, offset: int, length: int | None, first: int, got: int) -> bool:
-        """Whether the bytes asked for lie on pages wholly within the `got` bytes from `first`."""
+        """Whether the bytes requested lie on pages wholly within the `got` bytes from `first`."""
         page = self.page_size
         end = self.size if length is None else min(offset + length, self.size)
         last_page_end = min(-(-end // page) * page, self.size)

@@ -1,7 +1,7 @@
-"""The pages of a listing, each held to what was asked for.
+"""The pages of a listing, each verified against what was requested.
 
 A listing decides what is deleted, so nothing of it is believed that the next line may disprove:
-every key begins with the prefix asked for, the prefix that the service says it listed is that one
+every key begins with the prefix requested, the prefix that the service says it listed is that one
 too, keys only ever increase, and the listing ends. What breaks one of these, such as a cache that
 does not look at the query, is a `ProtocolError`.
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
@@ -18,9 +18,9 @@ from urllib.parse import unquote_plus
 from blockyard.errors import ProtocolError
 from blockyard.model import BlockInfo, Page
 from blockyard.s3.dates import iso_date
-from blockyard.s3.refusals import showable
+from blockyard.s3.error_responses import showable
 from blockyard.s3.responses import result_document, size_of, unquoted
-from blockyard.s3.rows import Rows, cut_rows
+from blockyard.s3.xml import Entries, cut_entries
 
 if TYPE_CHECKING:
     from blockyard.context import Response
@@ -34,7 +34,7 @@ _END = "\0"
 
 
 @dataclass(frozen=True, slots=True)
-class PageAsked:
+class PageRequest:
     """Which page of a listing: all keys below `prefix`, which begins with the store's own.
 
     `token` is the service's for this page, None for the first; `after` is the last key or folder of
@@ -49,7 +49,7 @@ class PageAsked:
     delimiter: str = ""
 
     @classmethod
-    def of(cls, request: ListRequest, key_prefix: str) -> PageAsked:
+    def of(cls, request: ListRequest, key_prefix: str) -> PageRequest:
         """From the token that the page before gave."""
         prefix, delimiter = key_prefix + request.prefix, request.delimiter
         if request.token is None:
@@ -60,99 +60,101 @@ class PageAsked:
         return cls(prefix, service_token, after, int(empty), delimiter)
 
     def next_token(self, service_token: str, last: str) -> str:
-        """What the next page is asked for with; `last` is the last of this one, "" for none."""
+        """What the next page is requested with; `last` is the last of this one, "" for none."""
         empty = 0 if last else self.empty + 1
         if empty > _MOST_EMPTY:
             raise ProtocolError(f"the listing goes on, but its last {empty} pages held no key")
         return f"{empty}{_END}{last or self.after}{_END}{service_token}"
 
 
-def list_page(response: Response, asked: PageAsked, key_prefix: str = "") -> Page:
+def list_page(response: Response, page: PageRequest, key_prefix: str = "") -> Page:
     """One page of a ListObjectsV2 reply, its keys without `key_prefix`.
 
     An object whose key is `key_prefix` itself, as consoles make to show a folder, is left
     out: it is no block.
     """
-    rows, keys, folders, token = _page(response, asked)
+    entries, keys, folders, token = _page(response, page)
     short = _without(key_prefix, keys)
-    blocks = map(BlockInfo, short, rows.sizes, rows.etags, rows.moments)
+    blocks = map(BlockInfo, short, entries.sizes, entries.etags, entries.moments)
     return Page([block for block in blocks if block.key], token, _without(key_prefix, folders))
 
 
 def list_keys(
-    response: Response, asked: PageAsked, key_prefix: str = ""
+    response: Response, page: PageRequest, key_prefix: str = ""
 ) -> tuple[list[str], str | None]:
     """The keys and the next token of what `list_page` reads, in less time."""
-    _, keys, _, token = _page(response, asked)
+    _, keys, _, token = _page(response, page)
     return list(filter(None, _without(key_prefix, keys))), token
 
 
-def _page(response: Response, asked: PageAsked) -> tuple[Rows, list[str], list[str], str | None]:
-    """The rows, their keys, the folders, and the next page's token; all held to what was asked."""
-    document, rows = _plain_listing(response) or _listing(response)
+def _page(
+    response: Response, page: PageRequest
+) -> tuple[Entries, list[str], list[str], str | None]:
+    """The entries, their keys, the folders, and the next page's token; all checked."""
+    document, entries = _canonical_listing(response) or _listing(response)
     encoded = "url" in (document.text("EncodingType"), document.text("Encoding-Type"))  # GCS's
-    keys = [_url_decoded(key) for key in rows.keys] if encoded else rows.keys
-    if asked.after and asked.token is None and keys[:1] == [asked.after]:
-        rows, keys = rows.behind_first(), keys[1:]  # LocalStack takes "after" as "from"
-    folders = [folder for (folder,) in document.rows("CommonPrefixes", "Prefix")]
+    keys = [_url_decoded(key) for key in entries.keys] if encoded else entries.keys
+    if page.after and page.token is None and keys[:1] == [page.after]:
+        entries, keys = entries.behind_first(), keys[1:]  # LocalStack takes "after" as "from"
+    folders = [folder for (folder,) in document.entries("CommonPrefixes", "Prefix")]
     if encoded:
         folders = [_url_decoded(folder) for folder in folders]
-    if asked.after and folders[:1] == [asked.after]:  # some services begin a page with it once more
+    if page.after and folders[:1] == [page.after]:  # some services begin a page with it once more
         del folders[0]
-    _check_prefix(document, asked.prefix, encoded)
-    _check_keys(keys, asked)
-    _check_folders(keys, folders, asked)
-    token = _service_token(document, asked.token)
+    _check_prefix(document, page.prefix, encoded)
+    _check_keys(keys, page)
+    _check_folders(keys, folders, page)
+    token = _service_token(document, page.token)
     if token is not None:
         last = max(keys[-1] if keys else "", folders[-1] if folders else "")
-        token = asked.next_token(token, last)
-    return rows, keys, folders, token
+        token = page.next_token(token, last)
+    return entries, keys, folders, token
 
 
-def _check_prefix(document: Document, asked: str, encoded: bool) -> None:
+def _check_prefix(document: Document, requested: str, encoded: bool) -> None:
     said = document.find("Prefix")  # some services leave it out
-    if said is None or asked in (said, _url_decoded(said) if encoded else said):
+    if said is None or requested in (said, _url_decoded(said) if encoded else said):
         return
-    raise ProtocolError(f"the listing is of the prefix {showable(said)!r}, asked was {asked!r}")
+    raise ProtocolError(f"the listing is of the prefix {showable(said)!r}, not {requested!r}")
 
 
-def _check_keys(keys: list[str], asked: PageAsked) -> None:
+def _check_keys(keys: list[str], page: PageRequest) -> None:
     """Between two keys that begin with a prefix all do, since they are in order."""
     if not keys:
         return
-    if keys[0] <= asked.after or any(map(ge, keys, islice(keys, 1, None))):
+    if keys[0] <= page.after or any(map(ge, keys, islice(keys, 1, None))):
         raise ProtocolError(
             "the keys of the listing do not increase: it repeats itself, or is out of order"
         )
     for key in (keys[0], keys[-1]):
-        if not key.startswith(asked.prefix) or not key:
-            raise ProtocolError(f"the listing holds {key!r}, which {asked.prefix!r} does not begin")
+        if not key.startswith(page.prefix) or not key:
+            raise ProtocolError(f"the listing holds {key!r}, which {page.prefix!r} does not begin")
 
 
-def _check_folders(keys: list[str], folders: list[str], asked: PageAsked) -> None:
-    """Each is a prefix up to the first delimiter behind the one asked for, which no key has."""
-    behind = len(asked.prefix)
-    if not asked.delimiter:
+def _check_folders(keys: list[str], folders: list[str], page: PageRequest) -> None:
+    """Each is a prefix up to the first delimiter behind the one requested, which no key has."""
+    behind = len(page.prefix)
+    if not page.delimiter:
         if folders:
-            raise ProtocolError("the listing has common prefixes, without a delimiter asked for")
+            raise ProtocolError("the listing has common prefixes, without a delimiter requested")
         return
     for key in keys:
-        if asked.delimiter in key[behind:]:
+        if page.delimiter in key[behind:]:
             raise ProtocolError(f"the listing holds {key!r}, which lies in a folder")
     if any(map(ge, folders, islice(folders, 1, None))):
         raise ProtocolError("the common prefixes of the listing do not increase")
     for folder in folders:
-        known = folder <= asked.after and not asked.after.startswith(folder)
-        if known or folder.find(asked.delimiter, behind) != len(folder) - 1:
-            raise ProtocolError(f"the listing has the common prefix {folder!r}: not asked for")
-        if not folder.startswith(asked.prefix):
-            raise ProtocolError(f"{asked.prefix!r} does not begin the common prefix {folder!r}")
+        known = folder <= page.after and not page.after.startswith(folder)
+        if known or folder.find(page.delimiter, behind) != len(folder) - 1:
+            raise ProtocolError(f"the listing has the common prefix {folder!r}: not requested")
+        if not folder.startswith(page.prefix):
+            raise ProtocolError(f"{page.prefix!r} does not begin the common prefix {folder!r}")
 
 
-def _service_token(document: Document, asked: str | None) -> str | None:
+def _service_token(document: Document, requested: str | None) -> str | None:
     """The service's token of the next page; refused is what would end the listing early or never.
 
-    A page with the token it was itself asked for with would come again and again.
+    A page with the token it was itself requested with would come again and again.
     """
     truncated = document.text("IsTruncated")
     if truncated == "false":
@@ -162,30 +164,30 @@ def _service_token(document: Document, asked: str | None) -> str | None:
         raise ProtocolError(
             "the reply does not say how the listing goes on; the service may not know ListObjectsV2"
         )
-    if token in (asked, document.text("ContinuationToken")):
+    if token in (requested, document.text("ContinuationToken")):
         raise ProtocolError("the reply's next page is the page itself")
     return token
 
 
-def _plain_listing(response: Response) -> tuple[Document, Rows] | None:
-    """The listing and its rows where these are written plainly, as `rows.py` has it."""
-    cut = cut_rows(response.body)
+def _canonical_listing(response: Response) -> tuple[Document, Entries] | None:
+    """The listing and its entries where these are written as `cut_entries` expects."""
+    cut = cut_entries(response.body)
     if cut is None:
         return None
-    rest, rows = cut
+    rest, entries = cut
     document = _document(replace(response, body=rest))
-    return (document, rows) if any(True for _ in document.rows("Contents")) else None
+    return (document, entries) if any(True for _ in document.entries("Contents")) else None
 
 
-def _listing(response: Response) -> tuple[Document, Rows]:
-    """The listing and its rows, however these are written."""
+def _listing(response: Response) -> tuple[Document, Entries]:
+    """The listing and its entries, however these are written."""
     document = _document(response)
-    rows = list(document.rows("Contents", "Key", "Size", "ETag", "LastModified"))
-    return document, Rows(
-        [key for key, _, _, _ in rows],
-        [size_of(size, key) for key, size, _, _ in rows],
-        [unquoted(etag) for _, _, etag, _ in rows],
-        [iso_date(last_modified) for _, _, _, last_modified in rows],
+    entries = list(document.entries("Contents", "Key", "Size", "ETag", "LastModified"))
+    return document, Entries(
+        [key for key, _, _, _ in entries],
+        [size_of(size, key) for key, size, _, _ in entries],
+        [unquoted(etag) for _, _, etag, _ in entries],
+        [iso_date(last_modified) for _, _, _, last_modified in entries],
     )
 
 

@@ -1,4 +1,4 @@
-"""Replies held to the range that was asked for: status, Content-Range, length.
+"""Replies verified against the requested range: status, Content-Range, length.
 
 RFC 9110, sections 14 and 15.3.7.
 """
@@ -36,12 +36,12 @@ class Span:
 
 
 def check_range_reply(response: Response, span: Span) -> tuple[int, int]:
-    """The first byte and the object's size, of a reply that holds the range asked for.
+    """The first byte and the object's size, of a reply that holds the range requested.
 
     Raises `ProtocolError` for any other.
 
-    Fewer bytes than asked are right only at the object's end. Some services answer 200 and yet no
-    more than the range, as its Content-Range says.
+    Fewer bytes than requested are right only at the object's end. Some services answer 200 and yet
+    no more than the range, as its Content-Range says.
     """
     if response.status not in {200, 206}:
         raise ProtocolError(f"status {response.status} for a range request, expected 206")

@@ -82,7 +82,7 @@ class Step(Enum):
 class Broken:
     """A body that broke off: its first reply, and what has come of it since.
 
-    `received` bytes are in `pieces`, or in the caller's buffer; the rest is asked for of the
+    `received` bytes are in `pieces`, or in the caller's buffer; the rest is requested of the
     version with `etag` alone. `failed_before` counts the attempts before this one.
     """
 
@@ -120,8 +120,8 @@ class Broken:
 class Read(Call):
     """A read under way: what goes out next, and what has come so far.
 
-    `span` is what is asked of the service, None for the whole object; `broken` is set while a body
-    that broke off is completed.
+    `span` is what is requested of the service, None for the whole object; `broken` is set while a
+    body that broke off is completed.
     """
 
     full_key: str
@@ -206,7 +206,7 @@ class Read(Call):
         return request
 
     def check(self, response: Response) -> Response:
-        """The reply to all that is asked for, if `response` is that or completes it.
+        """The reply to all that is requested, if `response` is that or completes it.
 
         Raises `ProtocolError` where it is neither, `InvalidRangeError` where a service that ignores
         ranges shows that there is none.
@@ -227,7 +227,7 @@ class Read(Call):
         return response
 
     def continues(self, failure: IncompleteBodyError) -> bool:
-        """Whether the bytes that a broken reply brought are the next of those asked for."""
+        """Whether the bytes that a broken reply brought are the next of those requested."""
         etag = _strong(failure.headers)
         if not etag or (self.broken is not None and etag != self.broken.etag):
             return False
@@ -345,8 +345,8 @@ class Reader:
     ) -> Block:
         """An empty range, which HTTP has none of; or the error of one past the end.
 
-        The refusal of a range does not show whether the block has the size that it was stored
-        with, as a service may have lost its end; its headers do.
+        The error response to a range does not show whether the block has the size that it was
+        stored with, as a service may have lost its end; its headers do.
         """
         reply = await self.head(ctx, wanted.operation, wanted.key, full_key)
         info = responses.stat_result(reply, wanted.operation, wanted.key)
@@ -366,7 +366,7 @@ class Reader:
     async def _complete(
         self, ctx: Context, read: Read, find_checksum: FindChecksum
     ) -> tuple[Response, Verified]:
-        """The reply to all that is asked for, complete and verified."""
+        """The reply to all that is requested, complete and verified."""
         learnt = self._caller.capabilities
         if read.span is None:
             read.checksum_mode = learnt.checksum_mode is not False
@@ -468,7 +468,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
 
 
 def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
-    """`failure` in the words of who asked."""
+    """`failure` in the words of the caller."""
     where = f"{wanted.operation} {wanted.key!r}"
     match failure:
         case OversizedBodyError() if wanted.into is not None:

@@ -1,6 +1,6 @@
-"""What a refusal teaches, so that the next attempt differs: credentials, the clock, the region.
+"""Recovery from error responses, so that the next try differs: credentials, clock, region.
 
-Each heals a call once, and is kept for the calls after it. Logged to `blockyard.s3`.
+Each recovers a call once, and is kept for the calls after it. Logged to `blockyard.s3`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from blockyard.errors import BlockStoreError, S3Error, TransportError
 from blockyard.s3.attempts import Call
 from blockyard.s3.capabilities import Capabilities, refuses_a_header
 from blockyard.s3.credentials import Credentials, CredentialSource
-from blockyard.s3.refusals import MAX_ERROR_BODY, error_from, region_hint, server_time
+from blockyard.s3.error_responses import MAX_ERROR_BODY, error_from, region_hint, server_time
 from blockyard.s3.requests import Address, bucket_address, with_a_body
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 
@@ -44,7 +44,7 @@ class Site:
 
 
 class Recovery:
-    """Where the bucket is, what time it is there, and how refusals correct that.
+    """Where the bucket is, what time it is there, and how error responses correct that.
 
     Shared by threads and loops; its state is swapped whole.
     """
@@ -70,7 +70,7 @@ class Recovery:
         site: Site,
         credentials: Credentials | None,
     ) -> Response:
-        """The refusal with its reason: that of a HEAD has none, so it is asked for by a GET.
+        """The error response with its reason: that of a HEAD has none, so a GET asks for it.
 
         Not where the clock is seen to be wrong, which is all the reason it needs.
         """
@@ -94,7 +94,7 @@ class Recovery:
         site: Site,
         credentials: Credentials | None,
     ) -> bool:
-        """Learn what a refusal teaches; whether the next attempt will differ because of it.
+        """Learn from an error response; whether the next attempt will differ because of it.
 
         `site` and `credentials` are those of the refused request: meanwhile another call may
         have put right what was wrong with it.
@@ -103,14 +103,14 @@ class Recovery:
         error = error_from(response, call.operation, call.key)
         code = error.code if isinstance(error, S3Error) else ""
         region = region_hint(response)
-        if code in _EXPIRED and attempts.heal("credentials"):
+        if code in _EXPIRED and attempts.may_recover("credentials"):
             _log_recovery(call, f"{code}: credentials are renewed")
             return await self._credentials.renew(ctx, credentials)
         skew = self._skew(ctx, response)
-        if (code in _SKEWED or (not code and skew is not None)) and attempts.heal("clock"):
+        if (code in _SKEWED or (not code and skew is not None)) and attempts.may_recover("clock"):
             return self._learn_clock(ctx, call, response)
         elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
-        if region and elsewhere and region != site.region and attempts.heal("region"):
+        if region and elsewhere and region != site.region and attempts.may_recover("region"):
             if region != self.site.region:
                 _log_recovery(call, f"the bucket is in {region}")
                 self.site = self._site(region)
@@ -123,14 +123,14 @@ class Recovery:
             return False
         if not isinstance(error, S3Error) or not refuses_a_header(error):
             return False
-        _log_recovery(call, "asked again without x-amz-checksum-mode")
+        _log_recovery(call, "retried without x-amz-checksum-mode")
         call.checksum_mode = False
         return True
 
     def _skew(self, ctx: Context, response: Response) -> float | None:
         """Seconds that the service's clock is ahead of the one requests are signed by.
 
-        None for less than it would mind, and for a reply other than a refusal of that kind.
+        None for less than it would mind, and for a reply other than an error response of that kind.
         """
         theirs = server_time(response) if response.status in {400, 403} else None
         skew = 0.0 if theirs is None else theirs - self.now(ctx)

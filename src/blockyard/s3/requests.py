@@ -65,7 +65,7 @@ def bucket_address(
 ) -> Address:
     """The address of `bucket` at `endpoint`: a URL, `host:port` (meaning https) or "" for AWS.
 
-    Virtual-hosted style, as AWS wants it, unless `path_style` is asked or nothing else can
+    Virtual-hosted style, as AWS wants it, unless `path_style` is set or nothing else can
     work: the endpoint is an IP address or a single label such as `localhost`, under which no
     bucket has a name; it has a path; the bucket's name is not a host name; or it holds a dot,
     which a wildcard certificate does not cover. `fips` and `dualstack` choose among AWS's own
@@ -228,7 +228,7 @@ def delete_objects(address: Address, keys: Sequence[str]) -> Request:
 
 
 def with_a_body(head: Request) -> Request:
-    """A GET of what a HEAD is about, as small as there is: its refusal says why, in its body."""
+    """A GET of what a HEAD is about, as small as there is: its error response has a body."""
     headers = {"host": head.headers["host"], "user-agent": head.headers["user-agent"]}
     return Request(head.origin, "GET", head.target, {**headers, "range": "bytes=0-0"})
 

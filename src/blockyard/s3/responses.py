@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from blockyard.errors import BlockStoreError, IntegrityError, ProtocolError
 from blockyard.model import BlockInfo
 from blockyard.s3.dates import http_date, iso_date
+from blockyard.s3.error_responses import ErrorResponse, error_from, showable
 from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.proof import check_object, check_page
-from blockyard.s3.refusals import Refusal, error_from, showable
 from blockyard.s3.xml import Document, read_xml
 
 if TYPE_CHECKING:
@@ -56,27 +56,27 @@ def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
 def delete_outcome(
     response: Response, keys: Sequence[str], key_prefix: str = ""
 ) -> tuple[list[str], dict[str, BlockStoreError]]:
-    """Which of `keys` are gone, in the order asked, and the error of every other one.
+    """Which of `keys` are gone, in the order requested, and the error of every other one.
 
     `keys` come without `key_prefix`, which the service's have. A key that was not there counts
     as gone; one that the reply passes over has failed.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
     document = result_document(response, "delete_blocks", None, "DeleteResult")
-    asked = {key_prefix + key: key for key in keys}
+    requested = {key_prefix + key: key for key in keys}
     request_id = showable(response.headers.get("x-amz-request-id", ""))
     failed: dict[str, BlockStoreError] = {}
     gone: set[str] = set()
-    for (full_key,) in document.rows("Deleted", "Key"):
+    for (full_key,) in document.entries("Deleted", "Key"):
         if full_key:
-            gone.add(_asked(asked, full_key))
-    for full_key, code, message in document.rows("Error", "Key", "Code", "Message"):
-        key = _asked(asked, full_key)
+            gone.add(_requested(requested, full_key))
+    for full_key, code, message in document.entries("Error", "Key", "Code", "Message"):
+        key = _requested(requested, full_key)
         if code == "NoSuchKey":
             gone.add(key)
             continue
-        refusal = Refusal(response.status, showable(code), showable(message), request_id)
-        failed[key] = refusal.error("delete_blocks", key)
+        failure = ErrorResponse(response.status, showable(code), showable(message), request_id)
+        failed[key] = failure.error("delete_blocks", key)
     for key in keys:
         if key not in gone and key not in failed:
             failed[key] = ProtocolError(
@@ -121,8 +121,8 @@ def unquoted(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def _asked(asked: dict[str, str], full_key: str) -> str:
-    key = asked.get(full_key)
+def _requested(requested: dict[str, str], full_key: str) -> str:
+    key = requested.get(full_key)
     if key is None:
-        raise ProtocolError(f"the reply names {full_key!r}, which was not asked for")
+        raise ProtocolError(f"the reply names {full_key!r}, which was not requested")
     return key

@@ -102,7 +102,7 @@ def delay_before_next(
     """Seconds to wait before the next attempt, or None to give up.
 
     `failed` counts the attempts so far; `contacted` is whether the endpoint ever sent a reply
-    that an S3 service sends; `jitter` is in [0, 1). The wait that the service asked for is
+    that an S3 service sends; `jitter` is in [0, 1). The wait that the service requested is
     honoured up to the cap.
     """
     limit = policy.attempts
@@ -114,8 +114,8 @@ def delay_before_next(
         jitter = (1 + jitter) / 2  # nobody is spared load, and the tries last through an outage
     cap = policy.cap if contacted else min(policy.cap, policy.cap_before_contact)
     backoff = jitter * min(cap, policy.base * 2 ** min(failed - 1, _DOUBLINGS))
-    asked = error.retry_after if isinstance(error, S3Error) else None
-    return max(backoff, min(asked or 0.0, policy.cap))
+    requested = error.retry_after if isinstance(error, S3Error) else None
+    return max(backoff, min(requested or 0.0, policy.cap))
 
 
 def never_connected(error: BlockStoreError) -> bool:

@@ -2,7 +2,7 @@
 
 Signed are `host`, every `x-amz-*` header, `content-md5` and `content-type`: what the scheme
 demands and what guards the stored bytes. `range`, `if-match` and the like are left out, so the
-signature of a read depends on nothing but its target and the second: ranges of one block asked
+signature of a read depends on nothing but its target and the second: ranges of one block requested
 in the same second share one signature, which is kept. docs/decisions/signing.md weighs this.
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html

@@ -27,7 +27,7 @@ from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import (
     service_checksum_or_etag,
 )
-from blockyard.s3.listing import PageAsked
+from blockyard.s3.listing import PageRequest
 from blockyard.s3.proof import check_deleted
 from blockyard.s3.reading import Reader
 from blockyard.s3.writing import Writer, perhaps_done
@@ -129,19 +129,19 @@ class S3Store(Store):
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
-        asked = PageAsked.of(request, self._prefix)
-        call = _listing(request.operation, asked, request.page_size)
+        page = PageRequest.of(request, self._prefix)
+        call = _listing(request.operation, page, request.page_size)
         return await self._caller.call(
-            ctx, call, lambda reply: listing.list_page(reply, asked, self._prefix)
+            ctx, call, lambda reply: listing.list_page(reply, page, self._prefix)
         )
 
     async def list_keys(
         self, ctx: Context, request: ListRequest
     ) -> tuple[builtins.list[str], str | None]:
-        asked = PageAsked.of(request, self._prefix)
-        call = _listing(request.operation, asked, request.page_size)
+        page = PageRequest.of(request, self._prefix)
+        call = _listing(request.operation, page, request.page_size)
         return await self._caller.call(
-            ctx, call, lambda reply: listing.list_keys(reply, asked, self._prefix)
+            ctx, call, lambda reply: listing.list_keys(reply, page, self._prefix)
         )
 
     @property
@@ -153,13 +153,13 @@ class S3Store(Store):
         """See `Store.health_check`. A listing proves more than the reply to a HEAD of the bucket,
         which has no body, may be refused to those who may list, and any web server gives."""
         begun = ctx.runtime.now()
-        asked = PageAsked(self._prefix)
+        page = PageRequest(self._prefix)
 
         def listed(reply: Response) -> Response:
-            _ = listing.list_keys(reply, asked)
+            _ = listing.list_keys(reply, page)
             return reply
 
-        reply = await self._caller.call(ctx, _listing("health_check", asked, 1), listed)
+        reply = await self._caller.call(ctx, _listing("health_check", page, 1), listed)
         hedging = self._caller.hedging
         return HealthReport(
             latency=ctx.runtime.now() - begun,
@@ -182,17 +182,17 @@ class S3Store(Store):
         return full_key
 
 
-def _listing(operation: str, asked: PageAsked, page_size: int) -> PlainCall:
+def _listing(operation: str, page: PageRequest, page_size: int) -> PlainCall:
     return PlainCall(
         operation,
         None,
         lambda address: requests.list_objects(
             address,
-            asked.prefix,
-            token=asked.token,
+            page.prefix,
+            token=page.token,
             max_keys=page_size,
-            delimiter=asked.delimiter,
-            start_after=asked.after if asked.token is None else "",
+            delimiter=page.delimiter,
+            start_after=page.after if page.token is None else "",
         ),
     )
 

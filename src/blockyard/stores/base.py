@@ -42,7 +42,7 @@ class ReadRequest:
 
     @property
     def whole(self) -> bool:
-        """Whether all of the block is asked for."""
+        """Whether all of the block is requested."""
         return self.offset is None and self.suffix is None
 
 
@@ -98,7 +98,7 @@ def check_conditions(request: ReadRequest, etag: str) -> None:
 
 
 def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
-    """The first byte asked for, and the one after the last, of a block of `size` bytes.
+    """The first byte requested, and the one after the last, of a block of `size` bytes.
 
     Raises `InvalidRangeError` for an offset at or past the end, `BufferTooSmallError`.
     """
@@ -117,7 +117,7 @@ def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
 
 
 def buffer_too_small(request: ReadRequest, size: int) -> BufferTooSmallError:
-    """The error for a buffer that can't hold the `size` bytes that were asked for."""
+    """The error for a buffer that can't hold the `size` bytes that were requested."""
     room = 0 if request.into is None else len(request.into)
     what = "the block has" if request.whole else "the range has"
     return BufferTooSmallError(
@@ -142,7 +142,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
-        """The bytes asked for, all of one version of the block, verified where there are checksums.
+        """The bytes requested, all of one version of the block, verified where there are checksums.
 
         `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE; `BufferTooSmallError` when
         `into` can't hold them, and after any error its content is undefined.

@@ -120,7 +120,7 @@ REFUSED_KEYS: dict[str, str] = {
     "too long in UTF-8": "\u00e9" * (MAX_KEY_BYTES // 2) + "k",
     "lone surrogate": "a\ud800b",
 }
-"""Keys that no store may be asked for, by what is wrong with them."""
+"""Keys that no store may be requested, by what is wrong with them."""
 
 MISTYPED_KEYS: dict[str, Any] = {"bytes": b"a", "None": None, "number": 7, "list": ["a"]}
 """What is no text, and so no key."""

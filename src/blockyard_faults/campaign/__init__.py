@@ -6,7 +6,7 @@ every broken promise. docs/RELIABILITY.md says what came of it.
 
 What is stored and may be found:  `blocks`, `expected`.
 Calls, and what they may end in:  `calls`, `clients`, `own`, `watch`, `hurry`.
-Operations held to the model:     `writer`; `actor` and `mix` on blocks; `contents` and
+Operations and the model:         `writer`; `actor` and `mix` on blocks; `contents` and
                                   `content_mix`.
 The caller's own code:            `user_code`; what comes from outside: `interrupts`.
 The harm, and the server:         `weather`, `services`, `deadlines`, `credentials`, `bucket`.

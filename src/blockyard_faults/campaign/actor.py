@@ -33,8 +33,8 @@ class Actor(Writer):
     """Operations on the keys below `namespace`, which nobody else writes.
 
     Broken promises go into `tally`; `patience` is the store's no-progress timeout (see `Calls`).
-    With `trusted_listings` a listing is held to what must be there; without, as it may come from
-    another time, to what was ever written.
+    With `trusted_listings` a listing is compared with what must be there; without, as it may come
+    from another time, to what was ever written.
     """
 
     def __init__(

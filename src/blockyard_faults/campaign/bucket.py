@@ -204,7 +204,7 @@ def _page(prefix: str, rows: Mapping[str, str], *, token: str) -> _Reply:
 
 
 def _damage(request: Message) -> _Reply | None:
-    """The refusal of a body that is not what its headers say."""
+    """The error response to a body that is not what its headers say."""
     head, body = request.head, request.body
     signed = head.get("x-amz-content-sha256")
     if len(signed) == 64 and signed != sha256(body).hexdigest():

@@ -1,4 +1,4 @@
-"""One call of a store: given a deadline, watched, and its ending held to what a call may end in.
+"""One call of a store: given a deadline, watched, and checked to end as a call may.
 
 A call may end in its result, in an error of ours, or in an exception that the caller's own code
 raised; in time, and with nothing of the caller's own lost on the way.

@@ -96,8 +96,8 @@ def _keys(where: str, connections: int) -> Sequence[str]:
 def _no_meeting(connections: int) -> Sequence[str]:
     """Reads that wait for nobody: as many as lift the limit that throttling has put on the store.
 
-    Each success raises it by its inverse (`s3/pacing.py`), so it takes half the square of what
-    it is to be.
+    Each success raises it by its inverse (`s3/rate_limiter.py`), so it takes half the square of
+    what it is to be.
     """
     meeting = f"rendezvous/alone-{os.getpid()}-{time.monotonic_ns()}"
     return [f"{meeting}-{number}/1/0" for number in range(connections**2)]

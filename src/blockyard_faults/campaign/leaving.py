@@ -76,7 +76,7 @@ class _Child:
 
 
 def leave(job: Job) -> Tally:
-    """As many such processes as make the job's operations, two at once; all held to account."""
+    """As many such processes as make the job's operations, two at once; their results checked."""
     each = 4 * _STEPS + _AT_EXIT
     names = [f"{job.name}/{number}" for number in range(max(job.operations // each, 2))]
     with ThreadPoolExecutor(2) as pool, opened(job.direct) as direct:

@@ -96,8 +96,8 @@ def _forgetful(source: random.Random, request: SeenRequest) -> Fault | None:
 class Service:
     """`choose` makes what picks the fault of a request.
 
-    `trusted_listings` is whether its listings can be held to what was written, `contents` whether
-    contents can be kept in it, and `damages` whether it may damage what it stores.
+    `trusted_listings` is whether its listings can be compared with what was written, `contents`
+    whether contents can be kept in it, and `damages` whether it may damage what it stores.
     """
 
     choose: Callable[[], Choice]

@@ -119,7 +119,7 @@ async def _given_async(pieces: Sequence[bytes], mischief: Mischief) -> AsyncIter
 class Companion:
     """A store that the caller's own code calls back into, below keys of its own.
 
-    What it finds there is held to what it wrote; what goes wrong is counted in `tally`.
+    What it finds there is compared with what it wrote; what goes wrong is counted in `tally`.
     """
 
     def __init__(self, store: BlockStore, namespace: str, tally: Tally) -> None:

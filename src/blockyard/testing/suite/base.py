@@ -43,7 +43,7 @@ class SuiteBase:
         return client.store
 
 
-def refusal(call: Callable[[], Any]) -> type[Exception] | None:
+def kind_raised(call: Callable[[], Any]) -> type[Exception] | None:
     """The kind of error that the call ends with, to compare many outcomes at once."""
     try:
         call()

@@ -13,7 +13,7 @@ _SHARES = ["share1", "share1/", "share1/a", "share1/b/c", "share10", "share10/a"
 
 
 class DeleteTests(SuiteBase):
-    """What is asked for goes, and nothing else."""
+    """What is requested goes, and nothing else."""
 
     def test_delete_is_for_one_key(self, store: BlockStore) -> None:
         keys = self.held(_SHARES)

@@ -13,7 +13,7 @@ from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.model import HealthReport
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, ClientName, Source, open_client
-from blockyard.testing.suite.base import SuiteBase, refusal
+from blockyard.testing.suite.base import SuiteBase, kind_raised
 
 CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "write_block": lambda store: store.write_block("a", b""),
@@ -66,7 +66,7 @@ class LifecycleTests(SuiteBase):
         store.close()
 
         for closed in (store, view):
-            outcomes = {name: refusal(partial(call, closed)) for name, call in CALLS.items()}
+            outcomes = {name: kind_raised(partial(call, closed)) for name, call in CALLS.items()}
             assert outcomes == dict.fromkeys(CALLS, StoreClosedError)
 
     def test_closing_a_view_closes_the_store(self, store: BlockStore) -> None:
@@ -111,5 +111,5 @@ class DeadlineTests(SuiteBase):
     def test_a_deadline_that_has_passed(self, store: BlockStore) -> None:
         hasty = store.with_options(deadline=1e-9)
 
-        outcomes = {name: refusal(partial(call, hasty)) for name, call in CALLS.items()}
+        outcomes = {name: kind_raised(partial(call, hasty)) for name, call in CALLS.items()}
         assert outcomes == dict.fromkeys(CALLS, DeadlineExceededError)

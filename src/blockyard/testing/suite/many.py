@@ -20,7 +20,7 @@ def _data(number: int) -> bytes:
 
 
 class ManyTests(SuiteBase):
-    """Results come in the order asked, and the first error is raised."""
+    """Results come in request order, and the first error is raised."""
 
     def test_results_come_in_the_order_asked(self, store: BlockStore) -> None:
         written = store.write_blocks([(key, _data(n)) for n, key in enumerate(_KEYS)])

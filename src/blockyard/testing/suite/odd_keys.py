@@ -12,7 +12,7 @@ from blockyard.errors import BlockNotFoundError, BlockStoreError, InvalidKeyErro
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability, is_held
 from blockyard.testing.samples import MISTYPED_KEYS, ODD_KEYS, REFUSED_KEYS, content
-from blockyard.testing.suite.base import SuiteBase, refusal
+from blockyard.testing.suite.base import SuiteBase, kind_raised
 
 _CALLS: dict[str, Callable[[BlockStore, str], Any]] = {
     "write_block": lambda store, key: store.write_block(key, b""),
@@ -31,7 +31,7 @@ _CALLS: dict[str, Callable[[BlockStore, str], Any]] = {
 }
 _OTHER = "another key"
 _FOR_A_REFUSAL = 5
-"""Seconds in which a refusal that is retried has to end."""
+"""Seconds in which an error that is retried has to end."""
 
 
 class OddKeyTests(SuiteBase):
@@ -42,7 +42,7 @@ class OddKeyTests(SuiteBase):
         data = content(50)
         if not is_held(key, self.lacks):
             hasty = store.with_options(deadline=_FOR_A_REFUSAL)
-            if refusal(partial(hasty.write_block, key, data)) is None:
+            if kind_raised(partial(hasty.write_block, key, data)) is None:
                 assert key.endswith("/")
                 assert store.list_by_prefix() == [key.removesuffix("/")]
             return
@@ -117,7 +117,9 @@ class OddKeyTests(SuiteBase):
         _ = store.write_block("a", b"untouched")
 
         for what, key in (REFUSED_KEYS | MISTYPED_KEYS).items():
-            outcomes = {name: refusal(partial(call, store, key)) for name, call in _CALLS.items()}
+            outcomes = {
+                name: kind_raised(partial(call, store, key)) for name, call in _CALLS.items()
+            }
             expected = TypeError if what in MISTYPED_KEYS else InvalidKeyError
             assert outcomes == dict.fromkeys(_CALLS, expected), what
 
@@ -135,7 +137,7 @@ class OddKeyTests(SuiteBase):
                 "delete_by_prefix": partial(store.delete_by_prefix, prefix),
                 "literally": partial(store.delete_by_prefix, prefix, literal=True),
             }
-            outcomes = {name: refusal(call) for name, call in calls.items()}
+            outcomes = {name: kind_raised(call) for name, call in calls.items()}
             expected = TypeError if what in MISTYPED_KEYS else InvalidKeyError
             assert outcomes == dict.fromkeys(calls, expected), what
 

@@ -43,7 +43,7 @@ _MISTYPED: list[Any] = [(1.5, 1), (0, "1"), (None, 1), (True, 1)]
 
 
 class RangeTests(SuiteBase):
-    """A range is exactly the bytes asked for, clamped at the block's end."""
+    """A range is exactly the bytes requested, clamped at the block's end."""
 
     def test_ranges_within_a_block(self, store: BlockStore) -> None:
         data = content(_SIZE)

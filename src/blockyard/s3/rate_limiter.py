@@ -7,7 +7,7 @@ service in trouble does not get several times its usual load. An empty bucket fi
 itself: calls wait for their tokens, and so outlast a service that restarts, without a storm.
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 
-Threads and event loops share a pace without a lock: a race costs a little precision.
+Threads and event loops share it without a lock: a race costs a little precision.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _UNLIMITED_FROM = 256.0
 _BOUT = 0.5
 """Seconds in which several throttled replies count as one bout."""
 _LOOK_AGAIN = 0.02
-"""Seconds, on average, between looks for a free place."""
+"""Seconds, on average, between looks for a free permit."""
 _LOOK_FOR_TOKENS = 0.1
 """Seconds, on average, between looks for tokens."""
 
 
-class Pace:
-    """The limit on requests under way (None while the service keeps up), and retry tokens."""
+class RateLimiter:
+    """An AIMD concurrency limit (None while the service keeps up) and a retry token bucket."""
 
     def __init__(self) -> None:
         self.limit: float | None = None
@@ -48,17 +48,17 @@ class Pace:
         self._under_way: PerProcess[set[object]] = PerProcess(set)
         self._bout_ends = 0.0
 
-    async def enter(self, ctx: Context) -> object:
-        """Wait for a place under the limit; the ticket goes back by `leave`."""
+    async def acquire(self, ctx: Context) -> object:
+        """Wait for a permit under the concurrency limit; give it back by `release`."""
         under_way = self._under_way.here()  # what is under way in a parent never ends here
         while self.limit is not None and len(under_way) >= max(self.limit, 1.0):
             await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
-        ticket = object()
-        under_way.add(ticket)
-        return ticket
+        permit = object()
+        under_way.add(permit)
+        return permit
 
-    def leave(self, ticket: object) -> None:
-        self._under_way.here().discard(ticket)
+    def release(self, permit: object) -> None:
+        self._under_way.here().discard(permit)
 
     def throttled(self, ctx: Context) -> None:
         """The service asked to slow down."""
@@ -75,7 +75,7 @@ class Pace:
             grown = self.limit + 1 / self.limit
             self.limit = None if grown >= _UNLIMITED_FROM else grown
 
-    async def pay(self, ctx: Context, error: BlockStoreError) -> int:
+    async def take_tokens(self, ctx: Context, error: BlockStoreError) -> int:
         """The tokens that a retry after `error` cost, waited for; 0 when that was in vain.
 
         A call with a deadline waits until that, which raises `DeadlineExceededError`.

@@ -1,4 +1,4 @@
-"""How hard a store leans on its service: throttling, adaptive concurrency, retry tokens."""
+"""Client-side rate control: throttling, the AIMD concurrency limit, retry tokens."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportTimeoutError,
 )
-from blockyard.s3.pacing import Pace
+from blockyard.s3.rate_limiter import RateLimiter
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import FaultProxy, Script, Status
 from servers.endpoint import Endpoint
-from tests.s3.pretend import Pretended, PretendRuntime, PretendS3, refusal
+from tests.s3.pretend import Pretended, PretendRuntime, PretendS3, s3_error
 
 THROTTLED = ThrottledError("slow down", status=503)
 RESET = TransportConnectionError("reset")
@@ -48,29 +48,29 @@ def context(concurrency: int = 32) -> Context:
     [(None, 16.0), (32.0, 16.0), (5.0, 2.5), (1.5, 1.0), (1.0, 1.0)],
 )
 def test_a_bout_of_throttling_halves_the_limit(limit: float | None, after: float) -> None:
-    pace = Pace()
-    pace.limit = limit
-    pace.throttled(context())
-    assert pace.limit == after
+    limiter = RateLimiter()
+    limiter.limit = limit
+    limiter.throttled(context())
+    assert limiter.limit == after
 
 
 def test_the_first_bout_halves_the_concurrency_of_the_call() -> None:
-    pace = Pace()
-    pace.throttled(context(concurrency=7))
-    assert pace.limit == 3.5
+    limiter = RateLimiter()
+    limiter.throttled(context(concurrency=7))
+    assert limiter.limit == 3.5
 
 
 def test_throttled_replies_that_come_together_are_one_bout() -> None:
-    pace, ctx = Pace(), context()
+    limiter, ctx = RateLimiter(), context()
     for _ in range(20):
-        pace.throttled(ctx)
-    assert pace.limit == 16.0
+        limiter.throttled(ctx)
+    assert limiter.limit == 16.0
     run_to_end(ctx.runtime.sleep(0.49))
-    pace.throttled(ctx)
-    assert pace.limit == 16.0
+    limiter.throttled(ctx)
+    assert limiter.limit == 16.0
     run_to_end(ctx.runtime.sleep(0.02))
-    pace.throttled(ctx)
-    assert pace.limit == 8.0
+    limiter.throttled(ctx)
+    assert limiter.limit == 8.0
 
 
 @pytest.mark.parametrize(
@@ -78,34 +78,34 @@ def test_throttled_replies_that_come_together_are_one_bout() -> None:
     [(1.0, 2.0), (2.0, 2.5), (10.0, 10.1), (100.0, 100.01), (255.9999, None), (None, None)],
 )
 def test_a_success_raises_the_limit_by_its_share(limit: float | None, after: float | None) -> None:
-    pace = Pace()
-    pace.limit = limit
-    pace.succeeded(0)
-    assert pace.limit == after
+    limiter = RateLimiter()
+    limiter.limit = limit
+    limiter.succeeded(0)
+    assert limiter.limit == after
 
 
 def test_a_limit_is_lifted_in_the_end() -> None:
-    pace = Pace()
-    pace.limit = 1.0
+    limiter = RateLimiter()
+    limiter.limit = 1.0
     for successes in range(40_000):
-        pace.succeeded(0)
-        if pace.limit is None:
+        limiter.succeeded(0)
+        if limiter.limit is None:
             assert 30_000 < successes < 35_000  # the square of 256, halved
             return
-    pytest.fail(f"still limited to {pace.limit}")
+    pytest.fail(f"still limited to {limiter.limit}")
 
 
 def test_nothing_is_counted_while_the_service_keeps_up() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    pace = pace_of(s3)
-    pace.enter = pace.leave = pytest.fail  # pyright: ignore[reportAttributeAccessIssue]
+    limiter = limiter_of(s3)
+    limiter.acquire = limiter.release = pytest.fail  # pyright: ignore[reportAttributeAccessIssue]
     assert s3.read("k") == b"data"
     assert s3.runtime.pauses == []
 
 
-def pace_of(s3: Pretended) -> Pace:
-    return s3.store._caller._pace
+def limiter_of(s3: Pretended) -> RateLimiter:
+    return s3.store._caller._limiter
 
 
 class CountingRuntime(PretendRuntime):
@@ -140,9 +140,9 @@ def test_all_calls_of_a_store_share_the_limit() -> None:
     s3.write("k", b"data")
     runtime = CountingRuntime(s3.service)
     ctx = Context(runtime)
-    pace = pace_of(s3)
-    pace.limit = 4.0
-    runtime.limit = lambda: math.ceil(pace.limit or 0)
+    limiter = limiter_of(s3)
+    limiter.limit = 4.0
+    runtime.limit = lambda: math.ceil(limiter.limit or 0)
 
     async def main() -> None:
         readers = [s3.store.read(ctx, ReadRequest("k")) for _ in range(60)]
@@ -160,11 +160,11 @@ def test_a_throttled_burst_gets_done_with_fewer_at_a_time() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
     runtime = CountingRuntime(s3.service)
-    pace = pace_of(s3)
-    runtime.limit = lambda: pace.limit
+    limiter = limiter_of(s3)
+    runtime.limit = lambda: limiter.limit
 
     def overloaded(_: Request, sent: Response) -> Response:
-        return refusal(503, "SlowDown") if runtime.under_way > 6 else sent
+        return s3_error(503, "SlowDown") if runtime.under_way > 6 else sent
 
     s3.service.always = overloaded
 
@@ -174,16 +174,16 @@ def test_a_throttled_burst_gets_done_with_fewer_at_a_time() -> None:
         assert [block.data for block in await asyncio.gather(*reads)] == [b"data"] * 400
 
     asyncio.run(main())
-    assert pace.limit is not None
-    assert pace.limit < 20
+    assert limiter.limit is not None
+    assert limiter.limit < 20
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "refused", "broken"])
 def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
     s3 = Pretended(max_attempts=1)
     s3.write("k", b"data")
-    pace = pace_of(s3)
-    pace.limit = 1.0
+    limiter = limiter_of(s3)
+    limiter.limit = 1.0
 
     class Hanging(PretendRuntime):
         async def exchange(self, request: Request, **options: object) -> Response:
@@ -191,28 +191,28 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
                 _ = await asyncio.Event().wait()
             if ends == "broken":
                 raise RESET
-            return refusal(404, "NoSuchKey")
+            return s3_error(404, "NoSuchKey")
 
     async def main() -> None:
         call = asyncio.ensure_future(s3.store.read(Context(Hanging(s3.service)), ReadRequest("k")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert ends != "cancelled" or len(pace._under_way.here()) == 1
+        assert ends != "cancelled" or len(limiter._under_way.here()) == 1
         _ = call.cancel()
         with pytest.raises((asyncio.CancelledError, BlockStoreError)):
             _ = await call
 
     asyncio.run(main())
-    assert pace._under_way.here() == set()
+    assert limiter._under_way.here() == set()
     assert s3.read("k") == b"data"
 
 
 def test_the_deadline_ends_the_wait_for_a_place() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    pace = pace_of(s3)
-    pace.limit = 1.0
-    _ = run_to_end(pace.enter(s3.ctx))
+    limiter = limiter_of(s3)
+    limiter.limit = 1.0
+    _ = run_to_end(limiter.acquire(s3.ctx))
     s3.ctx.deadline = s3.runtime.clock + 5.0
     requests = len(s3.requests)
     with pytest.raises(DeadlineExceededError, match="read_block 'k'"):
@@ -224,9 +224,9 @@ def test_the_deadline_ends_the_wait_for_a_place() -> None:
 def test_a_forked_child_does_not_wait_for_what_is_under_way_in_its_parent() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    pace = pace_of(s3)
-    pace.limit = 1.0
-    _ = run_to_end(pace.enter(s3.ctx))
+    limiter = limiter_of(s3)
+    limiter.limit = 1.0
+    _ = run_to_end(limiter.acquire(s3.ctx))
     s3.ctx.deadline = s3.runtime.clock + 5.0
     child = os.fork()
     if child == 0:
@@ -252,70 +252,70 @@ def test_a_forked_child_does_not_wait_for_what_is_under_way_in_its_parent() -> N
     ],
 )
 def test_what_a_retry_costs(error: BlockStoreError, cost: int) -> None:
-    pace, ctx = Pace(), context()
-    assert run_to_end(pace.pay(ctx, error)) == cost
-    assert pace.tokens == 500 - cost
-    pace.tokens = cost
-    assert run_to_end(pace.pay(ctx, error)) == cost
-    assert pace.tokens == 0
+    limiter, ctx = RateLimiter(), context()
+    assert run_to_end(limiter.take_tokens(ctx, error)) == cost
+    assert limiter.tokens == 500 - cost
+    limiter.tokens = cost
+    assert run_to_end(limiter.take_tokens(ctx, error)) == cost
+    assert limiter.tokens == 0
     assert ctx.runtime.now() == context().runtime.now()  # nothing was waited for
 
 
 @pytest.mark.parametrize(("tokens", "paid", "after"), [(0, 0, 1), (10, 5, 15), (499, 10, 500)])
 def test_what_a_success_brings_back(tokens: int, paid: int, after: int) -> None:
-    pace = Pace()
-    pace.tokens = tokens
-    pace.succeeded(paid)
-    assert pace.tokens == after
+    limiter = RateLimiter()
+    limiter.tokens = tokens
+    limiter.succeeded(paid)
+    assert limiter.tokens == after
 
 
 def test_a_dead_service_gets_ten_retries_a_second() -> None:
-    pace, ctx = Pace(), context()
+    limiter, ctx = RateLimiter(), context()
     begun = ctx.runtime.now()
     for _ in range(100):
-        assert run_to_end(pace.pay(ctx, RESET)) == 5
+        assert run_to_end(limiter.take_tokens(ctx, RESET)) == 5
     assert ctx.runtime.now() == begun
     for _ in range(50):
-        assert run_to_end(pace.pay(ctx, RESET)) == 5
+        assert run_to_end(limiter.take_tokens(ctx, RESET)) == 5
     assert ctx.runtime.now() - begun == pytest.approx(5.0, abs=0.2)
 
 
 def test_a_success_ends_the_wait_for_tokens() -> None:
-    pace, ctx = Pace(), context()
-    _ = run_to_end(pace.pay(ctx, RESET))
-    pace.tokens = 0
-    pace.succeeded(5)
+    limiter, ctx = RateLimiter(), context()
+    _ = run_to_end(limiter.take_tokens(ctx, RESET))
+    limiter.tokens = 0
+    limiter.succeeded(5)
     begun = ctx.runtime.now()
-    assert run_to_end(pace.pay(ctx, RESET)) == 5
+    assert run_to_end(limiter.take_tokens(ctx, RESET)) == 5
     assert ctx.runtime.now() == begun
 
 
 class CrowdedRuntime(PretendRuntime):
     """Whatever time gives back, others take."""
 
-    pace: Pace
+    limiter: RateLimiter
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(seconds)
-        self.pace.tokens = -100
+        self.limiter.tokens = -100
 
 
 def test_a_call_that_gets_no_tokens_gives_up_in_the_end() -> None:
     s3 = Pretended()
     runtime = CrowdedRuntime(s3.service)
-    runtime.pace = pace = Pace()
+    runtime.limiter = limiter = RateLimiter()
     ctx = Context(runtime)
-    _ = run_to_end(pace.pay(ctx, RESET))
-    pace.tokens = 0
+    _ = run_to_end(limiter.take_tokens(ctx, RESET))
+    limiter.tokens = 0
     begun = runtime.now()
-    assert run_to_end(pace.pay(ctx, RESET)) == 0
+    assert run_to_end(limiter.take_tokens(ctx, RESET)) == 0
     assert runtime.now() - begun == pytest.approx(60.0, abs=0.2)
 
 
 def test_a_call_that_gets_no_tokens_fails_with_its_error() -> None:
     s3 = Pretended()
-    s3.service.always = lambda *_: refusal(500, "InternalError")
-    pace_of(s3).pay = _nothing  # pyright: ignore[reportAttributeAccessIssue]
+    s3.service.always = lambda *_: s3_error(500, "InternalError")
+    limiter_of(s3).take_tokens = _nothing  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ServerError):
         _ = s3.read("k")
     assert len(s3.requests) == 1
@@ -326,30 +326,30 @@ async def _nothing(*_: object) -> int:
 
 
 def test_the_deadline_ends_the_wait_for_tokens() -> None:
-    pace, ctx = Pace(), context()
-    _ = run_to_end(pace.pay(ctx, RESET))
-    pace.tokens = 0
+    limiter, ctx = RateLimiter(), context()
+    _ = run_to_end(limiter.take_tokens(ctx, RESET))
+    limiter.tokens = 0
     ctx.deadline = ctx.runtime.now() + 0.05
     with pytest.raises(DeadlineExceededError):
-        _ = run_to_end(pace.pay(ctx, RESET))
+        _ = run_to_end(limiter.take_tokens(ctx, RESET))
 
 
 def test_time_never_overfills_the_bucket() -> None:
-    pace, ctx = Pace(), context()
+    limiter, ctx = RateLimiter(), context()
     run_to_end(ctx.runtime.sleep(1_000_000))
-    assert run_to_end(pace.pay(ctx, RESET)) == 5
-    assert pace.tokens == 495
+    assert run_to_end(limiter.take_tokens(ctx, RESET)) == 5
+    assert limiter.tokens == 495
 
 
 def test_a_service_that_comes_back_gets_its_retries_back() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    pace_of(s3).tokens = 0
-    s3.service.twists = [lambda *_: refusal(500, "InternalError")]
+    limiter_of(s3).tokens = 0
+    s3.service.twists = [lambda *_: s3_error(500, "InternalError")]
     assert s3.read("k") == b"data"  # tried again
     for _ in range(600):
         assert s3.read("k") == b"data"
-    assert pace_of(s3).tokens == 500
+    assert limiter_of(s3).tokens == 500
 
 
 def test_the_tokens_last_in_rough_weather() -> None:
@@ -362,12 +362,12 @@ def test_the_tokens_last_in_rough_weather() -> None:
         drawn = weather.random()
         if drawn < 0.18:
             return TransportConnectionError("reset")
-        return refusal(503, "SlowDown") if drawn < 0.33 else sent
+        return s3_error(503, "SlowDown") if drawn < 0.33 else sent
 
     s3.service.always = twist
     for _ in range(5000):
         assert s3.read("k") == b"data"
-    assert pace_of(s3).tokens > 400
+    assert limiter_of(s3).tokens > 400
 
 
 # Throttling has a budget of its own.
@@ -376,7 +376,7 @@ def test_the_tokens_last_in_rough_weather() -> None:
 def test_throttling_does_not_use_up_the_tries_for_errors() -> None:
     s3 = Pretended(max_attempts=3)
     s3.write("k", b"data")
-    slow, broken = refusal(503, "SlowDown"), refusal(500, "InternalError")
+    slow, broken = s3_error(503, "SlowDown"), s3_error(500, "InternalError")
     s3.service.twists = [lambda *_, sent=sent: sent for sent in (slow, broken, slow, broken)]
     assert s3.read("k") == b"data"
     s3.service.twists = [lambda *_, sent=sent: sent for sent in (slow, slow, slow)]
@@ -399,7 +399,7 @@ def test_throttling_does_not_use_up_the_tries_for_errors() -> None:
 def test_retry_after_is_honoured_up_to_the_cap(status: int, told: str, waited: float) -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    s3.service.twists = [lambda *_: refusal(status, "", retry_after=told)]
+    s3.service.twists = [lambda *_: s3_error(status, "", retry_after=told)]
     assert s3.read("k") == b"data"
     assert s3.runtime.pauses[0] == waited
 
@@ -408,7 +408,7 @@ def test_a_date_to_retry_after_is_honoured() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(s3.runtime.wall_time() + 9))
-    s3.service.twists = [lambda *_: refusal(503, "SlowDown", retry_after=date)]
+    s3.service.twists = [lambda *_: s3_error(503, "SlowDown", retry_after=date)]
     assert s3.read("k") == b"data"
     assert 8 <= s3.runtime.pauses[0] <= 9
 
@@ -416,7 +416,7 @@ def test_a_date_to_retry_after_is_honoured() -> None:
 def test_the_deadline_wins_over_retry_after() -> None:
     s3 = Pretended()
     s3.write("k", b"data")
-    s3.service.always = lambda *_: refusal(503, "SlowDown", retry_after="20")
+    s3.service.always = lambda *_: s3_error(503, "SlowDown", retry_after="20")
     s3.ctx.deadline = 10.0
     with pytest.raises(DeadlineExceededError, match="read_block 'k'") as raised:
         _ = s3.read("k")
@@ -426,7 +426,7 @@ def test_the_deadline_wins_over_retry_after() -> None:
 
 def test_the_deadline_wins_over_the_budgets() -> None:
     s3 = Pretended()
-    s3.service.always = lambda *_: refusal(503, "SlowDown")
+    s3.service.always = lambda *_: s3_error(503, "SlowDown")
     s3.ctx.deadline = 2.0
     with pytest.raises(DeadlineExceededError):
         _ = s3.read("k")
@@ -434,14 +434,14 @@ def test_the_deadline_wins_over_the_budgets() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_other_refusals_do_not_touch_the_pace(status: int) -> None:
+def test_other_error_responses_leave_the_limit_alone(status: int) -> None:
     s3 = Pretended()
-    s3.service.always = lambda *_: refusal(status, "")
+    s3.service.always = lambda *_: s3_error(status, "")
     for _ in range(5):
         with pytest.raises((BlockNotFoundError, BlockStoreError)):
             _ = s3.read("k")
-    assert pace_of(s3).limit is None
-    assert pace_of(s3).tokens == 500
+    assert limiter_of(s3).limit is None
+    assert limiter_of(s3).tokens == 500
 
 
 # Over sockets, and from many threads.
@@ -455,8 +455,8 @@ def test_both_clients_slow_down_together(
         settings = moto_endpoint.s3_settings(bucket, key_prefix) | {"endpoint": proxy.url}
         with open_store(StoreConfig(s3=S3Config(**settings))) as store:
             _ = store.write_block("k", b"data")
-            pace = store._operations.store._caller._pace
-            limited = pace.limit
+            limiter = store._operations.store._caller._limiter
+            limited = limiter.limit
             assert limited is not None
             threads = [threading.Thread(target=store.read_block, args=("k",)) for _ in range(12)]
             for thread in threads:
@@ -464,6 +464,6 @@ def test_both_clients_slow_down_together(
             assert store.read_blocks(["k"] * 30) == [b"data"] * 30
             for thread in threads:
                 thread.join()
-            assert pace.limit > limited
-            assert pace._under_way.here() == set()
+            assert limiter.limit > limited
+            assert limiter._under_way.here() == set()
     assert proxy.counts["status_503"] == 3

@@ -1,4 +1,4 @@
-"""Rows taken by the pattern are what the tree would have said, whatever a reply holds."""
+"""Listing entries by the pattern are those of the tree, whatever a reply holds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from blockyard.context import Response
 from blockyard.errors import BlockStoreError, ProtocolError
 from blockyard.model import BlockInfo, Page
 from blockyard.s3 import listing as pages
-from blockyard.s3.listing import PageAsked
-from blockyard.s3.rows import cut_rows
-from blockyard.s3.xml import MAX_REPLY
+from blockyard.s3.listing import PageRequest
+from blockyard.s3.xml import MAX_REPLY, cut_entries
 
 # Other work on the machine is no failure.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,20 +55,20 @@ def tree_alone() -> Generator[None]:
     def none(_: bytes) -> None:
         return None
 
-    with patch.object(pages, "cut_rows", none):
+    with patch.object(pages, "cut_entries", none):
         yield
 
 
 def outcome(response: Response, key_prefix: str) -> object:
     """The page, as whole rows and as keys; or the kind of error, whose words may differ."""
     try:
-        page = pages.list_page(response, PageAsked(key_prefix), key_prefix)
+        page = pages.list_page(response, PageRequest(key_prefix), key_prefix)
     except BlockStoreError as error:
         with pytest.raises(type(error)):
-            _ = pages.list_keys(response, PageAsked(key_prefix), key_prefix)
+            _ = pages.list_keys(response, PageRequest(key_prefix), key_prefix)
         return type(error)
     keys = [block.key for block in page.blocks]
-    assert pages.list_keys(response, PageAsked(key_prefix), key_prefix) == (keys, page.next_token)
+    assert pages.list_keys(response, PageRequest(key_prefix), key_prefix) == (keys, page.next_token)
     return page
 
 
@@ -109,7 +108,7 @@ def check(body: str | bytes, key_prefix: str = "") -> object:
 @pytest.mark.parametrize("count", [1, 3])
 def test_rows_as_services_write_them_take_the_short_way(written: str, count: int) -> None:
     body = listing("".join(written.replace(">a", f">a{n}", 1) for n in range(count)))
-    cut = cut_rows(body.encode())
+    cut = cut_entries(body.encode())
     assert cut is not None
     assert len(cut[1].keys) == count
     assert cut[0].decode() == listing("<Contents/>")

@@ -94,10 +94,10 @@ _CLIPPED = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """What a service says when it refuses a request, or one key of it; fit to be shown.
 
-    `status` is 200 where the refusal came inside a success. `location` is where a redirect leads;
+    `status` is 200 where the error came inside a success. `location` is where a redirect leads;
     `foreign` is whether the reply holds something that no S3 service says, such as a web page.
     """
 
@@ -113,7 +113,7 @@ class Refusal:
     def error(
         self, operation: str, key: str | None, *, bucket: str = "", on_bucket: bool | None = None
     ) -> BlockStoreError:
-        """The error for this refusal of `operation` on `key`, or on the bucket when None.
+        """The error for this response to `operation` on `key`, or on the bucket when None.
 
         `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
         the request was about, though the operation is on `key`.
@@ -185,15 +185,15 @@ def error_from(
     bucket: str = "",
     on_bucket: bool | None = None,
 ) -> BlockStoreError:
-    """The error that `response` stands for; see `Refusal.error`.
+    """The error that `response` stands for; see `ErrorResponse.error`.
 
     A 404 that gives no reason, as every reply to HEAD, is a missing block where the request was
     about one, and else a missing bucket. One that holds a web page is neither.
     """
-    return read_refusal(response).error(operation, key, bucket=bucket, on_bucket=on_bucket)
+    return read_error_response(response).error(operation, key, bucket=bucket, on_bucket=on_bucket)
 
 
-def read_refusal(response: Response) -> Refusal:
+def read_error_response(response: Response) -> ErrorResponse:
     """What the reply says, with nothing but its status certain to be there."""
     headers = response.headers
     code = message = request_id = host_id = ""
@@ -207,7 +207,7 @@ def read_refusal(response: Response) -> Refusal:
             foreign = False
             code, message = document.text("Code"), document.text("Message")
             request_id, host_id = document.text("RequestId"), document.text("HostId")
-    return Refusal(
+    return ErrorResponse(
         status=response.status,
         code=showable(code),
         message=showable(message),
