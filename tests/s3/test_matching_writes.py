@@ -131,7 +131,7 @@ def test_what_cannot_be_told_is_no_failed_condition(
 
 
 def test_a_version_that_another_replaced_was_not_replaced_before() -> None:
-    """So that a 500 without a reason, which Ceph gives those that lose a race, is a failed condition."""
+    """So a 500 without a reason, which Ceph gives the losers of a race, is a failed condition."""
     s3 = known()
     etag = stored(s3)
 
