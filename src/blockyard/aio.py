@@ -22,7 +22,14 @@ from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import AsyncPageIterator
-from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
+from blockyard.model import (
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    FolderListing,
+    HealthReport,
+    VerifyReport,
+)
 from blockyard.opening import compose
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
@@ -142,11 +149,9 @@ class AsyncBlockStore:
         """See `BlockStore.block_exists`."""
         return await self._operations.block_exists(self._context(), key)
 
-    async def copy_block(self, source_key: str, target_key: str) -> BlockInfo:
+    async def copy_block(self, source_key: str, target_key: str) -> CopyResult:
         """See `BlockStore.copy_block`."""
-        return await self._run_many(
-            self._operations.copy_block(self._context(), source_key, target_key)
-        )
+        return await self._operations.copy_block(self._context(), source_key, target_key)
 
     async def delete_block(self, key: str) -> None:
         """See `BlockStore.delete_block`."""

@@ -52,6 +52,14 @@ class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this i
     last_modified: datetime | None = None
 
 
+class CopyResult(NamedTuple):
+    """What the reply to a copy tells of the new block: not its size, which `stat_block` does."""
+
+    key: str
+    etag: str
+    last_modified: datetime | None = None
+
+
 class Checksums(Protocol):
     """What the bytes of a block were verified against."""
 

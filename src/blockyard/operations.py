@@ -30,6 +30,7 @@ from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
     BlockInfo,
+    CopyResult,
     DeleteResult,
     FolderListing,
     HealthReport,
@@ -139,11 +140,13 @@ class Operations:
         wanted = arguments.keys("read_blocks", keys)
         return ctx.gather(partial(self.read_block, ctx), wanted)
 
-    async def read_block_ranges(
+    def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
-    ) -> list[bytes]:
+    ) -> Coroutine[Any, Any, list[bytes]]:
         self.check_open("read_block_ranges", ctx)
-        wanted = arguments.ranges("read_block_ranges", ranges)
+        return self._read_ranges(ctx, arguments.ranges("read_block_ranges", ranges))
+
+    async def _read_ranges(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
         found = [b""] * len(wanted)
         _ = await ctx.gather(partial(self._read_merged, ctx, wanted, found), merged(wanted))
         return found
@@ -189,15 +192,14 @@ class Operations:
             return True
         return True
 
-    def copy_block(
-        self, ctx: Context, source_key: str, target_key: str
-    ) -> Coroutine[Any, Any, BlockInfo]:
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         self.check_open("copy_block", ctx)
         source_key = arguments.key("copy_block", source_key, "source_key")
         target_key = arguments.key("copy_block", target_key, "target_key")
         if source_key == target_key:
-            return self.store.stat_block(ctx, source_key)
-        return self.store.copy_block(ctx, source_key, target_key)
+            same = await self.store.stat_block(ctx, source_key)
+            return CopyResult(same.key, same.etag, same.last_modified)
+        return await self.store.copy_block(ctx, source_key, target_key)
 
     def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
         self.check_open("delete_block", ctx)

@@ -26,7 +26,14 @@ from blockyard.content.targets import ContentTarget
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import PageIterator
-from blockyard.model import BlockInfo, DeleteResult, FolderListing, HealthReport, VerifyReport
+from blockyard.model import (
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    FolderListing,
+    HealthReport,
+    VerifyReport,
+)
 from blockyard.operations import Operations
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
@@ -192,14 +199,14 @@ class BlockStore:
         """Whether there is a block under `key`."""
         return run_to_end(self._operations.block_exists(self._context(), key))
 
-    def copy_block(self, source_key: str, target_key: str) -> BlockInfo:
+    def copy_block(self, source_key: str, target_key: str) -> CopyResult:
         """Copy a block inside the service, replacing the target. Raises `BlockNotFoundError`.
+
+        One request: `stat_block` tells the size of the copy, which its reply does not.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         """
-        return self._run_many(
-            partial(self._operations.copy_block, target_key=target_key), source_key
-        )
+        return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
 
     def delete_block(self, key: str) -> None:
         """Delete the block; no error when it is absent."""

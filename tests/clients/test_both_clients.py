@@ -23,7 +23,6 @@ from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.connections import Connections
 
 MANY = {
-    "copy_block",
     "delete_blocks",
     "delete_by_prefix",
     "read_block_ranges",

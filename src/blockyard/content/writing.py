@@ -30,7 +30,7 @@ from blockyard.content.sources import AsyncContentSource, Source, source_of
 from blockyard.content.streams import Block
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, DeadlineExceededError, StoreClosedError
-from blockyard.model import BLOCK_SIZE, BlockInfo
+from blockyard.model import BLOCK_SIZE, BlockInfo, CopyResult
 from blockyard.operations import Operations
 
 Result = TypeVar("Result")
@@ -188,7 +188,7 @@ class ContentWriter:
         old = found.blocks
         placed = False
 
-        def put(ctx: Context, index: int) -> Coroutine[Any, Any, BlockInfo]:
+        def put(ctx: Context, index: int) -> Coroutine[Any, Any, CopyResult]:
             source, target = block_key(staged, index), block_key(content_id, index)
             return _finished(ctx, self._operations.copy_block(ctx, source, target))
 

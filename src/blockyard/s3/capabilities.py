@@ -21,10 +21,9 @@ class Capabilities:
     `answered`: the endpoint ever sent a reply. `bucket_found`: a reply proved that the bucket
     is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
     `x-amz-checksum-mode` with a read. `delete_objects`, `copies`: it has DeleteObjects,
-    CopyObject. `copies_keep_etags`: a copy has the ETag of its source, which one encrypted by KMS
-    has not. `conditional_writes`, `matching_writes`: it holds a write with `If-None-Match: *`, with
-    `If-Match`, to that, and does not just accept the header. `bare_etags`: it takes the ETag of
-    `If-Match` with a write as it stands, quotes and all, as Ceph up to 19 does.
+    CopyObject. `conditional_writes`, `matching_writes`: it holds a write with `If-None-Match: *`,
+    with `If-Match`, to that, and does not just accept the header. `bare_etags`: it takes the ETag
+    of `If-Match` with a write as it stands, quotes and all, as Ceph up to 19 does.
     """
 
     answered: bool = False
@@ -33,7 +32,6 @@ class Capabilities:
     checksum_mode: bool | None = None
     delete_objects: bool | None = None
     copies: bool | None = None
-    copies_keep_etags: bool = True
     conditional_writes: bool | None = None
     matching_writes: bool | None = None
     bare_etags: bool = False

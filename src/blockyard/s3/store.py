@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from typing import Any
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Response
 from blockyard.errors import (
     BlockNotFoundError,
-    BlockStoreError,
     InvalidKeyError,
     S3Error,
     UnsupportedError,
 )
 from blockyard.keys import MAX_KEY_BYTES
-from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.attempts import PlainCall
 from blockyard.s3.calls import Caller
@@ -30,7 +28,7 @@ from blockyard.s3.integrity import (
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.proof import check_deleted
 from blockyard.s3.reading import Reader
-from blockyard.s3.writing import Writer, perhaps_done
+from blockyard.s3.writing import Writer
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 
@@ -60,33 +58,10 @@ class S3Store(Store):
         reply = await self._head(ctx, "stat_block", key)
         return responses.stat_result(reply, "stat_block", key)
 
-    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
-        """See `Store.copy_block`. The reply to a copy does not tell the size: the source's is the
-        copy's when both have one ETag, so the source is looked up beside the copy."""
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         learnt = self._caller.capabilities
         if learnt.copies is False:
             raise _no_copies(source_key)
-
-        async def sides(copy: bool) -> BlockInfo | None:
-            if copy:
-                return await self._copied(ctx, source_key, target_key)
-            if not learnt.copies_keep_etags:
-                return None
-            with suppress(BlockStoreError):  # if it matters, the copy will tell
-                return await self.stat_block(ctx, source_key)
-            return None
-
-        source, copied = await ctx.runtime.gather(sides, (False, True), 2)
-        learnt.copies = True
-        if source is None or copied is None or source.etag != copied.etag:
-            learnt.copies_keep_etags = source is None and learnt.copies_keep_etags
-            with perhaps_done(1):
-                return await self.stat_block(ctx, target_key)
-        return copied._replace(size=source.size)
-
-    async def _copied(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
-        """The copy, but for its size."""
-        learnt = self._caller.capabilities
         source, target = self._full_key(source_key), self._full_key(target_key)
         call = PlainCall(
             "copy_block",
@@ -95,14 +70,13 @@ class S3Store(Store):
             changes=True,
         )
 
-        def copied(reply: Response) -> BlockInfo:
+        def copied(reply: Response) -> CopyResult:
             if not reply.body:  # the source was ignored, and nothing was stored as the target
                 raise _no_copies(source_key)
-            etag, last_modified = responses.copy_result(reply, source_key)
-            return BlockInfo(target_key, 0, etag, last_modified)
+            return CopyResult(target_key, *responses.copy_result(reply, source_key))
 
         try:
-            return await self._caller.call(ctx, call, copied)
+            result = await self._caller.call(ctx, call, copied)
         except UnsupportedError:
             learnt.copies = False
             raise
@@ -111,6 +85,8 @@ class S3Store(Store):
                 raise
             learnt.copies = False
             raise _no_copies(source_key) from error
+        learnt.copies = True
+        return result
 
     async def delete_block(self, ctx: Context, key: str) -> None:
         full_key = self._full_key(key)

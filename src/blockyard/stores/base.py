@@ -18,7 +18,7 @@ from typing import Any, Literal
 from blockyard.context import Context
 from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
 from blockyard.keys import range_past_end
-from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 
 
 @dataclass(slots=True)
@@ -167,10 +167,10 @@ class Store(ABC):
         """Size, ETag and time of the block, or `BlockNotFoundError`."""
 
     @abstractmethod
-    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         """Copy within the store, no bytes through the client; the keys differ.
 
-        Replaces the target as `write_block` does and returns its info.
+        Replaces the target as `write_block` does, and returns its new version.
         `BlockNotFoundError` names the source key.
         """
 

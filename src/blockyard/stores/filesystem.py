@@ -26,7 +26,15 @@ from blockyard.errors import (
     DeadlineExceededError,
     LocalStorageError,
 )
-from blockyard.model import MAX_BLOCK_SIZE, Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import (
+    MAX_BLOCK_SIZE,
+    Block,
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    HealthReport,
+    Page,
+)
 from blockyard.stores import disk
 from blockyard.stores.base import (
     ListRequest,
@@ -77,7 +85,7 @@ class FilesystemStore(Store):
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self._reading(ctx, lambda: self._stat(key, ctx.check_deadline))
 
-    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         now = ctx.runtime.now()
         return await self._reading(
             ctx, lambda: self._copy(source_key, target_key, now, ctx.check_deadline)
@@ -203,7 +211,7 @@ class FilesystemStore(Store):
                 raise _not_found("stat_block", key) from None
         return disk.block_info(key, known)
 
-    def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> BlockInfo:
+    def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> CopyResult:
         with self._opened("copy_block", source_key, check) as (file, source):
             self._prepare()
             with disk.drafted(self._root) as draft:
@@ -211,7 +219,8 @@ class FilesystemStore(Store):
                 disk.copy_all(file, draft.file, source.st_size, check)
                 target = path_of(target_key)
                 known = disk.publish(self._root, draft, target, replace=True, check=check)
-        return disk.block_info(target_key, known)
+        info = disk.block_info(target_key, known)
+        return CopyResult(target_key, info.etag, info.last_modified)
 
     def _delete(self, keys: Sequence[str], check: Check) -> dict[str, BlockStoreError]:
         """Delete keys of one folder; the error of each that is still there."""

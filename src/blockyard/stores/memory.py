@@ -25,7 +25,7 @@ from blockyard.errors import (
     BlockNotFoundError,
     DeadlineExceededError,
 )
-from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 from blockyard.stores.base import (
     ListRequest,
     ReadRequest,
@@ -92,11 +92,11 @@ class MemoryStore(Store):
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return self._get(ctx, "stat_block", key).info
 
-    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         block = self._block(ctx, target_key, self._get(ctx, "copy_block", source_key).data)
         self._blocks[target_key] = block
         self._version = object()
-        return block.info
+        return CopyResult(target_key, block.info.etag, block.info.last_modified)
 
     async def delete_block(self, ctx: Context, key: str) -> None:
         _check(ctx, "delete_block", key)

@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Sequence
 
 from blockyard.context import Context
-from blockyard.model import Block, BlockInfo, DeleteResult, HealthReport, Page
+from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 
@@ -28,7 +28,7 @@ class WrapperStore(Store):
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self.inner.stat_block(ctx, key)
 
-    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         return await self.inner.copy_block(ctx, source_key, target_key)
 
     async def delete_block(self, ctx: Context, key: str) -> None:

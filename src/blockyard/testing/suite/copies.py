@@ -50,7 +50,7 @@ class CopyTests(SuiteBase):
 
         copied = store.copy_block("a/b", "a/b")
 
-        assert (copied.key, copied.size, copied.etag) == ("a/b", 5, written.etag)
+        assert (copied.key, copied.etag) == ("a/b", written.etag)
         assert store.read_block("a/b") == b"block"
 
     @pytest.mark.parametrize("target", ["target", "missing"])
