@@ -208,7 +208,7 @@ def _items(work: dict[str, Any], contender: str) -> list[Any]:
 
 
 def _batch(work: dict[str, Any], expected: float) -> int:
-    """Operations to a many-at-once call, where about `expected` are done while measuring.
+    """Operations to a bulk call, where about `expected` are done while measuring.
 
     A quarter of them, but no more than `_BATCH` or than fit in `_BATCH_BYTES`, and always
     enough to keep all places taken.

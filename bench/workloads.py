@@ -2,7 +2,7 @@
 
 A contender is a client in one way of using it: "obstore" one call after the other, "obstore
 asyncio" that many tasks, "obstore threads" that many threads, "blockyard many" its own
-many-at-once calls.
+bulk calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Secrets are in no log, error, output or repr of a whole small run, through bad weather."""
+"""Secrets are in no log, error, output or repr of a whole small run, under faults."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.transport.dialing import Dialing, Proxy
 from blockyard_faults import (
-    ROUGH_WEATHER,
-    Campaign,
+    FAULT_RATES,
     FaultProxy,
     GarbageHead,
     Plan,
+    RandomFaults,
     Script,
     Stall,
     Status,
@@ -194,27 +194,27 @@ async def operate_under_asyncio(source: StoreConfig, said: io.StringIO) -> None:
             _ = await store.read_block("absent")
 
 
-WEATHER: dict[str, Plan] = {
-    "rough": Campaign(5, ROUGH_WEATHER),
-    "refused": Campaign(1, {Status(403, "SignatureDoesNotMatch"): 1.0}),
-    "expired": Campaign(1, {Status(400, "ExpiredToken"): 1.0}),
-    "redirected": Campaign(
+PLANS: dict[str, Plan] = {
+    "rough": RandomFaults(5, FAULT_RATES),
+    "refused": RandomFaults(1, {Status(403, "SignatureDoesNotMatch"): 1.0}),
+    "expired": RandomFaults(1, {Status(400, "ExpiredToken"): 1.0}),
+    "redirected": RandomFaults(
         1, {Status(301, "PermanentRedirect", (("x-amz-bucket-region", "eu-west-1"),)): 1.0}
     ),
-    "garbage": Campaign(1, {GarbageHead(): 1.0}),
+    "garbage": RandomFaults(1, {GarbageHead(): 1.0}),
     "stalled": Script([Stall(1.0), Stall(1.0, 0.5)] * 4),
 }
 
 
-@pytest.mark.parametrize("weather", WEATHER)
+@pytest.mark.parametrize("plan_name", PLANS)
 def test_a_run_says_no_secret(
     endpoint: Endpoint,
     tunnels: Tunnels,
     said: io.StringIO,
     capfd: pytest.CaptureFixture[str],
-    weather: str,
+    plan_name: str,
 ) -> None:
-    with FaultProxy(endpoint.url, WEATHER[weather]) as proxy:
+    with FaultProxy(endpoint.url, PLANS[plan_name]) as proxy:
         source = config(
             proxy.url, tunnels, max_attempts=2, timeouts={"no_progress": 0.3, "connect": 2}
         )
@@ -230,7 +230,7 @@ def test_a_run_says_no_secret(
     assert tunnels.refused == 0
     captured = capfd.readouterr()
     everything = said.getvalue() + captured.out + captured.err
-    assert "BlockNotFoundError" in everything or weather != "rough"
+    assert "BlockNotFoundError" in everything or plan_name != "rough"
     assert "known-id" in everything  # what may be shown is there: the search would find the rest
     assert_clean(everything)
 
@@ -344,7 +344,7 @@ COMMANDS: dict[str, list[str]] = {
 def test_the_command_says_no_secret(
     endpoint: Endpoint, tunnels: Tunnels, tmp_path: Path, command: str, state: str
 ) -> None:
-    plan = WEATHER["refused"] if state == "refusing" else Script([])
+    plan = PLANS["refused"] if state == "refusing" else Script([])
     with FaultProxy(endpoint.url, plan) as proxy:
         url = "http://127.0.0.1:1" if state == "down" else proxy.url
         told = f"s3://{BUCKET}?endpoint={url}&force_path_style=true&max_attempts=2"

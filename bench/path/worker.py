@@ -86,7 +86,7 @@ class Worker:
                 yield client
 
     def _drive(self, client: Any, mode: str, work: Work, seconds: float, batch: int) -> Sample:
-        """`batch` is how many operations a many-at-once call is given."""
+        """`batch` is how many operations a bulk call is given."""
         names = _MANY if mode == "many" else _CALLS
         call = getattr(client, names.get(work.operation, work.operation))
         items = self._items(work, mode)

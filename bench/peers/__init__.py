@@ -6,7 +6,7 @@ A module has up to three classes, each opened with a `Site`:
   where the client has them `list_keys()`, `delete(keys)`, `copy(source, target)`. The harness
   also calls it from many threads.
 - `AsyncClient`: the same as coroutines, after `await open()`.
-- `ManyClient`: the client's own many-at-once calls: `write_many(blocks)`, `read_many(keys)`,
+- `ManyClient`: the client's own bulk calls: `write_many(blocks)`, `read_many(keys)`,
   `read_ranges(ranges)`, with as many in flight as `in_flight` says.
 
 Reads return anything with a length; the harness checks it every time, and the content once.

@@ -1,4 +1,4 @@
-"""The seam between operations and I/O.
+"""The runtime interface: what operations ask for, so that they do no I/O of their own.
 
 Every store operation is one coroutine whose first argument is a `Context`. What an operation
 can't do purely it asks of the context's `Runtime`: one HTTP exchange, a pause, a disk call,
@@ -283,7 +283,7 @@ class Context:
     """One call's surroundings: the runtime that does its I/O, its deadline and its options.
 
     `deadline` is an instant on `runtime.now()`'s clock; `concurrency` is how many requests a
-    many-at-once call keeps in flight. `unknown_attempts` counts the requests made under this
+    bulk call keeps in flight. `unknown_attempts` counts the requests made under this
     context to change what is stored whose outcome is not known: tried again or not, they may have
     taken effect, or may still. Who wants to know it of one change gives that a context of its own.
     `tidying` is set for what puts in order what a call left behind: it goes on while the store is

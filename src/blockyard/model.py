@@ -19,7 +19,7 @@ MAX_BLOCK_SIZE = 1024 * MIB
 """The largest block that can be written or read whole, in bytes."""
 
 MAX_CONCURRENCY = 10_000
-"""The most requests that a many-at-once call may keep in flight."""
+"""The most requests that a bulk call may keep in flight."""
 
 MAX_SECONDS = 7 * 24 * 3600
 """The longest timeout or deadline, in seconds: a week."""

@@ -1,7 +1,7 @@
 """The public operations, each written once, over any store.
 
 Arguments are checked here, before anything is sent or lost, so that a store may rely on them;
-what a store can't do better itself (many at once, whole listings, delete by prefix) is built
+what a store can't do better itself (bulk calls, whole listings, delete by prefix) is built
 here from what it can. Both clients call these and add nothing but the way to run them.
 """
 

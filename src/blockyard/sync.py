@@ -1,7 +1,7 @@
 """The blocking client: one line a method, each running an operation of `operations.py`.
 
 A single call runs here, on the caller's thread, over plain sockets: its coroutine never
-suspends. The I/O of a many-at-once call is done on one background event loop, which the store
+suspends. The I/O of a bulk call is done on one background event loop, which the store
 starts when it first needs it; the caller's own code in it runs on the caller's thread. Threads
 share a store safely; after a fork the child starts with fresh sockets.
 """
@@ -83,7 +83,7 @@ class BlockStore:
 
         `deadline` limits each call, retries and waits included, to that many seconds: past it
         the call raises `DeadlineExceededError`; None takes the limit off. `concurrency` is how many
-        requests a many-at-once call keeps in flight. Closing the view closes the store.
+        requests a bulk call keeps in flight. Closing the view closes the store.
         """
         return BlockStore(
             self._operations,

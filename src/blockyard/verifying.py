@@ -61,7 +61,7 @@ class _Walk:
         self._unreadable: dict[str, BlockStoreError] = {}
 
     async def verify(self, ctx: Context, blocks: Sequence[BlockInfo]) -> None:
-        """Those of about one size at a time, as many at once as may be in memory."""
+        """Those of about one size at a time, as many as may be in memory."""
         alike: dict[int, list[BlockInfo]] = {}
         for block in blocks:
             alike.setdefault(block.size.bit_length(), []).append(block)

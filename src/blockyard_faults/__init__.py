@@ -23,10 +23,10 @@ from blockyard_faults.meaning import (
 )
 from blockyard_faults.names import FaultyNames
 from blockyard_faults.plans import (
-    ROUGH_WEATHER,
-    Campaign,
+    FAULT_RATES,
     Match,
     Plan,
+    RandomFaults,
     Script,
     SeenRequest,
     any_flipped_bit,
@@ -65,10 +65,9 @@ from blockyard_faults.services import (
 )
 
 __all__ = [
+    "FAULT_RATES",
     "INJECTED_REQUEST_ID",
-    "ROUGH_WEATHER",
     "CachedListing",
-    "Campaign",
     "Created",
     "EarlyStatus",
     "FailKeys",
@@ -87,6 +86,7 @@ __all__ = [
     "Match",
     "Plan",
     "Position",
+    "RandomFaults",
     "RangeAs200",
     "ReplyFault",
     "RequestFault",

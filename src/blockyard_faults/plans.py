@@ -78,7 +78,7 @@ Draw = Callable[[random.Random, SeenRequest], Fault | None]
 """A kind of fault whose particulars are drawn for each request."""
 
 
-class Campaign:
+class RandomFaults:
     """Faults at random, each at its rate (a share of the matching requests, 0 to 1).
 
     `rates` has faults, or functions that draw one, as keys. The same `seed` and the same order
@@ -131,7 +131,7 @@ def any_flipped_bit(source: random.Random, request: SeenRequest) -> Fault | None
     return flipped if request.reads_object else None
 
 
-ROUGH_WEATHER: Mapping[Fault | Draw, float] = {
+FAULT_RATES: Mapping[Fault | Draw, float] = {
     any_reset: 0.15,
     Status(503): 0.10,
     Status(429): 0.05,

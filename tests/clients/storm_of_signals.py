@@ -1,4 +1,4 @@
-"""Many-at-once calls met by signals at any moment; run as a child: see `storm_of_interrupts.py`.
+"""Bulk calls met by signals at any moment; run as a child: see `storm_of_interrupts.py`.
 
 `python -m tests.clients.storm_of_signals interrupts | exceptions URL | singles URL`
 """

@@ -175,7 +175,7 @@ def _create(folder: Path) -> None:
         _ = ends.callback(file.close)
         _ = ends.callback(file.close)
         file.create()
-        file.publish()
+        file.commit()
 
 
 @pytest.mark.parametrize("call", FILE_CALLS)

@@ -429,15 +429,15 @@ class TestNewFiles:
         if not left:
             return
 
-        [draft] = left
+        [temporary] = left
         with blockyard.open_store("memory://") as store:
             store.write_content("movie", DATA)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "open", no_unnamed_files(os.open))
                 store.read_content_into("movie", folder / "second")
-                assert (folder / draft).exists()  # for it may belong to a slow reader
-                an_hour_ago = (folder / draft).stat().st_mtime - targets._LEFT_BEHIND - 1
-                os.utime(folder / draft, (an_hour_ago, an_hour_ago))
+                assert (folder / temporary).exists()  # for it may belong to a slow reader
+                an_hour_ago = (folder / temporary).stat().st_mtime - targets._LEFT_BEHIND - 1
+                os.utime(folder / temporary, (an_hour_ago, an_hour_ago))
                 (folder / ".blockyard-of-another-kind.part").touch()
                 os.utime(folder / ".blockyard-of-another-kind.part", (0, 0))
                 store.read_content_into("movie", folder / "third")

@@ -43,6 +43,7 @@ from blockyard_faults.campaign.expected import (
     is_absent,
     is_present,
 )
+from blockyard_faults.campaign.fault_schedule import FaultSchedule, fault_rates
 from blockyard_faults.campaign.hurry import ALWAYS
 from blockyard_faults.campaign.jobs import Job, read_back, store_config
 from blockyard_faults.campaign.leaving import leave
@@ -53,7 +54,6 @@ from blockyard_faults.campaign.run import Result, check_proxy
 from blockyard_faults.campaign.services import SERVICES, ServicePlan
 from blockyard_faults.campaign.tally import LEAKED, OVERRUN, SWALLOWED, UNTYPED, Tally
 from blockyard_faults.campaign.user_code import Companion, Mischief, WritingFile
-from blockyard_faults.campaign.weather import Weather, forecast
 from servers.process import ServerError, require_programs
 
 KEYS = {"access_key": "a", "secret_key": "b"}
@@ -711,16 +711,16 @@ def request(number: int, target: str) -> SeenRequest:
     return SeenRequest(number, 1, "GET", target, {}, 0)
 
 
-def test_the_weather_is_the_same_in_whatever_order_requests_come() -> None:
-    rates = forecast(patience=1.0, uploads_verified=True)
+def test_the_faults_are_the_same_in_whatever_order_requests_come() -> None:
+    rates = fault_rates(patience=1.0, uploads_verified=True)
     asked = [request(number, f"/bucket/{number % 50}") for number in range(500)]
     shuffled = sorted(asked, key=lambda seen: seen.number % 50)
     drawn: list[dict[str, list[Fault | None]]] = []
     for requests in (asked, shuffled):
-        weather = Weather(7, rates)
+        schedule = FaultSchedule(7, rates)
         faults: dict[str, list[Fault | None]] = {}
         for seen in requests:
-            faults.setdefault(seen.target, []).append(weather(seen))
+            faults.setdefault(seen.target, []).append(schedule(seen))
         drawn.append(faults)
     assert drawn[0] == drawn[1]
     met = sum(fault is not None for faults in drawn[0].values() for fault in faults)
@@ -728,8 +728,8 @@ def test_the_weather_is_the_same_in_whatever_order_requests_come() -> None:
 
 
 def test_no_flipped_bit_strikes_a_read_that_is_made_again() -> None:
-    weather = Weather(7, {FlipBit(): 1.0})
-    faults = [weather(request(number, "/bucket/k")) for number in range(10)]
+    schedule = FaultSchedule(7, {FlipBit(): 1.0})
+    faults = [schedule(request(number, "/bucket/k")) for number in range(10)]
     assert [index for index, fault in enumerate(faults) if fault] == [0, 9]
 
 
@@ -737,10 +737,10 @@ def test_the_report_names_what_is_broken() -> None:
     tally = Tally()
     tally.breaks(LOST, "space/k")
     tally.operations["read_block"] = 1
-    weather = Weather(1, {Status(503): 1.0})
-    _ = weather(request(1, "/bucket/k"))
+    schedule = FaultSchedule(1, {Status(503): 1.0})
+    _ = schedule(request(1, "/bucket/k"))
     by_job, faults = tally.operations.copy(), tally.operations.copy()
-    said = report.text(Result("memory", 1, 2.0, tally, by_job, weather.requests, faults))
+    said = report.text(Result("memory", 1, 2.0, tally, by_job, schedule.requests, faults))
     assert "     1 acknowledged blocks lost" in said
     assert "acknowledged blocks lost: space/k" in said
 

@@ -9,12 +9,12 @@ from collections import Counter
 import pytest
 
 from blockyard_faults import (
-    ROUGH_WEATHER,
-    Campaign,
+    FAULT_RATES,
     FaultyNames,
     FlipBit,
     LoseReply,
     Match,
+    RandomFaults,
     ResetBefore,
     Script,
     SeenRequest,
@@ -53,14 +53,14 @@ def test_match(match: Match, expected: bool) -> None:
 def test_a_campaign_can_be_repeated() -> None:
     first, again, other = (
         [campaign(request()) for _ in range(500)]
-        for campaign in (Campaign(seed, ROUGH_WEATHER) for seed in (1, 1, 2))
+        for campaign in (RandomFaults(seed, FAULT_RATES) for seed in (1, 1, 2))
     )
     assert first == again
     assert first != other
 
 
 def test_a_campaign_keeps_its_rates() -> None:
-    campaign = Campaign(3, ROUGH_WEATHER)
+    campaign = RandomFaults(3, FAULT_RATES)
     names = Counter(fault.name for _ in range(20_000) if (fault := campaign(request())))
     resets = [
         names.pop(name)
@@ -76,25 +76,25 @@ def test_a_campaign_keeps_its_rates() -> None:
 
 
 def test_bits_are_flipped_only_where_a_client_could_tell() -> None:
-    weather = Campaign(4, {draw: rate for draw, rate in ROUGH_WEATHER.items() if rate == 0.01})
-    assert any(isinstance(weather(request()), FlipBit) for _ in range(1000))
+    schedule = RandomFaults(4, {draw: rate for draw, rate in FAULT_RATES.items() if rate == 0.01})
+    assert any(isinstance(schedule(request()), FlipBit) for _ in range(1000))
     for unnoticed in (
         request("GET", "/bucket?list-type=2"),
         request("PUT"),
         request("POST", "/b?delete"),
     ):
-        assert not any(weather(unnoticed) for _ in range(1000))
+        assert not any(schedule(unnoticed) for _ in range(1000))
 
 
 def test_a_campaign_is_only_for_requests_that_match() -> None:
-    campaign = Campaign(5, {Status(503): 1.0}, Match("PUT"))
+    campaign = RandomFaults(5, {Status(503): 1.0}, Match("PUT"))
     assert campaign(request()) is None
     assert campaign(request("PUT")) == Status(503)
 
 
 def test_rates_over_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at most 1 in all, got 1\.2"):
-        _ = Campaign(6, {Truncate(): 0.7, Status(503): 0.5})
+        _ = RandomFaults(6, {Truncate(): 0.7, Status(503): 0.5})
 
 
 def resolve(name: str) -> str:

@@ -31,7 +31,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_limits_fire_and_nothing_hangs_under_gevent(s3: SmallS3) -> None:
-    """Many at once need a loop, and all greenlets share one thread: a second one is refused."""
+    """Bulk calls need a loop, and all greenlets share one thread: a second one is refused."""
     done = run("-m", "tests.hosts.greenlets", s3.store_url())
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

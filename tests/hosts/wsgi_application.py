@@ -1,6 +1,6 @@
 """A WSGI application over one store, opened and used when it is imported: before the fork.
 
-`/KEY` reads that block many times, alone and many at once, and tells as JSON how often it was
+`/KEY` reads that block many times, alone and in bulk, and tells as JSON how often it was
 another one, by which process, and how many descriptors that has open.
 """
 

@@ -352,14 +352,14 @@ def test_a_service_that_comes_back_gets_its_retries_back() -> None:
     assert limiter_of(s3).tokens == 500
 
 
-def test_the_tokens_last_in_rough_weather() -> None:
+def test_the_tokens_last_in_fault_schedule() -> None:
     """The rates of the campaign that the whole store is tested under: a third of all requests."""
     s3 = Pretended()
     s3.write("k", b"data")
-    weather = random.Random(7)  # noqa: S311 - to be repeatable
+    chance = random.Random(7)  # noqa: S311 - to be repeatable
 
     def twist(_: Request, sent: Response) -> Response | TransportConnectionError:
-        drawn = weather.random()
+        drawn = chance.random()
         if drawn < 0.18:
             return TransportConnectionError("reset")
         return s3_error(503, "SlowDown") if drawn < 0.33 else sent

@@ -452,17 +452,19 @@ class TestDurability:
             assert temporary_files(root) == []
             assert store.list_by_prefix() == ["old", "other"]
 
-    def test_a_store_that_lives_long_sweeps_once_an_hour(
+    def test_a_store_that_lives_long_purges_once_an_hour(
         self, store: BlockStore, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        swept: list[str] = []
-        sweep = disk.sweep
-        monkeypatch.setattr(disk, "sweep", lambda draft: (swept.append(draft.name), sweep(draft)))
+        purged: list[str] = []
+        purge = disk.purge
+        monkeypatch.setattr(
+            disk, "purge", lambda temporary: (purged.append(temporary.name), purge(temporary))
+        )
         passed = 0.0
         monkeypatch.setattr(BlockingRuntime, "now", staticmethod(lambda: time.monotonic() + passed))
         for _ in range(3):
             _ = store.write_block("a", b"")
-        assert len(swept) == 1  # at the first write
+        assert len(purged) == 1  # at the first write
 
         leftover = root / ".blockyard" / "left by a writer that was killed"
         leftover.touch()
@@ -472,9 +474,9 @@ class TestDurability:
         passed = disk.LEFT_BEHIND + 1
         _ = store.write_block("a", b"")
         assert not leftover.exists()
-        assert len(swept) == 2
+        assert len(purged) == 2
 
-    def test_what_can_not_be_swept_does_not_stop_a_writer(self, root: Path) -> None:
+    def test_what_can_not_be_purged_does_not_stop_a_writer(self, root: Path) -> None:
         (root / ".blockyard" / "folder").mkdir(parents=True)
         os.utime(root / ".blockyard" / "folder", (0, 0))
 

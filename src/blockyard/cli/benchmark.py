@@ -1,7 +1,7 @@
 """What `blockyard bench` does to a store: a small, bounded, self-cleaning benchmark.
 
 Blocks are written under a prefix of the run's own, read back whole and in ranges, one at a time
-and many at once, and deleted, however the run ends. The length of every read is checked.
+and in bulk, and deleted, however the run ends. The length of every read is checked.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MIB, parse_size
 
 MAX_IN_FLIGHT = MIB * MIB
 DEFAULT_CONCURRENCY = 32
-"""Operations that a many-at-once call keeps in flight, unless configured."""
+"""Operations that a bulk call keeps in flight, unless configured."""
 
 if TYPE_CHECKING:
 

@@ -111,7 +111,7 @@ class ContentReader:
         return fetch_first
 
     async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
-        """Read pieces, many at once, and check that they are all of the content listed."""
+        """Read pieces, several at a time, and check that they are all of the content listed."""
         blocks = await ctx.gather(partial(self._read, ctx, layout), pieces)
         await self._listing.check_unchanged(ctx, layout, pieces)
         return blocks
@@ -119,7 +119,7 @@ class ContentReader:
     async def _fetch_batch(
         self, found: ContentRange, start: int, size: int, ctx: Context
     ) -> Fetched[bytes]:
-        """The blocks from number `start` on, and after them as many at once as may be."""
+        """The blocks from number `start` on, and after them as many as may be in memory."""
         stop = start + size
         blocks = await self.fetch(ctx, found.pieces[start:stop], found.layout)
         if stop >= len(found.pieces):
@@ -183,6 +183,6 @@ class ContentReader:
             await ctx.runtime.blocking(file.create)
             _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx))
             await self._listing.check_unchanged(ctx, found.layout, found.pieces)
-            await ctx.runtime.blocking(file.publish)
+            await ctx.runtime.blocking(file.commit)
         finally:
             file.close()

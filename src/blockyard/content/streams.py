@@ -91,9 +91,9 @@ class _Cutter:
 
     def fill(self) -> bool:
         """Move what was added into the block, as far as it fits, and say whether it is full."""
-        room = self._block_size - len(self._block)
-        self._block += self._rest[:room]
-        self._rest = self._rest[room:]
+        space = self._block_size - len(self._block)
+        self._block += self._rest[:space]
+        self._rest = self._rest[space:]
         return len(self._block) == self._block_size
 
     def take(self) -> bytearray:

@@ -24,10 +24,10 @@ from blockyard.model import MIB
 _OPERATION = "read_content_into"
 _NOT_OPEN = -1
 _LEFT_BEHIND = 3600.0
-"""Seconds after its last change until a draft counts as left by a killed process."""
+"""Seconds after its last change until a temporary file counts as left by a killed process."""
 _NAMES_LOOKED_AT = 10_000
-"""In the search for drafts that were left behind, so that a huge folder costs little."""
-_DRAFT = re.compile(r"\.blockyard-[0-9a-f]{16}\.part")
+"""In the search for temporary files that were left behind, so that a huge folder costs little."""
+_TEMPORARY_NAME = re.compile(r"\.blockyard-[0-9a-f]{16}\.part")
 _READER_WAIT = 30.0
 """Seconds that a named pipe is given until somebody reads it."""
 _PAUSE = 0.001
@@ -187,9 +187,9 @@ class NewFile:
     """A file without a name, written at any place, that gets its name when it is whole.
 
     A process that is killed leaves nothing of it where the file system has `O_TMPFILE`. Elsewhere
-    it is a draft beside its path, and the next one in that folder removes it when it is an hour
-    old. It takes over the permissions of the file it replaces. Where the path is a symbolic link,
-    the file that it leads to is replaced. Call `close` at the end, come what may.
+    it is a temporary file beside its path, and the next one in that folder removes it when it is an
+    hour old. It takes over the permissions of the file it replaces. Where the path is a symbolic
+    link, the file that it leads to is replaced. Call `close` at the end, come what may.
     """
 
     def __init__(self, path: str) -> None:
@@ -197,8 +197,8 @@ class NewFile:
         with local_errors(_OPERATION, path):  # the working folder may be gone
             self._path = os.path.realpath(path)
         self._folder = os.path.dirname(self._path)
-        self._draft = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
-        self._drafted = False
+        self._temporary_path = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
+        self._has_temporary_path = False
         self._file = _NOT_OPEN
 
     def create(self) -> None:
@@ -217,29 +217,29 @@ class NewFile:
         with local_errors(_OPERATION, self._given):
             syscalls.write_all_at(self._file, data, position)
 
-    def publish(self) -> None:
+    def commit(self) -> None:
         """Let the file appear under its path, durably."""
         with local_errors(_OPERATION, self._given):
             os.fsync(self._file)
-            if not self._drafted:
+            if not self._has_temporary_path:
                 try:
                     self._name(self._path)
                 except FileExistsError:  # which only a rename can replace
-                    self._name(self._draft)
-                    self._drafted = True
-            if self._drafted:
-                syscalls.rename(self._file, self._draft, self._path)
+                    self._name(self._temporary_path)
+                    self._has_temporary_path = True
+            if self._has_temporary_path:
+                syscalls.rename(self._file, self._temporary_path, self._path)
             syscalls.sync_folder_at(self._folder)
 
     def close(self) -> None:
-        """Close the file, and remove it unless it was published."""
+        """Close the file, and remove it unless it was committed."""
         if self._file == _NOT_OPEN:
             return
         file, self._file = self._file, _NOT_OPEN
         os.close(file)  # a signal handler may raise once it is closed
-        if self._drafted:
+        if self._has_temporary_path:
             with suppress(FileNotFoundError):  # renamed
-                os.unlink(self._draft)
+                os.unlink(self._temporary_path)
 
     def _open(self) -> None:
         if os.path.isdir("/proc/self/fd"):  # by which it gets its name
@@ -247,10 +247,10 @@ class NewFile:
                 self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
                 return
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._draft, flags, 0o666)
-        self._drafted = True
+        self._file = os.open(self._temporary_path, flags, 0o666)
+        self._has_temporary_path = True
         with suppress(OSError):  # failing to clean up is no failure of the read
-            _sweep(self._folder, os.fstat(self._file).st_mtime)
+            _purge(self._folder, os.fstat(self._file).st_mtime)
 
     def _take_over(self, permissions: int) -> None:
         """Some file systems have the same for all files, and refuse to be told any."""
@@ -262,11 +262,11 @@ class NewFile:
         syscalls.link(file, f"/proc/self/fd/{file}", path, src_dir_fd=file)
 
 
-def _sweep(folder: str, now: float) -> None:
-    """Remove the drafts that killed processes left in a folder; `now` as its file system has it."""
+def _purge(folder: str, now: float) -> None:
+    """Remove temporary files that killed processes left; `now` is the file system's own time."""
     with os.scandir(folder) as entries:
         for _, entry in zip(range(_NAMES_LOOKED_AT), entries, strict=False):
-            if _DRAFT.fullmatch(entry.name) is None:
+            if _TEMPORARY_NAME.fullmatch(entry.name) is None:
                 continue
             with suppress(OSError):  # gone meanwhile, or not ours to remove
                 known = entry.stat(follow_symlinks=False)

@@ -1,7 +1,7 @@
 """The contract of a store. The comment on each method is what callers may rely on.
 
 A new store implements `Store` and passes `blockyard.testing.conformance`. Keys, ranges and
-buffers reach it already checked (`operations.py`), and conveniences (many at once, delete by
+buffers reach it already checked (`operations.py`), and conveniences (bulk calls, delete by
 prefix, whole listings) are built once on top of it, there. A store is shared by threads and by
 event loops at the same time, so it holds no lock across an await and keeps no I/O of its own:
 that comes with the context.
@@ -118,10 +118,10 @@ def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
 
 def buffer_too_small(request: ReadRequest, size: int) -> BufferTooSmallError:
     """The error for a buffer that can't hold the `size` bytes that were requested."""
-    room = 0 if request.into is None else len(request.into)
+    capacity = 0 if request.into is None else len(request.into)
     what = "the block has" if request.whole else "the range has"
     return BufferTooSmallError(
-        f"{request.operation} {request.key!r}: {what} {size} bytes, the buffer {room}"
+        f"{request.operation} {request.key!r}: {what} {size} bytes, the buffer {capacity}"
     )
 
 

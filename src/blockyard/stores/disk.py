@@ -47,7 +47,7 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 STEP = 64 * MIB
 """Bytes read, written or copied between two looks at the deadline: well below a second's work."""
 _NAMES_SWEPT = 10_000
-"""Names looked at in one sweep, so that it costs little however many there are."""
+"""Names looked at in one purge, so that it costs little however many there are."""
 
 _LOCK = "lock-"
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
@@ -68,7 +68,7 @@ class NotABlockError(OSError):
     """Something that is no regular file, and so none of the store's, has a block's name."""
 
 
-class Draft(NamedTuple):
+class TemporaryFile(NamedTuple):
     """A file being written in the store's own area."""
 
     area: int
@@ -127,53 +127,57 @@ def block_info(key: str, known: os.stat_result) -> BlockInfo:
 
 
 @contextmanager
-def drafted(root: Path) -> Generator[Draft, None, None]:
-    """A new temporary file; what was not published by the end is removed."""
+def temporary_file(root: Path) -> Generator[TemporaryFile, None, None]:
+    """A new temporary file; what was not committed by the end is removed."""
     with opened_folder(root, [OWN_AREA], make=True) as area:
         name = os.urandom(16).hex()
         file = os.open(name, _NEW, 0o666, dir_fd=area)
         try:
-            yield Draft(area, name, file)
+            yield TemporaryFile(area, name, file)
         finally:
             os.close(file)
-            with suppress(OSError):  # renamed, or else left to `sweep`
+            with suppress(OSError):  # renamed, or else left to `purge`
                 os.unlink(name, dir_fd=area)
 
 
-def publish(
+def commit(
     root: Path,
-    draft: Draft,
+    temporary: TemporaryFile,
     path: BlockPath,
     *,
     replace: bool,
     check: Check,
     compare: Compare | None = None,
 ) -> os.stat_result:
-    """Put the draft under its path, durably and at once, and return what `fstat` says of it.
+    """Move the temporary file to its path, durably and atomically; returns what `fstat` says of it.
 
     Without `replace`, `FileExistsError` when a block is there: one of several racing wins. What
     `compare` has seen is what is replaced, and nothing is when it raises. Past the deadline nothing
     is put there.
     """
-    _mark(draft.file)
-    os.fsync(draft.file)
+    _mark(temporary.file)
+    os.fsync(temporary.file)
     give_name = syscalls.rename if replace else syscalls.link
     for tries_left in reversed(range(_PUBLISH_TRIES)):
         check()
         try:
             with opened_folder(root, path.folders, make=True) as folder:
-                with _locked(root, path.folders, draft.area, needed=compare is not None):
+                with _locked(root, path.folders, temporary.area, needed=compare is not None):
                     if compare is not None:
                         compare(folder)
                     give_name(
-                        draft.file, draft.name, path.name, src_dir_fd=draft.area, dst_dir_fd=folder
+                        temporary.file,
+                        temporary.name,
+                        path.name,
+                        src_dir_fd=temporary.area,
+                        dst_dir_fd=folder,
                     )
                 syscalls.sync_folder(folder)
             break
         except OSError as error:  # a delete removed the folder while it was empty
             if error.errno not in _GONE or not tries_left:
                 raise
-    return os.fstat(draft.file)
+    return os.fstat(temporary.file)
 
 
 def write_all(file: int, data: bytes | memoryview, check: Check) -> None:
@@ -260,20 +264,20 @@ def remove(
     return failed
 
 
-def sweep(draft: Draft) -> None:
+def purge(temporary: TemporaryFile) -> None:
     """Remove the temporary files beside a new one that killed writers left behind.
 
     Their age is held against the time of the new one: both are the file system's own.
     """
-    now = os.fstat(draft.file).st_mtime
-    with suppress(OSError), os.scandir(draft.area) as entries:
+    now = os.fstat(temporary.file).st_mtime
+    with suppress(OSError), os.scandir(temporary.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
             if entry.name.startswith(_LOCK):
                 continue
             with suppress(OSError):  # its writer has just finished, or it is not ours to remove
-                known = stat_file(draft.area, entry.name)
+                known = stat_file(temporary.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
-                    os.unlink(entry.name, dir_fd=draft.area)
+                    os.unlink(entry.name, dir_fd=temporary.area)
 
 
 def open_etag(folder: int, name: str) -> str:

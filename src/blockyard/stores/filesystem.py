@@ -72,7 +72,7 @@ class FilesystemStore(Store):
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._prepared = False
-        self._sweep_at = -inf
+        self._purge_at = -inf
         self._walks: OrderedDict[tuple[str, str, bool], Walk] = OrderedDict()
 
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
@@ -143,13 +143,13 @@ class FilesystemStore(Store):
             check()
             self._prepare()
             self._expect(request, path)
-            with disk.drafted(self._root) as draft:
-                self._sweep(draft, now)
-                disk.write_all(draft.file, request.data, check)
+            with disk.temporary_file(self._root) as temporary:
+                self._purge(temporary, now)
+                disk.write_all(temporary.file, request.data, check)
                 try:
-                    known = disk.publish(
+                    known = disk.commit(
                         self._root,
-                        draft,
+                        temporary,
                         path,
                         replace=not request.if_absent,
                         check=check,
@@ -214,11 +214,11 @@ class FilesystemStore(Store):
     def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> CopyResult:
         with self._opened("copy_block", source_key, check) as (file, source):
             self._prepare()
-            with disk.drafted(self._root) as draft:
-                self._sweep(draft, now)
-                disk.copy_all(file, draft.file, source.st_size, check)
+            with disk.temporary_file(self._root) as temporary:
+                self._purge(temporary, now)
+                disk.copy_all(file, temporary.file, source.st_size, check)
                 target = path_of(target_key)
-                known = disk.publish(self._root, draft, target, replace=True, check=check)
+                known = disk.commit(self._root, temporary, target, replace=True, check=check)
         info = disk.block_info(target_key, known)
         return CopyResult(target_key, info.etag, info.last_modified)
 
@@ -272,10 +272,10 @@ class FilesystemStore(Store):
         with self._errors("health_check"):
             check()
             self._prepare()
-            with disk.drafted(self._root) as draft:
-                self._sweep(draft, now)
-                disk.write_all(draft.file, b"writable", check)
-                os.fsync(draft.file)
+            with disk.temporary_file(self._root) as temporary:
+                self._purge(temporary, now)
+                disk.write_all(temporary.file, b"writable", check)
+                os.fsync(temporary.file)
             disk.check_writable(self._root)
             check()
 
@@ -292,11 +292,11 @@ class FilesystemStore(Store):
             )
         self._prepared = True
 
-    def _sweep(self, draft: disk.Draft, now: float) -> None:
+    def _purge(self, temporary: disk.TemporaryFile, now: float) -> None:
         """Tidy up at the first write, and then once an hour; `now` on the runtime's clock."""
-        if now >= self._sweep_at:
-            self._sweep_at = now + disk.LEFT_BEHIND
-            disk.sweep(draft)
+        if now >= self._purge_at:
+            self._purge_at = now + disk.LEFT_BEHIND
+            disk.purge(temporary)
 
     @contextmanager
     def _opened(

@@ -9,7 +9,8 @@ Calls, and what they may end in:  `calls`, `clients`, `own`, `watch`, `hurry`.
 Operations and the model:         `writer`; `actor` and `mix` on blocks; `contents` and
                                   `content_mix`.
 The caller's own code:            `user_code`; what comes from outside: `interrupts`.
-The harm, and the server:         `weather`, `services`, `deadlines`, `credentials`, `bucket`.
+The faults, and the server:       `fault_schedule`, `services`, `deadlines`, `credentials`,
+                                  `bucket`.
 The workers:                      `jobs`, `workers`, `content_workers`, `service_workers`,
                                   `leaving`, `machine` (Hypothesis); what they may not
                                   leave behind: `leaks`.

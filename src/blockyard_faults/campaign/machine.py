@@ -121,7 +121,7 @@ def explore(
             stateful_step_count=_STEPS,
             deadline=None,
             database=None,
-            phases=(Phase.generate,),  # the weather is another on a second try: no shrinking
+            phases=(Phase.generate,),  # the faults are others on a second try: no shrinking
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from blockyard_faults import FaultProxy
+from blockyard_faults.campaign.fault_schedule import FaultSchedule, fault_rates
 from blockyard_faults.campaign.processes import gathered, started
 from blockyard_faults.campaign.run import (
     PATIENCE,
@@ -19,7 +20,6 @@ from blockyard_faults.campaign.run import (
     make_jobs,
     real_target,
 )
-from blockyard_faults.campaign.weather import Weather, forecast
 from servers import ceph
 from servers.endpoint import Endpoint
 
@@ -40,13 +40,13 @@ OUTAGES = (Outage("osd", 0.25, 3.0), Outage("radosgw", 0.6, 2.0))
 
 
 def run_outages(seed: int, seconds: float) -> Result:
-    """Operations on Ceph for `seconds`, in rough weather, its processes killed meanwhile."""
+    """Operations on Ceph for `seconds`, in rough schedule, its processes killed meanwhile."""
     begun = time.monotonic()
-    weather = Weather(seed, forecast(patience=PATIENCE, uploads_verified=True))
+    schedule = FaultSchedule(seed, fault_rates(patience=PATIENCE, uploads_verified=True))
     # the blocks are in a file: those in memory would not survive the OSD
     with (
         ceph.serve("bluestore") as endpoint,
-        FaultProxy(endpoint.url, weather, log_limit=1) as proxy,
+        FaultProxy(endpoint.url, schedule, log_limit=1) as proxy,
     ):
         jobs = make_jobs(real_target(endpoint), proxy.url, seed, _PLENTY, JOBS, seconds=seconds)
         with started(jobs) as under_way:
@@ -60,7 +60,7 @@ def run_outages(seed: int, seconds: float) -> Result:
             took,
             tally,
             by_job,
-            weather.requests,
+            schedule.requests,
             proxy.counts,
             proxy.upstream_failures,
             events,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from blockyard_faults import FaultProxy
 from blockyard_faults.campaign import bucket
 from blockyard_faults.campaign.deadlines import Silence
+from blockyard_faults.campaign.fault_schedule import CountedPlan, FaultSchedule, fault_rates
 from blockyard_faults.campaign.jobs import Job
 from blockyard_faults.campaign.processes import gathered, started
 from blockyard_faults.campaign.services import SERVICES, Service, ServicePlan
 from blockyard_faults.campaign.tally import LEAKED, Tally
-from blockyard_faults.campaign.weather import CountedPlan, Weather, forecast
 
 if TYPE_CHECKING:
     from servers.endpoint import Endpoint
@@ -60,14 +60,14 @@ class Stage:
     plan: Callable[[int], CountedPlan]
 
 
-def _rough_weather(uploads_verified: bool) -> Callable[[int], CountedPlan]:
-    rates = forecast(patience=PATIENCE, uploads_verified=uploads_verified)
-    return lambda seed: Weather(seed, rates)
+def _fault_schedule(uploads_verified: bool) -> Callable[[int], CountedPlan]:
+    rates = fault_rates(patience=PATIENCE, uploads_verified=uploads_verified)
+    return lambda seed: FaultSchedule(seed, rates)
 
 
 def stages(server: str) -> list[Stage]:
     """The stages, one after the other: on two cores all at once would be late for everything."""
-    weather = _rough_weather(server in _VERIFIES_UPLOADS)
+    schedule = _fault_schedule(server in _VERIFIES_UPLOADS)
     blocks = {
         "threads": Share(32, 0.28),
         "asyncio": Share(64, 0.36),
@@ -85,8 +85,8 @@ def stages(server: str) -> list[Stage]:
         for name, service in SERVICES.items()
     ]
     late = Stage({"deadlines": Share(4, 0.002, settings=_ONLY_DEADLINES)}, Silence)
-    keys = Stage({"credentials": Share(6, 0.005)}, weather)
-    return [Stage(blocks, weather), Stage(contents, weather), *services, late, keys]
+    keys = Stage({"credentials": Share(6, 0.005)}, schedule)
+    return [Stage(blocks, schedule), Stage(contents, schedule), *services, late, keys]
 
 
 def _plan_of(service: Service) -> Callable[[int], CountedPlan]:

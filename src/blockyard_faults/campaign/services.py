@@ -25,7 +25,7 @@ from blockyard_faults import (
     UntilClose,
     WebPage,
 )
-from blockyard_faults.campaign.weather import RENDEZVOUS
+from blockyard_faults.campaign.fault_schedule import RENDEZVOUS
 
 Choice = Callable[[random.Random, SeenRequest], Fault | None]
 

@@ -178,7 +178,7 @@ class Companion:
             single = self._store.read_block(self._keys[0])
             several = self._store.read_blocks(self._keys)
         except BlockStoreError:
-            return _FINE  # it may fail, as any call in such weather
+            return _FINE  # it may fail, as any call under such faults
         except BaseException:  # noqa: BLE001 - told by the exit code
             traceback.print_exc()
             return _UNTYPED

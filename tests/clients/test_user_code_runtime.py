@@ -295,7 +295,7 @@ def test_what_fails_while_its_caller_is_cancelled_twice_fails_without_a_complain
 
 
 def failing_while_the_callers_code_raises(error: Exception, own: BaseException) -> Any:
-    """Many at once, of which one fails while the caller's own code is about to raise."""
+    """A bulk call of which one item fails while the caller's own code is about to raise."""
     begun, failing = threading.Event(), threading.Event()
 
     def call() -> None:

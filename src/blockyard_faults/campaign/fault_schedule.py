@@ -1,7 +1,7 @@
-"""The harm that the campaign does, drawn so that a run can be repeated.
+"""The campaign's fault schedule, drawn so that a run can be repeated.
 
-Which fault a request meets follows from the seed, from what is asked, and from how often that
-was asked before: not from the order in which concurrent requests happen to arrive.
+Which fault a request meets follows from the seed, from what is requested, and from how often
+that was requested before: not from the order in which concurrent requests happen to arrive.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from blockyard.model import KIB
 from blockyard.testing.messages import Message
 from blockyard.testing.steps import Steps
 from blockyard_faults import (
-    Campaign,
     Fault,
     FlipBit,
     FlipUploadBit,
     Hold,
     LoseReply,
+    RandomFaults,
     SeenRequest,
     Stall,
     Status,
@@ -59,31 +59,31 @@ class FlipBlockBit(FlipBit):
         return super().steps(request, reply) if reply.head.status in (200, 206) else None
 
 
-class Weather:
-    """A plan of faults for `FaultProxy`, at the rates that `forecast` gives."""
+class FaultSchedule:
+    """A plan of faults for `FaultProxy`, at the rates that `fault_rates` gives."""
 
     def __init__(self, seed: int, rates: Mapping[Fault | Draw, float]) -> None:
         self._seed = seed
         self._rates = rates
-        self._asked: Counter[str] = Counter()
+        self._seen: Counter[str] = Counter()
         self._targets: Counter[str] = Counter()
         self._spared_until: Counter[str] = Counter()
 
     @property
     def requests(self) -> int:
         """How many requests there have been."""
-        return self._asked.total()
+        return self._seen.total()
 
     def __call__(self, request: SeenRequest) -> Fault | None:
         """The fault for `request`."""
         if RENDEZVOUS in request.target:
             return None
         what = f"{request.method} {request.target} {request.headers.get('range', '')}"
-        self._asked[what] += 1
+        self._seen[what] += 1
         self._targets[request.target] += 1
-        nth = self._asked[what]
+        nth = self._seen[what]
         seed = zlib.crc32(f"{self._seed} {nth} {what}".encode(), self._seed & 0xFFFFFFFF)
-        fault = Campaign(seed, self._rates)(request)
+        fault = RandomFaults(seed, self._rates)(request)
         return None if isinstance(fault, FlipBit) and self._spared(request.target) else fault
 
     def _spared(self, target: str) -> bool:
@@ -94,7 +94,7 @@ class Weather:
         return False
 
 
-def forecast(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw, float]:
+def fault_rates(*, patience: float, uploads_verified: bool) -> Mapping[Fault | Draw, float]:
     """The rates: 15% resets, 10% 503, 5% 429, 2% truncations, 1% flipped bits, and more.
 
     `patience` is the client's no-progress timeout in seconds. Bits of uploads are flipped only
