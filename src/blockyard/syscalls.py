@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+from blockyard.user_code import pass_on_foreign
 
 _FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no fsync for folders."""
@@ -72,9 +75,21 @@ def is_at(file: int, name: str, folder: int | None = None) -> bool:
     """Whether the open `file` is what has that name."""
     try:
         there = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except OSError:
+    except OSError as error:
+        pass_on_foreign(error)
         return False
     return os.path.samestat(there, os.fstat(file))
+
+
+@contextmanager
+def errors_ignored() -> Generator[None]:
+    """For what need not succeed: the system's `OSError`s end it, and those of a signal handler,
+    which may be a `TimeoutError`, are raised. `suppress(OSError)` would drop them.
+    """
+    try:
+        yield
+    except OSError as error:
+        pass_on_foreign(error)
 
 
 def sync_folder(folder: int) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import blockyard
 from blockyard.config import HttpConfig, TimeoutConfig
-from blockyard.content.targets import NewFile
+from blockyard.content.targets import NewFile, is_written_in_order
 from blockyard.context import Context
 from blockyard.transport.background import BackgroundLoop
 from blockyard.transport.connections import Connections
@@ -202,6 +202,77 @@ def test_no_descriptor_is_closed_twice_whenever_a_handler_raises(
             with suppress(StopError):
                 _ = FILE_CALLS[call](store, tmp_path)
                 ended = True
+        monkeypatch.undo()
+    assert raises_at > 1
+
+
+SYSTEM_CALLS = (
+    "close",
+    "copy_file_range",
+    "fchmod",
+    "fdatasync",
+    "fstat",
+    "fsync",
+    "link",
+    "mkdir",
+    "open",
+    "pread",
+    "pwrite",
+    "read",
+    "readlink",
+    "rename",
+    "rmdir",
+    "scandir",
+    "stat",
+    "unlink",
+    "utime",
+    "write",
+)
+LOCAL_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
+    "write_block": lambda store, _: store.write_block("a/b/c", b"block"),
+    "read_block": lambda store, _: store.read_block("d/e/f"),
+    "stat_block": lambda store, _: store.stat_block("d/e/f"),
+    "delete_block": lambda store, _: (
+        store.write_block("d/x", b"block"),
+        store.delete_block("d/x"),
+    ),
+    "a new file": lambda _, folder: _create(folder),
+    "a target": lambda _, folder: is_written_in_order(str(folder / "link")),
+}
+
+
+@pytest.mark.parametrize("call", LOCAL_CALLS)
+def test_what_a_handler_raises_as_a_system_call_returns_is_raised(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `TimeoutError` is an `OSError`, and none of those that do not matter to the call."""
+    made, raises_at, raised, error = 0, 0, False, LateError()
+
+    def interrupted(system_call: Callable[..., object]) -> Callable[..., object]:
+        def make(*args: object, **named: object) -> object:
+            nonlocal made, raised
+            result = system_call(*args, **named)
+            if threading.current_thread() is threading.main_thread():  # where handlers run
+                made += 1
+                if made == raises_at:
+                    raised = True
+                    raise error
+            return result
+
+        return make
+
+    (tmp_path / "link").symlink_to("/dev/null")
+    with blockyard.open_store((tmp_path / "blocks").as_uri()) as store:
+        _ = store.write_block("d/e/f", b"block")
+        for name in SYSTEM_CALLS:
+            monkeypatch.setattr(os, name, interrupted(getattr(os, name)))
+        ended = False
+        while not ended:
+            made, raises_at, raised = 0, raises_at + 1, False
+            with suppress(LateError):
+                _ = LOCAL_CALLS[call](store, tmp_path)
+                ended = True
+            assert ended != raised, f"the exception at system call {raises_at} was lost"
         monkeypatch.undo()
     assert raises_at > 1
 

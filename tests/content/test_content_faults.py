@@ -15,11 +15,18 @@ from typing import Any
 
 import pytest
 
-from blockyard import BlockNotFoundError, BlockStoreError, DeadlineExceededError, IntegrityError
+from blockyard import (
+    AccessDeniedError,
+    BlockNotFoundError,
+    BlockStoreError,
+    DeadlineExceededError,
+    IntegrityError,
+    LocalStorageError,
+)
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.reading import ContentReader
-from blockyard.content.writing import ContentWriter
+from blockyard.content.writing import BEGUN, ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo, DeleteResult, Page
 from blockyard.operations import Operations
@@ -527,6 +534,204 @@ def test_what_the_service_does_late_is_undone_too(call: str) -> None:
     at_every_call(run)
 
 
+class LateFirstBlock(HookedStore):
+    """A service that carries out a request for a block 0 when its sender has given up."""
+
+    def __init__(self, inner: Store, how: str) -> None:
+        super().__init__(inner)
+        self.late: list[Coroutine[Any, Any, BlockInfo]] = []
+        self._how = how
+
+    async def write_block(
+        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
+    ) -> BlockInfo:
+        change = super().write_block(ctx, key, data, if_absent=if_absent)
+        return await self._carry_out(ctx, key, change)
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+        change = super().copy_block(ctx, source_key, target_key)
+        return await self._carry_out(ctx, target_key, change)
+
+    async def _carry_out(
+        self, ctx: Context, key: str, change: Coroutine[Any, Any, BlockInfo]
+    ) -> BlockInfo:
+        if not key.endswith("chunk-0/block-0"):
+            return await change
+        self.late.append(change)
+        if self._how == "cut off":
+            raise asyncio.CancelledError
+        ctx.unknown_attempts += 1
+        raise DeadlineExceededError("late")
+
+
+@pytest.mark.parametrize("how", ["at the deadline", "cut off"])
+@pytest.mark.parametrize("call", ["write", "copy"])
+def test_a_first_block_that_is_stored_late_never_makes_a_shorter_content(
+    call: str, how: str
+) -> None:
+    """Block 0 says that a content is there: alone, it would be read as one of a single block."""
+
+    async def main() -> None:
+        store = await prepared({"source": NEW})
+        contents = Contents(late := LateFirstBlock(store, how))
+        with pytest.raises((DeadlineExceededError, asyncio.CancelledError)) as raised:
+            await (
+                contents.write("target", NEW)
+                if call == "write"
+                else contents.copy("source", "target")
+            )
+        assert any("'target' may be left unfinished" in note for note in raised.value.__notes__)
+        assert await state(store, "target") is IntegrityError
+        (change,) = late.late
+        _ = await change
+        assert await state(store, "target") == NEW
+
+    asyncio.run(main())
+
+
+def test_a_first_block_that_was_refused_leaves_nothing() -> None:
+    """What the service itself refuses is not stored later."""
+
+    async def refuse(operation: str, key: str) -> None:
+        if operation == "write_block" and key.endswith("chunk-0/block-0"):
+            raise AccessDeniedError("no", status=403)
+
+    async def main() -> None:
+        contents = Contents(HookedStore(MemoryStore(), refuse))
+        with pytest.raises(AccessDeniedError):
+            await contents.write("movie", NEW)
+        assert await contents.keys() == []
+
+    asyncio.run(main())
+
+
+class Undeleted(HookedStore):
+    """A service whose first delete of a block 0 ends in `error`, after `unknown` attempts."""
+
+    def __init__(self, inner: Store, error: BlockStoreError, unknown: int) -> None:
+        super().__init__(inner)
+        self._errors = [error]
+        self._unknown = unknown
+        self.deadlines: list[float | None] = []
+        """Of what came after that."""
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        if self._errors and "chunk-new-" not in key:
+            ctx.unknown_attempts += self._unknown
+            raise self._errors.pop()
+        await super().delete_block(ctx, key)
+
+    async def list(self, ctx: Context, request: ListRequest) -> Page:
+        if not self._errors:
+            self.deadlines.append(ctx.deadline)
+        return await super().list(ctx, request)
+
+
+@pytest.mark.parametrize(
+    ("error", "unknown", "left"),
+    [
+        (DeadlineExceededError("late"), 0, OLD),
+        (AccessDeniedError("no", status=403), 0, OLD),
+        (DeadlineExceededError("late"), 1, NEW),
+        (LocalStorageError("the folder could not be synced"), 0, NEW),
+    ],
+    ids=["not sent", "refused", "given up", "a folder"],
+)
+@pytest.mark.parametrize("call", ["write", "copy"])
+def test_a_replacement_has_begun_when_the_old_content_may_be_gone(
+    call: str, error: BlockStoreError, unknown: int, left: bytes
+) -> None:
+    """Only then does it go on to its end, past the deadline: else the old content stays."""
+
+    async def main() -> None:
+        inner = await prepared({"movie": OLD, "source": NEW})
+        contents = Contents(store := Undeleted(inner, error, unknown))
+        due = contents.ctx.runtime.now() + 5
+        ctx = replace(contents.ctx, deadline=due)
+        with pytest.raises(type(error)) as raised:
+            _ = await (
+                contents.writer.write_content(ctx, "movie", NEW, None)
+                if call == "write"
+                else contents.writer.copy_content(ctx, "source", "movie", None)
+            )
+        assert await state(store, "movie") == left
+        assert not any("chunk-new-" in key for key in await contents.keys())
+        replaced = "'movie' was replaced all the same" in getattr(raised.value, "__notes__", ())
+        assert replaced == (left == NEW)
+        soon = all(deadline and deadline < due + 1 for deadline in store.deadlines[:1])
+        assert soon == (left == OLD)
+
+    asyncio.run(main())
+
+
+def test_a_copy_of_one_block_onto_another_is_not_waited_for_past_the_deadline() -> None:
+    """The store replaces a single block at once: the old content can be read all the time."""
+
+    async def fail(operation: str, key: str) -> None:
+        if operation == "copy_block" and "chunk-new-" not in key:
+            raise DeadlineExceededError("late")
+
+    async def main() -> None:
+        store = await prepared({"movie": SHORT_OLD, "source": SHORT_NEW})
+        contents = Contents(HookedStore(store, fail))
+        with pytest.raises(DeadlineExceededError) as raised:
+            await contents.copy("source", "movie")
+        assert not hasattr(raised.value, "__notes__")
+        assert await state(store, "movie") == SHORT_OLD
+        assert not any("chunk-new-" in key for key in await contents.keys())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("unanswered", "note"),
+    [
+        (3, "'movie' was replaced all the same"),
+        (4, f"and 'movie' may be left unfinished, as {BEGUN}: late"),
+    ],
+)
+def test_a_replacement_that_has_begun_is_tried_again_when_a_request_is_never_answered(
+    unanswered: int, note: str
+) -> None:
+    """And a note says how it ended."""
+    copies = 0
+
+    async def fail(operation: str, key: str) -> None:
+        nonlocal copies
+        if operation == "copy_block" and key == "movie/chunk-0/block-0":
+            copies += 1
+            if copies <= unanswered:
+                raise DeadlineExceededError("late")
+
+    async def main() -> None:
+        store = await prepared({"movie": OLD})
+        with pytest.raises(DeadlineExceededError) as raised:
+            await Contents(HookedStore(store, fail)).write("movie", NEW)
+        assert raised.value.__notes__ == [note]
+        assert await state(store, "movie") == (NEW if unanswered == 3 else IntegrityError)
+
+    asyncio.run(main())
+
+
+def test_a_mixture_is_removed_though_its_first_block_was_tried_twice() -> None:
+    """Where the source of a copy changes as its last block is copied."""
+
+    class Twice(LikeS3):
+        async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
+            if target_key.endswith("chunk-0/block-0"):
+                ctx.unknown_attempts += 1
+                await Contents(self.inner).write("source", OLD)
+            return await super().copy_block(ctx, source_key, target_key)
+
+    async def main() -> None:
+        store = await prepared({"source": NEW})
+        with pytest.raises(IntegrityError):
+            await Contents(Twice(store)).copy("source", "target")
+        assert await state(store, "target") is BlockNotFoundError
+
+    asyncio.run(main())
+
+
 def test_what_could_not_be_tidied_is_said_in_a_note() -> None:
     async def main() -> None:
         store = HookedStore(MemoryStore())
@@ -546,7 +751,7 @@ def test_what_could_not_be_tidied_is_said_in_a_note() -> None:
 
 @pytest.mark.parametrize(
     ("failing", "within"),
-    [(("write_block", ""), (0, 1)), (("copy_block", "movie/chunk-0/"), (10, 31))],
+    [(("write_block", ""), (0, 1)), (("copy_block", "movie/chunk-0/"), (3, 31))],
     ids=["taken back soon", "a replacement under way is finished"],
 )
 def test_tidying_up_has_time_of_its_own_when_the_deadline_has_passed(

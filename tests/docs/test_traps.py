@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
+from pathlib import Path
 
 from tests.docs.markdown_pages import REPOSITORY, named, page, tables
 
@@ -35,7 +35,15 @@ def test_file_names_tell_tests_apart() -> None:
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    names = sorted({name for row in TRAPS for name in shown_by(row)})
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *names]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    missing = [name for row in TRAPS for name in shown_by(row) if not _is_test(name)]
+    assert missing == []
+
+
+def _is_test(name: str) -> bool:
+    """Whether there is such a function, of a module or a class; a class may inherit it."""
+    file, _, test = name.partition("::")
+    module = Path(file).relative_to(REPOSITORY).with_suffix("")
+    found: object = importlib.import_module(".".join(module.parts))
+    for part in test.split("::"):
+        found = getattr(found, part, None)
+    return callable(found) and test.rpartition("::")[2].startswith("test_")

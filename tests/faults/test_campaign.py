@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import blockyard
-from blockyard.content.writing import TIDY_SECONDS
+from blockyard.content.writing import BEGUN, TIDY_SECONDS
 from blockyard.errors import DeadlineExceededError
 from blockyard.testing.conformance import StoreConformance
 from blockyard.transport.blocking import run_to_end
@@ -207,12 +207,20 @@ def test_a_deadline_overrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert actor.tally.overrun == actor.tally.net_overrun == MARGIN + 1
 
 
-def test_a_replacement_that_goes_on_to_its_end_has_time_for_it(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("note", "counts"),
+    [
+        ("'space/k' was replaced all the same", (1, 0)),
+        (f"and 'space/k' may be left unfinished, as {BEGUN}: late", (0, 1)),
+    ],
+    ids=["to its end", "in vain"],
+)
+def test_a_replacement_that_has_begun_has_time_to_go_on(
+    note: str, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(_: object) -> object:
         error = DeadlineExceededError("late")
-        error.add_note("'space/k' was replaced all the same")
+        error.add_note(note)
         raise error
 
     for over, broken in ((TIDY_SECONDS, {}), (TIDY_SECONDS + 1, {OVERRUN: 1})):
@@ -221,7 +229,11 @@ def test_a_replacement_that_goes_on_to_its_end_has_time_for_it(
         actor = new_actor(DefectiveClient(spoils("block_exists", late)))
         run_to_end(actor.exists("space/k"))
         assert actor.tally.broken == broken
-        assert actor.tally.replaced == 1
+        assert (actor.tally.replaced, actor.tally.unfinished) == counts
+        assert actor.tally.longest_ending == over + MARGIN / 2
+        assert f"{over + MARGIN / 2:.2f} s past" in report.text(
+            Result("memory", 1, requests=1, tally=actor.tally)
+        )
 
 
 def test_a_leaked_descriptor_is_found(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from blockyard_faults import (
 )
 from servers.certificates import ServerCertificate, issue_certificate
 from servers.endpoint import Endpoint, boto3_client, create_bucket
+from tests.hooked_store import shrink_blocks
 from tests.transport.runtimes import NewThreads
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -423,6 +424,59 @@ def test_a_client_that_waits_for_a_held_request_meets_silence(
             _ = store.write_block(key, b"silence")
         assert proxy.release() == [200]
         assert store.read_block(key) == b"silence"
+
+
+@contextmanager
+def late_for_contents(
+    moto: Endpoint, bucket: str, match: Match, **settings: object
+) -> Generator[tuple[blockyard.BlockStore, FaultProxy]]:
+    """A store of small contents: the first request of `match` is held, and sent again once."""
+    with FaultProxy(moto.url, Script([Hold(reset=True)] * 2, match)) as proxy:
+        through = moto.s3_settings(bucket) | {"endpoint": proxy.url, **settings}
+        with blockyard.open_store(blockyard.StoreConfig(s3=blockyard.S3Config(**through))) as store:
+            shrink_blocks(store, 4)
+            yield store, proxy
+        assert proxy.counts == {"hold": 2}
+
+
+def test_the_first_block_of_a_content_comes_late(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    """It makes the content whole; alone it would be a shorter one, read without an error."""
+    content, first = f"{key_prefix}late", Match("PUT", "chunk-0/block-0")
+    with late_for_contents(moto_endpoint, bucket, first, max_attempts=1) as (store, proxy):
+        with pytest.raises(blockyard.TransportConnectionError):
+            _ = store.write_content(content, b"four blocks here")
+        with pytest.raises(blockyard.IntegrityError, match="unfinished"):
+            _ = store.read_content(content)
+        assert proxy.release() == [200, 200]
+        assert store.read_content(content) == b"four blocks here"
+
+
+@pytest.mark.xfail(strict=True, reason="late requests after later changes: contents in one step")
+def test_the_first_block_of_a_content_comes_after_the_content_was_written_again(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    content, first = f"{key_prefix}again", Match("PUT", "chunk-0/block-0")
+    with late_for_contents(moto_endpoint, bucket, first, max_attempts=1) as (store, proxy):
+        with pytest.raises(blockyard.TransportConnectionError):
+            _ = store.write_content(content, b"four blocks here")
+        _ = store.write_content(content, b"and three")
+        _ = proxy.release()
+        assert store.read_content(content) == b"and three"
+
+
+@pytest.mark.xfail(strict=True, reason="late requests after later changes: contents in one step")
+def test_blocks_are_deleted_after_the_content_was_written_again(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    content, deletes = f"{key_prefix}shortened", Match("POST", "delete")
+    with late_for_contents(moto_endpoint, bucket, deletes) as (store, proxy):
+        _ = store.write_content(content, b"four blocks here")
+        _ = store.write_content(content, b"two here")
+        _ = store.write_content(content, b"four blocks here")
+        _ = proxy.release()
+        assert store.read_content(content) == b"four blocks here"
 
 
 def test_a_write_takes_effect_again_after_its_retry(moto_endpoint: Endpoint) -> None:

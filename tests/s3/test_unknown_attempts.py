@@ -16,6 +16,7 @@ from blockyard.errors import (
     DeadlineExceededError,
     ProtocolError,
     S3Error,
+    StoreClosedError,
     TransportConnectionError,
     TransportError,
     TransportTimeoutError,
@@ -128,6 +129,13 @@ def test_a_write_that_waited_for_its_place_in_vain_sent_nothing() -> None:
 def test_a_deadline_that_passes_while_waiting_for_the_reply_does() -> None:
     s3 = Scripted(DeadlineExceededError("late"))
     with pytest.raises(DeadlineExceededError) as raised:
+        _ = CHANGES["write_block"][0](s3)
+    assert raised.value.unknown_attempts == 1
+
+
+def test_a_write_that_closing_the_store_cuts_off_does_too() -> None:
+    s3 = Scripted(StoreClosedError("the store was closed while the call was under way"))
+    with pytest.raises(StoreClosedError) as raised:
         _ = CHANGES["write_block"][0](s3)
     assert raised.value.unknown_attempts == 1
 

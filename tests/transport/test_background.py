@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.transport.background import BackgroundLoop
+from blockyard.transport.calling_thread import CallingThread
 from blockyard.transport.connections import Connections
 from tests.transport.runtimes import (
     LIMIT,
@@ -135,6 +138,36 @@ def test_an_interrupt_cancels_all_of_a_call() -> None:
         assert server.most_at_once == 8
     with background() as loop, EchoServer() as server:
         assert loop.run(Fetch(server).one, "/next", None, 4) == echo("/next")
+
+
+def test_an_interrupt_before_the_first_step_of_a_call_leaves_no_coroutine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is dropped without being closed is complained of: "was never awaited"."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    async def keep_busy(ctx: Context, argument: None) -> None:
+        busy.set()
+        assert go_on.wait(10)
+
+    async def never(ctx: Context, argument: None) -> None:
+        raise AssertionError("it was cancelled before it began")
+
+    def interrupted(caller: CallingThread) -> None:
+        threading.Timer(0.1, go_on.set).start()  # when the cancellation is on its way, too
+        raise KeyboardInterrupt
+
+    with background() as loop, ThreadPoolExecutor(1) as threads:
+        other = threads.submit(loop.run, keep_busy, None, None, 1)
+        assert busy.wait(10)
+        monkeypatch.setattr(CallingThread, "serve", interrupted)
+        with warnings.catch_warnings(record=True) as complaints:
+            warnings.simplefilter("always")
+            with pytest.raises(KeyboardInterrupt):
+                loop.run(never, None, None, 1)
+            other.result(10)
+            _ = gc.collect()
+        assert complaints == []
 
 
 def test_closing_cuts_off_calls_of_other_threads() -> None:

@@ -17,6 +17,7 @@ import yaml
 from blockyard.config.fields import Given, SettingPath, nearest
 from blockyard.config.layers import Layer
 from blockyard.errors import ConfigError
+from blockyard.user_code import pass_on_foreign
 
 TOP_KEY = "block_store"
 _MAX_BYTES = 64 * 1024  # a hostile file of this size still parses in well under a second
@@ -34,6 +35,8 @@ def read_yaml(path: str) -> Layer:
         with open(path, "rb", opener=_open_regular) as file:
             text = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, OSError):
+            pass_on_foreign(error)
         raise ConfigError(
             f"{path!r}: expected a store URL (s3://, file://, memory://) or the path of a YAML "
             f"file, which can't be read: {getattr(error, 'strerror', None) or error}"

@@ -31,6 +31,7 @@ from blockyard.content.streams import (
 )
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
+from blockyard.user_code import pass_on_foreign
 
 _OPERATION = "write_content"
 _TICK = 0.012
@@ -214,6 +215,8 @@ class OpenFileSource:
             if not stat.S_ISREG(os.fstat(number).st_mode):
                 return None
             return str(file.name), os.dup(number)
+        except TimeoutError:  # of a signal handler: no file says so
+            raise
         except (AttributeError, OSError, TypeError, ValueError):  # in memory, closed, made up
             return None
 
@@ -243,7 +246,8 @@ def _changed(name: str, how: str) -> LocalStorageError:
 def _is_pipe(path: str) -> bool:
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode)
-    except OSError:  # opening it says what is wrong
+    except OSError as error:  # opening it says what is wrong
+        pass_on_foreign(error)
         return False
 
 

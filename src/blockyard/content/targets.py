@@ -20,6 +20,7 @@ from blockyard.content.local import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.model import MIB
+from blockyard.user_code import pass_on_foreign
 
 _OPERATION = "read_content_into"
 _NOT_OPEN = -1
@@ -92,7 +93,8 @@ def is_written_in_order(path: str) -> bool:
         return True
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except OSError as error:
+        pass_on_foreign(error)
         return False  # if it matters, making the new file says so
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
@@ -109,7 +111,8 @@ def own_descriptor(path: str) -> int | None:
             if match and int(match[1]) == os.getpid():
                 return int(name) if name.isdecimal() else None
             path = os.path.join(folder, os.readlink(path))
-        except OSError:  # no link, or the working folder is gone
+        except OSError as error:  # no link, or the working folder is gone
+            pass_on_foreign(error)
             return None
     return None
 
@@ -178,7 +181,7 @@ def _open_in_order(path: str) -> int | None:
         if error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(path).st_mode):
             return None
         raise
-    with suppress(OSError):  # not a pipe, or not allowed: it then fills up sooner
+    with syscalls.errors_ignored():  # not a pipe, or not allowed: it then fills up sooner
         _ = fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, MIB)
     return file
 
@@ -206,7 +209,7 @@ class NewFile:
         any, the C library would write every block of it twice.
         """
         with local_errors(_OPERATION, self._given):
-            if os.path.isdir(self._path):
+            if _is_folder(self._path):
                 raise IsADirectoryError(None, "is a folder, not a file")
             self._open()
             with suppress(FileNotFoundError):
@@ -242,14 +245,14 @@ class NewFile:
                 os.unlink(self._temporary_path)
 
     def _open(self) -> None:
-        if os.path.isdir("/proc/self/fd"):  # by which it gets its name
-            with suppress(OSError):  # the other way works, or says what is wrong
+        if _is_folder("/proc/self/fd"):  # by which it gets its name
+            with syscalls.errors_ignored():  # the other way works, or says what is wrong
                 self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
                 return
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._file = os.open(self._temporary_path, flags, 0o666)
         self._has_temporary_path = True
-        with suppress(OSError):  # failing to clean up is no failure of the read
+        with syscalls.errors_ignored():  # failing to clean up is no failure of the read
             _purge(self._folder, os.fstat(self._file).st_mtime)
 
     def _take_over(self, permissions: int) -> None:
@@ -262,13 +265,20 @@ class NewFile:
         syscalls.link(file, f"/proc/self/fd/{file}", path, src_dir_fd=file)
 
 
+def _is_folder(path: str) -> bool:
+    """As `os.path.isdir`, which drops what a signal handler raises meanwhile."""
+    with syscalls.errors_ignored():
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    return False
+
+
 def _purge(folder: str, now: float) -> None:
     """Remove temporary files that killed processes left; `now` is the file system's own time."""
     with os.scandir(folder) as entries:
         for _, entry in zip(range(_NAMES_LOOKED_AT), entries, strict=False):
             if _TEMPORARY_NAME.fullmatch(entry.name) is None:
                 continue
-            with suppress(OSError):  # gone meanwhile, or not ours to remove
+            with syscalls.errors_ignored():  # gone meanwhile, or not ours to remove
                 known = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(known.st_mode) and now - known.st_mtime > _LEFT_BEHIND:
                     os.unlink(entry.path)

@@ -29,7 +29,13 @@ from blockyard.content.progress import Progress, Tally
 from blockyard.content.sources import AsyncContentSource, Source, source_of
 from blockyard.content.streams import Block
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError, DeadlineExceededError, StoreClosedError
+from blockyard.errors import (
+    BlockStoreError,
+    DeadlineExceededError,
+    IntegrityError,
+    LocalStorageError,
+    StoreClosedError,
+)
 from blockyard.model import BLOCK_SIZE, BlockInfo, CopyResult
 from blockyard.operations import Operations
 
@@ -37,6 +43,9 @@ Result = TypeVar("Result")
 
 TIDY_SECONDS = 30.0
 """How long an operation that failed or was interrupted may take to leave things in order."""
+BEGUN = "its replacement had begun"
+"""In the note on an error whose call went on for `TIDY_SECONDS`, and could not end that."""
+_TRIES_TO_END = 3
 _PAST_DEADLINE = 0.8
 """Seconds past the call's own deadline in which it may still take back what it wrote."""
 
@@ -91,10 +100,17 @@ class ContentWriter:
         Of a copy that failed, or whose source changed meanwhile, nothing is left.
         """
 
+        first = _Change()
+
         async def put(index: int) -> None:
             block = layout.blocks[index]
             key = block_key(place, index)
-            _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
+            if index:
+                _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
+            else:
+                _ = await first.make(
+                    ctx, lambda own: self._operations.copy_block(own, block.key, key)
+                )
             await tally.add(block.size)
 
         try:
@@ -106,7 +122,7 @@ class ContentWriter:
             await put(0)  # with it a mixture could be read, which a kill would leave
             await self._listing.check_unchanged(ctx, layout, pieces[:1])
         except BaseException as error:
-            await self._tidy(ctx, error, place, self._remove_content)
+            await self._take_back(ctx, error, place, first)
             raise
 
     def _at_once(self, ctx: Context) -> int:
@@ -128,7 +144,7 @@ class ContentWriter:
             await self._remove(ctx, _from(upload.count, found.blocks))
             _ = await upload.complete()
         except BaseException as error:
-            await self._tidy(ctx, error, content_id, self._remove_content)
+            await self._take_back(ctx, error, content_id, upload.first)
             raise
         if found.staged:
             await self._remove_staged(ctx, content_id)
@@ -152,13 +168,13 @@ class ContentWriter:
                 _ = await upload.complete()
                 await self._prove_copying(ctx, staged, upload.count)
         except BaseException as error:
-            await self._tidy(ctx, error, staged, self._remove_content)
+            await self._take_back(ctx, error, staged, upload.first)
             raise
         if not at_once:
             await self._replace(ctx, content_id, found, staged, upload.count)
         else:
             key = block_key(content_id, 0)
-            _ = await _finished(ctx, self._operations.write_block(ctx, key, upload.first))
+            _ = await _finished(ctx, self._operations.write_block(ctx, key, upload.held_back))
             if found.staged:
                 await self._remove_staged(ctx, content_id)
         return ContentInfo(content_id, tally.done, upload.count)
@@ -182,10 +198,11 @@ class ContentWriter:
     ) -> None:
         """Let the `count` blocks of the whole content `staged` take the place of what is there.
 
-        Once begun, neither content can be read until it ends. When it is interrupted the way
-        back is to finish it.
+        From when block 0 of the old one is deleted neither content can be read until it ends. When
+        it is interrupted then, the way back is to finish it.
         """
         old = found.blocks
+        taken = _Change()
         placed = False
 
         def put(ctx: Context, index: int) -> Coroutine[Any, Any, CopyResult]:
@@ -195,7 +212,8 @@ class ContentWriter:
         async def put_all(ctx: Context) -> None:
             nonlocal placed
             if not _is_one_for_one(old, count):
-                await _finished(ctx, self._operations.delete_block(ctx, old[0].key))
+                delete = self._operations.delete_block
+                await taken.make(ctx, lambda own: delete(own, old[0].key))
             _ = await ctx.gather(partial(put, ctx), range(1, count))
             await self._remove(ctx, _from(count, old))
             _ = await put(ctx, 0)
@@ -209,8 +227,12 @@ class ContentWriter:
         try:
             await finish(ctx, content_id)
         except BaseException as error:
-            left = staged if placed else content_id
-            await self._tidy(ctx, error, left, finish, must_end=not placed)
+            # a folder that failed may have deleted it all the same
+            if taken.done or taken.in_doubt or isinstance(error, LocalStorageError):
+                left = staged if placed else content_id
+                await self._tidy(ctx, error, left, finish, must_end=not placed)
+            else:
+                await self._tidy(ctx, error, staged, self._remove_content)
             if placed:
                 error.add_note(f"{content_id!r} was replaced all the same")
             raise
@@ -227,21 +249,32 @@ class ContentWriter:
         """Leave things in order after `error`; a note on it says when that failed as well.
 
         The call's own deadline may be what passed, so this has another: soon after it, but for
-        what `must_end`, since neither content can be read before.
+        what `must_end`, since neither content can be read before. That is tried more than once, for
+        a single request that is never answered takes all of the time that it is given.
         """
-        now = ctx.runtime.now()
+        now = ctx.runtime.now
         seconds = TIDY_SECONDS
         if ctx.deadline is not None and not must_end:
-            seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
-        own = replace(ctx, deadline=now + seconds, tidying=True)
+            seconds = min(seconds, max(ctx.deadline - now(), 0) + _PAST_DEADLINE)
+        ends = now() + seconds
         left = [f"and {content_id!r} may be left unfinished"]
+        if must_end:
+            left[0] += f", as {BEGUN}"
 
         async def tidy() -> None:
-            try:
-                await step(own, content_id)
-                left.clear()
-            except BlockStoreError as failure:
-                left[0] += f": {failure}"
+            why = ""
+            for tries in range(_TRIES_TO_END if must_end else 1, 0, -1):
+                deadline = now() + (ends - now()) / tries
+                try:
+                    await step(replace(ctx, deadline=deadline, tidying=True), content_id)
+                except BlockStoreError as failure:
+                    why = str(failure)
+                    if not isinstance(failure, DeadlineExceededError):
+                        break
+                else:
+                    left.clear()
+                    return
+            left[0] += f": {why}"
 
         try:
             await ctx.runtime.finish(tidy(), seconds)
@@ -252,6 +285,23 @@ class ContentWriter:
         finally:
             for note in left:
                 error.add_note(note)
+
+    async def _take_back(
+        self, ctx: Context, error: BaseException, content_id: str, first: _Change
+    ) -> None:
+        """Remove what a write or copy that ended in `error` has put in place.
+
+        But leave it where block 0 may be stored later than that: alone it would be a content, a
+        shorter one than was written; with the others in place it makes that whole. A mixture, which
+        the copy of a source that changed is, goes at any rate.
+        """
+        if first.in_doubt and not isinstance(error, IntegrityError):
+            error.add_note(
+                f"and {content_id!r} may be left unfinished, or be whole: whether "
+                "its block 0 was stored, or will be, is not known"
+            )
+        else:
+            await self._tidy(ctx, error, content_id, self._remove_content)
 
     async def _remove_content(self, ctx: Context, content_id: str) -> None:
         """Take back what was written, but leave an interrupted rewrite, which may be whole."""
@@ -285,25 +335,55 @@ class _Upload:
         self._ctx = ctx
         self._content_id = content_id
         self._tally = tally
-        self.first: Block = b""
+        self.held_back: Block = b""
+        self.first = _Change()
         self.count = 0
 
     async def write(self, index: int, data: Block) -> None:
         """Write one block. See `Source.feed`."""
         self.count = max(self.count, index + 1)
         if index == 0:
-            self.first = data
+            self.held_back = data
         else:
-            _ = await self._put(index, data)
+            _ = await _finished(self._ctx, self._put(self._ctx, index, data))
         await self._tally.add(len(data))
 
     def complete(self) -> Coroutine[Any, Any, BlockInfo]:
         """Write block 0: now the content is there."""
-        return self._put(0, self.first)
+        return self.first.make(self._ctx, lambda own: self._put(own, 0, self.held_back))
 
-    def _put(self, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
-        key = block_key(self._content_id, index)
-        return _finished(self._ctx, self._operations.write_block(self._ctx, key, data))
+    def _put(self, ctx: Context, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
+        return self._operations.write_block(ctx, block_key(self._content_id, index), data)
+
+
+class _Change:
+    """A change of one block, and whether it has come about.
+
+    `in_doubt` says that a request for it was given up, and may take effect yet.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self.in_doubt = False
+
+    async def make(
+        self, ctx: Context, change: Callable[[Context], Coroutine[Any, Any, Result]]
+    ) -> Result:
+        """Make the change, in a context of its own: see `Context.unknown_attempts`."""
+        own = replace(ctx, unknown_attempts=0)
+
+        async def watched() -> Result:
+            self.in_doubt = True  # should this be cut off
+            try:
+                result = await change(own)
+            except BlockStoreError:
+                self.in_doubt = own.unknown_attempts > 0
+                raise
+            self.done = True
+            self.in_doubt = own.unknown_attempts > 0
+            return result
+
+        return await _finished(ctx, watched())
 
 
 def _finished(ctx: Context, change: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:

@@ -15,6 +15,7 @@ from blockyard.errors import (
     DeadlineExceededError,
     NotS3Error,
     S3Error,
+    StoreClosedError,
     ThrottledError,
     TLSError,
     TransportConnectionError,
@@ -85,7 +86,7 @@ def may_have_taken_effect(error: BlockStoreError) -> bool:
     if isinstance(error, TransportError):
         return not never_connected(error)
     if not isinstance(error, S3Error):
-        return False
+        return isinstance(error, StoreClosedError)  # which cuts off what is under way
     if isinstance(error, ThrottledError):
         return error.status == 503 and not error.code
     return error.status in _TRANSIENT_STATUS and error.code not in _NOT_DONE

@@ -136,7 +136,7 @@ def temporary_file(root: Path) -> Generator[TemporaryFile, None, None]:
             yield TemporaryFile(area, name, file)
         finally:
             os.close(file)
-            with suppress(OSError):  # renamed, or else left to `purge`
+            with syscalls.errors_ignored():  # renamed, or else left to `purge`
                 os.unlink(name, dir_fd=area)
 
 
@@ -270,11 +270,11 @@ def purge(temporary: TemporaryFile) -> None:
     Their age is held against the time of the new one: both are the file system's own.
     """
     now = os.fstat(temporary.file).st_mtime
-    with suppress(OSError), os.scandir(temporary.area) as entries:
+    with syscalls.errors_ignored(), os.scandir(temporary.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
             if entry.name.startswith(_LOCK):
                 continue
-            with suppress(OSError):  # its writer has just finished, or it is not ours to remove
+            with syscalls.errors_ignored():  # its writer has just finished, or it is not ours
                 known = stat_file(temporary.area, entry.name)
                 if now - known.st_mtime > LEFT_BEHIND:
                     os.unlink(entry.name, dir_fd=temporary.area)
@@ -376,12 +376,15 @@ def _locked(
                 raise
         yield
     finally:
-        _held.discard(mine)
-        if file >= 0:
-            if os.getpid() == mine[0]:  # not in a forked child, whose descriptor it is too
-                with suppress(OSError):  # it was never locked
-                    fcntl.flock(file, fcntl.LOCK_UN)
-            os.close(file)
+        try:  # a signal handler may raise after each call; a lock that is left is waited for for ever
+            _held.discard(mine)
+            if file >= 0 and os.getpid() == mine[0]:  # it is a forked child's descriptor, too
+                fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError as error:  # it was never locked
+            pass_on_foreign(error)
+        finally:
+            if file >= 0:
+                os.close(file)
 
 
 def _open_lock(root: Path, area: int | None, name: str) -> int:
@@ -396,7 +399,7 @@ def _open_lock(root: Path, area: int | None, name: str) -> int:
 
 def remove_empty(root: Path, folders: Sequence[str]) -> None:
     """Remove the folders that hold nothing, from the innermost one out."""
-    with suppress(OSError):  # not empty, just gone, or not ours: an empty folder does no harm
+    with syscalls.errors_ignored():  # not empty, just gone, or not ours: an empty folder does no harm
         for depth in reversed(range(len(folders))):
             with opened_folder(root, folders[:depth]) as above:
                 os.rmdir(folders[depth], dir_fd=above)

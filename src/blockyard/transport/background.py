@@ -345,6 +345,7 @@ class _Call(Generic[Result]):
         return outcome[0]
 
     def _end(self, task: asyncio.Task[Result]) -> None:
+        self._operation.close()  # it never began where the task was cancelled at once
         if not task.cancelled():
             error = task.exception()
             self._outcome = (task.result(),) if error is None else _bare(error)

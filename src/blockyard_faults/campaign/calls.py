@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from blockyard.content.writing import TIDY_SECONDS
+from blockyard.content.writing import BEGUN, TIDY_SECONDS
 from blockyard.errors import BlockStoreError, DeadlineExceededError, TransportTimeoutError
 from blockyard_faults.campaign import watch
 from blockyard_faults.campaign.clients import Client
@@ -94,8 +94,12 @@ class Calls:
 
     def _check_time(self, what: str, begun: float, ended: float, notes: Sequence[str]) -> None:
         due = begun + self.deadline
-        if any(note.endswith(REPLACED) for note in notes):  # what has begun goes on to its end
-            self.tally.replaced += 1
+        replaced = any(note.endswith(REPLACED) for note in notes)
+        unfinished = any(BEGUN in note for note in notes)
+        self.tally.replaced += replaced
+        self.tally.unfinished += unfinished
+        if replaced or unfinished:  # a replacement that has begun goes on
+            self.tally.longest_ending = max(self.tally.longest_ending, ended - due)
             due += TIDY_SECONDS
         over = ended - due
         self.tally.overrun = max(self.tally.overrun, over)

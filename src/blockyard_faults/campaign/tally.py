@@ -30,9 +30,11 @@ class Tally:
     `broken` counts broken promises, of which `details` tells the first ones. `read_back` counts
     the blocks that had to be there at the end, `settled` the keys that were not written again
     (see `expected`), `own` the exceptions that the caller's own code raised, `replaced` the
-    contents that were replaced all the same by a call that failed. `overrun` is the most seconds by
-    which a call outlived its deadline, `net_overrun` the same without the time in which the machine
-    ran nobody in the process (see `watch`).
+    contents that were replaced all the same by a call that failed, `unfinished` those whose
+    replacement it had begun and could not end; `longest_ending` is the most seconds by which such a
+    call outlived its deadline. `overrun` is the same of all calls, of those past the time that they
+    have for it; `net_overrun` without the time in which the machine ran nobody in the process (see
+    `watch`).
     """
 
     operations: Counter[str] = field(default_factory=_counter)
@@ -45,6 +47,8 @@ class Tally:
     settled: int = 0
     own: int = 0
     replaced: int = 0
+    unfinished: int = 0
+    longest_ending: float = 0.0
     overrun: float = 0.0
     net_overrun: float = 0.0
 
@@ -72,6 +76,8 @@ class Tally:
         self.settled += other.settled
         self.own += other.own
         self.replaced += other.replaced
+        self.unfinished += other.unfinished
+        self.longest_ending = max(self.longest_ending, other.longest_ending)
         self.overrun = max(self.overrun, other.overrun)
         self.net_overrun = max(self.net_overrun, other.net_overrun)
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-HUNG_AFTER = 30.0
+HUNG_AFTER = 60.0
 """Seconds past its deadline after which a call counts as hung."""
 _TICK = 0.02
 _KEPT = 20_000  # ticks, which are some minutes
