@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import socket
 import ssl
@@ -451,6 +452,25 @@ def test_the_first_block_of_a_content_comes_late(
             _ = store.read_content(content)
         assert proxy.release() == [200, 200]
         assert store.read_content(content) == b"four blocks here"
+
+
+def test_the_old_first_block_of_a_content_is_deleted_late(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    """After the new one has taken its place, which goes with it: then the staged one is there."""
+    content, delete = f"{key_prefix}replaced", Match("DELETE", "chunk-0/block-0")
+    with late_for_contents(moto_endpoint, bucket, delete) as (store, proxy):
+        _ = store.write_content(content, b"four blocks here")
+        _ = store.write_content(content, b"one")
+        assert store.read_content(content) == b"one"
+        assert proxy.release() == [204, 204]
+        with pytest.raises(blockyard.IntegrityError, match="chunk-new-") as raised:
+            _ = store.read_content(content)
+        staged = re.search(rf"{content}/chunk-new-\w+", str(raised.value))
+        assert staged
+        _ = store.copy_content(staged[0], content)
+        assert store.read_content(content) == b"one"
+        assert all("chunk-new-" not in key for key in store.list_by_prefix(content))
 
 
 @pytest.mark.xfail(strict=True, reason="late requests after later changes: contents in one step")

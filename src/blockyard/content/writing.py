@@ -199,7 +199,8 @@ class ContentWriter:
         """Let the `count` blocks of the whole content `staged` take the place of what is there.
 
         From when block 0 of the old one is deleted neither content can be read until it ends. When
-        it is interrupted then, the way back is to finish it.
+        it is interrupted then, the way back is to finish it. Where a request for that delete may be
+        carried out yet, the staged blocks stay: it would take the new block 0.
         """
         old = found.blocks
         taken = _Change()
@@ -222,7 +223,8 @@ class ContentWriter:
         async def finish(ctx: Context, _: str) -> None:
             if not placed:
                 await put_all(ctx)
-            await self._remove_staged(ctx, content_id)
+            if not taken.in_doubt:  # else the delete may come yet, for the new block 0
+                await self._remove_staged(ctx, content_id)
 
         try:
             await finish(ctx, content_id)
@@ -370,7 +372,7 @@ class _Change:
         self, ctx: Context, change: Callable[[Context], Coroutine[Any, Any, Result]]
     ) -> Result:
         """Make the change, in a context of its own: see `Context.unknown_attempts`."""
-        own = replace(ctx, unknown_attempts=0)
+        own = replace(ctx, unknown_attempts=int(self.in_doubt))
 
         async def watched() -> Result:
             self.in_doubt = True  # should this be cut off
