@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -232,6 +233,7 @@ LOCAL_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
     "write_block": lambda store, _: store.write_block("a/b/c", b"block"),
     "read_block": lambda store, _: store.read_block("d/e/f"),
     "stat_block": lambda store, _: store.stat_block("d/e/f"),
+    "if_match": lambda store, _: store.write_block("d/e/f", b"b", if_match=etag_of(store)),
     "delete_block": lambda store, _: (
         store.write_block("d/x", b"block"),
         store.delete_block("d/x"),
@@ -241,23 +243,33 @@ LOCAL_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
 }
 
 
+def etag_of(store: blockyard.BlockStore) -> str:
+    return store.stat_block("d/e/f").etag
+
+
 @pytest.mark.parametrize("call", LOCAL_CALLS)
 def test_what_a_handler_raises_as_a_system_call_returns_is_raised(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its `TimeoutError` is an `OSError`, and none of those that do not matter to the call."""
+    """Its `TimeoutError` is an `OSError`, and none of those that do not matter to the call.
+
+    Nor does a lock stay behind when it comes just before that is given back: the next call would
+    wait for it for ever.
+    """
     made, raises_at, raised, error = 0, 0, False, LateError()
 
-    def interrupted(system_call: Callable[..., object]) -> Callable[..., object]:
+    def interrupted(
+        system_call: Callable[..., object], *, before: bool = False
+    ) -> Callable[..., object]:
         def make(*args: object, **named: object) -> object:
             nonlocal made, raised
-            result = system_call(*args, **named)
+            result = None if before else system_call(*args, **named)
             if threading.current_thread() is threading.main_thread():  # where handlers run
                 made += 1
                 if made == raises_at:
                     raised = True
                     raise error
-            return result
+            return system_call(*args, **named) if before else result
 
         return make
 
@@ -266,6 +278,7 @@ def test_what_a_handler_raises_as_a_system_call_returns_is_raised(
         _ = store.write_block("d/e/f", b"block")
         for name in SYSTEM_CALLS:
             monkeypatch.setattr(os, name, interrupted(getattr(os, name)))
+        monkeypatch.setattr(fcntl, "flock", interrupted(fcntl.flock, before=True))
         ended = False
         while not ended:
             made, raises_at, raised = 0, raises_at + 1, False

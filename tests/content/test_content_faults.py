@@ -542,11 +542,8 @@ class LateFirstBlock(HookedStore):
         self.late: list[Coroutine[Any, Any, BlockInfo]] = []
         self._how = how
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        change = super().write_block(ctx, key, data, if_absent=if_absent)
-        return await self._carry_out(ctx, key, change)
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        return await self._carry_out(ctx, request.key, super().write(ctx, request))
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> BlockInfo:
         change = super().copy_block(ctx, source_key, target_key)

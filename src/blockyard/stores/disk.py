@@ -376,7 +376,7 @@ def _locked(
                 raise
         yield
     finally:
-        try:  # a signal handler may raise after each call; a lock that is left is waited for for ever
+        try:  # a signal handler may raise after each call: a lock that stays is waited for for ever
             _held.discard(mine)
             if file >= 0 and os.getpid() == mine[0]:  # it is a forked child's descriptor, too
                 fcntl.flock(file, fcntl.LOCK_UN)
@@ -399,7 +399,7 @@ def _open_lock(root: Path, area: int | None, name: str) -> int:
 
 def remove_empty(root: Path, folders: Sequence[str]) -> None:
     """Remove the folders that hold nothing, from the innermost one out."""
-    with syscalls.errors_ignored():  # not empty, just gone, or not ours: an empty folder does no harm
+    with syscalls.errors_ignored():  # not empty, just gone, or not ours: such a one does no harm
         for depth in reversed(range(len(folders))):
             with opened_folder(root, folders[:depth]) as above:
                 os.rmdir(folders[depth], dir_fd=above)
