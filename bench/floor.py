@@ -27,10 +27,10 @@ from bench.workloads import KIB, MIB, RANGED_BLOCK
 from blockyard import BlockStore, open_store
 from blockyard.context import Response
 from blockyard.s3.credentials import Credentials
+from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.integrity import service_checksum
 from blockyard.s3.ranges import Span
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.heads import encode_head, parse_head

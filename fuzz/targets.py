@@ -23,6 +23,7 @@ from blockyard.errors import BlockStoreError, ConfigError, InvalidKeyError, Tran
 from blockyard.keys import check_key, check_prefix
 from blockyard.model import KIB, MAX_BLOCK_SIZE
 from blockyard.s3 import requests
+from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.error_responses import error_from, region_hint, retry_after, server_time
 from blockyard.s3.integrity import (
     PageChecksums,
@@ -33,7 +34,6 @@ from blockyard.s3.integrity import (
 from blockyard.s3.listing import PageRequest, list_page
 from blockyard.s3.ranges import Span, check_range_reply
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.requests import Address, bucket_address
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.stores.base import ReadRequest
 from blockyard.stores.paths import entry_of, folders_of, path_of

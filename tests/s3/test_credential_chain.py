@@ -28,7 +28,6 @@ import blockyard
 from blockyard.config import HttpConfig, S3Config, TimeoutConfig
 from blockyard.context import Context
 from blockyard.errors import ConfigError, DeadlineExceededError
-from blockyard.s3 import credential_chain
 from blockyard.s3.credentials import (
     ChainCredentials,
     Credentials,
@@ -535,7 +534,7 @@ def test_many_calls_share_the_failure_of_one_search(slow_program: Path) -> None:
 
 def test_botocore_is_imported_by_a_statement() -> None:
     """Tools that freeze programs, such as PyInstaller, look for `import` statements."""
-    tree = ast.parse(inspect.getsource(credential_chain))
+    tree = ast.parse(inspect.getsource(find_in_chain))
     imported = {
         alias.name
         for node in ast.walk(tree)

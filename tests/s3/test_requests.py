@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from blockyard.context import Origin, Request
 from blockyard.errors import ConfigError, ProtocolError
 from blockyard.s3 import requests
-from blockyard.s3.requests import bucket_address, encode_key, xml_safe
+from blockyard.s3.endpoints import bucket_address
+from blockyard.s3.requests import encode_key, xml_safe
 
 # Other work on the machine is no failure.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

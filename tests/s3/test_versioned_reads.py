@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blockyard.context import Context, Request, Response
+from blockyard.context import Context, Origin, Request, Response
 from blockyard.errors import (
     AccessDeniedError,
     BlockStoreError,
@@ -24,9 +24,9 @@ from blockyard.errors import (
     TransportConnectionError,
 )
 from blockyard.model import KIB, MIB, BlockInfo
+from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import PageChecksums, upload_headers
 from blockyard.s3.reading import Read, Step, next_step
-from blockyard.s3.requests import Address, Origin
 from blockyard.stores.base import ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore

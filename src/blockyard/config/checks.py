@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import IPv6Address
 from pathlib import Path
 
 from blockyard.keys import MAX_KEY_BYTES
-from blockyard.s3.regions import is_aws_host
+from blockyard.s3.endpoints import is_aws_host, parse_endpoint, parse_location
 
 _AWS_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 _DOTTED_QUAD = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]|\.(?!\.)){0,252}")
 _ACCESS_KEY = re.compile(r"[!-~]+")
-_PATH = re.compile(r"(/([A-Za-z0-9._~-]|%[0-9A-F]{2})+)*")
 _NOT_BUCKETS = {
     "--x-s3": "a directory bucket (S3 Express) has sessions and listings of its own, which are not "
     "supported: use a general purpose bucket",
@@ -122,29 +119,14 @@ def _check_not_masked(text: str) -> None:
 
 
 def check_endpoint(text: str) -> str:
-    """`http://HOST[:PORT][/PATH]`, `https://...`, or a bare `HOST...`, which gets its https.
-
-    Empty, which means AWS, it stays. An IPv6 address stands in brackets (RFC 3986, 3.2.2). Some
-    services live below a path, which is sent and signed as it stands here.
-    """
+    """The endpoint as a URL with its scheme, in lower case but for its path; "", AWS, stays."""
     if text == "":
         return ""
+    _, path = parse_endpoint(text)
     scheme, separator, location = text.partition("://")
     if not separator:
         scheme, location = "https", text
-    if scheme.lower() not in {"http", "https"}:
-        raise ValueError("the scheme is neither http nor https")
-    if "@" in location:
-        raise ValueError("credentials do not belong here: use access_key and secret_key")
-    location, slash, path = location.partition("/")
-    _check_location(location)
-    path = (slash + path).rstrip("/")
-    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise ValueError(
-            "the path may have segments of letters, digits, '-', '.', '_', '~' and percent-encoded "
-            "bytes in upper case, but not '.' or '..' alone"
-        )
-    return f"{scheme}://{location}".lower() + path
+    return f"{scheme}://{location.partition('/')[0]}".lower() + path
 
 
 def check_proxy(text: str) -> str:
@@ -154,7 +136,7 @@ def check_proxy(text: str) -> str:
     scheme, _, location = text.partition("://")
     if scheme.lower() != "http":
         raise ValueError("the scheme is not http")
-    _check_location(location.rpartition("@")[2].removesuffix("/"))
+    _ = parse_location(location.rpartition("@")[2].removesuffix("/"))
     return text
 
 
@@ -175,25 +157,3 @@ def check_folder(text: str) -> Path:
     if text == "":
         raise ValueError("an empty path names no folder")
     return Path(os.path.abspath(os.path.expanduser(check_one_line(text))))
-
-
-def _check_location(location: str) -> None:
-    """Refuse all but `HOST` and `HOST:PORT`."""
-    if location.startswith("["):
-        host, bracket, rest = location[1:].partition("]")
-        if not bracket or not _is_ipv6(host):
-            raise ValueError("the brackets do not hold an IPv6 address")
-        colon, port = rest[:1], rest[1:]
-    else:
-        host, colon, port = location.partition(":")
-        if not _HOST.fullmatch(host):
-            raise ValueError("only a host name and a port may follow the scheme")
-    if colon and not (colon == ":" and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536):
-        raise ValueError("the port is not a number from 1 to 65535")
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return IPv6Address(text).scope_id is None
-    except ValueError:
-        return False

@@ -19,8 +19,7 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
-from blockyard.s3.attempts import Attempts, PlainCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.calls import Attempts, Caller, PlainCall
 from blockyard.s3.capabilities import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient

@@ -82,12 +82,16 @@ _HINTS = {
     "RequestTimeTooSkewed": "check this machine's clock",
     "InvalidObjectState": "restore it from its archive first",
 }
-_ELSEWHERE = {
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "PermanentRedirect",
-    "TemporaryRedirect",
-}
+OTHER_REGION = frozenset(
+    {
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "IncorrectEndpoint",
+    }
+)
+"""Codes for a bucket in another region than the request was sent to."""
 _REGION = re.compile(r"[A-Za-z0-9-]{1,40}")
 _SECONDS = re.compile(r"[0-9]{1,9}")
 _CLIPPED = 300
@@ -164,7 +168,7 @@ class ErrorResponse:
             return f"it redirects to {self.location!r}: set endpoint to where that leads"
         if self.foreign:
             return "the reply is no error of S3's: is this an S3 endpoint, with no proxy before it?"
-        if self.code in _ELSEWHERE or self.status in (301, 302, 307, 308):
+        if self.code in OTHER_REGION or self.status in (301, 302, 307, 308):
             where = f"set region to {self.region!r}" if self.region else "check region"
             return f"the bucket is elsewhere: {where}, and check endpoint"
         if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):

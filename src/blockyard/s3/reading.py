@@ -32,12 +32,12 @@ from blockyard.errors import (
 from blockyard.keys import range_past_end
 from blockyard.model import KIB, MAX_BLOCK_SIZE, Block
 from blockyard.s3 import responses
-from blockyard.s3.attempts import Call, PlainCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.calls import Call, Caller, PlainCall
+from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
-from blockyard.s3.proof import check_object
 from blockyard.s3.ranges import Span, check_range_reply, cut_from_whole, stated_range
-from blockyard.s3.requests import Address, get_object, head_object
+from blockyard.s3.requests import get_object, head_object
+from blockyard.s3.responses import check_object
 from blockyard.stores.base import (
     ReadRequest,
     buffer_too_small,

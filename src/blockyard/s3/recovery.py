@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
 from blockyard.errors import BlockStoreError, S3Error, TransportError
-from blockyard.s3.attempts import Call
 from blockyard.s3.capabilities import Capabilities, refuses_a_header
 from blockyard.s3.credentials import Credentials, CredentialSource
-from blockyard.s3.error_responses import MAX_ERROR_BODY, error_from, region_hint, server_time
-from blockyard.s3.requests import Address, bucket_address, with_a_body
+from blockyard.s3.endpoints import Address, bucket_address
+from blockyard.s3.error_responses import (
+    MAX_ERROR_BODY,
+    OTHER_REGION,
+    error_from,
+    region_hint,
+    server_time,
+)
+from blockyard.s3.requests import with_a_body
 from blockyard.s3.signing import EMPTY_SHA256, Signer
+
+if TYPE_CHECKING:
+    from blockyard.s3.calls import Call
 
 _log = logging.getLogger("blockyard.s3")
 _LARGEST_SKEW = 300.0
 """Seconds between two clocks that a service, which allows fifteen minutes, does not mind."""
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_OTHER_REGION = frozenset(
-    {
-        "PermanentRedirect",
-        "TemporaryRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-        "IncorrectEndpoint",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Recovery:
         skew = self._skew(ctx, response)
         if (code in _SKEWED or (not code and skew is not None)) and attempts.may_recover("clock"):
             return self._learn_clock(ctx, call, response)
-        elsewhere = code in _OTHER_REGION or response.status in {301, 307, 400}
+        elsewhere = code in OTHER_REGION or response.status in {301, 307, 400}
         if region and elsewhere and region != site.region and attempts.may_recover("region"):
             if region != self.site.region:
                 _log_recovery(call, f"the bucket is in {region}")

@@ -1,4 +1,4 @@
-"""From an intent to the S3 request that states it: the address, the target, the headers.
+"""S3 requests: method, target and headers of each operation.
 
 Targets are built in the canonical form of Signature Version 4 (every byte of a key encoded
 once, the query sorted, a bare parameter written `delete=`), so that they are signed as sent.
@@ -7,17 +7,15 @@ Nothing here signs or sends.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from base64 import b64encode
-from dataclasses import dataclass
 from hashlib import md5
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from blockyard.context import Origin, Request
-from blockyard.errors import ConfigError, ProtocolError
-from blockyard.s3.regions import aws_endpoint
+from blockyard.context import Request
+from blockyard.errors import ProtocolError
+from blockyard.s3.endpoints import Address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,60 +23,10 @@ if TYPE_CHECKING:
 MAX_DELETED_AT_ONCE = 1000
 """How many keys one `delete_objects` may name."""
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_ENDPOINT = re.compile(r"[\x21-\x7e]+")
-_ENDPOINT_PATH = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})*")
-_DNS_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._~/-]*")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a bucket is.
-
-    `host` is the Host header; `root` is what comes before the `/` of a key in the path:
-    "/bucket" in path style, "" in virtual-hosted style, where `host` begins with the bucket.
-    """
-
-    origin: Origin
-    host: str
-    root: str
-    bucket: str
-
-    @property
-    def path(self) -> str:
-        """The path of the bucket itself."""
-        return self.root or "/"
-
-
-def bucket_address(
-    endpoint: str,
-    region: str,
-    bucket: str,
-    *,
-    path_style: bool,
-    fips: bool = False,
-    dualstack: bool = False,
-) -> Address:
-    """The address of `bucket` at `endpoint`: a URL, `host:port` (meaning https) or "" for AWS.
-
-    Virtual-hosted style, as AWS wants it, unless `path_style` is set or nothing else can
-    work: the endpoint is an IP address or a single label such as `localhost`, under which no
-    bucket has a name; it has a path; the bucket's name is not a host name; or it holds a dot,
-    which a wildcard certificate does not cover. `fips` and `dualstack` choose among AWS's own
-    endpoints. Raises `ConfigError` for an endpoint that is no URL.
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html
-    """
-    url = endpoint or aws_endpoint(region, fips=fips, dualstack=dualstack)
-    origin, root = _parse_endpoint(url)
-    if path_style or root or not _can_name_a_host(bucket, origin):
-        root += "/" + quote(bucket, safe="")
-    else:
-        origin = Origin(origin.scheme, f"{bucket}.{origin.host}", origin.port)
-    return Address(origin, _host_header(origin), root, bucket)
 
 
 def encode_key(key: str) -> str:
@@ -250,53 +198,3 @@ def _header_value(name: str, value: str) -> str:
     if not _HEADER_VALUE.fullmatch(value):
         raise ProtocolError(f"header {name}: {value!r} can't be sent, it must be printable ASCII")
     return value
-
-
-def _parse_endpoint(endpoint: str) -> tuple[Origin, str]:
-    """The origin, and the path before the bucket for a service that lives below one."""
-    url = endpoint if "://" in endpoint else f"https://{endpoint}"
-    try:
-        parts = urlsplit(url)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError as error:
-        raise _bad_endpoint(endpoint, str(error)) from None
-    if not _ENDPOINT.fullmatch(endpoint):
-        raise _bad_endpoint(endpoint, "only visible ASCII characters are allowed")
-    if scheme not in _DEFAULT_PORTS:
-        raise _bad_endpoint(endpoint, "the scheme must be http or https")
-    if not host or port == 0:
-        raise _bad_endpoint(endpoint, "the host or its port is missing")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise _bad_endpoint(endpoint, "no user, query or fragment is allowed in it")
-    if not _ENDPOINT_PATH.fullmatch(parts.path):
-        raise _bad_endpoint(endpoint, "its path must be percent-encoded")
-    origin = Origin(scheme, host, _DEFAULT_PORTS[scheme] if port is None else port)
-    return origin, parts.path.rstrip("/")
-
-
-def _bad_endpoint(endpoint: str, reason: str) -> ConfigError:
-    shown = endpoint.rpartition("@")[2]  # what comes before may be a password
-    return ConfigError(
-        f"endpoint: expected a URL such as https://s3.example.com:9000, got {shown!r}: {reason}"
-    )
-
-
-def _can_name_a_host(bucket: str, origin: Origin) -> bool:
-    if "." in bucket and origin.scheme == "https":
-        return False
-    host = origin.host.rstrip(".")
-    return bool(_DNS_BUCKET.fullmatch(bucket)) and "." in host and not _is_ip(host)
-
-
-def _host_header(origin: Origin) -> str:
-    """The name without the dot that ends it where it is absolute: that is for DNS alone."""
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host.rstrip(".")
-    return host if origin.port == _DEFAULT_PORTS[origin.scheme] else f"{host}:{origin.port}"
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        _ = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

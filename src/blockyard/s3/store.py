@@ -17,8 +17,7 @@ from blockyard.errors import (
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
-from blockyard.s3.attempts import PlainCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.calls import Caller, PlainCall
 from blockyard.s3.capabilities import lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
@@ -26,8 +25,8 @@ from blockyard.s3.integrity import (
     service_checksum_or_etag,
 )
 from blockyard.s3.listing import PageRequest
-from blockyard.s3.proof import check_deleted
 from blockyard.s3.reading import Reader
+from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 

@@ -8,7 +8,7 @@ import botocore.session
 import pytest
 from botocore.endpoint_provider import EndpointProvider
 
-from blockyard.s3.regions import aws_endpoint, is_aws_host
+from blockyard.s3.endpoints import aws_endpoint, is_aws_host
 
 LOADER = cast("Any", botocore.session.get_session()).get_component("data_loader")
 PARTITIONS = LOADER.load_data("partitions")
