@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from functools import partial
+from operator import call
 
 from blockyard.user_code import pass_on_foreign
 
@@ -42,14 +44,15 @@ def link(
     *,
     src_dir_fd: int | None = None,
     dst_dir_fd: int | None = None,
+    run: Callable[[Callable[[], None]], object] = call,
 ) -> None:
     """Give the open `file`, which is at `source`, the further name `target`.
 
     A symbolic link at `source` is followed if `src_dir_fd` is given. `FileExistsError` when
-    something else has that name.
+    something else has that name. `run` makes the call.
     """
     try:
-        os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        _ = run(partial(os.link, source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd))
     except FileExistsError:
         if not is_at(file, target, dst_dir_fd):
             raise
@@ -62,10 +65,14 @@ def rename(
     *,
     src_dir_fd: int | None = None,
     dst_dir_fd: int | None = None,
+    run: Callable[[Callable[[], None]], object] = call,
 ) -> None:
-    """Give the open `file` the name `target` instead of `source`, replacing what was there."""
+    """Give the open `file` the name `target` instead of `source`, replacing what was there.
+
+    `run` makes the call.
+    """
     try:
-        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        _ = run(partial(os.rename, source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd))
     except FileNotFoundError:
         if not is_at(file, target, dst_dir_fd):
             raise

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ import pytest
 import blockyard
 from blockyard import BlockStore, S3Config, StoreConfig
 from blockyard.errors import BlockNotFoundError, LocalStorageError, PreconditionFailedError
-from blockyard.stores import disk
+from blockyard.stores import disk, locks
 from blockyard.stores import memory as memory_module
+from blockyard.stores.locks import FolderLock, ReplacedError
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.paths import path_of
 from servers.endpoint import Endpoint
@@ -141,64 +143,85 @@ class TestFolder:
     def test_threads_add(self, store: BlockStore) -> None:
         assert add_at_once(store, 8, 25) == 200
 
-    def test_the_lock_keeps_every_other_change_out(self, store: BlockStore, tmp_path: Path) -> None:
+    def test_a_lock_keeps_every_other_change_out(self, store: BlockStore, tmp_path: Path) -> None:
         changes: list[Callable[[], object]] = [
             lambda: store.write_block(KEY, b"plain"),
             lambda: store.write_block("folder/new", b"plain", if_absent=True),
+            lambda: store.write_block(KEY, b"1", if_match=store.stat_block(KEY).etag),
             lambda: store.copy_block("other", KEY),
             lambda: store.delete_block(KEY),
             lambda: store.delete_blocks([KEY]),
         ]
+        _ = store.write_block(KEY, b"0")
+        [name] = (tmp_path / ".blockyard").iterdir()
         for change in changes:
             _ = store.write_blocks([(KEY, b"0"), ("other", b"1")])
             store.delete_block("folder/new")
             before = store.stat_block(KEY)
             changing = threading.Thread(target=change)
-            with disk._locked(tmp_path, path_of(KEY).folders, needed=True):
+            with name.open("r+") as lock:  # as another process has it
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 changing.start()
                 changing.join(0.1)
                 assert changing.is_alive()
                 assert store.stat_block(KEY) == before
                 assert not store.block_exists("folder/new")
             changing.join()
+        assert not locks._held
 
-    def test_a_call_in_the_middle_of_a_call_does_not_wait_for_it(
-        self, store: BlockStore, tmp_path: Path
-    ) -> None:
-        """As one of a signal handler's, or a finalizer's."""
-        info = store.write_block(KEY, b"0")
-        with disk._locked(tmp_path, path_of(KEY).folders, needed=True):
-            _ = store.write_block(KEY, b"1", if_match=info.etag)
-            store.delete_block(KEY)
-        assert not disk._held
+    def test_a_call_in_the_middle_of_one_does_not_wait_for_it(self, tmp_path: Path) -> None:
+        """As one of a finalizer's, which may run in an allocation of C."""
+        area = os.open(tmp_path, os.O_RDONLY)
+        calls: list[str] = []
+        try:
+            with FolderLock(area, ["folder"]) as outer, FolderLock(area, ["folder"]) as inner:
+                outer.run(lambda: inner.run(lambda: calls.append("inner")))
+        finally:
+            os.close(area)
+        assert calls == ["inner"]
+        assert not locks._held
+
+    def test_a_call_that_fails_leaves_nothing_locked(self, tmp_path: Path) -> None:
+        area = os.open(tmp_path, os.O_RDONLY)
+        absent = partial(os.unlink, "absent", dir_fd=area)
+        calls: list[str] = []
+        try:
+            with FolderLock(area, ["folder"]) as first, FolderLock(area, ["folder"]) as second:
+                with pytest.raises(FileNotFoundError):
+                    first.run(absent)
+                [name] = os.listdir(tmp_path)
+                with pytest.raises(ReplacedError):
+                    first.replace(area, name, (0, 0, 0), absent)
+                second.run(lambda: calls.append("second"))
+        finally:
+            os.close(area)
+        assert calls == ["second"]
+        assert not locks._held
 
     def test_a_forked_child_keeps_no_lock(self, store: BlockStore, tmp_path: Path) -> None:
+        """Though it has the descriptor that its parent locked."""
         _ = store.write_block(KEY, b"0")
         waiting, done = os.pipe()
-        with disk._locked(tmp_path, path_of(KEY).folders, needed=True):
+        children: list[int] = []
+
+        def fork() -> None:
             child = os.fork()
             if not child:
                 os.close(done)
                 _ = os.read(waiting, 1)
                 os._exit(0)
-        add(store)  # while the child has the descriptor
+            children.append(child)
+
+        with (
+            disk.own_area(tmp_path) as area,
+            FolderLock(area, path_of(KEY).folders) as lock,
+        ):
+            lock.run(fork)
+        add(store)
         assert store.read_block(KEY) == b"1"
         for end in (waiting, done):
             os.close(end)
-        assert os.waitpid(child, 0)[1] == 0
-
-    def test_a_forked_child_does_not_unlock(self, tmp_path: Path) -> None:
-        try:
-            with disk._locked(tmp_path, path_of(KEY).folders):
-                child = os.fork()
-                if not child:
-                    raise KeyError  # noqa: TRY301 - leaves the lock, as an interrupt would
-                assert os.waitpid(child, 0)[1] == 0
-                [lock] = (tmp_path / ".blockyard").iterdir()
-                with lock.open() as file, pytest.raises(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except KeyError:
-            os._exit(0)
+        assert os.waitpid(children[0], 0)[1] == 0
 
     def test_a_failed_one_leaves_no_folder(self, store: BlockStore, tmp_path: Path) -> None:
         for key in ("absent", "a/b/absent"):

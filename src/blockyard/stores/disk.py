@@ -9,19 +9,19 @@ names.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import threading
-import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from blockyard import syscalls
 from blockyard.model import MIB, BlockInfo
+from blockyard.stores import locks
+from blockyard.stores.locks import FolderLock, Version
 from blockyard.stores.paths import OWN_AREA, BlockPath
 from blockyard.user_code import pass_on_foreign
 
@@ -49,19 +49,8 @@ STEP = 64 * MIB
 _NAMES_SWEPT = 10_000
 """Names looked at in one purge, so that it costs little however many there are."""
 
-_LOCK = "lock-"
-_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-_LOCKS = 64
-"""So many files to lock there are: folders share one by chance, which only makes them wait."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EROFS, errno.EBADF)
-"""What locking fails with where there are no locks, or none for this user."""
-_held: set[tuple[int, int, Path, str]] = set()
-"""Which process and thread has which lock, or waits for it."""
-
 Check = Callable[[], None]
 """Raises `DeadlineExceededError` once the deadline of the call has passed."""
-Compare = Callable[[int], None]
-"""Raises when the block in that open folder is not the one to be replaced."""
 
 
 class NotABlockError(OSError):
@@ -147,13 +136,13 @@ def commit(
     *,
     replace: bool,
     check: Check,
-    compare: Compare | None = None,
+    version: Version | None = None,
 ) -> os.stat_result:
     """Move the temporary file to its path, durably and atomically; returns what `fstat` says of it.
 
-    Without `replace`, `FileExistsError` when a block is there: one of several racing wins. What
-    `compare` has seen is what is replaced, and nothing is when it raises. Past the deadline nothing
-    is put there.
+    Without `replace`, `FileExistsError` when a block is there: one of several racing wins. With a
+    `version` that alone is replaced: else `ReplacedError`, or `FileNotFoundError`. Past the
+    deadline nothing is put there.
     """
     _mark(temporary.file)
     os.fsync(temporary.file)
@@ -161,21 +150,25 @@ def commit(
     for tries_left in reversed(range(_PUBLISH_TRIES)):
         check()
         try:
-            with opened_folder(root, path.folders, make=True) as folder:
-                with _locked(root, path.folders, temporary.area, needed=compare is not None):
-                    if compare is not None:
-                        compare(folder)
-                    give_name(
-                        temporary.file,
-                        temporary.name,
-                        path.name,
-                        src_dir_fd=temporary.area,
-                        dst_dir_fd=folder,
-                    )
+            with (
+                opened_folder(root, path.folders, make=version is None) as folder,
+                FolderLock(temporary.area, path.folders, needed=version is not None) as lock,
+            ):
+                run = lock.run
+                if version is not None:
+                    run = partial(lock.replace, folder, path.name, version)
+                give_name(
+                    temporary.file,
+                    temporary.name,
+                    path.name,
+                    src_dir_fd=temporary.area,
+                    dst_dir_fd=folder,
+                    run=run,
+                )
                 syscalls.sync_folder(folder)
             break
         except OSError as error:  # a delete removed the folder while it was empty
-            if error.errno not in _GONE or not tries_left:
+            if error.errno not in _GONE or not tries_left or version is not None:
                 raise
     return os.fstat(temporary.file)
 
@@ -249,19 +242,31 @@ def remove(
     """
     failed: dict[str, OSError] = {}
     with opened_folder(root, folders) as folder:
-        with _locked(root, folders):
+        with own_area(root) as area, FolderLock(area, folders) as lock:
             for name in names:
                 try:
                     check()
-                    os.unlink(name, dir_fd=folder)
+                    lock.run(partial(os.unlink, name, dir_fd=folder))
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     pass_on_foreign(error)
                     failed[name] = error
         syscalls.sync_folder(folder)
-    remove_empty(root, folders)
+    _remove_empty(root, folders)
     return failed
+
+
+@contextmanager
+def own_area(root: Path) -> Generator[int, None, None]:
+    """A descriptor of the store's own folder; -1 for who may not make it, and so not write."""
+    with ExitStack() as opened:
+        try:
+            area = opened.enter_context(opened_folder(root, [OWN_AREA], make=True))
+        except PermissionError as error:
+            pass_on_foreign(error)
+            area = -1
+        yield area
 
 
 def purge(temporary: TemporaryFile) -> None:
@@ -272,7 +277,7 @@ def purge(temporary: TemporaryFile) -> None:
     now = os.fstat(temporary.file).st_mtime
     with syscalls.errors_ignored(), os.scandir(temporary.area) as entries:
         for _, entry in zip(range(_NAMES_SWEPT), entries, strict=False):
-            if entry.name.startswith(_LOCK):
+            if entry.name.startswith(locks.PREFIX):
                 continue
             with syscalls.errors_ignored():  # its writer has just finished, or it is not ours
                 known = stat_file(temporary.area, entry.name)
@@ -280,11 +285,11 @@ def purge(temporary: TemporaryFile) -> None:
                     os.unlink(entry.name, dir_fd=temporary.area)
 
 
-def open_etag(folder: int, name: str) -> str:
-    """The ETag of a block in an open folder. Opening it asks an NFS server for what is new."""
+def open_version(folder: int, name: str) -> os.stat_result:
+    """What is known of a block in an open folder. Opening it asks an NFS server for what is new."""
     file = os.open(name, _READ, dir_fd=folder)
     try:
-        return block_info(name, _regular(os.fstat(file))).etag
+        return _regular(os.fstat(file))
     finally:
         os.close(file)
 
@@ -349,55 +354,7 @@ def _regular(known: os.stat_result) -> os.stat_result:
     return known
 
 
-@contextmanager
-def _locked(
-    root: Path, folders: Sequence[str], area: int | None = None, *, needed: bool = False
-) -> Generator[None, None, None]:
-    """Keep other threads and processes from giving or taking names in a folder of blocks.
-
-    `area` is the store's own folder, where that is open already. Where the file system has no
-    locks nobody can: then it is an error if that is `needed`.
-    Re-entrant, since a signal handler or a finalizer may call the store in the middle of a call of
-    its thread; what that one compared may be replaced by then.
-    """
-    lock = f"{_LOCK}{zlib.crc32('/'.join(folders).encode()) % _LOCKS:02x}"
-    mine = (os.getpid(), threading.get_ident(), root, lock)
-    if mine in _held:
-        yield
-        return
-    file = -1
-    _held.add(mine)  # before it is so: else such a handler would wait for its own thread
-    try:
-        try:
-            file = _open_lock(root, area, lock)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if needed or error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        try:  # a signal handler may raise after each call: a lock that stays is waited for for ever
-            _held.discard(mine)
-            if file >= 0 and os.getpid() == mine[0]:  # it is a forked child's descriptor, too
-                fcntl.flock(file, fcntl.LOCK_UN)
-        except OSError as error:  # it was never locked
-            pass_on_foreign(error)
-        finally:
-            if file >= 0:
-                os.close(file)
-
-
-def _open_lock(root: Path, area: int | None, name: str) -> int:
-    if area is None:
-        with opened_folder(root, [OWN_AREA], make=True) as made:
-            return _open_lock(root, made, name)
-    try:
-        return os.open(name, _LOCK_FILE, 0o666, dir_fd=area)
-    except PermissionError:  # another user's: over NFS alone it must be open for writing
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=area)
-
-
-def remove_empty(root: Path, folders: Sequence[str]) -> None:
+def _remove_empty(root: Path, folders: Sequence[str]) -> None:
     """Remove the folders that hold nothing, from the innermost one out."""
     with syscalls.errors_ignored():  # not empty, just gone, or not ours: such a one does no harm
         for depth in reversed(range(len(folders))):

@@ -12,7 +12,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +45,7 @@ from blockyard.stores.base import (
     requested_range,
 )
 from blockyard.stores.disk import Check
+from blockyard.stores.locks import ReplacedError, Version, version_of
 from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
 from blockyard.user_code import pass_on_foreign
@@ -138,11 +138,10 @@ class FilesystemStore(Store):
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
         key = request.key
         path = path_of(key)
-        compare = None if request.if_match is None else partial(self._compare, request, path)
         with self._errors(f"write_block {key!r}"):
             check()
             self._prepare()
-            self._expect(request, path)
+            version = self._expected(request, path)
             with disk.temporary_file(self._root) as temporary:
                 self._purge(temporary, now)
                 disk.write_all(temporary.file, request.data, check)
@@ -153,36 +152,35 @@ class FilesystemStore(Store):
                         path,
                         replace=not request.if_absent,
                         check=check,
-                        compare=compare,
+                        version=version,
                     )
                 except FileExistsError:
                     raise _exists(key) from None
-                except BlockNotFoundError:  # and its folder was made again, to look
-                    disk.remove_empty(self._root, path.folders)
+                except (FileNotFoundError, ReplacedError):
+                    _ = self._expected(request, path)  # which says what is there instead
                     raise
         return disk.block_info(key, known)
 
-    def _expect(self, request: WriteRequest, path: BlockPath) -> None:
-        """Before anything is written, refuse what would be refused at the end of it."""
+    def _expected(self, request: WriteRequest, path: BlockPath) -> Version | None:
+        """The version that is to be replaced, if any. Raises what the conditions do.
+
+        Looked at before anything is written, so that what would be refused at its end is not.
+        """
+        key = request.key
         if not request.conditional:
-            return
+            return None
         try:
             with disk.opened_folder(self._root, path.folders) as folder:
                 if request.if_absent:
                     _ = disk.stat_file(folder, path.name)
-                    raise _exists(request.key)
-                self._compare(request, path, folder)
+                    raise _exists(key)
+                known = disk.open_version(folder, path.name)
         except FileNotFoundError:
-            if not request.if_absent:
-                raise _not_found("write_block", request.key) from None
-
-    def _compare(self, request: WriteRequest, path: BlockPath, folder: int) -> None:
-        """Raise unless the block has the ETag that it must have."""
-        try:
-            etag = disk.open_etag(folder, path.name)
-        except FileNotFoundError:
-            raise _not_found("write_block", request.key) from None
-        check_match(f"write_block {request.key!r}", request.if_match, etag)
+            if request.if_absent:
+                return None
+            raise _not_found("write_block", key) from None
+        check_match(f"write_block {key!r}", request.if_match, disk.block_info(key, known).etag)
+        return version_of(known)
 
     def _read(self, request: ReadRequest, check: Check) -> Block:
         key = request.key

@@ -1,0 +1,120 @@
+"""Locks that keep threads and processes from changing a folder of blocks at the same time.
+
+A lock is a file of the store's own that flock(2) is held on, which works over NFS as well. No
+Python code runs while one is held: a signal handler that calls the store in the middle of a call
+of its thread would wait for itself, and one that raises could leave it locked. So what is done
+under a lock is made of calls to C, which `map` makes one after the other; nothing gets in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from io import FileIO
+from itertools import chain, compress
+from operator import attrgetter, call, eq
+from typing import Any, Self
+
+from blockyard.user_code import pass_on_foreign
+
+Call = Callable[[], Any]
+"""A function of C with its arguments, a `partial`."""
+Version = tuple[int, int, int]
+
+PREFIX = "lock-"
+"""What the names of the files begin with."""
+_FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+_FILES = 64
+"""Folders share one by chance, which only makes them wait."""
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EROFS, errno.EBADF)
+"""What locking fails with where there are no locks, or none for this user."""
+_held: set[tuple[int, int, str]] = set()
+"""Which process and thread holds which lock: a finalizer may run in an allocation of C."""
+
+version_of: Callable[[os.stat_result], Version] = attrgetter("st_mtime_ns", "st_ino", "st_size")
+"""What tells a file from one that replaced it."""
+
+
+class ReplacedError(OSError):
+    """The file is not the version that was to be replaced."""
+
+
+class FolderLock:
+    """The lock of the folder of blocks that `folders` lead to; `area` is the store's own, open.
+
+    Where the file system has no locks nobody has: the calls are made without, or it is an error if
+    the lock is `needed`. For use by `with`; where a handler raises before that has ended, the file
+    is closed with its object.
+    """
+
+    def __init__(self, area: int, folders: Sequence[str], *, needed: bool = False) -> None:
+        self._file: FileIO | None = None
+        self._needed = needed
+        name = f"{PREFIX}{zlib.crc32('/'.join(folders).encode()) % _FILES:02x}"
+        self._mine = (os.getpid(), threading.get_ident(), name)
+        try:
+            self._file = _opened(area, name)
+        except OSError as error:
+            self._check_needless(error)
+
+    def run(self, action: Call) -> None:
+        """Make one call under the lock."""
+        _ = self._make((action,))
+
+    def replace(self, folder: int, name: str, version: Version, action: Call) -> None:
+        """Make one call under the lock if the file `name` of the open `folder` has that version.
+
+        Else raises `ReplacedError`, or `FileNotFoundError`. The folder is opened again, which has
+        an NFS client ask what is new in it.
+        """
+        fresh = map(os.close, map(call, (partial(os.open, ".", _FOLDER, dir_fd=folder),)))
+        found = map(call, (partial(os.stat, name, dir_fd=folder, follow_symlinks=False),))
+        is_that_version = map(eq, map(version_of, found), (version,))
+        # `close` returns None, so that the first of the two is left out, but drawn
+        if not self._make(compress((action, action), chain(fresh, is_that_version))):
+            raise ReplacedError(f"{name}: another file has that name now")
+
+    def _make(self, actions: Iterable[Call]) -> int:
+        """How many calls were made."""
+        if self._file is None or self._mine in _held:
+            return len(list(map(call, actions)))
+        file = self._file.fileno()
+        take = (partial(fcntl.flock, file, fcntl.LOCK_EX), partial(_held.add, self._mine))
+        drop = (partial(_held.discard, self._mine), partial(fcntl.flock, file, fcntl.LOCK_UN))
+        try:
+            return len(list(map(call, chain(take, actions, drop)))) - len(take) - len(drop)
+        except OSError as error:
+            if self._mine in _held:  # so that it is an action's
+                _ = list(map(call, drop))
+                raise
+            self._check_needless(error)
+        return len(list(map(call, actions)))
+
+    def _check_needless(self, error: OSError) -> None:
+        if self._needed or error.errno not in _NO_LOCKS:
+            raise error
+
+    def close(self) -> None:
+        """Close its file."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opened(area: int, name: str) -> FileIO:
+    try:
+        return FileIO(os.open(name, _FILE, 0o666, dir_fd=area), "r+")
+    except PermissionError as error:  # another user's: over NFS alone it must be open for writing
+        pass_on_foreign(error)
+        return FileIO(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=area))
