@@ -105,7 +105,7 @@ def read_ranges(store: BlockStore, source: Path) -> None:
 
 
 def read_whole(store: BlockStore, target: Path) -> None:
-    with step("read", f"{CONTENT} into a file", store.content_size(CONTENT)):
+    with step("read", f"{CONTENT} into a file", store.stat_content(CONTENT).size):
         _ = store.read_content_into(CONTENT, target)
 
 

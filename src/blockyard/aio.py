@@ -253,9 +253,17 @@ class AsyncBlockStore:
         layout = await self._reader.layout(self._context(), content_id, "open_content")
         return AsyncContentFile(Cursor(self._reader, layout), self._context)
 
-    async def content_size(self, content_id: str) -> int:
-        """See `BlockStore.content_size`."""
-        return await self._reader.content_size(self._context(), content_id)
+    async def stat_content(self, content_id: str) -> ContentInfo:
+        """See `BlockStore.stat_content`."""
+        return await self._reader.stat_content(self._context(), content_id)
+
+    async def content_exists(self, content_id: str) -> bool:
+        """See `BlockStore.content_exists`."""
+        return await self._reader.content_exists(self._context(), content_id)
+
+    async def list_contents(self, prefix: str = "") -> list[ContentInfo]:
+        """See `BlockStore.list_contents`."""
+        return await self._reader.list_contents(self._context(), prefix)
 
     async def copy_content(
         self, source_id: str, target_id: str, *, progress: Progress | None = None

@@ -377,15 +377,23 @@ class Operations:
         failed.update(outcome.failed)
 
 
+async def each_page(
+    operations: Operations, ctx: Context, request: ListRequest, use: Callable[[Page], object]
+) -> None:
+    """Call `use` with every page of a listing, from that of `request` on."""
+    while True:
+        page = await operations.list_page(ctx, request)
+        _ = use(page)
+        if page.next_token is None:
+            return
+        request = replace(request, token=page.next_token)
+
+
 async def all_pages(operations: Operations, ctx: Context, request: ListRequest) -> list[Page]:
     """Every page of a listing, from that of `request` on."""
     pages: list[Page] = []
-    while True:
-        page = await operations.list_page(ctx, request)
-        pages.append(page)
-        if page.next_token is None:
-            return pages
-        request = replace(request, token=page.next_token)
+    await each_page(operations, ctx, request, pages.append)
+    return pages
 
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:

@@ -376,12 +376,25 @@ class BlockStore:
             RawContentFile(cursor, partial(self._run_many, cursor.fetch)), FIRST_WINDOW
         )
 
-    def content_size(self, content_id: str) -> int:
-        """The content's size in bytes. Raises `BlockNotFoundError`, and `IntegrityError`.
+    def stat_content(self, content_id: str) -> ContentInfo:
+        """Size, number of blocks and time of the content. Raises what `read_content` does of it.
 
         Lists the content: one request for every thousand blocks (4 GiB).
         """
-        return run_to_end(self._reader.content_size(self._context(), content_id))
+        return run_to_end(self._reader.stat_content(self._context(), content_id))
+
+    def content_exists(self, content_id: str) -> bool:
+        """Whether there is a content of that id that a write has finished, by its block 0."""
+        return run_to_end(self._reader.content_exists(self._context(), content_id))
+
+    def list_contents(self, prefix: str = "") -> list[ContentInfo]:
+        """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
+
+        One that a write has not finished is not there yet; one with a hole is told as if it had
+        none, and is an `IntegrityError` when it is read. Lists the blocks: one request for
+        every thousand (4 GiB).
+        """
+        return run_to_end(self._reader.list_contents(self._context(), prefix))
 
     def copy_content(
         self, source_id: str, target_id: str, *, progress: Progress | None = None

@@ -88,6 +88,16 @@ class TestLooking:
         assert len(ok("ls", "mov").splitlines()) == 4
         assert ok("ls", "nothing") == ""
 
+    def test_ls_shows_contents(self, source: Path) -> None:
+        ok("put", source, "movie")
+        ok("put", source, "ä movie")
+        first, second = ok("ls", "--contents").splitlines()
+        assert re.fullmatch(r" +4\.0 MiB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie", first)
+        assert second.endswith("  ä movie")
+        line = json.loads(ok("ls", "-c", "--json", "mov"))
+        assert sorted(line) == ["blocks", "content_id", "last_modified", "size"]
+        assert (line["content_id"], line["size"]) == ("movie", BLOCK_SIZE + 100)
+
     def test_json_lines_are_whole(self, source: Path) -> None:
         ok("put", source, "ä movie")
         line = json.loads(ok("ls", "--json").splitlines()[0])
@@ -99,7 +109,8 @@ class TestLooking:
         ok("put", source, "movie")
         block = ok("stat", "movie/chunk-0/block-1")
         assert "block:    movie/chunk-0/block-1\nsize:     100 bytes (100 B)\netag:" in block
-        assert ok("stat", "movie") == f"content:  movie\nsize:     {len(DATA)} bytes (4.0 MiB)\n"
+        shown = f"content:  movie\nsize:     {len(DATA)} bytes (4.0 MiB)\nmodified: "
+        assert ok("stat", "movie").startswith(shown)
 
     def test_health(self, folder: Path) -> None:
         assert re.fullmatch(rf"{re.escape(str(folder))}: ok, [\d.]+ ms\n", ok("health"))

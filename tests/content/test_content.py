@@ -21,6 +21,7 @@ from blockyard import (
     LocalStorageError,
     StoreClosedError,
 )
+from blockyard.content.layout import staged_id
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -79,7 +80,7 @@ class TestWriting:
         info = store.write_content("a/movie", SOURCES[kind](data, tmp_path / "source"))
         assert (info.content_id, info.size) == ("a/movie", size)
         assert info.blocks == len(store.list_by_prefix()) == max(1, -(-size // BLOCK))
-        assert store.content_size("a/movie") == size
+        assert store.stat_content("a/movie").size == size
         assert store.read_content("a/movie") == data
 
     def test_blocks_are_plain_and_their_keys_count_within_the_chunk(
@@ -175,7 +176,7 @@ class TestReading:
             lambda: store.read_content_into("movie", tmp_path / "out"),
             lambda: list(store.iter_content("movie")),
             lambda: store.open_content("movie"),
-            lambda: store.content_size("movie"),
+            lambda: store.stat_content("movie"),
             lambda: store.copy_content("movie", "copy"),
         ):
             with pytest.raises(BlockNotFoundError, match="'movie': there is no such content"):
@@ -335,7 +336,7 @@ class TestDoubt:
         key = f"movie/chunk-{missing // 16}/block-{missing % 16}"
         store.delete_block(key)
         for call in (
-            lambda: store.content_size("movie"),
+            lambda: store.stat_content("movie"),
             lambda: store.read_content("movie", 0, 1),
             lambda: store.read_content_into("movie", tmp_path / "out"),
             lambda: store.open_content("movie"),
@@ -353,7 +354,7 @@ class TestDoubt:
         key = f"movie/chunk-0/block-{index}"
         store.write_block(key, bytes(size))
         with pytest.raises(IntegrityError, match=f"'{key}' has {size} bytes where {BLOCK}"):
-            store.content_size("movie")
+            store.stat_content("movie")
 
     def test_without_block_0_it_is_unfinished_and_can_be_deleted(self, store: BlockStore) -> None:
         store.write_content("movie", content(1000))
@@ -382,9 +383,59 @@ class TestDoubt:
             store.write_block(key, b"other")
         store.write_content("movie", content(40))
         store.write_content("movie", content(50))
-        assert store.content_size("movie") == 50
+        assert store.stat_content("movie").size == 50
         store.delete_content("movie")
         assert sorted(store.list_by_prefix()) == sorted(others)
+
+
+class TestListed:
+    """What `list_contents` tells of what is there."""
+
+    def test_one_with_a_hole_is_told_as_if_it_had_none(self, store: BlockStore) -> None:
+        store.write_content("movie", content(CHUNK + 1))
+        store.delete_block("movie/chunk-0/block-3")
+        [info] = store.list_contents()
+        assert (info.content_id, info.size, info.blocks) == ("movie", CHUNK + 1, 17)
+
+    def test_what_is_no_content_is_left_out(self, store: BlockStore) -> None:
+        for key in (
+            "chunk-0/block-0",
+            "/chunk-0/block-0",
+            "a/chunk-00/block-0",
+            "a/chunk-0/block-16",
+            "a/chunk-0/block-0/x",
+            "b/chunk-0/block-1",
+            "c//chunk-0/block-0",
+            "d" * 961 + "/chunk-0/block-0",
+            "e/chunk-0",
+            f"{staged_id('movie', bytes(4))}/chunk-0/block-0",
+            f"{staged_id('gone', bytes(4))}/chunk-0/block-0",
+        ):
+            store.write_block(key, b"other")
+        assert store.list_contents() == []
+        store.write_block("movie/chunk-0/block-0", b"whole")
+        assert [(info.content_id, info.size) for info in store.list_contents()] == [("movie", 5)]
+
+    def test_contents_below_contents_are_told_apart(self, store: BlockStore) -> None:
+        names = ["a", "a/chunk-0", "a/chunk-0/block-0", "a/chunk-new-00000000ffffffff"]
+        for size, name in enumerate(names):
+            store.write_content(name, bytes(size))
+        assert [(info.content_id, info.size) for info in store.list_contents()] == [
+            (name, size) for size, name in enumerate(names)
+        ]
+
+    @pytest.mark.parametrize("page_size", [1, 2, 3, 7])
+    def test_over_pages_in_the_order_of_ids(
+        self, store: BlockStore, page_size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = ["a", "a!", "a/b", "b", "\U0001f600"]
+        for size, name in enumerate(names):
+            store.write_content(name, content(size * BLOCK))
+        monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
+        listed = store.list_contents()
+        assert [info.content_id for info in listed] == names
+        assert [info.size for info in listed] == [size * BLOCK for size in range(5)]
+        assert store.list_contents("a/") == listed[2:3]
 
 
 class TestNames:
@@ -393,7 +444,8 @@ class TestNames:
         for call in (
             lambda: store.write_content(name, b""),
             lambda: store.read_content(name),
-            lambda: store.content_size(name),
+            lambda: store.stat_content(name),
+            lambda: store.content_exists(name),
             lambda: store.copy_content("movie", name),
             lambda: store.delete_content(name),
         ):

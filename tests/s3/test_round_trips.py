@@ -133,7 +133,9 @@ COSTS = [
         3,
         ONE_STEP,
     ),
-    Row("`content_size`", lambda store: store.content_size("large"), 1, 1),
+    Row("`stat_content`", lambda store: store.stat_content("large"), 1, 1),
+    Row("`content_exists`", lambda store: store.content_exists("large"), 1, 1),
+    Row("`list_contents`, each 1,000 blocks", lambda store: store.list_contents(), 1, 1),
     Row("`read_content`, 1 block", lambda store: store.read_content("small"), 2, 2, ONE_STEP),
     Row(
         "`read_content`, N blocks",

@@ -62,7 +62,9 @@ CALLS: dict[str, Callable[[BlockStore], object]] = {
     "health_check": lambda store: store.health_check(),
     "write_content": lambda store: store.write_content("movie", b"late"),
     "read_content": lambda store: store.read_content("movie"),
-    "content_size": lambda store: store.content_size("movie"),
+    "stat_content": lambda store: store.stat_content("movie"),
+    "content_exists": lambda store: store.content_exists("movie"),
+    "list_contents": lambda store: store.list_contents(),
     "copy_content": lambda store: store.copy_content("movie", "new"),
     "delete_content": lambda store: store.delete_content("movie"),
 }

@@ -8,6 +8,7 @@ import stat as stat_module
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -87,7 +88,7 @@ def get(
     if _is_stream(file, 1):
         _write_out(store, content_id, 0, None)
         return
-    total = store.content_size(content_id) if watched() else None
+    total = store.stat_content(content_id).size if watched() else None
     with progress_bar(f"get {content_id}", total) as progress:
         _ = store.read_content_into(content_id, file, progress=progress)
 
@@ -109,12 +110,13 @@ def cat(
 def ls(
     store: "BlockStore",
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
+    contents: Annotated[bool, typer.Option("--contents", "-c", help="Contents instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List blocks: size, time of the last change in UTC, key."""
+    """List blocks, or contents: size, time of the last change in UTC, key or content id."""
     show = json_row if as_json else row
-    for block in store.iter_blocks(prefix):
-        say(show(block))
+    for listed in store.list_contents(prefix) if contents else store.iter_blocks(prefix):
+        say(show(listed))
 
 
 @app.command()
@@ -123,11 +125,13 @@ def stat(store: "BlockStore", key: Key) -> None:
     """Show what is known of a block, or of a content."""
     if store.block_exists(key):
         block = store.stat_block(key)
-        modified = block.last_modified.isoformat() if block.last_modified else "not known"
+        modified = _time(block.last_modified)
         _describe(block=shown(key), size=_exact(block.size), etag=block.etag, modified=modified)
         return
     with _named("stat", key):
-        _describe(content=shown(key), size=_exact(store.content_size(key)))
+        content = store.stat_content(key)
+    modified = _time(content.last_modified)
+    _describe(content=shown(key), size=_exact(content.size), modified=modified)
 
 
 @app.command()
@@ -142,7 +146,7 @@ def cp(
         _ = store.copy_block(source, target)
         return
     with _named("cp", source):
-        total = store.content_size(source)
+        total = store.stat_content(source).size
         with progress_bar(f"cp {source}", total) as progress:
             _ = store.copy_content(source, target, progress=progress)
 
@@ -242,6 +246,10 @@ def _is_stream(file: str, number: int) -> bool:
 def _describe(**fields: str) -> None:
     for name, value in fields.items():
         say(f"{name + ':':9} {value}")
+
+
+def _time(moment: datetime | None) -> str:
+    return "not known" if moment is None else moment.isoformat()
 
 
 def _exact(size: int) -> str:

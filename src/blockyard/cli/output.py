@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
 from blockyard.cli.streams import named
-from blockyard.model import KIB
+from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
+    from blockyard.content.layout import ContentInfo
     from blockyard.content.progress import Progress
-    from blockyard.model import BlockInfo
 
 
 def say(text: str) -> None:
@@ -45,18 +46,18 @@ def shown(key: str) -> str:
     return key.encode("unicode_escape").decode()
 
 
-def row(block: BlockInfo) -> str:
-    """One line of `ls`: size, time in UTC and key."""
-    modified = f"{block.last_modified:%Y-%m-%d %H:%M:%S}" if block.last_modified else ""
-    return f"{human(block.size):>10}  {modified:19}  {shown(block.key)}"
+def row(listed: BlockInfo | ContentInfo) -> str:
+    """One line of `ls`: size, time in UTC, and key or content id."""
+    name = listed.key if isinstance(listed, BlockInfo) else listed.content_id
+    modified = f"{listed.last_modified:%Y-%m-%d %H:%M:%S}" if listed.last_modified else ""
+    return f"{human(listed.size):>10}  {modified:19}  {shown(name)}"
 
 
-def json_row(block: BlockInfo) -> str:
+def json_row(listed: BlockInfo | ContentInfo) -> str:
     """One line of `ls --json`."""
-    modified = block.last_modified.isoformat() if block.last_modified else None
-    return json.dumps(
-        {"key": block.key, "size": block.size, "etag": block.etag, "last_modified": modified}
-    )
+    modified = listed.last_modified.isoformat() if listed.last_modified else None
+    fields = listed._asdict() if isinstance(listed, BlockInfo) else asdict(listed)
+    return json.dumps({**fields, "last_modified": modified})
 
 
 def watched() -> bool:

@@ -10,8 +10,9 @@ names the key. This module does no I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from blockyard import arguments
 from blockyard.crc32c import crc32c
@@ -24,17 +25,23 @@ MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
+_CONTENT_BLOCK = re.compile(r"(.+)/chunk-[0-9]+/block-[0-9]+", re.DOTALL)
 _STAGED = re.compile(r"chunk-new-([0-9a-f]{8})([0-9a-f]{8})/")
 STAGED_NONCE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ContentInfo:
-    """A stored content: its size in bytes, and how many blocks it takes."""
+    """A stored content: its size in bytes, and how many blocks it takes.
+
+    `last_modified`, in UTC, is when the last of them was stored; None where the store did not say
+    (the reply to a write).
+    """
 
     content_id: str
     size: int
     blocks: int
+    last_modified: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,8 @@ class Layout:
     @property
     def info(self) -> ContentInfo:
         """The content's size and how many blocks it takes."""
-        return ContentInfo(self.content_id, self.size, len(self.blocks))
+        times = [block.last_modified for block in self.blocks if block.last_modified]
+        return ContentInfo(self.content_id, self.size, len(self.blocks), max(times, default=None))
 
     def span(self, offset: int, length: int | None) -> tuple[int, int]:
         """Start and stop of a range of the content, clamped at its end.
@@ -106,6 +114,59 @@ class Layout:
             f"{self.where}: {key!r} changed while the content was read; the content has been "
             "written again or deleted"
         )
+
+
+@dataclass(slots=True)
+class _Extent:
+    """What a listing has shown of a content so far."""
+
+    last: BlockInfo
+    index: int = -1
+    begun: bool = False
+    modified: datetime | None = None
+
+
+class ListedContents:
+    """The contents that a listing of blocks shows, as its pages come: those that were finished.
+
+    Their block 0 is there, then. A hole below the last block is not looked for.
+    """
+
+    def __init__(self, prefix: str, block_size: int) -> None:
+        self._prefix = prefix
+        self._block_size = block_size
+        self._extents: dict[str, _Extent] = {}
+
+    def add(self, blocks: Iterable[BlockInfo]) -> None:
+        """Note what more is listed."""
+        for block in blocks:
+            found = content_block(block.key)
+            if found is None or not found[0].startswith(self._prefix):
+                continue
+            content_id, index = found
+            extent = self._extents.setdefault(content_id, _Extent(block))
+            extent.begun |= index == 0
+            if index > extent.index:
+                extent.index, extent.last = index, block
+            if block.last_modified is not None:
+                extent.modified = max(block.last_modified, extent.modified or block.last_modified)
+
+    def infos(self) -> list[ContentInfo]:
+        """In the order of the UTF-8 bytes of their ids."""
+        return [
+            ContentInfo(
+                content_id,
+                extent.index * self._block_size + extent.last.size,
+                extent.index + 1,
+                extent.modified,
+            )
+            for content_id, extent in sorted(self._extents.items(), key=_bytes_of_id)
+            if extent.begun
+        ]
+
+
+def _bytes_of_id(item: tuple[str, _Extent]) -> bytes:
+    return item[0].encode()
 
 
 def check_content_id(operation: str, value: str, name: str = "content_id") -> str:
@@ -145,6 +206,20 @@ def block_index(content_id: str, key: str) -> int | None:
         return None
     chunk, block = int(match[1]), int(match[2])
     return chunk * BLOCKS_PER_CHUNK + block if block < BLOCKS_PER_CHUNK else None
+
+
+def content_block(key: str) -> tuple[str, int] | None:
+    """The content and the index of the block of it that has this key.
+
+    None for a key that is no block of a content, and for one of a rewrite.
+    """
+    match = _CONTENT_BLOCK.fullmatch(key)
+    if match is None or is_staged(match[1].rpartition("/chunk-new-")[0], key):
+        return None
+    content_id = match[1]
+    index = block_index(content_id, key)
+    fits = not content_id.endswith("/") and len(content_id.encode()) <= MAX_CONTENT_ID_BYTES
+    return (content_id, index) if index is not None and fits else None
 
 
 def staged_id(content_id: str, nonce: bytes) -> str:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from blockyard.content.layout import (
     BLOCKS_PER_CHUNK,
+    ContentInfo,
     Layout,
+    ListedContents,
     Piece,
     block_index,
     block_key,
@@ -18,7 +20,7 @@ from blockyard.content.layout import (
 from blockyard.context import Context
 from blockyard.errors import IntegrityError
 from blockyard.model import BlockInfo
-from blockyard.operations import Operations, all_pages
+from blockyard.operations import Operations, all_pages, each_page
 from blockyard.stores.base import ListRequest
 
 
@@ -63,6 +65,13 @@ class ContentListing:
             if layout.blocks[0] not in again:
                 raise layout.changed(layout.blocks[0].key)
         return layout
+
+    async def contents(self, ctx: Context, prefix: str) -> list[ContentInfo]:
+        """The contents whose ids begin with the literal `prefix`; see `ListedContents`."""
+        listed = ListedContents(prefix, self._block_size)
+        request = ListRequest(prefix, operation="list_contents")
+        await each_page(self._operations, ctx, request, lambda page: listed.add(page.blocks))
+        return listed.infos()
 
     async def check_unchanged(self, ctx: Context, layout: Layout, pieces: list[Piece]) -> None:
         """Raise `IntegrityError` unless the blocks that were read are still those of `layout`.

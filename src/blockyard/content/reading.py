@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from blockyard import arguments
 from blockyard.content.batches import larger_batch, overlapped
-from blockyard.content.layout import Layout, Piece, check_content_id
+from blockyard.content.layout import ContentInfo, Layout, Piece, block_key, check_content_id
 from blockyard.content.listing import ContentListing
 from blockyard.content.progress import Progress, Tally
 from blockyard.content.targets import (
@@ -49,8 +49,15 @@ class ContentReader:
         self._block_size = block_size
         self._listing = ContentListing(operations, block_size)
 
-    async def content_size(self, ctx: Context, content_id: str) -> int:
-        return (await self.layout(ctx, content_id, "content_size")).size
+    async def stat_content(self, ctx: Context, content_id: str) -> ContentInfo:
+        return (await self.layout(ctx, content_id, "stat_content")).info
+
+    async def content_exists(self, ctx: Context, content_id: str) -> bool:
+        content_id = check_content_id("content_exists", content_id)
+        return await self._operations.block_exists(ctx, block_key(content_id, 0))
+
+    async def list_contents(self, ctx: Context, prefix: str) -> list[ContentInfo]:
+        return await self._listing.contents(ctx, arguments.prefix("list_contents", prefix))
 
     async def read_content(
         self, ctx: Context, content_id: str, offset: int, length: int | None

@@ -112,8 +112,8 @@ class ContentActor(Writer):
         self._after_change(key)
 
     async def size(self, key: str) -> None:
-        size, error = await self.calls.ask("content_size", key)
-        self._check(key, error, lambda value: size == size_of(value), f"size {size}")
+        info, error = await self.calls.ask("stat_content", key)
+        self._check(key, error, lambda value: info.size == size_of(value), f"stat {info}")
 
     async def read(self, key: str, offset: int, length: int | None) -> None:
         data, error = await self.calls.ask("read_content", key, offset, length)

@@ -22,12 +22,32 @@ class ContentTests(SuiteBase):
 
         assert store.write_content("movie", data).size == size
 
-        assert store.content_size("movie") == size
+        assert store.stat_content("movie").size == size
         assert store.read_content("movie") == data
         assert b"".join(store.iter_content("movie")) == data
         target = io.BytesIO()
         assert store.read_content_into("movie", target) == size
         assert target.getvalue() == data
+
+    def test_contents_are_described_and_listed(self, store: BlockStore) -> None:
+        _ = store.write_block("films.txt", b"no content")
+        sizes = {"films/one": 0, "films/two": BLOCK_SIZE, "films/two!": BLOCK_SIZE + 1, "photo": 7}
+        for name, size in sizes.items():
+            _ = store.write_content(name, content(size))
+        begun = store.write_content("films/begun", content(BLOCK_SIZE + 1))
+        store.delete_block("films/begun/chunk-0/block-0")
+
+        infos = [store.stat_content(name) for name in sizes]
+
+        assert {info.content_id: info.size for info in infos} == sizes
+        assert [info.blocks for info in infos] == [1, 1, 2, 1]
+        assert all(info.last_modified for info in infos)
+        assert store.list_contents() == infos
+        assert store.list_contents("films/t") == infos[1:3]
+        assert store.list_contents("films/two/chunk-0") == []
+        assert [store.content_exists(name) for name in sizes] == [True] * 4
+        for name in (begun.content_id, "films", "films.txt"):
+            assert not store.content_exists(name)
 
     def test_a_range_over_two_blocks(self, store: BlockStore) -> None:
         data = content(2 * BLOCK_SIZE)

@@ -40,7 +40,9 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "read_content_into": lambda store: store.read_content_into("a", io.BytesIO()),
     "iter_content": lambda store: list(store.iter_content("a")),
     "open_content": lambda store: store.open_content("a"),
-    "content_size": lambda store: store.content_size("a"),
+    "stat_content": lambda store: store.stat_content("a"),
+    "content_exists": lambda store: store.content_exists("a"),
+    "list_contents": lambda store: store.list_contents(),
     "copy_content": lambda store: store.copy_content("a", "b"),
     "delete_content": lambda store: store.delete_content("a"),
 }
