@@ -33,7 +33,7 @@ from blockyard.s3.ranges import Span
 from blockyard.s3.reading import Read, verify
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
-from blockyard.transport.heads import encode_head, parse_head
+from blockyard.transport.http1 import encode_head, parse_head
 
 _REGION = "us-east-1"
 _ROUNDS = 9

@@ -37,8 +37,7 @@ from blockyard.s3.reading import Read, verify
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.stores.base import ReadRequest
 from blockyard.stores.paths import entry_of, folders_of, path_of
-from blockyard.transport.heads import encode_head
-from blockyard.transport.http1 import ReplyReader
+from blockyard.transport.http1 import ReplyReader, encode_head
 
 
 class Target(NamedTuple):

@@ -35,7 +35,7 @@ from blockyard.s3.credentials import Credentials
 from blockyard.s3.signing import Signer
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
-from blockyard.transport.dialing import Dialing, Proxy
+from blockyard.transport.connecting import Dialing, Proxy
 from blockyard_faults import (
     FAULT_RATES,
     FaultProxy,

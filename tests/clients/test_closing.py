@@ -26,7 +26,7 @@ from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.connections import Connections
-from blockyard.transport.under_way import CallsUnderWay
+from blockyard.transport.tasks import CallsUnderWay
 from tests.hooked_store import HookedStore, shrink_blocks
 from tests.small_s3 import SmallS3, small_s3
 from tests.transport.runtimes import eventually

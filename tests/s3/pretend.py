@@ -24,8 +24,7 @@ from blockyard.model import Block
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
-from blockyard.transport.blocking import run_to_end
-from blockyard.transport.inline import Inline
+from blockyard.transport.blocking import Inline, run_to_end
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

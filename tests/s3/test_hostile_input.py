@@ -33,7 +33,7 @@ from blockyard.s3.integrity import upload_headers
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.testing.steps import Step
-from blockyard.transport.heads import encode_head
+from blockyard.transport.http1 import encode_head
 from tests.s3.pretend import Pretended, Stored, path, reply, s3_error
 from tests.transport.runtimes import ask, both_runtimes, driving
 

@@ -21,8 +21,13 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.model import KIB, MIB
-from blockyard.transport.heads import encode_head
-from blockyard.transport.http1 import ERROR_BODY_LIMIT, HEAD_LIMIT, SCRATCH_SIZE, ReplyReader
+from blockyard.transport.http1 import (
+    ERROR_BODY_LIMIT,
+    HEAD_LIMIT,
+    SCRATCH_SIZE,
+    ReplyReader,
+    encode_head,
+)
 
 LIMIT = 4 * MIB
 

@@ -26,7 +26,7 @@ from blockyard.model import MIB
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import Head, read_head
 from blockyard.testing.scripted import Receive, ScriptedServer
-from blockyard.transport.dialing import Dialing
+from blockyard.transport.connecting import Dialing
 from blockyard.transport.proxies import names_host
 from tests.authority import Authority
 from tests.passing_on import pass_on

@@ -25,7 +25,7 @@ from blockyard.errors import (
 from blockyard.testing.clients import open_client
 from blockyard.testing.scripted import Close, Receive, ScriptedServer
 from blockyard.transport import resolving
-from blockyard.transport.dialing import Dialing
+from blockyard.transport.connecting import Dialing
 from tests.authority import Authority
 from tests.transport.runtimes import OK, RUNTIMES, Peer, RuntimeName, ask, both_runtimes, driving
 

@@ -18,9 +18,9 @@ from blockyard.model import KIB, MIB
 from blockyard.testing.scripted import Pause, Receive, ScriptedServer
 from blockyard.transport import connection as transport_connection
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.transport.connection import Outgoing
 from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
-from blockyard.transport.sending import Outgoing
 from tests.transport.runtimes import (
     LIMIT,
     OK,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blockyard.context import UserCode, UserItems, UserTask, check_concurrency
 from blockyard.errors import StoreClosedError, TransportError
 from blockyard.process import PerProcess, warn_of_drop
+from blockyard.transport.blocking import Inline
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.connections import Connections
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.gathering import InTurn, gather, gather_drawn
-from blockyard.transport.inline import Inline
 from blockyard.transport.loop_poller import LoopPoller, LoopPollers
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
 from blockyard.transport.tasks import finished, in_time, told_when_done, until_done

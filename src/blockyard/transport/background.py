@@ -31,8 +31,8 @@ from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import Connections, calls_on_this_thread
 from blockyard.transport.posting import Post
+from blockyard.transport.tasks import closed_meanwhile, copy_notes
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
-from blockyard.transport.under_way import closed_meanwhile, copy_notes
 from blockyard.user_code import UserCodeError
 
 _DESCRIPTORS_OF_A_LOOP = 5

@@ -7,21 +7,25 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Never, TypeVar
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 
 from blockyard.context import UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError
 from blockyard.process import warn_of_drop
+from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool, Connections, calls_on_this_thread
 from blockyard.transport.exchanging import NetworkRuntime
-from blockyard.transport.inline import Inline
 from blockyard.transport.polling import PolledSocket, Socket
 from blockyard.transport.threads import deadline_passed, outcome_of, wait_until_done
 from blockyard.transport.timeouts import Timeouts
-from blockyard.user_code import UserCodeError
+from blockyard.user_code import UserCodeError, leave, run_user_code
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from types import TracebackType
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -176,3 +180,37 @@ class BlockingRuntime(NetworkRuntime):
     def _poller(self) -> BlockingPoller:
         self._polling.check_open()
         return self._polling
+
+
+class Inline:
+    """The caller's own code on the thread that awaits it, in one copy of the caller's context.
+
+    See `UserCode`. It need not be entered where there is nothing to close.
+    """
+
+    def __init__(self, deadline: float | None, close: Callable[[], object] | None) -> None:
+        self._deadline = deadline
+        self._close = close
+        self._context = copy_context()
+        self._entered = False
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        if self._entered:  # by a call that runs the loop itself, as `nest_asyncio` lets it
+            return self._context.copy().run(run_user_code, call)
+        self._entered = True
+        try:
+            result = self._context.run(run_user_code, call)
+        finally:
+            self._entered = False
+        if self._deadline is not None and monotonic() >= self._deadline:
+            raise deadline_passed()
+        return result
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._close is not None:
+            leave(error, partial(self._context.run, self._close))

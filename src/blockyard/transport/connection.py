@@ -17,13 +17,10 @@ from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportError
 from blockyard.model import KIB, MIB
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connecting import connecting
-from blockyard.transport.dialing import Dialing, broken_error
-from blockyard.transport.heads import encode_head
-from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
+from blockyard.transport.connecting import Dialing, broken_error, connecting
+from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader, encode_head
 from blockyard.transport.polling import Poller
 from blockyard.transport.proxies import Proxy, check_passed_on
-from blockyard.transport.sending import Outgoing
 from blockyard.transport.timeouts import Timeouts
 from blockyard.transport.tls import TlsSocket
 from blockyard.user_code import pass_on_foreign
@@ -34,6 +31,34 @@ _TAKEN_AT_ONCE = 1 * MIB
 _MARKS = sys.platform == "linux"
 """Linux makes room for what a mark asks for; of others that is not known."""
 _READABLE_OR_WRITABLE = select.POLLIN | select.POLLOUT
+
+
+class Outgoing:
+    """The head and body of a request: the caller's own buffers, neither joined nor copied."""
+
+    __slots__ = ("_parts", "_sock")
+
+    def __init__(
+        self, sock: socket.socket | TlsSocket, head: bytes, body: bytes | memoryview
+    ) -> None:
+        self._sock = sock
+        self._parts: list[bytes | memoryview] = [head, body] if body else [head]
+
+    def send(self) -> bool:
+        """Send some by one system call; whether more is to be sent.
+
+        Raises what `socket.send` does: `BlockingIOError` when the socket takes nothing now.
+        """
+        sock, parts = self._sock, self._parts
+        tls = isinstance(sock, TlsSocket)
+        if not parts:
+            return tls and not sock.flush()
+        size = sock.send(parts[0]) if tls or len(parts) == 1 else sock.sendmsg(parts)
+        while size and size >= len(parts[0]):
+            size -= len(parts.pop(0))
+        if size:
+            parts[0] = memoryview(parts[0])[size:]
+        return tls or bool(parts)
 
 
 class Connection:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from blockyard.context import Origin, Request
 from blockyard.process import PerProcess
 from blockyard.transport.clock import monotonic
+from blockyard.transport.connecting import Dialing
 from blockyard.transport.connection import Connection, connect
-from blockyard.transport.dialing import Dialing
 from blockyard.transport.polling import Poller, Waker
 from blockyard.transport.pool import Pool, Take
 from blockyard.transport.timeouts import Timeouts

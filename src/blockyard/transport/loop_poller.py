@@ -21,8 +21,7 @@ from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool
 from blockyard.transport.polling import PolledSocket, Socket
 from blockyard.transport.posting import Post
-from blockyard.transport.tasks import in_time, set_done, told_when_done
-from blockyard.transport.under_way import CallsUnderWay
+from blockyard.transport.tasks import CallsUnderWay, in_time, set_done, told_when_done
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
