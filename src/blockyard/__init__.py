@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         TimeoutConfig,
     )
     from blockyard.content.layout import ContentInfo
-    from blockyard.content.progress import Progress
+    from blockyard.content.transfers import Progress
     from blockyard.context import Context
     from blockyard.opening import open_store
     from blockyard.stores.base import ListRequest, ReadRequest, Store
@@ -142,7 +142,7 @@ _LATER = {
     "HttpConfig": "blockyard.config",
     "IntegrityConfig": "blockyard.config",
     "ListRequest": "blockyard.stores.base",
-    "Progress": "blockyard.content.progress",
+    "Progress": "blockyard.content.transfers",
     "ReadRequest": "blockyard.stores.base",
     "S3Config": "blockyard.config",
     "Store": "blockyard.stores.base",

@@ -15,10 +15,10 @@ from blockyard.buffer import Buffer
 from blockyard.config import Settings, Source
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
-from blockyard.content.progress import Progress
 from blockyard.content.reading import ContentReader
 from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
+from blockyard.content.transfers import Progress
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import AsyncPageIterator

@@ -19,10 +19,10 @@ from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
-from blockyard.content.progress import Progress
 from blockyard.content.reading import ContentReader
 from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
+from blockyard.content.transfers import Progress
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.iterators import PageIterator

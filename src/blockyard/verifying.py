@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from blockyard import arguments
-from blockyard.content.progress import Progress, Tally
+from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.errors import (
     BlockNotFoundError,

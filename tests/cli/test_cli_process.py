@@ -30,7 +30,7 @@ def slowed(operation, seconds):
         return await operation(self, ctx, key, *rest, **options)
     return slow
 
-Store.write_block = slowed(Store.write_block, 0.2)
+Store.write = slowed(Store.write, 0.2)
 Store.read = slowed(Store.read, 20)
 from blockyard.cli import main
 main()

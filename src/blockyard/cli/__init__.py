@@ -11,10 +11,10 @@ def main() -> None:
     for needed in ("typer", "rich"):
         if find_spec(needed) is None:
             sys.exit(f"blockyard: the command line needs {needed}: pip install 'blockyard[cli]'")
-    from blockyard.cli import signals, streams  # noqa: PLC0415 - they need what was looked for
+    from blockyard.cli import process  # noqa: PLC0415 - they need what was looked for
     from blockyard.cli.app import app  # noqa: PLC0415
     from blockyard.cli.exits import code_of  # noqa: PLC0415
 
-    streams.prepare()
-    signals.install()
+    process.prepare_streams()
+    process.install_signal_handlers()
     sys.exit(code_of(lambda: app(prog_name="blockyard")))

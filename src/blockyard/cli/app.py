@@ -17,9 +17,8 @@ from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
+from blockyard.cli.process import StandardInput, StandardOutput, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
-from blockyard.cli.signals import nothing_to_tidy
-from blockyard.cli.streams import StandardInput, StandardOutput
 from blockyard.cli.verify import verify
 from blockyard.content.layout import belongs_to, content_prefix
 from blockyard.content.targets import own_descriptor

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from blockyard.cli.signals import Stopped
-from blockyard.cli.streams import named, settle
+from blockyard.cli.process import Stopped, named, settle
 from blockyard.errors import (
     AccessDeniedError,
     BlockNotFoundError,

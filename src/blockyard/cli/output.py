@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from blockyard.cli.streams import named
+from blockyard.cli.process import named
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
     from blockyard.content.layout import ContentInfo
-    from blockyard.content.progress import Progress
+    from blockyard.content.transfers import Progress
 
 
 def say(text: str) -> None:

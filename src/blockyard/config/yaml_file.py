@@ -15,7 +15,7 @@ from typing import Any, cast
 import yaml
 
 from blockyard.config.fields import Given, SettingPath, nearest
-from blockyard.config.layers import Layer
+from blockyard.config.loading import Layer
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
 

@@ -13,10 +13,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from blockyard import arguments
-from blockyard.content.batches import larger_batch, overlapped
 from blockyard.content.layout import ContentInfo, Layout, Piece, block_key, check_content_id
 from blockyard.content.listing import ContentListing
-from blockyard.content.progress import Progress, Tally
 from blockyard.content.targets import (
     ContentTarget,
     NewFile,
@@ -27,6 +25,7 @@ from blockyard.content.targets import (
     target_of,
     write_all,
 )
+from blockyard.content.transfers import Progress, Tally, larger_batch, overlapped
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError, InvalidRangeError
 from blockyard.iterators import Fetch, Fetched

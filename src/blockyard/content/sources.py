@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
-from blockyard.content.local import local_errors
 from blockyard.content.streams import (
     Stream,
     StreamSource,
@@ -29,6 +28,7 @@ from blockyard.content.streams import (
     drawn_from_file,
     drawn_on_a_thread,
 )
+from blockyard.content.transfers import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.user_code import pass_on_foreign

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
-from blockyard.content.batches import overlapped
+from blockyard.content.transfers import overlapped
 from blockyard.context import Context
 from blockyard.user_code import UserIterator
 

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from blockyard import arguments, syscalls
 from blockyard.buffer import Buffer
-from blockyard.content.local import local_errors
+from blockyard.content.transfers import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.model import MIB

@@ -25,9 +25,9 @@ from blockyard.content.layout import (
     staged_id,
 )
 from blockyard.content.listing import ContentListing, Found
-from blockyard.content.progress import Progress, Tally
 from blockyard.content.sources import AsyncContentSource, Source, source_of
 from blockyard.content.streams import Block
+from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.errors import (
     BlockStoreError,

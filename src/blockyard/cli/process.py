@@ -1,4 +1,8 @@
-"""Standard input and output, as a content's source and target, and as they are at the start."""
+"""The process that a command runs in: its signals and its standard streams.
+
+At the first SIGINT or SIGTERM what is under way leaves things in order; a second one ends the
+process at once. Standard input and output are a content's source and target.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,64 @@ import errno
 import io
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
-
-from blockyard.cli.signals import stopping
 
 if TYPE_CHECKING:
     from blockyard.buffer import Buffer
+
+
+stopping = threading.Event()
+"""Set when the command is to end. What waits outside of the event loop looks here."""
+
+_nothing_to_tidy = threading.Event()
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.exit_code = 128 + number
+
+
+def install_signal_handlers() -> None:
+    """Handle the signals; called once, on the main thread.
+
+    One that is ignored stays so: a shell that starts a command in the background says so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            _ = signal.signal(number, _stop)
+
+
+@contextmanager
+def nothing_to_tidy() -> Generator[None]:
+    """While bytes go to standard output, whose reader may have stopped reading: exit at once."""
+    _nothing_to_tidy.set()
+    try:
+        yield
+    finally:
+        _nothing_to_tidy.clear()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if stopping.is_set() or _nothing_to_tidy.is_set():
+        os._exit(128 + number)
+    stopping.set()
+    raise Stopped(number)
+
 
 _LOOK_AROUND = 0.2
 """Seconds of waiting for a stream until the next look whether the command is to end."""
 
 
-def prepare() -> None:
+def prepare_streams() -> None:
     """Make the standard streams fit for any text and for what comes; called once, at the start.
 
     A descriptor below 3 that is closed would be given to the next file that is opened, and what
