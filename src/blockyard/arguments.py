@@ -274,7 +274,7 @@ def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[i
         raise TypeError(f"{operation}: progress: expected a function, got {_shown(value)}")
     if iscoroutinefunction(value) or iscoroutinefunction(type(value).__call__):
         raise TypeError(
-            f"{operation}: progress: expected a plain function, got a coroutine function, "
+            f"{operation}: progress: expected a function, got a coroutine function, "
             "which nobody would await"
         )
     return value

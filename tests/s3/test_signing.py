@@ -95,7 +95,7 @@ def test_published_examples_that_sign_a_header_more(
     monkeypatch: pytest.MonkeyPatch, asked: Request, also_signed: str, body: bytes, expected: str
 ) -> None:
     monkeypatch.setattr(signing, "_SIGNED", signing._SIGNED | {also_signed})
-    monkeypatch.setattr(signing, "_PLAIN", frozenset[str]())
+    monkeypatch.setattr(signing, "_CACHEABLE", frozenset[str]())
     payload_hash = hashlib.sha256(body).hexdigest()
     Signer("us-east-1").sign(asked, credentials(), MIDNIGHT, payload_hash)
     assert also_signed in signed_names(asked).split(";")

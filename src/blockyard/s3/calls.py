@@ -110,7 +110,7 @@ class Call(ABC):
 
 
 @dataclass(slots=True)
-class PlainCall(Call):
+class FunctionCall(Call):
     """A call whose request is built by a function, and whose reply needs nothing of the call."""
 
     build: Callable[[Address], Request]
@@ -299,7 +299,7 @@ class Caller:
         if not unexplained or self.capabilities.bucket_found:
             return
         prefix = self._config.key_prefix
-        listing = PlainCall(
+        listing = FunctionCall(
             call.operation,
             call.key,
             lambda address: list_objects(address, prefix, token=None, max_keys=1),

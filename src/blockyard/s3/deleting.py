@@ -19,7 +19,7 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
-from blockyard.s3.calls import Attempts, Caller, PlainCall
+from blockyard.s3.calls import Attempts, Caller, FunctionCall
 from blockyard.s3.capabilities import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
@@ -127,9 +127,9 @@ class Deleting:
             keys = again + later
         return failed
 
-    def _deleting(self, batch: list[str], attempts: Attempts) -> PlainCall:
+    def _deleting(self, batch: list[str], attempts: Attempts) -> FunctionCall:
         full_keys = [self._prefix + key for key in batch]
-        return PlainCall(
+        return FunctionCall(
             _OPERATION,
             None,
             lambda address: requests.delete_objects(address, full_keys),
@@ -140,7 +140,7 @@ class Deleting:
         )
 
     async def _request(
-        self, ctx: Context, call: PlainCall, batch: list[str]
+        self, ctx: Context, call: FunctionCall, batch: list[str]
     ) -> dict[str, BlockStoreError]:
         """One DeleteObjects request. Returns the keys it did not delete, with why.
 

@@ -5,8 +5,9 @@ stored with a running CRC32C (RFC 3720, appendix B.4) in user metadata, which ev
 returns with a ranged read too, and carries over on a copy: at the end of each page, the checksum of
 the block up to there. One pass over the block gives them all, the last is that of the whole block,
 and any run of pages is verified by one call, which leads from the checksum before it to the one at
-its end. The object's bytes stay plain. The page size is at least 16 KiB, and so that a block has at
-most 256 pages: 1 KiB of checksums, within S3's 2 KiB of metadata, in values of at most 256 bytes.
+its end. The object's bytes are stored as they are. The page size is at least 16 KiB, and so that a
+block has at most 256 pages: 1 KiB of checksums, within S3's 2 KiB of metadata, in values of at most
+256 bytes.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html
 
 A block that another program wrote is verified against the checksum the service keeps, if any.

@@ -32,7 +32,7 @@ from blockyard.errors import (
 from blockyard.keys import range_past_end
 from blockyard.model import KIB, MAX_BLOCK_SIZE, Block
 from blockyard.s3 import responses
-from blockyard.s3.calls import Call, Caller, PlainCall
+from blockyard.s3.calls import Call, Caller, FunctionCall
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
 from blockyard.s3.ranges import Span, check_range_reply, cut_from_whole, stated_range
@@ -328,7 +328,7 @@ class Reader:
 
     async def head(self, ctx: Context, operation: str, key: str, full_key: str) -> Response:
         """The headers of an object."""
-        call = PlainCall(operation, key, lambda address: head_object(address, full_key))
+        call = FunctionCall(operation, key, lambda address: head_object(address, full_key))
 
         def described(reply: Response) -> Response:
             check_object(reply)

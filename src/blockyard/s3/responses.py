@@ -82,7 +82,7 @@ def delete_outcome(
     for key in keys:
         if key not in gone and key not in failed:
             failed[key] = ProtocolError(
-                f"delete_blocks {key!r}: the reply does not say what became of it"
+                f"delete_blocks {key!r}: DeleteObjects response has no result for this key"
             )
     return [key for key in keys if key not in failed], failed
 

@@ -34,7 +34,7 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 _REMEMBERED = 256
 """How many signatures of the current second are kept."""
 
-_PLAIN = frozenset(
+_CACHEABLE = frozenset(
     {
         "authorization",
         "host",
@@ -48,7 +48,7 @@ _PLAIN = frozenset(
         "x-amz-security-token",
     }
 )
-"""The headers of a plain request, as every read is; a write may have others."""
+"""Headers of requests whose signature is kept for its second, as that of every read."""
 
 _SIGNED = frozenset({"host", "content-md5", "content-type"})
 
@@ -85,7 +85,7 @@ class Signer:
         if moment is None or moment.second != second or moment.credentials is not credentials:
             moment = self._moment = self._moment_of(second, credentials, moment)
         headers = request.headers
-        plain = headers.keys() <= _PLAIN
+        cacheable = headers.keys() <= _CACHEABLE
         headers["x-amz-content-sha256"] = payload_hash
         headers["x-amz-date"] = moment.amz_date
         if credentials.session_token:
@@ -93,8 +93,8 @@ class Signer:
         else:
             _ = headers.pop("x-amz-security-token", None)
         headers["authorization"] = (
-            _plain_authorization(moment, request, payload_hash)
-            if plain
+            _cached_authorization(moment, request, payload_hash)
+            if cacheable
             else _authorization(moment, request, *_signed_part(headers), payload_hash)
         )
 
@@ -106,19 +106,19 @@ class Signer:
         else:
             key = self._signing_key(day, credentials)
         scope = f"{day}/{self._region}/{self._service}/aws4_request"
-        plain_names = "x-amz-content-sha256;x-amz-date"
-        plain_headers = f"x-amz-date:{amz_date}\n"
+        common_names = "x-amz-content-sha256;x-amz-date"
+        common_headers = f"x-amz-date:{amz_date}\n"
         if credentials.session_token:
-            plain_names += ";x-amz-security-token"
-            plain_headers += f"x-amz-security-token:{credentials.session_token}\n"
+            common_names += ";x-amz-security-token"
+            common_headers += f"x-amz-security-token:{credentials.session_token}\n"
         return _Moment(
             second=second,
             credentials=credentials,
             day=day,
             key=key,
             amz_date=amz_date,
-            plain_names=plain_names,
-            plain_headers=plain_headers,
+            common_names=common_names,
+            common_headers=common_headers,
             signed_prefix=f"{_ALGORITHM}\n{amz_date}\n{scope}\n",
             authorization_prefix=f"{_ALGORITHM} Credential={credentials.access_key}/{scope}",
             remembered={},
@@ -163,15 +163,15 @@ class _Moment:
     day: str
     key: _SigningKey
     amz_date: str
-    plain_names: str
-    plain_headers: str
+    common_names: str
+    common_headers: str
     signed_prefix: str
     authorization_prefix: str
     remembered: dict[tuple[str, str, str, str, str], str]
 
 
-def _plain_authorization(moment: _Moment, request: Request, payload_hash: str) -> str:
-    """The value for a request with no headers but those of `_PLAIN`: kept for the second."""
+def _cached_authorization(moment: _Moment, request: Request, payload_hash: str) -> str:
+    """The value for a request with no headers but those of `_CACHEABLE`: kept for the second."""
     headers = request.headers
     host, checksum_mode = headers["host"], headers.get("x-amz-checksum-mode", "")
     wanted = (request.method, request.target, host, checksum_mode, payload_hash)
@@ -184,8 +184,8 @@ def _plain_authorization(moment: _Moment, request: Request, payload_hash: str) -
         authorization = _authorization(
             moment,
             request,
-            names + moment.plain_names,
-            f"{lines}x-amz-content-sha256:{payload_hash}\n{moment.plain_headers}",
+            names + moment.common_names,
+            f"{lines}x-amz-content-sha256:{payload_hash}\n{moment.common_headers}",
             payload_hash,
         )
         if len(moment.remembered) < _REMEMBERED:

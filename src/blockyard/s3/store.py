@@ -17,7 +17,7 @@ from blockyard.errors import (
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
 from blockyard.s3 import listing, requests, responses
-from blockyard.s3.calls import Caller, PlainCall
+from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.capabilities import lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
@@ -62,7 +62,7 @@ class S3Store(Store):
         if learnt.copies is False:
             raise _no_copies(source_key)
         source, target = self._full_key(source_key), self._full_key(target_key)
-        call = PlainCall(
+        call = FunctionCall(
             "copy_block",
             source_key,
             lambda address: requests.copy_object(address, source, target),
@@ -89,7 +89,7 @@ class S3Store(Store):
 
     async def delete_block(self, ctx: Context, key: str) -> None:
         full_key = self._full_key(key)
-        call = PlainCall(
+        call = FunctionCall(
             "delete_block",
             key,
             lambda address: requests.delete_object(address, full_key),
@@ -157,8 +157,8 @@ class S3Store(Store):
         return full_key
 
 
-def _listing(operation: str, page: PageRequest, page_size: int) -> PlainCall:
-    return PlainCall(
+def _listing(operation: str, page: PageRequest, page_size: int) -> FunctionCall:
+    return FunctionCall(
         operation,
         None,
         lambda address: requests.list_objects(
