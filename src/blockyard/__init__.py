@@ -50,6 +50,7 @@ from blockyard.model import (
     FolderListing,
     HealthReport,
     Page,
+    StoreStats,
     VerifyReport,
 )
 
@@ -119,6 +120,7 @@ __all__ = [
     "Store",
     "StoreClosedError",
     "StoreConfig",
+    "StoreStats",
     "TLSError",
     "ThrottledError",
     "TimeoutConfig",

@@ -28,6 +28,7 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
+    StoreStats,
     VerifyReport,
 )
 from blockyard.opening import compose
@@ -276,6 +277,10 @@ class AsyncBlockStore:
     async def delete_content(self, content_id: str) -> None:
         """See `BlockStore.delete_content`."""
         return await self._run_many(self._writer.delete_content(self._context(), content_id))
+
+    def stats(self) -> StoreStats:
+        """See `BlockStore.stats`; not awaited."""
+        return self._operations.store.stats()
 
     @property
     def closed(self) -> bool:

@@ -151,6 +151,34 @@ class HealthReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What an open store has sent so far, and what it has learnt that changes what calls do.
+
+    Of S3 alone: folders and memory count nothing. `succeeded`, `error_responses`, `throttled` and
+    `lost` (no usable reply came) count requests by their outcome, `retries` those that were made
+    since another one failed, `hedges` second requests for a read; threads may lose a count.
+    `concurrency_limit` is how many requests may be in flight since the service throttled, None
+    while it does not, and `retry_tokens` are left in the retry token bucket, of 500. `region` is
+    that requests are signed for; `clock_offset` the seconds that the service's clock is ahead;
+    `page_size` the bytes that ranged reads are widened to. `capabilities` is what the service has
+    (True), has not (False), or may have (None).
+    """
+
+    succeeded: int = 0
+    error_responses: int = 0
+    throttled: int = 0
+    lost: int = 0
+    retries: int = 0
+    hedges: int = 0
+    concurrency_limit: float | None = None
+    retry_tokens: float = 0.0
+    region: str = ""
+    clock_offset: float = 0.0
+    page_size: int = 0
+    capabilities: Mapping[str, bool | None] = field(default_factory=dict[str, bool | None])
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What became of each block that was read to be verified.
 

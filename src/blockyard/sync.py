@@ -32,6 +32,7 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
+    StoreStats,
     VerifyReport,
 )
 from blockyard.operations import Operations
@@ -414,6 +415,10 @@ class BlockStore:
         Raises `PartialDeleteError` when some of its blocks could not be deleted.
         """
         return self._run_many(self._writer.delete_content, content_id)
+
+    def stats(self) -> StoreStats:
+        """What the store has sent and learnt so far; asks nobody, and works once it is closed."""
+        return self._operations.store.stats()
 
     @property
     def closed(self) -> bool:

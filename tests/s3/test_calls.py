@@ -413,6 +413,7 @@ def test_each_retry_and_each_recovery_is_logged(caplog: pytest.LogCaptureFixture
     assert s3.read() == b"hello"
     assert {record.name for record in caplog.records} == {"blockyard.s3"}
     assert [record.getMessage() for record in caplog.records] == [
+        "the service throttles: 16 requests at a time, at most",
         "read_block 'key': attempt 1 failed (ThrottledError), the next in 2.00 s",
         "read_block 'key': attempt 2 failed (TransportConnectionError), the next in 0.05 s",
         "read_block 'key': the bucket is in eu-west-1",

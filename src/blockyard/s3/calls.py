@@ -10,7 +10,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from blockyard.errors import (
     ThrottledError,
     TransportError,
 )
+from blockyard.model import StoreStats
 from blockyard.s3.capabilities import Capabilities
 from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.s3.endpoints import Address
@@ -131,8 +132,26 @@ class Caller:
         )
         self.hedging = Hedging() if config.hedge_reads else None
         self._limiter = RateLimiter()
+        self.succeeded = self.error_responses = self.throttled = self.lost = self.retries = 0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
         self._recovery = Recovery(config, credentials, self.capabilities)
+
+    def stats(self, page_size: int) -> StoreStats:
+        """See `Store.stats`; ranged reads are widened to `page_size` bytes."""
+        return StoreStats(
+            succeeded=self.succeeded,
+            error_responses=self.error_responses,
+            throttled=self.throttled,
+            lost=self.lost,
+            retries=self.retries,
+            hedges=self.hedging.sent if self.hedging else 0,
+            concurrency_limit=self._limiter.limit,
+            retry_tokens=self._limiter.tokens,
+            region=self._recovery.site.region,
+            clock_offset=self._recovery.clock_offset,
+            page_size=page_size,
+            capabilities=asdict(self.capabilities),
+        )
 
     @property
     def site(self) -> Site:
@@ -161,7 +180,7 @@ class Caller:
         other failure is raised:
         it counts, and may be tried again, once `pause_or_raise` was told of it.
         """
-        limiter, learnt, recovery = self._limiter, self.capabilities, self._recovery
+        limiter, recovery = self._limiter, self._recovery
         while True:
             permit = response = request = None
             try:
@@ -177,8 +196,7 @@ class Caller:
                     )
                 if response.status < 300:
                     result = check(response)
-                    learnt.answered = learnt.bucket_found = True
-                    limiter.succeeded(call.attempts.paid if call.attempts else 0)
+                    self._count_succeeded(call)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
                 if await recovery.recovered(ctx, call, response, site, credentials):
@@ -186,6 +204,7 @@ class Caller:
                 raise self._error_of(ctx, call, response)
             except BlockStoreError as error:
                 failure = error
+                self._count_failed(error)
             finally:
                 if permit is not None:
                     limiter.release(permit)
@@ -198,6 +217,20 @@ class Caller:
                 raise failure
             finally:
                 del failure  # which its traceback refers to, by way of this frame
+
+    def _count_succeeded(self, call: Call) -> None:
+        self.succeeded += 1
+        if not self.capabilities.bucket_found:
+            self.capabilities.answered = self.capabilities.bucket_found = True
+        self._limiter.succeeded(call.attempts.paid if call.attempts else 0)
+
+    def _count_failed(self, error: BlockStoreError) -> None:
+        if isinstance(error, ThrottledError):
+            self.throttled += 1
+        elif isinstance(error, TransportError):
+            self.lost += 1
+        else:
+            self.error_responses += 1
 
     async def _hedged(
         self, ctx: Context, call: Call, request: Request, hedging: Hedging
@@ -234,6 +267,7 @@ class Caller:
             try:
                 attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
+                    self.retries += 1
                     _note(call, attempts, delay, error)
                     await ctx.sleep(delay)
             except DeadlineExceededError as past:
@@ -251,6 +285,7 @@ class Caller:
         """Count a failure after which another try comes without a pause."""
         attempts = call.history()
         attempts.failed += 1
+        self.retries += 1
         _note(call, attempts, 0.0, error)
 
     def last_failure(self, call: Call, error: BlockStoreError) -> BlockStoreError:

@@ -6,11 +6,13 @@ field is swapped whole, and a race costs no more than finding out twice.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from blockyard.errors import S3Error
 
 _HEADER_REFUSED = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented"})
+_log = logging.getLogger("blockyard.s3")
 _LACKING = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
@@ -35,6 +37,12 @@ class Capabilities:
     conditional_writes: bool | None = None
     matching_writes: bool | None = None
     bare_etags: bool = False
+
+    def __setattr__(self, name: str, value: bool | None) -> None:
+        before = getattr(self, name, value)
+        object.__setattr__(self, name, value)
+        if before != value and value is (name == "bare_etags"):  # and not as it should be
+            _log.info("learnt of the service: %s is %s", name, value)
 
     @classmethod
     def of_aws(cls) -> Capabilities:

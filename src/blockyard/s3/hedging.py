@@ -7,11 +7,13 @@ again, however slow the service becomes, so that hedging never doubles its load.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from itertools import count
 
 from blockyard.context import Hedge
 
+_log = logging.getLogger("blockyard.s3")
 _REMEMBERED = 512
 _ENOUGH = 64
 """Reads to have seen before the first hedge."""
@@ -53,4 +55,5 @@ class Hedging:
         except IndexError:
             return False
         self.sent += 1
+        _log.debug("a read is sent a second time: its first byte is late")
         return True

@@ -12,11 +12,14 @@ Threads and event loops share it without a lock: a race costs a little precision
 
 from __future__ import annotations
 
+import logging
+
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ThrottledError, TransportTimeoutError
 from blockyard.process import PerProcess
 from blockyard.s3.retry import never_connected
 
+_log = logging.getLogger("blockyard.s3")
 _TOKENS = 500
 _RETRY_COST = 5
 _TIMEOUT_COST = 10
@@ -67,12 +70,15 @@ class RateLimiter:
             return
         self._bout_ends = now + _BOUT
         self.limit = max((self.limit or float(ctx.concurrency)) / 2, 1.0)
+        _log.warning("the service throttles: %.0f requests at a time, at most", self.limit)
 
     def succeeded(self, paid: int) -> None:
         """A call succeeded whose last retry, if any, had `paid` that many tokens."""
         self.tokens = min(self.tokens + max(paid, 1), _TOKENS)
         if self.limit is not None:
             grown = self.limit + 1 / self.limit
+            if grown >= _UNLIMITED_FROM:
+                _log.info("the service keeps up: requests are not limited any more")
             self.limit = None if grown >= _UNLIMITED_FROM else grown
 
     async def take_tokens(self, ctx: Context, error: BlockStoreError) -> int:

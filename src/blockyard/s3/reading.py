@@ -289,7 +289,7 @@ class Reader:
     def __init__(self, caller: Caller, verify_ranges: VerifyRanges) -> None:
         self._caller = caller
         self._verify_ranges = verify_ranges
-        self._page = SMALLEST_PAGE
+        self.page_size = SMALLEST_PAGE
 
     async def read(
         self,
@@ -305,7 +305,7 @@ class Reader:
         """
         if wanted.length == 0 or wanted.suffix == 0:
             return await self._read_nothing(ctx, wanted, full_key)
-        page = self._page if self._verify_ranges == "widen" else 1
+        page = self.page_size if self._verify_ranges == "widen" else 1
         read = Read.of(wanted, full_key, page)
         for _ in range(_REREADS):
             try:
@@ -317,9 +317,9 @@ class Reader:
             if read.span is None or page == 1 or not isinstance(verified, PageChecksums):
                 return _block(read, reply, verified)
             if verified.page_size == page or _covered(read, reply, verified):
-                self._page = verified.page_size
+                self.page_size = verified.page_size
                 return _block(read, reply, verified)
-            page = self._page = verified.page_size
+            page = self.page_size = verified.page_size
             read.widen(page)
         raise IntegrityError(
             f"{wanted.operation} {wanted.key!r}: each of {_REREADS} reads found a block of "

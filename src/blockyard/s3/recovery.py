@@ -56,12 +56,12 @@ class Recovery:
         self._config = config
         self._credentials = credentials
         self._capabilities = capabilities
-        self._clock_offset = 0.0
+        self.clock_offset = 0.0
         self.site = self._site(config.region)
 
     def now(self, ctx: Context) -> float:
         """The time of the service, in seconds since the epoch."""
-        return ctx.runtime.wall_time() + self._clock_offset
+        return ctx.runtime.wall_time() + self.clock_offset
 
     async def explained(
         self,
@@ -141,8 +141,8 @@ class Recovery:
         theirs = server_time(response)
         if theirs is None:
             return False
-        self._clock_offset = theirs - ctx.runtime.wall_time()
-        _log_recovery(call, f"the clock of the service is {self._clock_offset:+.0f} s off")
+        self.clock_offset = theirs - ctx.runtime.wall_time()
+        _log_recovery(call, f"the clock of the service is {self.clock_offset:+.0f} s off")
         return True
 
     def _site(self, region: str) -> Site:

@@ -15,7 +15,15 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.keys import MAX_KEY_BYTES
-from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
+from blockyard.model import (
+    Block,
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    HealthReport,
+    Page,
+    StoreStats,
+)
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.capabilities import lacking
@@ -123,6 +131,9 @@ class S3Store(Store):
     def name(self) -> str:
         where = self._config.endpoint or self._caller.site.address.host
         return f"s3://{self._config.bucket}/{self._prefix} at {where}"
+
+    def stats(self) -> StoreStats:
+        return self._caller.stats(self._reader.page_size)
 
     async def health_check(self, ctx: Context) -> HealthReport:
         """See `Store.health_check`. A listing proves more than the reply to a HEAD of the bucket,

@@ -18,7 +18,15 @@ from typing import Any, Literal
 from blockyard.context import Context
 from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
 from blockyard.keys import range_past_end
-from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
+from blockyard.model import (
+    Block,
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    HealthReport,
+    Page,
+    StoreStats,
+)
 
 
 @dataclass(slots=True)
@@ -208,6 +216,10 @@ class Store(ABC):
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
+
+    def stats(self) -> StoreStats:
+        """What was sent and learnt so far; nothing by default."""
+        return StoreStats()
 
     def close(self) -> None:  # noqa: B027 - a store need not hold anything
         """Let go of what the store holds. Called once; the default holds nothing."""

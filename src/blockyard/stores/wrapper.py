@@ -6,7 +6,15 @@ import builtins
 from collections.abc import Sequence
 
 from blockyard.context import Context
-from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
+from blockyard.model import (
+    Block,
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    HealthReport,
+    Page,
+    StoreStats,
+)
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
 
 
@@ -51,6 +59,9 @@ class WrapperStore(Store):
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)
+
+    def stats(self) -> StoreStats:
+        return self.inner.stats()
 
     def close(self) -> None:
         self.inner.close()

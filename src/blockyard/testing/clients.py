@@ -139,7 +139,9 @@ class _Driven:
             return self._runner.run(returned)
         if isinstance(returned, AsyncPageIterator):
             return _DrivenIterator(cast("AsyncPageIterator[Any]", returned), self._runner)
-        return _Driven(returned, self._runner)  # of `with_options`, the one plain method
+        if isinstance(returned, AsyncBlockStore):  # of `with_options`
+            return _Driven(returned, self._runner)
+        return returned
 
 
 class _DrivenIterator(Iterator[Any]):
