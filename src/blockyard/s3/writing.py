@@ -1,4 +1,4 @@
-"""Writes: the PUT, what proves it, and the conditions that it is held to.
+"""Writes: the PUT, what proves it, and its conditions.
 
 A conditional write carries a nonce in its metadata. A retry of one whose reply was lost is
 refused since the block is there already: by the nonce the writer knows its own. One with
@@ -139,7 +139,7 @@ class Writer:
         return info if self._etag_proves else await self._looked_up(ctx, put)
 
     def _stored(self, put: _Put) -> Callable[[Response], BlockInfo]:
-        """What the reply to the write is held to, and read as."""
+        """How the reply to the write is checked, and read."""
         check = check_stored if self._etag_proves else check_taken
         key, size = put.asked.key, len(put.asked.data)
 
