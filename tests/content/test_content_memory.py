@@ -13,7 +13,7 @@ import pytest
 from blockyard.content.files import LARGEST_WINDOW
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, Page
-from blockyard.stores.base import ListRequest, ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import open_client
@@ -34,12 +34,10 @@ class HollowStore(HookedStore):
         self._blocks = blocks
         self.written = 0
 
-    async def write_block(
-        self, ctx: Context, key: str, data: bytes | memoryview, *, if_absent: bool
-    ) -> BlockInfo:
-        self.written += len(data)
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        self.written += len(request.data)
         await ctx.runtime.sleep(0)
-        return BlockInfo(key, len(data), "etag")
+        return BlockInfo(request.key, len(request.data), "etag")
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         await ctx.runtime.sleep(0)
