@@ -84,7 +84,7 @@ def test_local_stores_count_nothing_and_a_wrapper_forwards() -> None:
 
 LOGGED: dict[str, tuple[list[Answer], int, str]] = {
     "a retry": ([TransportConnectionError("reset"), OK], logging.INFO, "attempt 1 failed"),
-    "throttling": ([s3_error(503, "SlowDown"), OK], logging.WARNING, "the service throttles"),
+    "throttling": ([s3_error(503, "SlowDown"), OK], logging.INFO, "the service throttles"),
     "a clock": ([SKEWED, OK], logging.INFO, "clock of the service is +3600 s off"),
     "a region": ([ELSEWHERE, OK], logging.INFO, "the bucket is in eu-west-3"),
     "a capability": (

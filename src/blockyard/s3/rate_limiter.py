@@ -70,7 +70,7 @@ class RateLimiter:
             return
         self._bout_ends = now + _BOUT
         self.limit = max((self.limit or float(ctx.concurrency)) / 2, 1.0)
-        _log.warning("the service throttles: %.0f requests at a time, at most", self.limit)
+        _log.info("the service throttles: %.0f requests at a time, at most", self.limit)
 
     def succeeded(self, paid: int) -> None:
         """A call succeeded whose last retry, if any, had `paid` that many tokens."""
