@@ -24,7 +24,7 @@ BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 # Tests run hundreds of programs, and each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz bench bench-path bench-path-check bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -35,6 +35,7 @@ help:
 	@echo "make faults        the fault campaign: 100,000 operations, then Ceph with its parts killed"
 	@echo "make faults-short  its short form, 2 to 4 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
+	@echo "make mutants       plants mistakes in the source, which the tests must catch: 7 minutes (ONLY=word)"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
 	@echo "make bench-path    clients beside each other over an emulated network path (root)"
 	@echo "make bench-path-check  whether the emulated network path is what it says (root)"
@@ -79,6 +80,9 @@ fuzz: $(FUZZ_READY)
 			-timeout=10 -rss_limit_mb=1024 -max_len=4096 -verbosity=0 -print_final_stats=1 \
 			-artifact_prefix=$(FUZZ_VENV)/ || exit 1; \
 	done
+
+mutants: $(READY)
+	@$(RUN) mutants $(if $(ONLY),--only "$(ONLY)")
 
 bench: $(BENCH_READY)
 	@bench/install-packages

@@ -156,6 +156,20 @@ def test_the_rest_of_another_version_is_not_taken() -> None:
     assert s3.read("k") == BLOCK
 
 
+def test_the_broken_rest_of_another_version_is_not_taken() -> None:
+    """A service that ignores If-Match: what came of the other version is no part of this one."""
+    s3 = foreign()
+
+    def other_version(request: Request, sent: Response) -> IncompleteBodyError:
+        zeros = Response(
+            sent.status, {**sent.headers, "etag": '"other"'}, bytes(sent.size), sent.size
+        )
+        return broken_after(700)(request, zeros)
+
+    s3.service.twists = [broken_after(500), other_version]
+    assert s3.read("k") == BLOCK
+
+
 def test_a_rest_that_ends_early_is_not_taken() -> None:
     s3 = foreign()
 

@@ -19,8 +19,10 @@ KEEP = 30.0
 Step = tuple[Callable[[Pool[str]], Any], Any]
 
 
-def take(now: float, origin: Origin = A, *, fresh: bool = False) -> Callable[[Pool[str]], Any]:
-    return lambda pool: pool.take(origin, now, fresh=fresh)
+def take(
+    now: float, origin: Origin = A, *, fresh: bool = False, over_limit: bool = False
+) -> Callable[[Pool[str]], Any]:
+    return lambda pool: pool.take(origin, now, fresh=fresh, over_limit=over_limit)
 
 
 def back(name: str, now: float, origin: Origin = A) -> Callable[[Pool[str]], Any]:
@@ -96,6 +98,19 @@ TABLE: dict[str, list[Step]] = {
         (take(2), WAIT),
         (take(2, B), "b"),
         (counts, (3, 0)),
+    ],
+    "one taken over the limit leaves the limit as it was": [
+        (take(0), OPEN),
+        (take(0), OPEN),
+        (take(0, over_limit=True), OPEN),
+        (counts, (3, 0)),
+        (drop(), None),
+        (take(0), WAIT),
+        (back("x", 1), []),
+        (back("y", 1), []),
+        (take(2), "y"),
+        (take(2), "x"),
+        (take(2), WAIT),
     ],
     "clearing gives up what is idle and nothing else": [
         (take(0), OPEN),

@@ -374,9 +374,8 @@ class Reader:
             try:
                 reply = await self._caller.attempt(ctx, read, read.check)
                 if read.span is None and learnt.checksum_mode is None:
-                    learnt.checksum_mode = (
-                        read.checksum_mode
-                    )  # if refused, it was all that was wrong
+                    # if refused, it was all that was wrong
+                    learnt.checksum_mode = read.checksum_mode
                 if read.span is not None and self._verify_ranges == "off":
                     return reply, None
                 if reply.size <= _CHECKED_INLINE or PageChecksums.stated(reply.headers):

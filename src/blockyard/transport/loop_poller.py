@@ -12,10 +12,10 @@ import math
 import select
 import threading
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blockyard.errors import StoreClosedError
+from blockyard.syscalls import errors_ignored
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool
@@ -285,7 +285,7 @@ class _EpollSet:
 
     def remove(self, descriptor: int) -> None:
         """Tell of it no more."""
-        with suppress(OSError):  # it has been closed
+        with errors_ignored():  # it has been closed
             self._epoll.unregister(descriptor)
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class _EpollSet:
         descriptor = self._epoll.fileno() if not self._epoll.closed else -1
         self._epoll.close()
         if descriptor >= 0 and not self._loop.is_closed():
-            with suppress(OSError):
+            with errors_ignored():
                 _ = self._loop.remove_reader(descriptor)
 
     def _ready(self) -> None:
@@ -325,7 +325,7 @@ class _LoopReaders:
         """See `_EpollSet`."""
         self._added.discard(descriptor)
         for remove in (self._loop.remove_reader, self._loop.remove_writer):
-            with suppress(OSError):
+            with errors_ignored():
                 _ = remove(descriptor)
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+
+from blockyard.syscalls import errors_ignored
 
 
 class Post:
@@ -56,7 +57,7 @@ class Post:
         self._closed = True
         os.close(self._waker)
         if not self._loop.is_closed():
-            with suppress(OSError):
+            with errors_ignored():
                 _ = self._loop.remove_reader(self._waker)
 
     def _deliver(self) -> None:
