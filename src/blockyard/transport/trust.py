@@ -16,6 +16,7 @@ from blockyard.errors import ConfigError
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig
+from blockyard.user_code import pass_on_foreign
 
 _CERTIFICATE_ALERTS = frozenset(
     {
@@ -89,6 +90,7 @@ class Trust:
             if http.client_cert:
                 context.load_cert_chain(http.client_cert, http.client_key or None)
         except OSError as error:
+            pass_on_foreign(error)
             raise ConfigError(f"http.ca_bundle, client_cert, client_key: {error}") from None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
@@ -121,6 +123,7 @@ def _identity(path: str) -> object:
     try:
         found = os.stat(path)
     except OSError as error:
+        pass_on_foreign(error)
         return error.errno
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
