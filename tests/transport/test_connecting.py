@@ -396,20 +396,26 @@ def test_no_memory_for_a_connection_leaves_the_pool_right(
         assert driver.exchange(ask(server.url)).body == b"hello"
 
 
-def test_what_a_signal_handler_raises_as_an_address_is_looked_at_is_raised(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An address needs no thread. A `TimeoutError` was taken for the look-up's, and tried again."""
+class LateError(TimeoutError):
+    pass
 
-    class LateError(TimeoutError):
-        pass
+
+@pytest.mark.parametrize(
+    "raised", [LateError(), KeyboardInterrupt("^C"), SystemExit(3), ValueError()]
+)
+def test_what_a_signal_handler_raises_as_an_address_is_looked_at_is_raised(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    """An address needs no thread. A `TimeoutError` was taken for the look-up's, and tried again;
+    of others a copy was raised."""
 
     def interrupted(*_: object, **__: object) -> None:
-        raise LateError
+        raise raised
 
     monkeypatch.setattr(socket, "getaddrinfo", interrupted)
-    with pytest.raises(LateError):
-        _ = resolving.look_up("127.0.0.1")
+    with driving("blocking") as driver, pytest.raises(type(raised)) as caught:
+        _ = driver.exchange(ask("http://127.0.0.1:9"))
+    assert caught.value is raised
 
 
 def test_no_thread_for_a_look_up_is_a_typed_error(

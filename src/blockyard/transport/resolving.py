@@ -71,8 +71,13 @@ def look_up(host: str) -> LookUp:
     if _is_address(host):
         mine.run()
         error = mine.exception()
-        if isinstance(error, OSError):
-            pass_on_foreign(error)  # of a signal handler, which can't wait to be asked for
+        try:
+            if isinstance(error, OSError):
+                pass_on_foreign(error)  # of a signal handler, which can't wait to be asked for
+            elif error is not None and not isinstance(error, UnicodeError):
+                raise error  # of one, too: itself, not the copy that `addresses` raises
+        finally:
+            del error  # which its traceback refers to
         return mine
     key = os.getpid(), host
     known = _look_ups.setdefault(key, mine)
