@@ -70,7 +70,12 @@ def test_a_range_past_the_end_is_refused_as_it_is_alone(client: ClientName) -> N
         store = opened.store
         store.write_block("a", b"0123456789")
         assert store.read_block_ranges([("a", 8, 5), ("a", 0, 3)]) == [b"89", b"012"]
-        for ranges in ([("a", 0, 3), ("a", 11, 2)], [("a", 11, 2), ("a", 12, 2)]):
+        for ranges in (
+            [("a", 0, 3), ("a", 11, 2)],
+            [("a", 11, 2), ("a", 12, 2)],
+            [("a", 11, 5), ("a", 12, 2)],
+            [("a", 11, 2), ("a", 11, 2)],
+        ):
             with pytest.raises(InvalidRangeError, match="11"):
                 _ = store.read_block_ranges(ranges)
         with pytest.raises(BlockNotFoundError, match="'absent'"):

@@ -66,10 +66,10 @@ def merged(ranges: Sequence[Range]) -> list[MergedRead]:
 
 def part(read: MergedRead, data: bytes, wanted: Range) -> bytes | None:
     """The bytes of `wanted` in the `data` of `read`; None when they begin past its end."""
+    if len(read.indices) == 1:
+        return data
     _, offset, length = wanted
     begin = offset - read.offset
-    if begin == 0 and length == read.length:
-        return data
-    if begin >= len(data) or length is None:
+    if begin >= len(data) or length is None:  # None is never merged
         return None
     return data[begin : begin + length]
