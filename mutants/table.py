@@ -298,7 +298,7 @@ MUTANTS = [
     Mutant(
         "pool: the limit raised by each call that went over it",
         "transport/pool.py",
-        "if not _took_one(host.over_limit):\n            host.free.append(None)",
+        "if not took_one(host.over_limit):\n            host.free.append(None)",
         "host.free.append(None)",
         _POOL,
     ),

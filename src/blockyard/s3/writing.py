@@ -113,6 +113,12 @@ class Writer:
             return learnt.conditional_writes
         return True if request.if_match is None else learnt.matching_writes
 
+    def _learn_holds_to(self, request: WriteRequest, *, holds: bool) -> None:
+        if request.if_absent:
+            self._caller.capabilities.conditional_writes = holds
+        else:
+            self._caller.capabilities.matching_writes = holds
+
     async def _put(self, ctx: Context, put: _Put) -> BlockInfo:
         """Without its checksum header where it is that which the service refuses."""
         try:
@@ -183,7 +189,7 @@ class Writer:
         the ETag that is asked for now. With `if_absent` it is sent twice, since somebody may have
         deleted the block in between: then the first one was right to succeed.
         """
-        request, learnt = put.asked, self._caller.capabilities
+        request = put.asked
         if request.if_match is not None:
             request = replace(request, if_match=put.headers[_NONCE])
         with perhaps_done(1):
@@ -198,15 +204,9 @@ class Writer:
                     pass
                 else:
                     continue
-                if request.if_absent:
-                    learnt.conditional_writes = True
-                else:
-                    learnt.matching_writes = True
+                self._learn_holds_to(request, holds=True)
                 return
-            if request.if_absent:
-                learnt.conditional_writes = False
-            else:
-                learnt.matching_writes = False
+            self._learn_holds_to(request, holds=False)
             raise _unconditional(request, "stored, perhaps in place of another")
 
     async def _own_write_or_refused(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:

@@ -19,7 +19,6 @@ from blockyard.transport.connections import ConnectionPool, Connections, calls_o
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.polling import PolledSocket, Socket
 from blockyard.transport.threads import deadline_passed, outcome_of, wait_until_done
-from blockyard.transport.timeouts import Timeouts
 from blockyard.user_code import UserCodeError, leave, run_user_code
 
 if TYPE_CHECKING:
@@ -135,8 +134,8 @@ class BlockingRuntime(NetworkRuntime):
     awaits = False
 
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
-        timeouts = Timeouts(self._endless.idle, deadline)
-        if not wait_until_done(future, timeouts.remaining()):
+        seconds = None if deadline is None else deadline - monotonic()
+        if not wait_until_done(future, seconds):
             raise deadline_passed()
         try:
             return outcome_of(future)

@@ -62,7 +62,7 @@ class Pool(Generic[Connection]):
             return Take.WAIT
         idle = None if fresh else self._newest(host, now)
         # last: nothing that an interrupt can end comes between this and the caller
-        if not _took_one(host.free):
+        if not took_one(host.free):
             if not over_limit:  # another thread was quicker
                 if idle is not None:
                     host.idle.append(idle)
@@ -131,12 +131,12 @@ class Pool(Generic[Connection]):
         return taken, sum(len(host.idle) for host in hosts)
 
     def _free(self, host: _Host[Connection]) -> None:
-        if not _took_one(host.over_limit):
+        if not took_one(host.over_limit):
             host.free.append(None)
 
 
-def _took_one(slots: list[None]) -> bool:
-    """Take one of them, if there is any, in one step."""
+def took_one(slots: list[None]) -> bool:
+    """Take one of them, if there is any, in one step: threads need no lock for it."""
     try:
         slots.pop()
     except IndexError:

@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 from blockyard.errors import DeadlineExceededError, TransportError
 from blockyard.process import PerProcess
 from blockyard.transport.clock import monotonic
+from blockyard.transport.pool import took_one
 
 Result = TypeVar("Result")
 
@@ -151,7 +152,7 @@ class _Workers:
 
     def take(self, call: Call[Any], limit: int | None) -> None:
         with self._lock:
-            if not _took_one(self._idle):
+            if not took_one(self._idle):
                 if limit is None or self._alive < limit:
                     start_thread(self._work, "blockyard-call")
                     self._alive += 1
@@ -162,7 +163,7 @@ class _Workers:
     def dismiss(self) -> None:
         with self._lock:
             self._dismissed = True
-            while _took_one(self._idle):
+            while took_one(self._idle):
                 self._alive -= 1
                 self._calls.put(None)
 
@@ -182,28 +183,19 @@ class _Workers:
                 with self._lock:
                     if self._calls.empty():  # it is put there under the lock: none is coming
                         self._alive -= 1
-                        _ = _took_one(self._idle)
+                        _ = took_one(self._idle)
                         return None
 
     def _goes_on(self) -> bool:
         """After a call: whether this thread is to wait for another one."""
         with self._lock:
-            if _took_one(self._queued):
+            if took_one(self._queued):
                 return True
             if self._dismissed:
                 self._alive -= 1
                 return False
             self._idle.append(None)
             return True
-
-
-def _took_one(tokens: list[None]) -> bool:
-    """Take one of the tokens, if there is any, in one step."""
-    try:
-        tokens.pop()
-    except IndexError:
-        return False
-    return True
 
 
 def start_thread(run: Callable[[], object], name: str) -> None:
