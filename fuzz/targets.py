@@ -17,7 +17,8 @@ from xml.etree import ElementTree
 
 from crc32c import crc32c
 
-from blockyard.config import S3Config, load_config
+from blockyard.config import S3Config
+from blockyard.config.loading import load_config
 from blockyard.context import Request, Response
 from blockyard.errors import BlockStoreError, ConfigError, InvalidKeyError, TransportError
 from blockyard.keys import check_key, check_prefix

@@ -12,11 +12,11 @@ import pytest
 
 import blockyard
 from blockyard.config import FileConfig, S3Config, Secret, Settings
-from blockyard.config.fields import Setting, walk
-from blockyard.model import MIB
+from blockyard.config.sections import Section
 from blockyard.s3.store import S3Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
+from tests.config.setting_types import types_below
 
 KEYS = "access_key=AKIA&secret_key=hunter2"
 
@@ -100,20 +100,22 @@ def test_no_secret_is_shown_by_what_is_open() -> None:
         )
 
 
-def accepted(setting: Setting) -> object:
-    """The type of the keyword argument for a setting."""
-    if setting.section:
-        return setting.section | Mapping[str, Any] | None
-    if setting.kind is int and setting.low >= MIB:  # a size
+def accepted(name: str, kind: Any) -> object:
+    """The type of the keyword argument for a setting of type `kind`."""
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return kind | Mapping[str, Any] | None
+    if name == "in_flight":  # a size
         return int | str | None
     wider = {Secret: str | Secret, Path: str | os.PathLike[str]}
-    return wider.get(setting.kind, setting.kind) | None
+    return wider.get(kind, kind) | None
 
 
 def test_the_keyword_arguments_are_the_settings() -> None:
     """Each setting by its own name, and of the type that it takes: `Settings` can't drift."""
-    fields = {**dict(walk(S3Config)), **dict(walk(FileConfig))}
-    expected = {path[-1]: accepted(setting) for path, setting in fields.items()}
+    kinds = {**types_below(S3Config), **types_below(FileConfig)}
+    sections = {(name,): known.section for name, known in S3Config.settings.items()}
+    kinds |= {path: section for path, section in sections.items() if section}
+    expected = {path[-1]: accepted(path[-1], kind) for path, kind in kinds.items()}
     assert get_type_hints(Settings) == expected
     for function in (blockyard.open_store, blockyard.open_async_store):
         assert get_type_hints(function)["settings"] == Unpack[Settings]

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar, Unpack
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
-from blockyard.config import Settings, Source
+from blockyard.config import Settings
+from blockyard.config.loading import Source
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
 from blockyard.content.reading import ContentReader

@@ -53,6 +53,15 @@ def below(prefix: str) -> str:
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
+def folder_prefix(text: str) -> str:
+    """The prefix of all keys in a folder of a bucket; "" stays. Raises `ValueError`."""
+    prefix = below(text) if text else ""
+    size = len(prefix.encode())
+    if size >= MAX_KEY_BYTES:
+        raise ValueError(f"{size} bytes leave no room for a key: the limit is {MAX_KEY_BYTES}")
+    return prefix
+
+
 def _short(text: str) -> str:
     """`text` for a message: the whole of a key, the beginning of what is too long for one."""
     return repr(text) if len(text) <= MAX_KEY_BYTES else f"{text[:40]!r}..."

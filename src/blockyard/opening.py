@@ -17,11 +17,10 @@ from blockyard.config import (
     HttpConfig,
     S3Config,
     Settings,
-    Source,
     StoreConfig,
     TimeoutConfig,
-    load_config,
 )
+from blockyard.config.loading import Source, load_config
 from blockyard.errors import ConfigError
 from blockyard.operations import Operations
 from blockyard.stores.base import Store

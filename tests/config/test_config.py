@@ -10,13 +10,14 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from blockyard.config import FileConfig, HttpConfig, S3Config, Secret, StoreConfig, TimeoutConfig
-from blockyard.config.fields import Section, Setting, settings_below, walk
+from blockyard.config.sections import Section, settings_below, walk
 from blockyard.errors import ConfigError
+from tests.config.setting_types import types_below
 
 ELSEWHERE = "http://localhost:9000"
 
@@ -62,12 +63,13 @@ WRONG: dict[type, list[Any]] = {
 }
 """Values that no setting of the type may have."""
 
-SINGLE = {path: setting for path, setting in walk(StoreConfig) if setting.section is None}
+SINGLE = types_below(StoreConfig)
 
 
-def type_of(setting: Setting) -> type:
-    """What a field holds; a choice among texts is a text."""
-    return setting.kind if isinstance(setting.kind, type) else str
+def type_of(annotation: Any) -> type:
+    """What a setting holds that is not None; a choice among texts is a text."""
+    kind = (get_args(annotation) or (annotation,))[0]
+    return kind if isinstance(kind, type) else str
 
 
 @pytest.mark.parametrize("path", SINGLE, ids=".".join)

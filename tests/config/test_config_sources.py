@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockyard.config import FileConfig, S3Config, StoreConfig, TimeoutConfig, load_config
-from blockyard.config.fields import settings_below
+from blockyard.config import FileConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config.loading import load_config
+from blockyard.config.sections import settings_below
 from blockyard.errors import ConfigError
 
 NO_VARIABLES: Mapping[str, str] = {}

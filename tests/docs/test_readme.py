@@ -17,9 +17,9 @@ import pytest
 import blockyard
 from blockyard.cli import exits
 from blockyard.cli.app import app
-from blockyard.config import S3Config, Secret, load_config
-from blockyard.config.fields import Setting, settings_below, walk
-from blockyard.config.loading import own_variables
+from blockyard.config import S3Config, Secret
+from blockyard.config.loading import environment_layer, load_config
+from blockyard.config.sections import Setting, settings_below, walk
 from blockyard.errors import BlockStoreError
 from blockyard.model import MIB
 from blockyard.s3 import rate_limiter
@@ -243,7 +243,7 @@ def test_the_table_of_variables_names_those_that_are_read() -> None:
     variables = {name for row in table(CONFIGURATION, "variable") for name in named(row[0])}
     own = {name for name in variables if name.startswith("BLOCKYARD_S3_")}
     assert own
-    paths = own_variables(dict.fromkeys(own, "1")).keys()
+    paths = environment_layer(dict.fromkeys(own, "1")).keys()
     assert set(paths) <= set(settings_below(S3Config, ("s3",)))
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
     others = {"BLOCKYARD_STORE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"}

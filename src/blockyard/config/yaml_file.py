@@ -8,24 +8,22 @@ aliases, deep nesting and repeated keys are refused.
 from __future__ import annotations
 
 import os
-import re
 import stat
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
-from blockyard.config.fields import Given, SettingPath, nearest
-from blockyard.config.loading import Layer
+from blockyard.config.sections import Given, SettingPath, nearest
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
 
 TOP_KEY = "block_store"
 _MAX_BYTES = 64 * 1024  # a hostile file of this size still parses in well under a second
 _MAX_DEPTH = 16
-_NULL = "tag:yaml.org,2002:null"
+_NULL = {"", "~", "null", "Null", "NULL"}
 
 
-def read_yaml(path: str) -> Layer:
+def read_yaml(path: str) -> dict[SettingPath, Given]:
     """The settings in the file at `path`, each with its line.
 
     Raises `ConfigError` when it can't be read, is not YAML, or is not a mapping with the one
@@ -44,7 +42,15 @@ def read_yaml(path: str) -> Layer:
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{path}: expected a YAML file of at most {_MAX_BYTES} bytes")
     try:
-        return _settings(path, yaml.compose(text, _PlainLoader))
+        _refuse_what_grows(text)
+        root = yaml.compose(text, yaml.BaseLoader)
+        top = _entries(root) if isinstance(root, yaml.MappingNode) else {}
+        for name in top.keys() - {TOP_KEY}:
+            raise ConfigError(f"{path}: {name[:60]!r}: unknown{nearest(name, [TOP_KEY])}")
+        if not isinstance(top.get(TOP_KEY), yaml.MappingNode):
+            inside = "the store's settings" if top else f"the key {TOP_KEY}"
+            raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with {inside}")
+        return _flat(top[TOP_KEY])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" at line {mark.line + 1}" if mark else ""
@@ -62,54 +68,33 @@ def _open_regular(path: str, flags: int) -> int:
     return file
 
 
-class _PlainLoader(yaml.BaseLoader):
-    """Refuses what could make a small file into a large or endless value; knows null."""
-
-    _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = cast("yaml.Event", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
+def _refuse_what_grows(text: bytes) -> None:
+    """Refuse what could make a small file into a large or endless value."""
+    depth = 0
+    for event in yaml.parse(text, yaml.BaseLoader):
         if isinstance(event, yaml.AliasEvent):
             raise _refused("aliases are not supported", event)
-        if self._depth == _MAX_DEPTH:
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
             raise _refused("nested too deeply", event)
-        self._depth += 1
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
 
 
-_PlainLoader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType] - no types there
-    _NULL, re.compile("(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
-)
-
-
-def _settings(path: str, root: yaml.Node | None) -> Layer:
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the key {TOP_KEY}")
-    top = _entries(root)
-    for name in top:
-        if name != TOP_KEY:
-            raise ConfigError(f"{path}: {name[:60]!r}: unknown{nearest(name, [TOP_KEY])}")
-    if not isinstance(top.get(TOP_KEY), yaml.MappingNode):
-        raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with the store's settings")
-    return _flatten(top[TOP_KEY])
-
-
-def _flatten(node: yaml.Node, path: SettingPath = ()) -> Layer:
+def _flat(node: yaml.Node, path: SettingPath = ()) -> dict[SettingPath, Given]:
     if not isinstance(node, yaml.MappingNode):
-        value = None if node.tag == _NULL else node.value
-        return {path: Given(value, f"line {node.start_mark.line + 1}")}
-    layer: Layer = {}
-    for name, below in _entries(node).items():
-        layer |= _flatten(below, (*path, name))
-    return layer
+        null = isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NULL
+        return {path: Given(None if null else node.value, f"line {node.start_mark.line + 1}")}
+    return {
+        found: given
+        for name, below in _entries(node).items()
+        for found, given in _flat(below, (*path, name)).items()
+    }
 
 
 def _entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:
     entries: dict[str, yaml.Node] = {}
     for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
+        if not isinstance(key, yaml.ScalarNode) or key.value in _NULL:
             raise _refused("a key must be a plain word", key)
         if key.value in entries:
             raise _refused("a key is given twice", key)

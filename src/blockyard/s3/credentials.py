@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
-from blockyard.config import S3Config
-from blockyard.config.checks import check_access_key, check_secret, check_token
+from blockyard.config import S3Config, values
 from blockyard.context import Context, Runtime
 from blockyard.errors import ConfigError, DeadlineExceededError, TransportError
 from blockyard.process import PerProcess
@@ -191,14 +190,14 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
                 config.session_token.reveal(),
             )
         )
-    access_key = _variable(environ, "AWS_ACCESS_KEY_ID", check_access_key)
-    secret_key = _variable(environ, "AWS_SECRET_ACCESS_KEY", check_secret)
+    access_key = _variable(environ, "AWS_ACCESS_KEY_ID", values.access_key)
+    secret_key = _variable(environ, "AWS_SECRET_ACCESS_KEY", values.secret_key)
     if bool(access_key) != bool(secret_key):
         raise ConfigError(
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together, and one is not set"
         )
     if access_key and "AWS_CREDENTIAL_EXPIRATION" not in environ:
-        session_token = _variable(environ, "AWS_SESSION_TOKEN", check_token)
+        session_token = _variable(environ, "AWS_SESSION_TOKEN", values.token)
         return StaticCredentials(Credentials(access_key, secret_key, session_token))
     return ChainCredentials()
 
@@ -273,9 +272,9 @@ def _checked(credentials: Any, keys: Any) -> Credentials:
     expiry = getattr(credentials, "_expiry_time", None)
     token = "" if keys.token is None else keys.token
     return Credentials(
-        _text("the access key", keys.access_key, check_access_key),
-        _text("the secret key", keys.secret_key, check_secret),
-        "" if token == "" else _text("the session token", token, check_token),
+        _text("the access key", keys.access_key, values.access_key),
+        _text("the secret key", keys.secret_key, values.secret_key),
+        "" if token == "" else _text("the session token", token, values.token),
         None if expiry is None else expiry.timestamp(),
     )
 

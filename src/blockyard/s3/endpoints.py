@@ -1,4 +1,4 @@
-"""Endpoints: their URLs, AWS's regions and partitions, and the address of a bucket at one.
+"""Endpoints: their URLs, AWS's regions and partitions, and the names and addresses of buckets.
 
 https://docs.aws.amazon.com/general/latest/gr/s3.html
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-endpoints.html
@@ -18,6 +18,22 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]|\.(?!\.)){0,252}")
 _PATH = re.compile(r"(/([A-Za-z0-9._~-]|%[0-9A-F]{2})+)*")
 _DNS_BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
+_DOTTED_QUAD = re.compile(r"\d+\.\d+\.\d+\.\d+")
+_REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NOT_BUCKETS = {
+    "--x-s3": "a directory bucket (S3 Express) has sessions and listings of its own, which are not "
+    "supported: use a general purpose bucket",
+    "--xa-s3": "an access point of a directory bucket (S3 Express) is not supported: use a general "
+    "purpose bucket",
+    "--ol-s3": "an Object Lambda access point is not supported: use the bucket behind it",
+    "--op-s3": "S3 on Outposts is not supported: use a bucket of a region",
+    "--table-s3": "a table bucket holds tables, not blocks: use a general purpose bucket",
+    ".mrap": "a multi-Region access point needs another kind of signature (SigV4A), which is not "
+    "supported: use one of its buckets",
+}
+"""Endings that AWS reserves for what is reached in other ways, and what to use instead."""
+
 _DOMAINS = {
     "cn-": "amazonaws.com.cn",
     "eusc-": "amazonaws.eu",
@@ -43,6 +59,44 @@ def aws_endpoint(region: str, *, fips: bool = False, dualstack: bool = False) ->
 def is_aws_host(host: str) -> bool:
     """Whether `host` is below a domain of AWS."""
     return any(host.endswith(f".{domain}") for domain in (_DOMAIN, *_DOMAINS.values()))
+
+
+def checked_region(name: str) -> str:
+    """Refuse, by `ValueError`, what can't stand in a host name or in a signature's scope."""
+    if not _REGION.fullmatch(name):
+        raise ValueError("a region has 1 to 63 letters, digits, hyphens and underscores")
+    return name
+
+
+def bucket_problem(name: str, endpoint: str) -> str:
+    """Why `name` is no bucket at `endpoint`, by the rules of AWS or the older, wider ones of other
+    services; "" where it may be one.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    """
+    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0]
+    if name.startswith("arn:"):
+        return (
+            "an ARN is not supported: use the name of the bucket, or the alias of an access point, "
+            "which ends in -s3alias"
+        )
+    if endpoint == "" or is_aws_host(host):
+        for ending, reason in _NOT_BUCKETS.items():
+            if name.endswith(ending):
+                return reason
+    if endpoint and not _BUCKET.fullmatch(name):
+        return (
+            "a name has 3 to 255 letters, digits, dots, hyphens and underscores, "
+            "and begins with a letter or digit"
+        )
+    if endpoint == "" and not _DNS_BUCKET.fullmatch(name):
+        return (
+            "at AWS a name has 3 to 63 lower-case letters, digits, single dots and hyphens, "
+            "and begins and ends with a letter or digit"
+        )
+    if endpoint == "" and _DOTTED_QUAD.fullmatch(name):
+        return "at AWS a name can't look like an IP address"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +175,20 @@ def parse_endpoint(text: str) -> tuple[Origin, str]:
             "bytes in upper case, but not '.' or '..' alone"
         )
     return Origin(scheme, host.lower(), DEFAULT_PORTS[scheme] if port is None else port), path
+
+
+def normal_endpoint(text: str) -> str:
+    """The endpoint as a URL with its scheme, in lower case but for its path; "", AWS, stays.
+
+    Raises `ValueError`, as `parse_endpoint` does.
+    """
+    if text == "":
+        return ""
+    _, path = parse_endpoint(text)
+    scheme, separator, location = text.partition("://")
+    if not separator:
+        scheme, location = "https", text
+    return f"{scheme}://{location.partition('/')[0]}".lower() + path
 
 
 def parse_location(location: str) -> tuple[str, int | None]:

@@ -1,0 +1,254 @@
+"""How settings are declared and checked, and what errors say of them.
+
+A `Section` checks all of its settings when it is made, and raises one `ConfigError` for all that
+are wrong. Each problem names the setting by its path in YAML, what was expected, what was given
+(unless that is or may hold a secret) and where it came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
+
+from blockyard.config import values
+from blockyard.config.values import Reader
+from blockyard.errors import ConfigError
+from blockyard.model import MAX_SECONDS
+
+SettingPath = tuple[str, ...]
+"""A setting in the tree: `block_store.s3.timeouts.connect` is `("s3", "timeouts", "connect")`."""
+
+_SHOWN_CHARACTERS = 60
+_LISTED = 50
+_HIDDEN = "a value that is not shown"
+
+
+class Secret:
+    """Text that no repr, log, error or traceback shows; `reveal` returns it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __str__(self) -> str:
+        return "**********" if self._text else ""
+
+    def __repr__(self) -> str:
+        return f"Secret('{self}')"
+
+
+class Given(NamedTuple):
+    """A value for a setting, and where it came from; "" where the whole source is named."""
+
+    value: object
+    origin: str = ""
+
+
+class Setting(NamedTuple):
+    """What one setting may be: required where the default is MISSING, or None where that is it."""
+
+    expected: str
+    default: object
+    read: Reader
+    check: Reader | None = None
+    section: type[Section] | None = None
+
+    @property
+    def secret(self) -> bool:
+        """Whether no error may show it."""
+        return isinstance(self.default, Secret)
+
+    def convert(self, value: Any) -> object:
+        """The value as it will be used. Raises `ValueError`, whose text is never the value's."""
+        if value is None and self.default is None:
+            return None
+        if self.secret and isinstance(value, Secret):
+            value = value.reveal()
+        if isinstance(value, str):
+            value = values.one_line(str.__str__(value))  # of an enum's member, too, its text
+        try:
+            value = self.read(value)
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # they quote the value
+            raise ValueError from None
+        value = self.check(value) if self.check else value
+        return Secret(value) if self.secret else value
+
+
+def setting(
+    expected: str, read: Reader = values.text, check: Reader | None = None, **default: Any
+) -> Any:
+    """A setting, required unless `default=` is given.
+
+    `read` makes a value what the setting holds, or raises anything. `check` returns what was read
+    as it will be used, or raises a `ValueError` that says what is wrong with it, never what it is.
+    """
+    return _field(Setting(expected, default.get("default", MISSING), read, check))
+
+
+def section(kind: type[Section], *, default: Any) -> Any:
+    """A section within another one."""
+    expected = f"a mapping with the settings {', '.join(kind.settings)}"
+    return _field(Setting(expected, default, values.instance_of(kind), section=kind))
+
+
+def whole(low: int, high: int, meaning: str, *, default: int) -> Any:
+    """A whole number."""
+    expected = f"a whole number from {low} to {high} ({meaning})"
+    return setting(expected, values.within(low, high, values.whole), default=default)
+
+
+def seconds(meaning: str, *, default: float | None, zero: bool = False) -> Any:
+    """Seconds, more than 0 (or, with `zero`, from there) and up to a week."""
+    expected = f"seconds{' from 0' if zero else ', more than 0 and up'} to a week ({meaning})"
+    low = 0.0 if zero else math.ulp(0.0)
+    return setting(expected, values.within(low, MAX_SECONDS, values.number), default=default)
+
+
+def _field(what: Setting) -> Any:
+    return field(default=what.default, metadata={"setting": what})
+
+
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    field_specifiers=(setting, section, whole, seconds),
+)
+class Section:
+    """Settings that stand together: a frozen dataclass, closed to unknown names.
+
+    `dataclasses.replace` makes another one, checked as the first.
+    """
+
+    yaml_path: ClassVar[str]
+    settings: ClassVar[dict[str, Setting]]
+
+    def __init_subclass__(cls, *, yaml_path: str) -> None:
+        made: Any = dataclass(frozen=True, init=False)(cls)
+        cls.yaml_path = yaml_path
+        cls.settings = {each.name: each.metadata["setting"] for each in fields(made)}
+
+    def __init__(self, **settings: Any) -> None:
+        problems: list[_Problem] = []
+        _ = self._fill(settings, problems)
+        if problems:
+            told = [each.told(type(self)) for each in problems[:_LISTED]]
+            if len(problems) > _LISTED:
+                told.append(f"and {len(problems) - _LISTED} more problems")
+            raise ConfigError("; ".join(told))
+
+    def given(self) -> dict[str, object]:
+        """The settings that this was made with, without those that were left out."""
+        return {name: getattr(self, name) for name in vars(self)["_given"]}
+
+    def conflicts(self, valid: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """Settings that are wrong beside others, and why; `valid` has those that are right."""
+        return ()
+
+    def _fill(self, settings: Mapping[str, object], problems: list[_Problem]) -> Self:
+        """Set what is right, and list what is wrong."""
+        valid = vars(self)
+        given = {
+            str(name): value if isinstance(value, Given) else Given(value)
+            for name, value in settings.items()
+        }
+        valid["_given"] = frozenset(given)
+        for name, known in self.settings.items():
+            value = given[name].value if name in given else known.default
+            try:
+                if name not in given and value is not MISSING:
+                    valid[name] = value
+                elif known.section and isinstance(value, Mapping):
+                    inner = object.__new__(known.section)
+                    valid[name] = inner._fill(cast("Mapping[str, object]", value), problems)
+                else:
+                    valid[name] = known.convert(value)
+            except ValueError as error:
+                problems.append(_Problem(type(self), name, given.get(name), str(error)))
+        problems += [
+            _Problem(type(self), name, given[name]) for name in given if name not in self.settings
+        ]
+        problems += [
+            _Problem(type(self), name, given.get(name, Given(None)), reason)
+            for name, reason in self.conflicts(valid)
+        ]
+        return self
+
+
+class _Problem(NamedTuple):
+    section: type[Section]
+    name: str
+    given: Given | None
+    reason: str = ""
+
+    def told(self, root: type[Section]) -> str:
+        """The problem in words; `root` is the section that was to be made."""
+        path = f"{self.section.yaml_path}.{self.name}"
+        if self.given and self.given.origin:
+            path += f" ({self.given.origin})"
+        known = self.section.settings.get(self.name)
+        if known is None:
+            return f"{path[:200]}: unknown setting{self._advice(root)}"
+        if self.given is None:
+            return f"{path}: required: {known.expected}"
+        value = self.given.value
+        got = _HIDDEN if known.secret and value else shown(value)
+        because = f" ({self.reason})" if self.reason else ""
+        return f"{path}: expected {known.expected}, got {got}{because}"
+
+    def _advice(self, root: type[Section]) -> str:
+        """The known name that is nearest to an unknown one: in its section, else below `root`."""
+        here = self.section.settings
+        paths = {path[-1]: ".".join((root.yaml_path, *path)) for path, _ in walk(root)}
+        return nearest(self.name, list(here), {name: paths[name] for name in paths.keys() - here})
+
+
+def walk(root: type[Section], path: SettingPath = ()) -> Iterator[tuple[SettingPath, Setting]]:
+    """Everything below `root`, with its path: sections and what is in them."""
+    for name, known in root.settings.items():
+        yield (*path, name), known
+        if known.section:
+            yield from walk(known.section, (*path, name))
+
+
+def settings_below(root: type[Section], path: SettingPath = ()) -> list[SettingPath]:
+    """The paths of the single settings below `root`."""
+    return [found for found, known in walk(root, path) if known.section is None]
+
+
+def shown(value: object) -> str:
+    """`value` in an error: short, and not at all where it may hold a secret, as URLs do."""
+    if value is None or (isinstance(value, str) and value == ""):
+        return "nothing"
+    if isinstance(value, str):
+        if "@" in value or "?" in value:
+            return _HIDDEN
+        return repr(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "...")
+    if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
+
+
+def nearest(name: str, known: list[str], elsewhere: Mapping[str, str] = {}) -> str:
+    """The known name that is close to `name`, or where else one stands; else what is known."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for errors alone
+
+    close = get_close_matches(name[:_SHOWN_CHARACTERS], [*known, *elsewhere], n=1)
+    if not close:
+        return f"; expected one of: {', '.join(known)}"
+    return f"; did you mean {elsewhere.get(close[0]) or repr(close[0])}?"

@@ -1,0 +1,151 @@
+"""What single values may be: readers, which convert, and checks of what was read.
+
+A reader raises anything, and none of it is told. A check returns the value as it will be used, or
+raises a `ValueError` that says what is wrong with it, never what it is: it may be a secret, and
+whoever reports it knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from blockyard.model import parse_size
+from blockyard.s3.endpoints import parse_location
+
+Reader = Callable[[Any], Any]
+
+_FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromkeys(
+    ["false", "f", "no", "n", "off", "0"], False
+)
+_ONE_WORD = re.compile(r"[!-~]*")
+
+
+def instance_of(kind: type) -> Reader:
+    """What is a `kind` already."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, kind):
+            raise TypeError
+        return value
+
+    return read
+
+
+text = instance_of(str)
+
+
+def path_text(value: Any) -> str:
+    """The text of a path."""
+    return text(os.fspath(value))
+
+
+def one_of(*words: str) -> Reader:
+    """One of `words`."""
+    return lambda value: words[words.index(value)]
+
+
+def flag(value: object) -> bool:
+    """True, false, and the words and numbers that mean them."""
+    return _FLAGS[str(value).lower() if isinstance(value, bool | int | str) else ""]
+
+
+def number(value: Any) -> float:
+    """Numbers of all libraries, and text; but never True, which is a flag, nor b"3"."""
+    if isinstance(value, bool | bytes | bytearray | memoryview):
+        raise TypeError
+    return float(value)
+
+
+def whole(value: Any) -> int:
+    """As `number`, for what is a whole number."""
+    found = number(value)
+    if not found.is_integer():
+        raise ValueError
+    return int(found)
+
+
+def size(value: Any) -> int:
+    """Bytes, as a number or as text such as 64MiB."""
+    return parse_size(value) if isinstance(value, str) else whole(value)
+
+
+def within(low: float, high: float, read: Reader) -> Reader:
+    """What `read` makes, from `low` to `high`."""
+
+    def bounded(value: object) -> object:
+        found = read(value)
+        if not low <= found <= high:  # NaN is neither
+            raise ValueError
+        return found
+
+    return bounded
+
+
+def one_line(text: str) -> str:
+    """Refuse CR, LF and NUL: no setting may end a header, a log line or a file name early."""
+    if any(character in text for character in "\r\n\0"):
+        raise ValueError("CR, LF and NUL are not allowed")
+    return text
+
+
+def token(text: str) -> str:
+    """Refuse what can't stand in a header as one word: an access key, a session token."""
+    _refuse_masked(text)
+    if not _ONE_WORD.fullmatch(text):
+        raise ValueError("only printable ASCII without spaces is allowed")
+    return text
+
+
+def access_key(text: str) -> str:
+    """As `token`, without the characters that end the key in the Authorization header."""
+    if any(character in text for character in "/,="):
+        raise ValueError("'/', ',' and '=' are not allowed")
+    return token(text)
+
+
+def secret_key(text: str) -> str:
+    """Refuse the space or line end that a careless copy leaves at either end."""
+    _refuse_masked(text)
+    if text != text.strip():
+        raise ValueError("it begins or ends with white space")
+    return one_line(text)
+
+
+def _refuse_masked(text: str) -> None:
+    """Refuse what a secret is dumped as, when a configuration is written to JSON or printed."""
+    if text and not text.strip("*"):
+        raise ValueError("only asterisks: it was dumped without the secret, which has to be given")
+
+
+def proxy(text: str) -> str:
+    """`http://[USER:PASSWORD@]HOST[:PORT]`: a proxy is reached in the clear and asked to tunnel."""
+    if text == "":
+        return ""
+    scheme, _, location = text.partition("://")
+    if scheme.lower() != "http":
+        raise ValueError("the scheme is not http")
+    _ = parse_location(location.rpartition("@")[2].removesuffix("/"))
+    return text
+
+
+def readable_file(text: str) -> str:
+    """The absolute path of a file that can be read; `~` is the home folder, "" stays ""."""
+    if text == "":
+        return ""
+    path = os.path.abspath(os.path.expanduser(text))
+    if not os.path.isfile(path):
+        raise ValueError("there is no such file")
+    if not os.access(path, os.R_OK):
+        raise ValueError("the file can't be read")
+    return path
+
+
+def folder(text: str) -> Path:
+    """The absolute path of a folder, which need not exist yet; `~` is the home folder."""
+    if text == "":
+        raise ValueError("an empty path names no folder")
+    return Path(os.path.abspath(os.path.expanduser(one_line(text))))
