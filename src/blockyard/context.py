@@ -83,8 +83,7 @@ class Response:
     crc32c: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hedge:
+class Hedge(NamedTuple):
     """When a request that is not answered goes out a second time, on another connection.
 
     `after` is in seconds; `allowed` is asked once they have passed, and counts what it allows.

@@ -7,8 +7,8 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-endpoints.html
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
 from urllib.parse import quote
 
 from blockyard.context import Origin
@@ -99,8 +99,7 @@ def bucket_problem(name: str, endpoint: str) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """Where a bucket is.
 
     `host` is the Host header; `root` is what comes before the `/` of a key in the path:

@@ -8,8 +8,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockyard.errors import (
     AccessDeniedError,
@@ -97,8 +96,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}")
 _CLIPPED = 300
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorResponse:
+class ErrorResponse(NamedTuple):
     """What a service says when it refuses a request, or one key of it; fit to be shown.
 
     `status` is 200 where the error came inside a success. `location` is where a redirect leads;

@@ -22,9 +22,9 @@ import zlib
 from base64 import b64encode
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import md5, sha1, sha256
+from typing import NamedTuple
 
 from blockyard.crc32c import crc32c
 from blockyard.model import KIB, MAX_BLOCK_SIZE
@@ -43,8 +43,7 @@ _FORMAT = "2"
 _STATED = re.compile(rf"{_FORMAT} (\d{{1,19}}) (\d{{1,19}}) ([0-9a-f]{{8}})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
+class Mismatch(NamedTuple):
     """Bytes that are not what was stored: `page` is None for the block as a whole."""
 
     page: int | None
@@ -84,8 +83,7 @@ def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     return headers
 
 
-@dataclass(frozen=True, slots=True)
-class PageChecksums:
+class PageChecksums(NamedTuple):
     """The checksums a block was stored with; those at the edges of pages stay in the headers.
 
     All sizes in bytes.
@@ -194,8 +192,7 @@ def _parsed(stated: str) -> PageChecksums:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceChecksum:
+class ServiceChecksum(NamedTuple):
     """What the service says of a whole object: `name` is the kind of checksum."""
 
     name: str

@@ -9,10 +9,10 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from operator import ge
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
 from blockyard.errors import ProtocolError
@@ -33,8 +33,7 @@ _END = "\0"
 """Ends a part of a token: no key holds it, since neither a path nor XML can."""
 
 
-@dataclass(frozen=True, slots=True)
-class PageRequest:
+class PageRequest(NamedTuple):
     """Which page of a listing: all keys below `prefix`, which begins with the store's own.
 
     `token` is the service's for this page, None for the first; `after` is the last key or folder of
