@@ -35,6 +35,9 @@ _IN_MEMORY = (list, tuple, deque, Set)
 _RANGE = ("ranges", "(key, offset, length)", 3)
 _BLOCK = ("blocks", "(key, data)", 2)
 
+_PLAIN = re.compile(f"[ -~]{{1,{MAX_KEY_BYTES}}}").fullmatch
+"""Printable ASCII within the limit, as almost every key is: no other check is needed."""
+
 _ETAG = re.compile(r"[!#-~]{1,1024}")  # RFC 9110, section 8.8.3
 _FIELD_NAMES = re.compile(r":[^:]*:")
 
@@ -53,21 +56,11 @@ SAME = Same.SAME
 
 def key(operation: str, value: str, name: str = "key") -> str:
     """A key of a block. Raises `TypeError`, `InvalidKeyError`."""
-    if _is_plain(value):
+    if type(value) is str and _PLAIN(value):
         return value
     text = _text(operation, value, name)
     check_key(text, f"{operation}: {name}")
     return text
-
-
-def _is_plain(value: object) -> bool:
-    """Whether `value` is printable ASCII within the limit: almost every key is, and it is quick."""
-    return (
-        type(value) is str
-        and value.isascii()
-        and value.isprintable()
-        and 0 < len(value) <= MAX_KEY_BYTES
-    )
 
 
 def prefix(operation: str, value: str, name: str = "prefix") -> str:
@@ -81,7 +74,7 @@ def keys(operation: str, values: Iterable[str]) -> list[str]:
     """Several keys. Raises as `key` does, naming the place of the one that is wrong."""
     several = _several(operation, values, "keys", "keys")
     for place, value in enumerate(several):
-        if not _is_plain(value):
+        if not (type(value) is str and _PLAIN(value)):
             several[place] = key(operation, value, f"keys[{place}]")
     return several
 
@@ -331,7 +324,7 @@ def _bytes(operation: str, subject: str, value: int, name: str) -> int:
 def _range(operation: str, place: int, value: object) -> tuple[str, int, int | None]:
     given = _items(operation, _RANGE, place, value)
     found, start, size = cast("tuple[str, int, int | None]", given)
-    if not _is_plain(found):
+    if not (type(found) is str and _PLAIN(found)):
         found = key(operation, found, f"ranges[{place}]: key")
     return found, *span(operation, found, start, size)
 
@@ -339,7 +332,7 @@ def _range(operation: str, place: int, value: object) -> tuple[str, int, int | N
 def _block(operation: str, place: int, value: object) -> tuple[str, bytes | memoryview]:
     pair = _items(operation, _BLOCK, place, value)
     found, given = cast("tuple[str, Buffer]", pair)
-    if not _is_plain(found):
+    if not (type(found) is str and _PLAIN(found)):
         found = key(operation, found, f"blocks[{place}]: key")
     if type(given) is not bytes:
         given = flat(f"{operation} {found!r}", given, f"blocks[{place}]: data")

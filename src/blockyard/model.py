@@ -139,15 +139,12 @@ class HealthReport:
     """The answer of `health_check`: the bucket or folder can be used.
 
     `latency` is the seconds that the check took; `store` says what was checked, without secrets;
-    `server` is what the service calls itself, "" where it does not say; `reads` and `hedges`
-    count the store's reads so far and the second requests among them, where those are counted.
+    `server` is what the service calls itself, "" where it does not say.
     """
 
     latency: float
     store: str
     server: str = ""
-    reads: int = 0
-    hedges: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,9 @@ class Caller:
                     )
                 if response.status < 300:
                     result = check(response)
-                    self._count_succeeded(call)
+                    self.succeeded += 1
+                    self.capabilities.answered = self.capabilities.bucket_found = True
+                    limiter.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
                 if await recovery.recovered(ctx, call, response, site, credentials):
@@ -217,12 +219,6 @@ class Caller:
                 raise failure
             finally:
                 del failure  # which its traceback refers to, by way of this frame
-
-    def _count_succeeded(self, call: Call) -> None:
-        self.succeeded += 1
-        if not self.capabilities.bucket_found:
-            self.capabilities.answered = self.capabilities.bucket_found = True
-        self._limiter.succeeded(call.attempts.paid if call.attempts else 0)
 
     def _count_failed(self, error: BlockStoreError) -> None:
         if isinstance(error, ThrottledError):

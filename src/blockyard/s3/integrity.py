@@ -159,10 +159,10 @@ class PageChecksums(NamedTuple):
             end -= end % self.page_size
         if begin >= end:
             return None
-        before = self.up_to(begin, headers)
+        before = self.up_to(begin, headers) if begin else 0
         if crc32c_of_body is None or len(body) != self.size:
             crc32c_of_body = crc32c(body[begin - first : end - first], before)
-        if crc32c_of_body == self.up_to(end, headers):
+        if crc32c_of_body == (self.whole if end == self.size else self.up_to(end, headers)):
             return None
         return self._first_wrong(body, first, range(begin, end, self.page_size), headers)
 

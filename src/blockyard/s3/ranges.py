@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from blockyard.context import Response
 from blockyard.errors import InvalidRangeError, ProtocolError
+from blockyard.model import MAX_BLOCK_SIZE
+from blockyard.stores.base import within
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
@@ -27,12 +29,14 @@ class Span:
             return f"the last {self.suffix} bytes"
         return f"{'all' if self.length is None else self.length} bytes from {self.first}"
 
+    @property
+    def most(self) -> int:
+        """The most bytes that an honest reply holds."""
+        return self.length or self.suffix or MAX_BLOCK_SIZE
+
     def of(self, size: int) -> tuple[int, int]:
         """The first byte, and the one after the last, in an object of `size` bytes."""
-        if self.suffix is not None:
-            return max(0, size - self.suffix), size
-        end = size if self.length is None else min(self.first + self.length, size)
-        return self.first, end
+        return within(size, self.first, self.length, self.suffix)
 
 
 def check_range_reply(response: Response, span: Span) -> tuple[int, int]:

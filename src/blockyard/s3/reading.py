@@ -23,9 +23,7 @@ from blockyard.errors import (
     IncompleteBodyError,
     IntegrityError,
     InvalidRangeError,
-    NotModifiedError,
     OversizedBodyError,
-    PreconditionFailedError,
     ProtocolError,
     S3Error,
 )
@@ -41,8 +39,10 @@ from blockyard.s3.responses import check_object
 from blockyard.stores.base import (
     ReadRequest,
     buffer_too_small,
+    changed,
     check_conditions,
     requested_range,
+    unchanged,
 )
 
 VerifyRanges = Literal["widen", "covered", "off"]
@@ -136,14 +136,15 @@ class Read(Call):
     @classmethod
     def of(cls, wanted: ReadRequest, full_key: str, page: int) -> Read:
         """To read what is wanted, widened to the edges of pages of `page` bytes."""
-        span = _widened(wanted, page)
+        ranged = wanted.offset is not None or wanted.suffix is not None
+        span = _widened(wanted, page) if ranged else None
         return cls(
             wanted.operation,
             wanted.key,
             full_key,
             wanted,
             span,
-            limit=_most(span),
+            limit=MAX_BLOCK_SIZE if span is None else span.most,
             into=wanted.into if span is None else None,
             hedged=wanted.into is None,
         )
@@ -157,7 +158,8 @@ class Read(Call):
         """Forget what has come of the body."""
         self.broken = None
         self.into = self.target
-        self.limit = _most(self.sent)
+        span = self.sent
+        self.limit = MAX_BLOCK_SIZE if span is None else span.most
 
     def resume(self, failure: IncompleteBodyError, failed_before: int) -> Broken:
         """Go on behind what `failure` brought."""
@@ -241,20 +243,13 @@ class Read(Call):
         return True
 
 
-def _widened(wanted: ReadRequest, page: int) -> Span | None:
-    """The range to ask for, to the edges of pages of `page` bytes; None for the whole block."""
-    offset, length = wanted.offset, wanted.length
+def _widened(wanted: ReadRequest, page: int) -> Span:
+    """The range that is wanted, to the edges of pages of `page` bytes."""
+    offset, length = wanted.offset or 0, wanted.length
     if wanted.suffix is not None:
         return Span(suffix=wanted.suffix + page - 1)
-    if offset is None:
-        return None
     first = offset - offset % page
     return Span(first, None if length is None else -(-(offset + length) // page) * page - first)
-
-
-def _most(span: Span | None) -> int:
-    """The most bytes that an honest reply holds."""
-    return (span and (span.length or span.suffix)) or MAX_BLOCK_SIZE
 
 
 def next_step(read: Read, failure: BlockStoreError) -> Step:
@@ -477,9 +472,9 @@ def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
         case InvalidRangeError() if wanted.offset is not None:
             return range_past_end(wanted.operation, wanted.key, wanted.offset)
         case S3Error() if failure.status == 412 and wanted.if_match is not None:
-            return PreconditionFailedError(f"{where}: its ETag is not {wanted.if_match!r}")
+            return changed(where, wanted.if_match)
         case S3Error() if failure.status == 304 and wanted.if_none_match is not None:
-            return NotModifiedError(f"{where}: its ETag is still {wanted.if_none_match!r}")
+            return unchanged(where, wanted.if_none_match)
         case _:
             return failure
 

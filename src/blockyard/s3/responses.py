@@ -135,11 +135,12 @@ _ACCEPTED = 202
 _CREATED = 201
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 _SNIFFED = 64
+_NO_ETAG = (None, "", '""')
 
 
 def check_stored(reply: Response) -> None:
     """Raise `NotS3Error` unless the reply to a PUT shows that the object was stored."""
-    if not _has_etag(reply):
+    if reply.headers.get("etag") in _NO_ETAG:
         raise _not_s3(reply, "the reply to a write has no ETag", " If so: write_proof: head")
     if reply.status == _ACCEPTED:
         raise _not_s3(reply, "the reply does not say that the write is done")
@@ -155,7 +156,7 @@ def check_taken(reply: Response) -> None:
 
 def check_object(reply: Response) -> None:
     """Raise `NotS3Error` unless the reply to a GET or HEAD is about an object."""
-    if not _has_etag(reply):
+    if reply.headers.get("etag") in _NO_ETAG:
         raise _not_s3(reply, "the reply has no ETag")
 
 
@@ -177,10 +178,6 @@ def is_page(reply: Response) -> bool:
         return False
     start = reply.body[:_SNIFFED].lstrip().lower()
     return start.startswith(_HTML) or "html" in reply.headers.get("content-type", "").lower()
-
-
-def _has_etag(reply: Response) -> bool:
-    return reply.headers.get("etag", "") not in {"", '""'}
 
 
 def _not_s3(reply: Response, what: str, unless: str = "") -> NotS3Error:

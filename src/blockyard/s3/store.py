@@ -146,14 +146,8 @@ class S3Store(Store):
             return reply
 
         reply = await self._caller.call(ctx, _listing("health_check", page, 1), listed)
-        hedging = self._caller.hedging
-        return HealthReport(
-            latency=ctx.runtime.now() - begun,
-            store=self.name,
-            server=reply.headers.get("server", ""),
-            reads=hedging.reads if hedging else 0,
-            hedges=hedging.sent if hedging else 0,
-        )
+        latency = ctx.runtime.now() - begun
+        return HealthReport(latency, self.name, reply.headers.get("server", ""))
 
     def _head(self, ctx: Context, operation: str, key: str) -> Coroutine[Any, Any, Response]:
         return self._reader.head(ctx, operation, key, self._full_key(key))

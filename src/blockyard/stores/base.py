@@ -91,10 +91,21 @@ class ListRequest:
     operation: str = "list_by_prefix"
 
 
+def changed(where: str, if_match: str | None, etag: str | None = None) -> PreconditionFailedError:
+    """The error for a block with another ETag than was asked for: `etag`, where it is known."""
+    found = "" if etag is None else f"{etag!r}, "
+    return PreconditionFailedError(f"{where}: its ETag is {found}not {if_match!r}")
+
+
+def unchanged(where: str, etag: str | None) -> NotModifiedError:
+    """The error for a block that still has the ETag which it was not to have."""
+    return NotModifiedError(f"{where}: its ETag is still {etag!r}")
+
+
 def check_match(where: str, if_match: str | None, etag: str) -> None:
     """Raise `PreconditionFailedError` for a block with another `etag` than was asked for."""
     if if_match not in {None, etag}:
-        raise PreconditionFailedError(f"{where}: its ETag is {etag!r}, not {if_match!r}")
+        raise changed(where, if_match, etag)
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
@@ -102,7 +113,14 @@ def check_conditions(request: ReadRequest, etag: str) -> None:
     where = f"{request.operation} {request.key!r}"
     check_match(where, request.if_match, etag)
     if request.if_none_match == etag:
-        raise NotModifiedError(f"{where}: its ETag is still {etag!r}")
+        raise unchanged(where, etag)
+
+
+def within(size: int, offset: int, length: int | None, suffix: int | None) -> tuple[int, int]:
+    """The first byte of a range, and the one after the last, in a block of `size` bytes."""
+    if suffix is not None:
+        return max(0, size - suffix), size
+    return offset, size if length is None else min(offset + length, size)
 
 
 def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
@@ -110,15 +128,10 @@ def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
 
     Raises `InvalidRangeError` for an offset at or past the end, `BufferTooSmallError`.
     """
-    begin, end = 0, size
-    if request.suffix is not None:
-        begin = max(0, size - request.suffix)
-    elif request.offset is not None:
-        begin = request.offset
-        if begin >= size:
-            raise range_past_end(request.operation, request.key, begin, size)
-        if request.length is not None:
-            end = min(begin + request.length, size)
+    offset = request.offset
+    if offset is not None and offset >= size:
+        raise range_past_end(request.operation, request.key, offset, size)
+    begin, end = within(size, offset or 0, request.length, request.suffix)
     if request.into is not None and end - begin > len(request.into):
         raise buffer_too_small(request, end - begin)
     return begin, end
