@@ -22,7 +22,7 @@ from blockyard.config.loading import environment_layer, load_config
 from blockyard.config.sections import Setting, settings_below, walk
 from blockyard.errors import BlockStoreError
 from blockyard.model import MIB
-from blockyard.s3 import rate_limiter
+from blockyard.s3 import retry
 from blockyard.s3.integrity import SMALLEST_PAGE
 from blockyard.s3.retry import RetryPolicy
 from servers.endpoint import Endpoint, create_bucket
@@ -270,7 +270,7 @@ def tree() -> list[type[BlockStoreError]]:
 def test_the_numbers_in_the_text_are_those_of_the_code() -> None:
     text = prose(ALL)
     policy, settings = RetryPolicy(), S3Config(bucket=BUCKET)
-    rate = rate_limiter._TOKENS_A_SECOND // rate_limiter._RETRY_COST
+    rate = retry._TOKENS_A_SECOND // retry._RETRY_COST
     assert policy.attempts == settings.max_attempts
     for fact in (
         f"up to {policy.attempts} tries",

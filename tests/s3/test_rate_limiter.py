@@ -24,7 +24,7 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportTimeoutError,
 )
-from blockyard.s3.rate_limiter import RateLimiter
+from blockyard.s3.retry import RateLimiter
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import FaultProxy, Script, Status

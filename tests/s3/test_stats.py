@@ -10,7 +10,7 @@ import pytest
 import blockyard
 from blockyard import StoreStats
 from blockyard.errors import BlockStoreError, TransportConnectionError
-from blockyard.s3.hedging import Hedging
+from blockyard.s3.retry import Hedging
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from tests.s3.pretend import Pretended

@@ -22,7 +22,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import MIB
-from blockyard.s3.hedging import Hedging
+from blockyard.s3.retry import Hedging
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.testing.scripted import (

@@ -3,10 +3,11 @@
 # Annotations are not postponed here: typer reads them when a command is defined.
 
 import errno
+import json
 import os
 import stat as stat_module
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -19,12 +20,12 @@ from blockyard.cli.bench import bench
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
-from blockyard.cli.verify import verify
 from blockyard.content.layout import belongs_to, content_prefix
 from blockyard.content.targets import own_descriptor
-from blockyard.errors import BlockNotFoundError
+from blockyard.errors import BlockNotFoundError, BlockStoreError
 
 if TYPE_CHECKING:
+    from blockyard.model import VerifyReport
     from blockyard.sync import BlockStore
 
 app = typer.Typer(
@@ -197,8 +198,26 @@ def health(store: "BlockStore") -> None:
     say(f"{report.store}: ok, {report.latency * 1000:.1f} ms{server}")
 
 
+@app.command()
+@with_store
+def verify(
+    store: "BlockStore",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The report as a JSON object.")] = False,
+) -> None:
+    """Read every block below a prefix and verify it against its checksums.
+
+    Exits with 1 when a block is damaged or can't be read. Blocks that nothing is known of, as in a
+    folder, are counted, and are no failure.
+    """
+    with progress_bar(f"verify {prefix}".rstrip(), None) as progress:
+        report = store.verify_by_prefix(prefix, progress=progress)
+    say(_report_as_json(report) if as_json else _report_as_text(report))
+    if report.damaged or report.unreadable:
+        raise typer.Exit(exits.FAILED)
+
+
 _ = app.command()(bench)
-_ = app.command()(verify)
 
 
 def _found(store: "BlockStore", name: str, *, recursive: bool) -> list[str]:
@@ -263,3 +282,36 @@ def _size_of(path: str) -> int | None:
         return None  # reading it says what is wrong
     is_known = stat_module.S_ISREG(status.st_mode) and status.st_size > 0  # /proc says 0 of all
     return status.st_size if is_known else None
+
+
+def _report_as_json(report: "VerifyReport") -> str:
+    return json.dumps(
+        {
+            "verified": dict(report.verified),
+            "unverifiable": report.unverifiable,
+            "damaged": _reasons(report.damaged),
+            "unreadable": _reasons(report.unreadable),
+            "bytes": report.size,
+        }
+    )
+
+
+def _report_as_text(report: "VerifyReport") -> str:
+    by = ", ".join(f"{count} by {name}" for name, count in sorted(report.verified.items()))
+    lines = [
+        f"{sum(report.verified.values())} verified{by and f': {by}'}",
+        f"{report.unverifiable} unverifiable",
+        *_listed("damaged", report.damaged),
+        *_listed("unreadable", report.unreadable),
+        f"{human(report.size)} read",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(what: str, found: Mapping[str, BlockStoreError]) -> list[str]:
+    reasons = [f"  {shown(key)}: {shown(reason)}" for key, reason in _reasons(found).items()]
+    return [f"{len(found)} {what}", *reasons]
+
+
+def _reasons(found: Mapping[str, BlockStoreError]) -> dict[str, str]:
+    return {key: str(error) for key, error in found.items()}

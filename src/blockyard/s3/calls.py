@@ -28,16 +28,19 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import StoreStats
-from blockyard.s3.capabilities import Capabilities
 from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.s3.endpoints import Address
 from blockyard.s3.error_responses import error_from, retry_after
-from blockyard.s3.hedging import Hedging
 from blockyard.s3.listing import PageRequest, list_keys
-from blockyard.s3.rate_limiter import RateLimiter
-from blockyard.s3.recovery import Recovery, Site
+from blockyard.s3.recovery import Capabilities, Recovery, Site
 from blockyard.s3.requests import list_objects
-from blockyard.s3.retry import RetryPolicy, delay_before_next, may_have_taken_effect
+from blockyard.s3.retry import (
+    Hedging,
+    RateLimiter,
+    RetryPolicy,
+    delay_before_next,
+    may_have_taken_effect,
+)
 from blockyard.s3.signing import EMPTY_SHA256
 from blockyard.s3.xml import MAX_REPLY
 
@@ -171,14 +174,13 @@ class Caller:
             del failure  # which its traceback refers to, by way of this frame
             await pausing
 
-    async def attempt(
+    async def attempt(  # noqa: PLR0912 - one branch for each outcome of a try
         self, ctx: Context, call: Call, check: Callable[[Response], Result]
     ) -> Result:
         """`check(reply)` of one attempt.
 
         What an error response tells is recovered from, and the request sent again at once. Every
-        other failure is raised:
-        it counts, and may be tried again, once `pause_or_raise` was told of it.
+        other failure is raised: it counts, and may be tried again, once `pause_or_raise` was told.
         """
         limiter, recovery = self._limiter, self._recovery
         while True:
@@ -197,7 +199,8 @@ class Caller:
                 if response.status < 300:
                     result = check(response)
                     self.succeeded += 1
-                    self.capabilities.answered = self.capabilities.bucket_found = True
+                    if not self.capabilities.bucket_found:
+                        self.capabilities.answered = self.capabilities.bucket_found = True
                     limiter.succeeded(call.attempts.paid if call.attempts else 0)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)

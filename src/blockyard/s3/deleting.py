@@ -20,7 +20,7 @@ from blockyard.errors import (
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
 from blockyard.s3.calls import Attempts, Caller, FunctionCall
-from blockyard.s3.capabilities import lacking
+from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
 

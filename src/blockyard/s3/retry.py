@@ -1,15 +1,34 @@
-"""Whether to try again, and after how long: pure functions, tested as a table.
+"""When requests are sent again, how many at a time, and which reads twice.
 
-Exponential backoff with full jitter
+Retries are pure functions, tested as a table: exponential backoff with full jitter
 (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/). There is
 no other retry in blockyard: a call makes at most `attempts` requests that fail, whatever fails
 in them, and ends when its deadline does.
+
+Client-side rate control is an AIMD concurrency limit and a retry token bucket, one a store. Each
+bout of throttling halves the number of requests in flight, each success raises it a little
+(additive increase, multiplicative decrease: RFC 5681, section 3.1). Retries are paid for from a
+bucket of tokens that successes fill again, so that a service in trouble does not get several times
+its usual load. An empty bucket fills slowly by itself: calls wait for their tokens, and so outlast
+a service that restarts, without a storm.
+https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+
+A few slow replies make the tail of a service's latency; a read whose first byte is later than that
+of 95 in 100 is sent again on another connection, where most come at once (Dean and Barroso, "The
+Tail at Scale", 2013). At most one read in twenty, however slow the service becomes, so that
+hedging never doubles its load.
+
+Threads and event loops share all of it without a lock: a race costs a little precision.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from dataclasses import dataclass
+from itertools import count
 
+from blockyard.context import Context, Hedge
 from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
@@ -22,7 +41,9 @@ from blockyard.errors import (
     TransportError,
     TransportTimeoutError,
 )
+from blockyard.process import PerProcess
 
+_log = logging.getLogger("blockyard.s3")
 _TRANSIENT_STATUS = frozenset({408, 425, 499, 500, 502, 503, 504, 509, *range(520, 531), 599})
 """Besides HTTP's own: what proxies answer that gave up on the service (nginx 499, Cloudflare 520
 to 530, others 509 and 599). Those that last are 501, 505 and 507, whatever sends them."""
@@ -129,3 +150,142 @@ def _looks_wrong(error: BlockStoreError) -> bool:
     """Whether the address is more likely at fault than the service."""
     refused = isinstance(error, TransportConnectionError) and not error.established
     return refused or isinstance(error, NotS3Error)
+
+
+# Client-side rate control
+
+_TOKENS = 500
+_RETRY_COST = 5
+_TIMEOUT_COST = 10
+_LEAST_COST = 1
+"""Of throttled requests, which the limit keeps from becoming a storm, and of those that never
+reached the service: they cost it nothing."""
+_TOKENS_A_SECOND = 50
+"""What time alone gives back: ten retries a second, for all calls together."""
+_LONGEST_WAIT = 60.0
+"""Seconds that a call without a deadline waits for tokens before it gives up: as long as a path
+may be silent, after which hundreds of calls want theirs at once."""
+_UNLIMITED_FROM = 256.0
+"""A limit that has grown to this many requests is lifted."""
+_BOUT = 0.5
+"""Seconds in which several throttled replies count as one bout."""
+_LOOK_AGAIN = 0.02
+"""Seconds, on average, between looks for a free permit."""
+_LOOK_FOR_TOKENS = 0.1
+"""Seconds, on average, between looks for tokens."""
+
+
+class RateLimiter:
+    """An AIMD concurrency limit (None while the service keeps up) and a retry token bucket."""
+
+    def __init__(self) -> None:
+        self.limit: float | None = None
+        self.tokens: float = _TOKENS
+        self._filled = 0.0
+        self._under_way: PerProcess[set[object]] = PerProcess(set)
+        self._bout_ends = 0.0
+
+    async def acquire(self, ctx: Context) -> object:
+        """Wait for a permit under the concurrency limit; give it back by `release`."""
+        under_way = self._under_way.here()  # what is under way in a parent never ends here
+        while self.limit is not None and len(under_way) >= max(self.limit, 1.0):
+            await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
+        permit = object()
+        under_way.add(permit)
+        return permit
+
+    def release(self, permit: object) -> None:
+        self._under_way.here().discard(permit)
+
+    def throttled(self, ctx: Context) -> None:
+        """The service asked to slow down."""
+        now = ctx.runtime.now()
+        if now < self._bout_ends:
+            return
+        self._bout_ends = now + _BOUT
+        self.limit = max((self.limit or float(ctx.concurrency)) / 2, 1.0)
+        _log.info("the service throttles: %.0f requests at a time, at most", self.limit)
+
+    def succeeded(self, paid: int) -> None:
+        """A call succeeded whose last retry, if any, had `paid` that many tokens."""
+        self.tokens = min(self.tokens + max(paid, 1), _TOKENS)
+        if self.limit is not None:
+            grown = self.limit + 1 / self.limit
+            if grown >= _UNLIMITED_FROM:
+                _log.info("the service keeps up: requests are not limited any more")
+            self.limit = None if grown >= _UNLIMITED_FROM else grown
+
+    async def take_tokens(self, ctx: Context, error: BlockStoreError) -> int:
+        """The tokens that a retry after `error` cost, waited for; 0 when that was in vain.
+
+        A call with a deadline waits until that, which raises `DeadlineExceededError`.
+        """
+        cost = _cost(error)
+        give_up = ctx.runtime.now() + _LONGEST_WAIT
+        while not self._take(ctx.runtime.now(), cost):
+            if ctx.deadline is None and ctx.runtime.now() >= give_up:
+                return 0
+            await ctx.sleep(2 * _LOOK_FOR_TOKENS * ctx.runtime.jitter())
+        return cost
+
+    def _take(self, now: float, cost: int) -> bool:
+        refilled = self.tokens + (now - self._filled) * _TOKENS_A_SECOND
+        self._filled = now
+        self.tokens = min(refilled, _TOKENS)
+        if self.tokens < cost:
+            return False
+        self.tokens -= cost
+        return True
+
+
+def _cost(error: BlockStoreError) -> int:
+    if isinstance(error, ThrottledError) or never_connected(error):
+        return _LEAST_COST
+    return _TIMEOUT_COST if isinstance(error, TransportTimeoutError) else _RETRY_COST
+
+
+# Hedging
+
+_REMEMBERED = 512
+_ENOUGH = 64
+"""Reads to have seen before the first hedge."""
+_RECOUNT = 32
+"""Reads between two looks at the 95th percentile."""
+_PRICE = 20
+"""Reads that pay for one hedge. No more than those remembered count."""
+
+
+class Hedging:
+    """What one store has seen of its reads. `sent` counts the second requests.
+
+    `hedge` is for the next read; None while too few have been seen. Threads share this without a
+    lock: taking from the credit is one step, and the rest may lose a count.
+    """
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.sent = 0
+        self.hedge: Hedge | None = None
+        self._reads = count(1)
+        self._credit: deque[None] = deque(maxlen=_REMEMBERED // _PRICE)
+        self._waits: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def answered(self, waited: float) -> None:
+        """A read's first byte came `waited` seconds after it was first requested."""
+        self.reads = reads = next(self._reads)
+        self._waits.append(waited)
+        if reads % _PRICE == 0:
+            self._credit.append(None)
+        if reads >= _ENOUGH and reads % _RECOUNT == 0:
+            waits = sorted(self._waits)
+            self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay)
+
+    def _pay(self) -> bool:
+        """Whether there is credit for one hedge, which is then used up. Never waits."""
+        try:
+            _ = self._credit.pop()
+        except IndexError:
+            return False
+        self.sent += 1
+        _log.debug("a read is sent a second time: its first byte is late")
+        return True

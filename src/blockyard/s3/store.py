@@ -26,7 +26,6 @@ from blockyard.model import (
 )
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
-from blockyard.s3.capabilities import lacking
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import (
@@ -34,6 +33,7 @@ from blockyard.s3.integrity import (
 )
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.reading import Reader
+from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest

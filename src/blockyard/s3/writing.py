@@ -28,10 +28,10 @@ from blockyard.errors import (
 from blockyard.model import KIB, BlockInfo
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
-from blockyard.s3.capabilities import refuses_a_header
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
 from blockyard.s3.reading import Reader
+from blockyard.s3.recovery import refuses_a_header
 from blockyard.s3.responses import check_stored, check_taken
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
 from blockyard.stores.base import WriteRequest, check_match

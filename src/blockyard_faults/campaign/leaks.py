@@ -96,7 +96,7 @@ def _keys(where: str, connections: int) -> Sequence[str]:
 def _no_meeting(connections: int) -> Sequence[str]:
     """Reads that wait for nobody: as many as lift the limit that throttling has put on the store.
 
-    Each success raises it by its inverse (`s3/rate_limiter.py`), so it takes half the square of
+    Each success raises it by its inverse (`s3/retry.py`), so it takes half the square of
     what it is to be.
     """
     meeting = f"rendezvous/alone-{os.getpid()}-{time.monotonic_ns()}"
