@@ -69,17 +69,32 @@ class Checksums(Protocol):
         ...
 
 
+class PageSums(NamedTuple):
+    """The checksums that a block was stored with: of each of its pages, by its writer.
+
+    `running` holds, for each page, the CRC32C of the block from its first byte to the end of that
+    page, 4 bytes each, the highest first; the last is that of the whole block, and the only one of
+    a block without bytes. So any run of pages is verified by one call, which leads from the
+    checksum before it to the one at its end.
+    """
+
+    page_size: int
+    running: bytes
+
+
 @dataclass(slots=True)
 class Block:
     """What a read gives: `size` bytes in `data`, or in the buffer that the request had.
 
-    `checksums` are those that they were verified against, None where there are none.
+    `checksums` are those that they were verified against, None where there are none; `page_sums`
+    all of the block's page checksums, where `ReadRequest.page_sums` asks for them.
     """
 
     data: bytes
     size: int
     describe: Callable[[], BlockInfo]
     checksums: Checksums | None = None
+    page_sums: PageSums | None = None
 
     @property
     def info(self) -> BlockInfo:

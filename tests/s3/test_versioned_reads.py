@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from blockyard.context import Context, Origin, Request, Response
+from blockyard.crc32c import crc32c
 from blockyard.errors import (
     AccessDeniedError,
     BlockStoreError,
@@ -52,6 +53,39 @@ def s3() -> Pretended:
     s3.write("k", BLOCK)
     s3.requests.clear()
     return s3
+
+
+# The page checksums of a block, for whoever keeps its bytes.
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE, SIZE, 4 * MIB, 4 * MIB + 1, 9 * MIB + 5])
+def test_page_sums_of_every_page(size: int) -> None:
+    s3, data = Pretended(), (BLOCK * (size // SIZE + 1))[:size]
+    s3.write("k", data)
+
+    whole = s3.read_with("k", page_sums=True)
+    sums = whole.page_sums
+    assert sums is not None
+    page = sums.page_size
+    ends = range(page, size, page)
+    running = [crc32c(data[:end]) for end in ends] + [crc32c(data)]
+    assert sums.running == b"".join(each.to_bytes(4, "big") for each in running)
+    assert s3.read_with("k").page_sums is None
+    if size:
+        part = s3.read_with("k", offset=size - 1, length=1, page_sums=True)
+        assert part.page_sums == sums
+
+
+def test_no_page_sums_where_some_are_damaged(s3: Pretended) -> None:
+    """The bytes are right, as the checksum of the whole says."""
+    headers = s3.stored("k").headers
+    name = next(name for name in headers if "pages-" in name)
+    headers[name] = headers[name][:-4]
+
+    block = s3.read_with("k", page_sums=True)
+
+    assert block.data == BLOCK
+    assert block.page_sums is None
 
 
 # The end of a block.

@@ -27,7 +27,7 @@ from hashlib import md5, sha1, sha256
 from typing import NamedTuple
 
 from blockyard.crc32c import crc32c
-from blockyard.model import KIB, MAX_BLOCK_SIZE
+from blockyard.model import KIB, MAX_BLOCK_SIZE, PageSums
 
 SMALLEST_PAGE = 16 * KIB
 """The page size of blocks of up to 4 MiB, in bytes."""
@@ -140,6 +140,18 @@ class PageChecksums(NamedTuple):
         if len(packed) < 4:
             raise ValueError(f"the stored checksum of the first {edge} bytes is missing")
         return int.from_bytes(packed, "big")
+
+    def all(self, headers: Mapping[str, str]) -> PageSums | None:
+        """Those of every page; None where the headers do not hold them all."""
+        edges = max(0, -(-self.size // self.page_size) - 1)
+        values = range(-(-edges // _EDGES_A_VALUE))
+        try:
+            packed = b"".join(a2b_base64(headers.get(f"{_EDGES}{n}", "")) for n in values)
+        except ValueError:
+            return None
+        if len(packed) != edges * 4:
+            return None
+        return PageSums(self.page_size, packed + self.whole.to_bytes(4, "big"))
 
     def mismatch(
         self,

@@ -447,10 +447,17 @@ def _covered(read: Read, reply: Response, checksums: PageChecksums) -> bool:
 def _block(read: Read, reply: Response, verified: Verified) -> Block:
     """What was wanted of the bytes that were read."""
     wanted, span = read.wanted, read.span
+    page_sums = None
+    if wanted.page_sums and isinstance(verified, PageChecksums):
+        page_sums = verified.all(reply.headers)
     if span is None:
         size = reply.size
         return Block(
-            reply.body, size, lambda: responses.block_info(wanted.key, reply, size), verified
+            reply.body,
+            size,
+            lambda: responses.block_info(wanted.key, reply, size),
+            verified,
+            page_sums,
         )
     first, size = read.stated
     begin, end = requested_range(wanted, size)
@@ -458,7 +465,9 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
     if wanted.into is not None:
         wanted.into[:got] = data
         data = b""
-    return Block(data, got, lambda: responses.block_info(wanted.key, reply, size), verified)
+    return Block(
+        data, got, lambda: responses.block_info(wanted.key, reply, size), verified, page_sums
+    )
 
 
 def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:

@@ -36,7 +36,8 @@ class ReadRequest:
     All of it; or `length` bytes from `offset` (to the end when None), clamped at the block's end;
     or its last `suffix` bytes, all of a shorter block. They are to go to the start of `into`
     (writable, flat) where that is given. `if_match` and `if_none_match` are ETags as
-    `BlockInfo` has them. `operation` is what errors name.
+    `BlockInfo` has them. `operation` is what errors name. `page_sums` asks for
+    `Block.page_sums`, where the block was stored with page checksums.
     """
 
     key: str
@@ -47,6 +48,7 @@ class ReadRequest:
     if_match: str | None = None
     if_none_match: str | None = None
     operation: str = "read_block"
+    page_sums: bool = False
 
     @property
     def whole(self) -> bool:

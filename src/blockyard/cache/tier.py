@@ -1,0 +1,134 @@
+"""What a tier of the cache keeps, and the contract of the tier on disk.
+
+A tier keeps pages of blocks, verified, with the checksums that their writer made. The unit is
+the page of the block (`s3/integrity.py`): 16 KiB for blocks of up to 4 MiB. A tier never decides
+whether what it holds may be served: how old it may be, and what a condition asks, is
+`CacheStore`'s.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from blockyard.s3.integrity import page_size
+
+if TYPE_CHECKING:
+    from blockyard.context import Runtime
+    from blockyard.model import BlockInfo, PageSums
+    from blockyard.stores.base import ReadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Whole pages of one version of a block, verified: `data` from the offset `first` on.
+
+    `first` is the edge of a page, and so is the end of `data`, or else it is the end of the block.
+    `checked_at` is when the store was last known to hold this version, by `Runtime.now()`: the
+    monotonic clock of the system, which its processes share until the next boot. `sums` are None
+    for a block that was stored without page checksums.
+    """
+
+    info: BlockInfo
+    first: int
+    data: bytes
+    checked_at: float
+    sums: PageSums | None = None
+
+    @property
+    def page_size(self) -> int:
+        """In bytes."""
+        return page_size(self.info.size)
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte of `data`."""
+        return self.first + len(self.data)
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are all of the block."""
+        return len(self.data) == self.info.size
+
+
+class MustWait(Enum):
+    """See `DiskTier.get`."""
+
+    MUST_WAIT = "must wait"
+
+
+MUST_WAIT = MustWait.MUST_WAIT
+
+
+def span_within(request: ReadRequest, size: int) -> tuple[int, int] | None:
+    """The first byte requested of a block of `size` bytes, and the one after the last.
+
+    None for a range that begins past its end: the store is to say so.
+    """
+    if request.suffix is not None:
+        return max(0, size - request.suffix), size
+    if request.offset is None:
+        return 0, size
+    if request.offset >= size:
+        return None
+    if request.length is None:
+        return request.offset, size
+    return request.offset, min(request.offset + request.length, size)
+
+
+class DiskTier(ABC):
+    """Pages of blocks in a folder that processes share.
+
+    Its methods raise nothing but for a defect: a disk that is full, read-only, gone or failing is a
+    tier that holds nothing and takes nothing. Threads and event loops call it at the same time, and
+    a signal handler or a finalizer in the middle of any method, so it takes no lock that another
+    call may hold (a fill is dropped instead).
+    """
+
+    @abstractmethod
+    def epoch(self, key: str) -> int:
+        """How often the key was changed through this folder, by any process; quick, never blocks.
+
+        Keys may share a counter. What was read under another epoch than the current one may be old.
+        """
+
+    @abstractmethod
+    def change(self, keys: Iterable[str]) -> None:
+        """The blocks are about to be replaced or deleted, or were just now: raise their epochs.
+
+        Their entries are gone afterwards, and a fill of an earlier epoch adds none.
+        """
+
+    @abstractmethod
+    def get(self, request: ReadRequest, *, wait: bool) -> Pages | MustWait | None:
+        """The pages that hold what is requested (`span_within`), verified now; None: a miss.
+
+        Where the block's entry lacks some of them, or the range begins past its end, `Pages`
+        without data: they say which version it is. A condition of the request is not looked at.
+        Without `wait` nothing blocks: MUST_WAIT where the disk would have to be read. A page that
+        does not match its checksum is counted as damaged, its entry is removed: a miss.
+        """
+
+    @abstractmethod
+    def fill(self, runtime: Runtime, pages: Pages, epoch: int) -> bool:
+        """Keep the pages, if the key's epoch is still the one from before they were requested.
+
+        Returns at once: they are written by `runtime.start` or the tier's own threads. False when
+        they were dropped, since too much is waiting to be written. Pages of another version (ETag,
+        size or sums differ) replace the entry, pages of the same are added to it.
+        """
+
+    @abstractmethod
+    def revalidated(self, runtime: Runtime, info: BlockInfo, at: float) -> None:
+        """The store still held the version `info.etag` of `info.key` at that time."""
+
+    @abstractmethod
+    def stats(self) -> dict[str, int]:
+        """Its counters: `hits`, `filled`, `dropped`, `evicted`, `damaged`; asks nobody."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait until what was accepted is written, for a few seconds at most; let everything go."""
