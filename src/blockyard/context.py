@@ -17,8 +17,10 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Hashable,
     Iterable,
     Mapping,
+    MutableMapping,
 )
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -232,6 +234,23 @@ class Runtime(Protocol):
 
         Raises `DeadlineExceededError` at the deadline. The call goes on for others that wait for
         it, when one of them has waited too long, is cancelled or is interrupted.
+        """
+        ...
+
+    async def once(
+        self,
+        under_way: MutableMapping[Hashable, Any],
+        key: Hashable,
+        operation: Callable[[], Coroutine[Any, Any, Result]],
+        deadline: float | None = None,
+    ) -> tuple[Result, bool]:
+        """Await `operation()`, or what another caller gets who awaits it for the same `key` now.
+
+        Also whether it is another's. `under_way` is shared by those who may share results: threads
+        and event loops of one process. When the one that runs it is cancelled or interrupted, one
+        of the others begins it anew; when it fails, each of them makes the call for itself. Nobody
+        waits for what goes on only after their own call: in a signal handler or a finalizer that
+        interrupted one, the call is made. Raises `DeadlineExceededError` at the deadline.
         """
         ...
 

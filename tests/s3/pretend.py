@@ -205,6 +205,15 @@ class PretendRuntime:
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
         return future.result()
 
+    async def once(
+        self,
+        under_way: object,
+        key: object,
+        operation: Callable[[], Coroutine[Any, Any, Result]],
+        deadline: float | None = None,
+    ) -> tuple[Result, bool]:
+        return await operation(), False
+
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],

@@ -8,7 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+import threading
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    MutableMapping,
+)
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import UserCode, UserItems, UserTask, check_concurrency
@@ -20,6 +28,7 @@ from blockyard.transport.connections import Connections
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.gathering import InTurn, gather, gather_drawn
 from blockyard.transport.loop_poller import LoopPoller, LoopPollers
+from blockyard.transport.shared_calls import SharedCall, shared
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
 from blockyard.transport.tasks import finished, in_time, told_when_done, until_done
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
@@ -105,6 +114,26 @@ class AsyncioRuntime(NetworkRuntime):
             return outcome_of(future)
         finally:
             del future  # which holds the error, whose traceback refers to this frame
+
+    async def once(
+        self,
+        under_way: MutableMapping[Hashable, SharedCall],
+        key: Hashable,
+        operation: Callable[[], Coroutine[Any, Any, Result]],
+        deadline: float | None = None,
+    ) -> tuple[Result, bool]:
+        loop = asyncio.get_running_loop()
+
+        async def wait(call: SharedCall) -> bool:
+            caller = calling_thread.get()
+            if caller is not None and (caller.nested or call.thread == caller.thread):
+                return False
+            if call.loop is not loop and call.thread == threading.get_ident():
+                return False
+            await self.wait(call, deadline)
+            return True
+
+        return await shared(under_way, key, operation, loop, wait)
 
     async def gather(
         self,

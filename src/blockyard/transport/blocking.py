@@ -6,7 +6,15 @@ import select
 import sys
 import threading
 import time
-from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Collection,
+    Coroutine,
+    Hashable,
+    Iterable,
+    MutableMapping,
+)
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
@@ -18,6 +26,7 @@ from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool, Connections, calls_on_this_thread
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.polling import PolledSocket, Socket
+from blockyard.transport.shared_calls import SharedCall, shared
 from blockyard.transport.threads import deadline_passed, outcome_of, wait_until_done
 from blockyard.user_code import UserCodeError, leave, run_user_code
 
@@ -45,6 +54,18 @@ def run_to_end(operation: Coroutine[Any, Any, Result]) -> Result:
         raise error
     finally:
         del error  # which its traceback refers to
+
+
+def _is_nested() -> bool:
+    """Whether this call was made in the middle of another one of its thread's: see `once`."""
+    calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        calls += frame.f_code.co_qualname in _RUNS_A_CALL
+        frame = frame.f_back
+    return calls > 1
+
+
+_RUNS_A_CALL = ("run_to_end", "BackgroundLoop.run")
 
 
 class BlockingPoller:
@@ -141,6 +162,21 @@ class BlockingRuntime(NetworkRuntime):
             return outcome_of(future)
         finally:
             del future  # which holds the error, whose traceback refers to this frame
+
+    async def once(
+        self,
+        under_way: MutableMapping[Hashable, SharedCall],
+        key: Hashable,
+        operation: Callable[[], Coroutine[Any, Any, Result]],
+        deadline: float | None = None,
+    ) -> tuple[Result, bool]:
+        async def wait(call: SharedCall) -> bool:
+            if call.thread == threading.get_ident() or _is_nested():
+                return False
+            await self.wait(call, deadline)
+            return True
+
+        return await shared(under_way, key, operation, None, wait)
 
     async def gather(
         self,

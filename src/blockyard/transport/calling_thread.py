@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -36,6 +37,7 @@ class CallingThread:
     def __init__(self, *, nested: bool = False) -> None:
         self.nested = nested
         """Whether this call was made in the middle of another one's exchange, on its thread."""
+        self.thread = threading.get_ident()
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
         self.post: Post | None = None
