@@ -17,6 +17,7 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.errors import StoreClosedError
 from blockyard.transport.connections import Connections
 from blockyard.transport.loop_poller import LoopPoller
+from blockyard.transport.threads import Threads
 
 
 class Polled:
@@ -36,8 +37,8 @@ class Polled:
 @asynccontextmanager
 async def polling(count: int) -> AsyncGenerator[tuple[LoopPoller, list[Polled]], None]:
     """A poller, and so many sockets on which nothing comes."""
-    pool = Connections(HttpConfig(), TimeoutConfig()).here()
-    poller = LoopPoller(asyncio.get_running_loop(), pool)
+    connections = Connections(HttpConfig(), TimeoutConfig())
+    poller = LoopPoller(asyncio.get_running_loop(), connections, Threads(0))
     socks = [Polled() for _ in range(count)]
     try:
         yield poller, socks

@@ -42,6 +42,8 @@ Result = TypeVar("Result")
 
 _MOST_WORKERS = min(32, (os.cpu_count() or 1) + 4)
 """Threads for disk calls and large hashes, whose number nothing else bounds."""
+_MOST_RECEIVERS = 8
+"""Threads that receive large bodies; while all are at work, the loop's own receives more."""
 
 
 class AsyncioRuntime(NetworkRuntime):
@@ -51,7 +53,8 @@ class AsyncioRuntime(NetworkRuntime):
         super().__init__(connections)
         self._workers = Threads(_MOST_WORKERS)
         self._closed = False
-        self._pollers = PerProcess(lambda: LoopPollers(connections.here()), LoopPollers.abandon)
+        self._receivers = receivers = Threads(_MOST_RECEIVERS)
+        self._pollers = PerProcess(lambda: LoopPollers(connections, receivers), LoopPollers.abandon)
 
     async def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
         """Await an operation that changes much, and may have to tidy up: see `close`."""
@@ -167,6 +170,7 @@ class AsyncioRuntime(NetworkRuntime):
         finally:
             self._threads.close()
             self._workers.close()
+            self._receivers.close()
             _ = self.connections.here().close()
 
     def abandon(self) -> None:
@@ -182,6 +186,7 @@ class AsyncioRuntime(NetworkRuntime):
         self._closed = True
         self._threads.close()
         self._workers.close()
+        self._receivers.close()
         self._pollers.here().drop()
         if self.connections.here().close():
             warn_of_drop()

@@ -29,7 +29,7 @@ from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connections import Connections, calls_on_this_thread
+from blockyard.transport.connections import Connections, waits_for_itself
 from blockyard.transport.posting import Post
 from blockyard.transport.tasks import closed_meanwhile, copy_notes
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
@@ -70,7 +70,7 @@ class BackgroundLoop:
         """
         ends = None if deadline is None else self._runtime.now() + deadline
         context = Context(self._runtime, ends, concurrency)
-        caller = CallingThread(nested=calls_on_this_thread(self._runtime.connections.here()) > 0)
+        caller = CallingThread(nested=waits_for_itself(self._runtime.connections.here()))
         call = _Call(caller, operation(context, argument), self._runtime.run)
         try:
             try:

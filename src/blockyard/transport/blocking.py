@@ -23,7 +23,7 @@ from blockyard.context import UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError
 from blockyard.process import warn_of_drop
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connections import ConnectionPool, Connections, calls_on_this_thread
+from blockyard.transport.connections import ConnectionPool, Connections, waits_for_itself
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.polling import PolledSocket, Socket
 from blockyard.transport.shared_calls import SharedCall, shared
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import TracebackType
 
+    from blockyard.transport.connection import Connection
+    from blockyard.transport.http1 import ReplyReader
+    from blockyard.transport.timeouts import Timeouts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -99,6 +102,11 @@ class BlockingPoller:
             polled.register(sock, event)
         return [descriptor for descriptor, _ in polled.poll(seconds * 1000)]
 
+    async def receive_large(
+        self, connection: Connection, reply: ReplyReader, timeouts: Timeouts
+    ) -> None:
+        """This thread has nothing else to do."""
+
     async def done(self, call: Future[Any], seconds: float) -> bool:
         return wait_until_done(call, seconds)
 
@@ -106,9 +114,7 @@ class BlockingPoller:
         return _LockWaker()
 
     def may_wait(self) -> bool:
-        pool = self.pool
-        on_its_loop = threading.get_ident() in pool.loop_threads  # a finalizer's call
-        return not on_its_loop and calls_on_this_thread(pool) <= 1
+        return not waits_for_itself(self.pool, itself=1)
 
 
 class _LockWaker:

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import sys
+from contextlib import suppress
 
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import TransportError
@@ -116,6 +117,8 @@ class Connection:
         """Read `reply` to its end. Raises `TransportError`."""
         sock = self._sock
         while not reply.complete:
+            if reply.large and (response := await poller.receive_large(self, reply, timeouts)):
+                return response
             if isinstance(sock, TlsSocket) and sock.surplus() and self.take(reply):
                 continue  # a poller knows nothing of what the TLS layer holds
             seconds = timeouts.wait()
@@ -132,6 +135,11 @@ class Connection:
         if self._proxy is not None:
             check_passed_on(reply.status, self._proxy)
         return reply.response()
+
+    def shutdown(self) -> None:
+        """End every wait for what comes, on whichever thread that is: nothing comes any more."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def take(self, reply: ReplyReader) -> bool:
         """Take what has come of `reply`; whether that was anything. Raises `TransportError`."""
@@ -172,6 +180,8 @@ class Connection:
             self._mark = mark
 
     def _receive(self, reply: ReplyReader) -> None:
+        if reply.large:
+            reply.begin_large()
         view = reply.destination
         try:
             size = self._sock.recv_into(self._scratch if view is None else view[:_TAKEN_AT_ONCE])

@@ -7,6 +7,7 @@ function here, and wait for another thread that is here too. So no lock is taken
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ class ConnectionPool:
 
     def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
         self.loop_threads: set[int] = set()
-        """Threads whose event loops wait for connections of this pool."""
+        """Those of event loops that use this pool, and those that receive for them."""
         self._dialing = dialing
         self._closed = False
         self._pool: Pool[Connection] = Pool(http.max_connections, http.max_idle, http.keep_alive)
@@ -166,10 +167,11 @@ class ConnectionPool:
         self._open.discard(connection)
 
 
-def calls_on_this_thread(pool: ConnectionPool) -> int:
-    """How many exchanges over `pool` are further up this thread's stack, nested in one another.
+def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
+    """Whether a call on this thread would wait for a slot that is held by what it interrupts.
 
-    They may hold the slot that one more would wait for, and go on only when that has ended.
+    That is an exchange over `pool` further up this thread's stack (but for `itself`, where one is
+    under way already), or what this thread does for an event loop, when a finalizer runs there.
     """
     # what `inspect.currentframe` calls; that module is slow to import
     calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
@@ -177,7 +179,7 @@ def calls_on_this_thread(pool: ConnectionPool) -> int:
         if frame.f_code.co_qualname == "NetworkRuntime.exchange":
             calls += frame.f_locals.get("pool") is pool
         frame = frame.f_back
-    return calls
+    return calls > itself or threading.get_ident() in pool.loop_threads
 
 
 def _removed(waiting: deque[Waker], waker: Waker) -> bool:

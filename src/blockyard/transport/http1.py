@@ -33,6 +33,8 @@ _SUMMED_AT_ONCE = 256 * KIB
 """Bytes of a body that are summed together: still in the processor's cache, and worth a call."""
 SCRATCH_SIZE = 64 * KIB
 """What a connection receives heads and small bodies into, in bytes."""
+_LARGE = 1 * MIB
+"""Bodies from so many bytes on may be received on another thread."""
 _REMEMBERED = 1024
 
 
@@ -115,6 +117,8 @@ class ReplyReader:
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
     the stream goes to `end_of_stream`. All is read when `complete` is True. `sent` and
     `first_byte` are for the connection to note when the request went out and when that came.
+    `large` is set when a large body is to come, until `begin_large` is called, by the thread that
+    receives it.
     """
 
     __slots__ = (
@@ -136,6 +140,7 @@ class ReplyReader:
         "first_byte",
         "headers",
         "keep_alive",
+        "large",
         "received",
         "sent",
         "status",
@@ -170,6 +175,7 @@ class ReplyReader:
         self.first_byte = 0.0
         self.destination: memoryview | None = None
         self.complete = False
+        self.large = False
 
     @property
     def begun(self) -> bool:
@@ -276,18 +282,30 @@ class ReplyReader:
         if len(rest) > length:
             self.keep_alive = False  # bytes that nobody asked for: never reuse the connection
             rest = rest[:length]
-        if self._into is not None and self.status in {200, 206}:
-            destination = self._into[:length]
-        elif len(rest) == length:
+        in_place = self._into is not None and self.status in {200, 206}
+        if length >= _LARGE and len(rest) < length:
+            self.large, self._early = True, bytes(rest)
+        elif in_place or len(rest) < length:
+            self._begin_receiving(rest)
+        else:
             self._body = bytes(rest)
             self.received = length
             self.complete = True
-            return
-        elif length <= SCRATCH_SIZE:
-            self._body = bytearray(length)
+
+    def begin_large(self) -> None:
+        """Get the memory for a large body: the next bytes go there."""
+        self.large = False
+        self._begin_receiving(memoryview(self._early))
+
+    def _begin_receiving(self, rest: memoryview) -> None:
+        """The body has a `destination` from now on; `rest` of it has come already."""
+        if self._into is not None and self.status in {200, 206}:
+            destination = self._into[: self._expected]
+        elif self._expected <= SCRATCH_SIZE:
+            self._body = bytearray(self._expected)
             destination = memoryview(self._body)
         else:
-            self._body, destination = receivable(length)
+            self._body, destination = receivable(self._expected)
         destination[: len(rest)] = rest
         self.destination = destination
         if self._summed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import select
 import threading
 from collections.abc import Callable, Collection
@@ -16,15 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 from blockyard.errors import StoreClosedError
 from blockyard.syscalls import errors_ignored
+from blockyard.transport.blocking import BlockingPoller, run_to_end
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connections import ConnectionPool
+from blockyard.transport.connections import Connections
 from blockyard.transport.polling import PolledSocket, Socket
 from blockyard.transport.posting import Post
-from blockyard.transport.tasks import CallsUnderWay, in_time, set_done, told_when_done
+from blockyard.transport.tasks import (
+    CallsUnderWay,
+    in_time,
+    set_done,
+    told_when_done,
+    until_done,
+)
+from blockyard.transport.threads import Threads, outcome_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from blockyard.context import Response
+    from blockyard.transport.connection import Connection
+    from blockyard.transport.http1 import ReplyReader
+    from blockyard.transport.timeouts import Timeouts
 
 CLOSING_SECONDS = 10.0
 """How long calls that were cut off may take to leave things in order before `close` goes on."""
@@ -37,8 +51,9 @@ Ready = tuple[int, int]
 class LoopPollers:
     """Those of one process, by event loop."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, receivers: Threads) -> None:
+        self._connections = connections
+        self._receivers = receivers
         self._closed = False
         self._last: LoopPoller | None = None
         self._by_loop: dict[asyncio.AbstractEventLoop, LoopPoller] = {}
@@ -58,7 +73,7 @@ class LoopPollers:
         if poller is None:
             if self._closed:
                 raise StoreClosedError(_CLOSED)
-            poller = self._by_loop[loop] = LoopPoller(loop, self._pool)
+            poller = self._by_loop[loop] = LoopPoller(loop, self._connections, self._receivers)
         self._last = poller
         return poller
 
@@ -87,11 +102,17 @@ class LoopPollers:
 class LoopPoller:
     """How the tasks of one event loop wait: see `Poller`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: ConnectionPool) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connections: Connections, receivers: Threads
+    ) -> None:
         self.loop = loop
-        self.pool = pool
+        self.pool = pool = connections.here()
+        self._receivers = receivers
+        self._on_receivers = BlockingPoller(connections)
+        self._received_elsewhere: set[Connection] = set()
         self.calls = CallsUnderWay()
         self._thread = threading.get_ident()
+        self._process = os.getpid()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._waiting: dict[int, tuple[asyncio.Future[Ready], float]] = {}
@@ -128,6 +149,41 @@ class LoopPoller:
                 self._end(each)
         return (descriptor,) if found or self._none_ready() else ()
 
+    async def receive_large(
+        self, connection: Connection, reply: ReplyReader, timeouts: Timeouts
+    ) -> Response | None:
+        """Cancelled, or closed meanwhile, it ends when the other thread has let go of the reply."""
+
+        def receive() -> Response:
+            thread = threading.get_ident()
+            self.pool.loop_threads.add(thread)
+            try:
+                return run_to_end(connection.receive(reply, timeouts, self._on_receivers))
+            finally:
+                self.pool.loop_threads.discard(thread)
+
+        self.check_open()
+        call = None
+        self._received_elsewhere.add(connection)
+        try:
+            call = self._receivers.start_at_once(receive)
+            if call is None:
+                return None
+            await told_when_done(call)
+        except BaseException as error:
+            if os.getpid() == self._process:  # in a forked child it is the parent's connection
+                connection.shutdown()
+                if call is not None and isinstance(error, asyncio.CancelledError):
+                    await until_done([told_when_done(call)])
+            raise
+        finally:
+            self._received_elsewhere.discard(connection)
+        try:
+            self.check_open()
+            return outcome_of(call)
+        finally:
+            del call  # which holds the error, whose traceback refers to this frame
+
     async def done(self, call: Future[Any], seconds: float) -> bool:
         return call.done() or await in_time(told_when_done(call), seconds)
 
@@ -163,6 +219,8 @@ class LoopPoller:
                 ready.set_result((descriptor, 0))
         for waker in self._wakers:
             set_done(waker.woken)
+        for connection in self._received_elsewhere:
+            connection.shutdown()
         self.abandon()
 
     def abandon(self) -> None:

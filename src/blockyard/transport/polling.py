@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import select
     from concurrent.futures import Future
 
+    from blockyard.context import Response
+    from blockyard.transport.connection import Connection
     from blockyard.transport.connections import ConnectionPool
+    from blockyard.transport.http1 import ReplyReader
+    from blockyard.transport.timeouts import Timeouts
 
 
 class Socket(Protocol):
@@ -64,6 +68,15 @@ class Poller(Protocol):
         self, socks: Collection[Socket], event: int, seconds: float
     ) -> Collection[int]:
         """The descriptors of those that are ready for `event`; none after so many `seconds`."""
+        ...
+
+    async def receive_large(
+        self, connection: Connection, reply: ReplyReader, timeouts: Timeouts
+    ) -> Response | None:
+        """What `connection.receive` gives on another thread; None where it is to go on here.
+
+        For large bodies: the time of receiving one is spent outside of the interpreter.
+        """
         ...
 
     async def done(self, call: Future[Any], seconds: float) -> bool:

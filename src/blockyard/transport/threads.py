@@ -112,6 +112,14 @@ class Threads:
         self._limit = limit
         self._workers = PerProcess(partial(_Workers, idle))
 
+    def start_at_once(self, call: Callable[[], Result]) -> Future[Result] | None:
+        """Begin a call, unless that would have to wait for another one, or there is no thread."""
+        begun = Call(call)
+        try:
+            return begun if self._workers.here().take(begun, self._limit, wait=False) else None
+        except RuntimeError:
+            return None
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call. Raises `TransportError` when the system has no thread to give."""
         begun = Call(call)
@@ -119,7 +127,7 @@ class Threads:
             begun.run()
             return begun
         try:
-            self._workers.here().take(begun, self._limit)
+            _ = self._workers.here().take(begun, self._limit)
         except RuntimeError as error:
             if not threads_are_over():
                 raise TransportError(f"no thread could be started: {error}") from error
@@ -150,15 +158,19 @@ class _Workers:
         self._queued: list[None] = []
         """One for each call that no thread waits for: as many were at work as are allowed."""
 
-    def take(self, call: Call[Any], limit: int | None) -> None:
+    def take(self, call: Call[Any], limit: int | None, *, wait: bool = True) -> bool:
+        """Whether it is to be made: without `wait`, only when a thread has nothing else to do."""
         with self._lock:
             if not took_one(self._idle):
                 if limit is None or self._alive < limit:
                     start_thread(self._work, "blockyard-call")
                     self._alive += 1
-                else:
+                elif wait:
                     self._queued.append(None)
+                else:
+                    return False
             self._calls.put(call)
+            return True
 
     def dismiss(self) -> None:
         with self._lock:

@@ -36,6 +36,7 @@ class TlsSocket:
         self.fileno = sock.fileno
         self.close = sock.close
         self.setsockopt = sock.setsockopt
+        self.shutdown = sock.shutdown
 
     def shake_hands(self, received: bytes | None) -> tuple[bytes, bool]:
         """One step of the handshake: what to send now, and whether that was the last.
