@@ -27,32 +27,45 @@ from blockyard.testing.conformance import StoreConformance
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import Fault, FaultProxy, FlipBit, Hold, Script, SeenRequest, Status
 from blockyard_faults.campaign import calls as calls_module
-from blockyard_faults.campaign import leaks, machine, processes, report, watch
+from blockyard_faults.campaign import machine, processes, run, watch
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.blocks import Content
 from blockyard_faults.campaign.bucket import DictBucket
-from blockyard_faults.campaign.calls import DEADLINE, MARGIN, Calls
-from blockyard_faults.campaign.clients import BlockingClient
+from blockyard_faults.campaign.calls import (
+    ALWAYS,
+    DEADLINE,
+    KINDS,
+    MARGIN,
+    BlockingClient,
+    Calls,
+    Own,
+)
 from blockyard_faults.campaign.contents import ContentActor, Given
 from blockyard_faults.campaign.expected import (
+    LEAKED,
     LOST,
+    OVERRUN,
+    SWALLOWED,
     UNFINISHED,
+    UNTYPED,
     WRONG,
     BrokenPromiseError,
+    Content,
     Expected,
+    Tally,
     is_absent,
     is_present,
 )
-from blockyard_faults.campaign.fault_schedule import FaultSchedule, fault_rates
-from blockyard_faults.campaign.hurry import ALWAYS
+from blockyard_faults.campaign.fault_schedule import (
+    SERVICES,
+    FaultSchedule,
+    ServicePlan,
+    fault_rates,
+)
 from blockyard_faults.campaign.jobs import Job, read_back, store_config
 from blockyard_faults.campaign.leaving import leave
 from blockyard_faults.campaign.mix import Mix
 from blockyard_faults.campaign.outages import run_outages
-from blockyard_faults.campaign.own import KINDS, Own
 from blockyard_faults.campaign.run import Result, check_proxy
-from blockyard_faults.campaign.services import SERVICES, ServicePlan
-from blockyard_faults.campaign.tally import LEAKED, OVERRUN, SWALLOWED, UNTYPED, Tally
 from blockyard_faults.campaign.user_code import Companion, Mischief, WritingFile
 from servers.process import ServerError, require_programs
 
@@ -231,28 +244,28 @@ def test_a_replacement_that_has_begun_has_time_to_go_on(
         assert actor.tally.broken == broken
         assert (actor.tally.replaced, actor.tally.unfinished) == counts
         assert actor.tally.longest_ending == over + MARGIN / 2
-        assert f"{over + MARGIN / 2:.2f} s past" in report.text(
+        assert f"{over + MARGIN / 2:.2f} s past" in run.text(
             Result("memory", 1, requests=1, tally=actor.tally)
         )
 
 
 def test_a_leaked_descriptor_is_found(tmp_path: Path) -> None:
-    before = leaks.held()
+    before = watch.held()
     tally = Tally()
     with (tmp_path / "left open").open("wb"):
-        leaks.check(before, tally, "here", within=0)
+        watch.check(before, tally, "here", within=0)
     assert tally.broken == {LEAKED: 1}
     assert "left open" in tally.details[0]
-    leaks.check(before, tally, "here")
+    watch.check(before, tally, "here")
     assert tally.broken == {LEAKED: 1}
 
 
 def test_a_leaked_thread_is_found() -> None:
-    before = leaks.held()
+    before = watch.held()
     tally, end = Tally(), threading.Event()
     thread = threading.Thread(target=end.wait, name="left running")
     thread.start()
-    leaks.check(before, tally, "here", within=0)
+    watch.check(before, tally, "here", within=0)
     end.set()
     thread.join()
     assert tally.broken == {LEAKED: 1}
@@ -260,14 +273,14 @@ def test_a_leaked_thread_is_found() -> None:
 
 
 def test_a_leaked_place_in_the_pool_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks, "_WITHIN", 0.5)
+    monkeypatch.setattr(watch, "_WITHIN", 0.5)
     with DictBucket() as bucket:
         settings = {"bucket": "campaign", "endpoint": bucket.url, **KEYS}
         for connections, broken in ((4, {}), (3, {LEAKED: 2})):
             tally = Tally()
             limited = settings | {"http": {"max_connections": connections}}
             with blockyard.open_store(store_config(limited)) as store:
-                leaks.check_permits(store, 4, tally, f"of {connections}")
+                watch.check_permits(store, 4, tally, f"of {connections}")
             assert tally.broken == broken
 
 
@@ -752,7 +765,7 @@ def test_the_report_names_what_is_broken() -> None:
     schedule = FaultSchedule(1, {Status(503): 1.0})
     _ = schedule(request(1, "/bucket/k"))
     by_job, faults = tally.operations.copy(), tally.operations.copy()
-    said = report.text(Result("memory", 1, 2.0, tally, by_job, schedule.requests, faults))
+    said = run.text(Result("memory", 1, 2.0, tally, by_job, schedule.requests, faults))
     assert "     1 acknowledged blocks lost" in said
     assert "acknowledged blocks lost: space/k" in said
 
@@ -797,4 +810,4 @@ def test_ceph_is_ridden_out_while_its_osd_and_then_its_gateway_are_killed() -> N
     assert [event.split()[0] for event in result.events] == ["osd", "radosgw"]
     done = result.tally.operations.total()
     assert done > 100
-    assert result.tally.failures.total() < done / 100, report.text(result)
+    assert result.tally.failures.total() < done / 100, run.text(result)

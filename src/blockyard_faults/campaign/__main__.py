@@ -7,8 +7,7 @@ import secrets
 import sys
 from importlib.util import find_spec
 
-from blockyard_faults.campaign import report
-from blockyard_faults.campaign.run import SERVERS, run_campaign
+from blockyard_faults.campaign.run import SERVERS, run_campaign, text
 
 
 def main() -> int:
@@ -43,7 +42,7 @@ def main() -> int:
         result = run_outages(seed, options.outages)
     else:
         result = run_campaign(seed, options.operations, options.server, options.only)
-    print(report.text(result))
+    print(text(result))
     return 1 if result.tally.broken else 0
 
 

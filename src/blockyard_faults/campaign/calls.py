@@ -1,4 +1,4 @@
-"""One call of a store: given a deadline, watched, and checked to end as a call may.
+"""One call of a store: under a deadline, watched, and checked to end as a call may.
 
 A call may end in its result, in an error of ours, or in an exception that the caller's own code
 raised; in time, and with nothing of the caller's own lost on the way.
@@ -6,17 +6,159 @@ raised; in time, and with nothing of the caller's own lost on the way.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import errno
+import math
+import random
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
+from blockyard.aio import AsyncBlockStore
 from blockyard.content.writing import BEGUN, TIDY_SECONDS
-from blockyard.errors import BlockStoreError, DeadlineExceededError, TransportTimeoutError
+from blockyard.errors import (
+    BlockNotFoundError,
+    BlockStoreError,
+    DeadlineExceededError,
+    TransportTimeoutError,
+)
+from blockyard.sync import BlockStore
 from blockyard_faults.campaign import watch
-from blockyard_faults.campaign.clients import Client
-from blockyard_faults.campaign.own import Own
-from blockyard_faults.campaign.tally import OVERRUN, SWALLOWED, UNTYPED, Tally
+from blockyard_faults.campaign.expected import OVERRUN, SWALLOWED, UNTYPED, Tally
+
+KINDS: tuple[Callable[[], BaseException], ...] = (
+    lambda: ValueError("own"),
+    lambda: KeyError("own"),
+    lambda: RuntimeError("own"),
+    lambda: AssertionError("own"),
+    lambda: TimeoutError("own"),
+    lambda: ConnectionResetError("own"),
+    lambda: OSError(errno.EIO, "own"),
+    lambda: BlockNotFoundError("own"),
+    lambda: MemoryError("own"),
+    lambda: RecursionError("own"),
+    lambda: StopIteration("own"),
+    lambda: StopAsyncIteration("own"),
+    lambda: GeneratorExit("own"),
+    lambda: SystemExit("own"),
+    lambda: KeyboardInterrupt("own"),
+    lambda: asyncio.CancelledError("own"),
+    lambda: concurrent.futures.CancelledError("own"),
+    lambda: asyncio.InvalidStateError("own"),
+)
+"""Every kind of exception that machinery between the caller's code and the caller might eat."""
+
+
+class Own:
+    """What the caller's own code raised within one call.
+
+    `interrupted` says whether some of it came from outside: a signal's handler, a cancellation.
+    """
+
+    def __init__(self) -> None:
+        self.raised: list[BaseException] = []
+        self.interrupted = False
+
+    def throw(self, error: BaseException) -> NoReturn:
+        """Raise `error`, and remember it."""
+        self.raised.append(error)
+        raise error
+
+    def interrupt(self, error: BaseException) -> NoReturn:
+        """Raise `error` as something from outside."""
+        self.interrupted = True
+        self.throw(error)
+
+    def reached(self, error: BaseException | None) -> bool:
+        """Whether `error` is, or carries, something that was raised here."""
+        if any(error is raised for raised in self.raised):
+            return True
+        if not isinstance(error, BlockStoreError | RuntimeError | asyncio.CancelledError):
+            return False
+        return self.reached(error.__cause__)
+
+
+Seek = tuple[int, int]
+"""A position to seek to, and how many bytes to read from there."""
+
+
+class Client(Protocol):
+    """Calls a method of an open store under a deadline in seconds.
+
+    The clients have two methods of their own besides: `collected`, all that `iter_content` gives,
+    and `sought`, what a file from `open_content` reads after each seek.
+    """
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether a call past its deadline leaves the caller's own code to itself."""
+        ...
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        """What the method returns; its errors pass. `own` notes what a client itself raises."""
+        ...
+
+
+class BlockingClient:
+    """Calls on the running thread, so that a coroutine over it never suspends."""
+
+    lets_go = False
+
+    def __init__(self, store: BlockStore) -> None:
+        self.store = store
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        return self.now(deadline, method, *args, **options)
+
+    def now(self, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        """As `call`."""
+        store = self.store.with_options(deadline=deadline)
+        match method:
+            case "collected":
+                return b"".join(store.iter_content(*args))
+            case "sought":
+                return _sought(store, *args)
+            case _:
+                return getattr(store, method)(*args, **options)
+
+
+class AsyncioClient:
+    """Calls on the running event loop."""
+
+    lets_go = True
+
+    def __init__(self, store: AsyncBlockStore) -> None:
+        self.store = store
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        store = self.store.with_options(deadline=deadline)
+        match method:
+            case "collected":
+                return b"".join([piece async for piece in store.iter_content(*args)])
+            case "sought":
+                return await _sought_async(store, *args)
+            case _:
+                return await getattr(store, method)(*args, **options)
+
+
+def _sought(store: BlockStore, content_id: str, seeks: Sequence[Seek]) -> list[bytes]:
+    with store.open_content(content_id) as file:
+        return [file.read(size) for position, size in seeks if file.seek(position) == position]
+
+
+async def _sought_async(
+    store: AsyncBlockStore, content_id: str, seeks: Sequence[Seek]
+) -> list[bytes]:
+    async with await store.open_content(content_id) as file:
+        parts: list[bytes] = []
+        for position, size in seeks:
+            _ = await file.seek(position)
+            parts.append(await file.read(size))
+        return parts
+
 
 DEADLINE = 60.0
 """Seconds that a call has, unless it is hurried."""
@@ -136,3 +278,23 @@ def _told(error: BaseException) -> str:
         for frame in reversed(frames)
     )
     return f"{error!r} from {way}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry:
+    """A share of the calls gets between `least` and `most` seconds, all lengths as likely."""
+
+    share: float
+    least: float
+    most: float
+
+    def deadline(self, source: random.Random) -> float:
+        """The seconds that the next call has."""
+        if source.random() >= self.share:
+            return DEADLINE
+        return math.exp(source.uniform(math.log(self.least), math.log(self.most)))
+
+
+RARELY = Hurry(0.02, 0.005, 0.5)
+ALWAYS = Hurry(1.0, 0.001, 5.0)
+OFTEN = Hurry(0.5, 0.05, 5.0)

@@ -16,8 +16,8 @@ from typing import Any
 
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient
-from blockyard_faults.campaign.hurry import OFTEN
+from blockyard_faults.campaign.calls import OFTEN, AsyncioClient, BlockingClient
+from blockyard_faults.campaign.expected import Tally
 from blockyard_faults.campaign.jobs import (
     Job,
     block_actors,
@@ -28,7 +28,6 @@ from blockyard_faults.campaign.jobs import (
     temporary_folder,
 )
 from blockyard_faults.campaign.mix import Mix
-from blockyard_faults.campaign.tally import Tally
 
 PROGRAM = """
 import json, random, sys, time

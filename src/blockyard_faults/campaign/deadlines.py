@@ -34,10 +34,9 @@ from blockyard_faults import (
     TrickleBody,
 )
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient, Client
-from blockyard_faults.campaign.content_mix import ContentMix, with_small_blocks
-from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.hurry import ALWAYS
+from blockyard_faults.campaign.calls import ALWAYS, AsyncioClient, BlockingClient, Client
+from blockyard_faults.campaign.contents import ContentActor, ContentMix, with_small_blocks
+from blockyard_faults.campaign.expected import Tally, new_tally
 from blockyard_faults.campaign.jobs import (
     Job,
     Stepping,
@@ -48,7 +47,6 @@ from blockyard_faults.campaign.jobs import (
     temporary_folder,
 )
 from blockyard_faults.campaign.mix import Mix
-from blockyard_faults.campaign.tally import Tally, new_tally
 from blockyard_faults.campaign.user_code import ASYNCIO_SOURCES, BLOCKING_SOURCES, SourceKind
 
 Actors = dict[Actor | ContentActor, Stepping]

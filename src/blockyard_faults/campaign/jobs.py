@@ -17,10 +17,9 @@ from blockyard.sync import BlockStore
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import watch
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.calls import DEADLINE
-from blockyard_faults.campaign.clients import BlockingClient, Client
+from blockyard_faults.campaign.calls import DEADLINE, BlockingClient, Client
 from blockyard_faults.campaign.contents import ContentActor
-from blockyard_faults.campaign.tally import LOST, Tally, new_tally
+from blockyard_faults.campaign.expected import LOST, Tally, new_tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,10 @@ import blockyard
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign import watch
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.clients import AsyncioClient, BlockingClient, Client
+from blockyard_faults.campaign.calls import AsyncioClient, BlockingClient, Client
+from blockyard_faults.campaign.expected import HUNG, UNTYPED, Tally
 from blockyard_faults.campaign.jobs import Job, opened, opened_async, read_back, store_config
 from blockyard_faults.campaign.mix import Mix
-from blockyard_faults.campaign.tally import HUNG, UNTYPED, Tally
 
 _STEPS = 12
 """Operations of each thread: enough that all but the first come after the end of `main`."""

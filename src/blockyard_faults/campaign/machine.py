@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from blockyard.model import KIB
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.blocks import Content
+from blockyard_faults.campaign.expected import Content
 from blockyard_faults.campaign.mix import NAMES, PREFIXES
 
 _STEPS = 50

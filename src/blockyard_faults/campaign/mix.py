@@ -6,12 +6,10 @@ import random
 from collections.abc import Sequence
 
 from blockyard.model import KIB, MIB
-from blockyard_faults.campaign.actor import Actor
-from blockyard_faults.campaign.blocks import Content
-from blockyard_faults.campaign.hurry import RARELY, Hurry
-from blockyard_faults.campaign.own import Own
+from blockyard_faults.campaign.actor import Actor, Draws
+from blockyard_faults.campaign.calls import RARELY, Hurry, Own
+from blockyard_faults.campaign.expected import Content
 from blockyard_faults.campaign.user_code import Companion, drawn
-from blockyard_faults.campaign.writer import Draws
 
 NAMES = (
     "tree/one",

@@ -13,32 +13,22 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeAlias, cast
 
-from blockyard_faults.campaign import (
-    content_workers,
-    credentials,
-    deadlines,
-    leaks,
-    leaving,
-    service_workers,
-    tally,
-    watch,
-    workers,
-)
+from blockyard_faults.campaign import credentials, deadlines, expected, leaving, watch, workers
+from blockyard_faults.campaign.expected import HUNG, UNTYPED, Tally
 from blockyard_faults.campaign.jobs import Job
-from blockyard_faults.campaign.tally import HUNG, UNTYPED, Tally
 
 KINDS: dict[str, Callable[[Job], Tally]] = {
     "threads": workers.threads,
     "asyncio": workers.asyncio_tasks,
     "forks": workers.forks,
     "hypothesis": workers.hypothesis,
-    "contents": content_workers.contents,
-    "cancelled": content_workers.cancelled,
-    "signalled": content_workers.signalled,
+    "contents": workers.contents,
+    "cancelled": workers.cancelled,
+    "signalled": workers.signalled,
     "leaving": leaving.leave,
     "deadlines": deadlines.in_time,
     "credentials": credentials.looked_for,
-    "service": service_workers.on_service,
+    "service": workers.on_service,
 }
 """What each kind of job does."""
 
@@ -48,9 +38,9 @@ UnderWay: TypeAlias = Sequence[tuple[Job, BaseProcess, Pipe]]
 
 def run(job: Job) -> Tally:
     """Do the job, close everything, and say what came of it."""
-    before = leaks.held()
+    before = watch.held()
     done = KINDS[job.kind](job)
-    leaks.check(before, done, job.name)
+    watch.check(before, done, job.name)
     return done
 
 
@@ -96,7 +86,7 @@ class Complaints(logging.Handler):
     def __init__(self, where: str) -> None:
         super().__init__(logging.ERROR)
         self._where = where
-        self.tally = tally.new_tally()
+        self.tally = expected.new_tally()
 
     def emit(self, record: logging.LogRecord) -> None:
         raised = record.exc_info[1] if record.exc_info else None
@@ -105,7 +95,7 @@ class Complaints(logging.Handler):
 
 def _work(job: Job, results: Pipe) -> None:
     def on_hang(what: str) -> None:
-        hung = tally.so_far()
+        hung = expected.so_far()
         hung.breaks(HUNG, f"{job.name}: {what}\n{watch.stacks()}")
         results.send(hung)
         os._exit(1)
@@ -117,7 +107,7 @@ def _work(job: Job, results: Pipe) -> None:
         done = run(job)
         done.add(complaints.tally)
     except BaseException:  # noqa: BLE001 - told as what came of the job
-        done = tally.so_far()
+        done = expected.so_far()
         done.breaks(UNTYPED, f"{job.name}: the job ended: {traceback.format_exc()}")
     results.send(done)
     results.close()

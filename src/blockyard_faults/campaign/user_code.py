@@ -1,7 +1,9 @@
-"""The caller's own code within a call: sources, targets and callbacks, and what they do besides.
+"""What users do to a call: their own code within it, and signals and cancellations from outside.
 
-A `Mischief` is done once, when that code is called for the nth time. `Companion` is the store
-that it calls back into, from the same thread or from a forked child.
+A `Mischief` is done once, when their code (a source, a target, a callback) is called for the nth
+time. `Companion` is the store that it calls back into, from the same thread or from a forked child.
+The clients here interrupt a share of their calls at a random moment, once (a cancellation also
+again and again, as the cancel scopes of anyio do), and note the exception in the call's `Own`.
 """
 
 from __future__ import annotations
@@ -9,20 +11,22 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import queue
 import random
 import signal
+import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
+from blockyard.aio import AsyncBlockStore
 from blockyard.errors import BlockStoreError
 from blockyard.sync import BlockStore
-from blockyard_faults.campaign.blocks import Content
-from blockyard_faults.campaign.expected import WRONG
-from blockyard_faults.campaign.own import KINDS, Own
-from blockyard_faults.campaign.tally import HUNG, UNTYPED, Tally
+from blockyard_faults.campaign.calls import KINDS, AsyncioClient, BlockingClient, Own
+from blockyard_faults.campaign.expected import HUNG, UNTYPED, WRONG, Content, Tally
 
 Item = TypeVar("Item")
 Act = Callable[[], None]
@@ -204,3 +208,109 @@ def drawn(source: random.Random, own: Own, companion: Companion | None, calls: i
     if companion is not None and companion.prepare():
         acts += [companion.call_back, companion.call_back, companion.fork]
     return Mischief(source.randint(1, max(calls, 1)), source.choice(acts))
+
+
+_SHARE = 0.4
+_MEAN = 0.015
+"""Seconds on average until a call is interrupted; some are over by then."""
+
+
+class AlarmError(TimeoutError):
+    """What the idiom of `signal.alarm` raises."""
+
+
+_RAISED: dict[int, type[BaseException]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: SystemExit,
+    signal.SIGALRM: AlarmError,
+}
+
+
+class SignalledClient(BlockingClient):
+    """A blocking client on the main thread, to which signals are sent in the middle of calls.
+
+    The handlers raise: of SIGINT KeyboardInterrupt, of SIGTERM SystemExit, of SIGALRM an error of
+    the caller's.
+    """
+
+    def __init__(self, store: BlockStore, seed: str) -> None:
+        super().__init__(store)
+        self._random = random.Random(seed)  # noqa: S311 - to be repeatable
+        self._armed: Own | None = None
+        self._main = threading.get_ident()
+        self._due: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name="signals", daemon=True)
+
+    def __enter__(self) -> SignalledClient:
+        for each in _RAISED:
+            _ = signal.signal(each, self._handle)
+        self._sender.start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._due.put(None)
+        self._sender.join()
+        _ = signal.signal(signal.SIGINT, signal.default_int_handler)
+        _ = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _ = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        if self._random.random() >= _SHARE:
+            return self.now(deadline, method, *args, **options)
+        due = (self._random.expovariate(1 / _MEAN), self._random.choice(list(_RAISED)))
+        try:
+            self._armed = own
+            self._due.put(due)
+            return self.now(deadline, method, *args, **options)
+        finally:
+            self._armed = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        own, self._armed = self._armed, None
+        if own is not None:  # else it came too late
+            own.interrupt(_RAISED[number](f"signal {number}"))
+
+    def _send(self) -> None:
+        while (due := self._due.get()) is not None:
+            time.sleep(due[0])
+            signal.pthread_kill(self._main, due[1])
+
+
+class CancellingClient(AsyncioClient):
+    """An asyncio client whose calls are cancelled at random moments."""
+
+    def __init__(self, store: AsyncBlockStore, seed: str) -> None:
+        super().__init__(store)
+        self._random = random.Random(seed)  # noqa: S311 - to be repeatable
+
+    async def call(self, own: Own, deadline: float, method: str, *args: Any, **options: Any) -> Any:
+        call = super().call(own, deadline, method, *args, **options)
+        if self._random.random() >= _SHARE:
+            return await call
+        task = asyncio.ensure_future(_outcome(call, own))
+        _ = await asyncio.wait([task], timeout=self._random.expovariate(1 / _MEAN))
+        times = self._random.choice((1, 2, 1_000_000))
+        asked = 0
+        while not task.done() and asked < times:
+            asked += task.cancel()
+            _ = await asyncio.wait([task], timeout=0.001)
+        _ = await asyncio.wait([task])
+        if task.cancelled():
+            own.interrupt(asyncio.CancelledError("from outside"))
+        if asked and not own.raised:  # and the call went on to an end of its own
+            own.interrupted = True
+            own.raised.append(asyncio.CancelledError("from outside, not passed on"))
+        result, error = task.result()
+        if error is not None:
+            raise error
+        return result
+
+
+async def _outcome(call: Awaitable[Any], own: Own) -> tuple[Any, BaseException | None]:
+    """What the call returns or raises; a task is ended by a cancellation from outside alone."""
+    try:
+        return await call, None
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and not own.reached(error):
+            raise
+        return None, error

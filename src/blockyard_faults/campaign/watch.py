@@ -1,4 +1,4 @@
-"""Watches the calls of this process: which never end, and how late its threads get to run.
+"""What a process must not do: hang, run late, or keep descriptors, threads and pool permits.
 
 One thread wakes every few milliseconds. By how much it wakes too late is time in which the machine,
 or another thread's hold on the interpreter, ran nobody here who wanted to run: no call can end
@@ -8,15 +8,24 @@ calls that are long past their limit, and hands those to `on_hang`.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import itertools
+import os
 import tempfile
 import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+
+from blockyard.aio import AsyncBlockStore
+from blockyard.errors import BlockStoreError
+from blockyard.sync import BlockStore
+from blockyard_faults.campaign.expected import LEAKED, Tally
 
 HUNG_AFTER = 60.0
 """Seconds past its deadline after which a call counts as hung."""
@@ -113,3 +122,96 @@ def start(on_hang: Callable[[str], None]) -> Watch:
     _watch = Watch(on_hang)
     _watch.start()
     return _watch
+
+
+_WITHIN = 20.0
+"""Seconds in which requests that wait for each other must all have got a connection."""
+_THREADS_END_WITHIN = 12.0
+"""Seconds: a thread that has nothing to do any more ends after five."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What this process holds at one moment."""
+
+    descriptors: frozenset[tuple[str, str]]
+    threads: frozenset[threading.Thread]
+
+
+def held() -> Held:
+    """What this process holds now: descriptors with what each is open on (proc(5)), and threads."""
+    found: set[tuple[str, str]] = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.add((descriptor, str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        except FileNotFoundError:  # the listing's own, closed by now
+            continue
+    return Held(frozenset(found), frozenset(threading.enumerate()))
+
+
+def check(before: Held, tally: Tally, where: str, within: float = _THREADS_END_WITHIN) -> None:
+    """Count what is held `within` seconds from now that was not held `before`."""
+    until = time.monotonic() + within
+    while (now := held()) != before and time.monotonic() < until:
+        if not (now.threads - before.threads or now.descriptors - before.descriptors):
+            break
+        time.sleep(0.05)
+    for descriptor, target in now.descriptors - before.descriptors:
+        tally.breaks(LEAKED, f"{where}: descriptor {descriptor} -> {target}")
+    for thread in now.threads - before.threads:
+        tally.breaks(LEAKED, f"{where}: thread {thread.name}")
+
+
+def check_permits(store: BlockStore, connections: int, tally: Tally, where: str) -> None:
+    """Have as many requests in flight at once as there are connections: singly, and in one call.
+
+    A place in the pool that a failed request kept would be missing.
+    """
+    patient = store.with_options(deadline=_WITHIN, concurrency=connections)
+    _ = store.read_blocks(_no_meeting(connections))
+
+    def read(key: str) -> BlockStoreError | None:
+        try:
+            _ = patient.read_block(key)
+        except BlockStoreError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(connections) as threads:
+        _count(list(threads.map(read, _keys(f"{where}-single", connections))), tally, where)
+    try:
+        _ = patient.read_blocks(_keys(f"{where}-many", connections))
+    except BlockStoreError as error:
+        _count([error], tally, f"{where}, in one call")
+
+
+async def check_permits_async(
+    store: AsyncBlockStore, connections: int, tally: Tally, where: str
+) -> None:
+    """As `check_permits`, by tasks."""
+    patient = store.with_options(deadline=_WITHIN)
+    _ = await store.read_blocks(_no_meeting(connections))
+    reads = [patient.read_block(key) for key in _keys(where, connections)]
+    outcomes = await asyncio.gather(*reads, return_exceptions=True)
+    _count([each for each in outcomes if isinstance(each, BaseException)], tally, where)
+
+
+def _keys(where: str, connections: int) -> Sequence[str]:
+    meeting = f"rendezvous/{where}-{os.getpid()}-{time.monotonic_ns()}/{connections}"
+    return [f"{meeting}/{number}" for number in range(connections)]
+
+
+def _no_meeting(connections: int) -> Sequence[str]:
+    """Reads that wait for nobody: as many as lift the limit that throttling has put on the store.
+
+    Each success raises it by its inverse (`s3/retry.py`), so it takes half the square of
+    what it is to be.
+    """
+    meeting = f"rendezvous/alone-{os.getpid()}-{time.monotonic_ns()}"
+    return [f"{meeting}-{number}/1/0" for number in range(connections**2)]
+
+
+def _count(outcomes: Sequence[BaseException | None], tally: Tally, where: str) -> None:
+    failed = [outcome for outcome in outcomes if outcome is not None]
+    if failed:
+        tally.breaks(LEAKED, f"{where}: {len(failed)} places in the connection pool: {failed[0]}")
