@@ -6,6 +6,7 @@ A store may be used from one event loop after another: a new loop starts with fr
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -281,7 +282,9 @@ class AsyncBlockStore:
 
     def stats(self) -> StoreStats:
         """See `BlockStore.stats`; not awaited."""
-        return self._operations.store.stats()
+        taken, idle = self._runtime.connections.here().counts()
+        stats = self._operations.store.stats()
+        return replace(stats, connections_taken=taken, connections_idle=idle)
 
     @property
     def closed(self) -> bool:

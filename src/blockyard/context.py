@@ -88,11 +88,13 @@ class Response:
 class Hedge(NamedTuple):
     """When a request that is not answered goes out a second time, on another connection.
 
-    `after` is in seconds; `allowed` is asked once they have passed, and counts what it allows.
+    `after` is in seconds; `allowed` is asked once they have passed, and counts what it allows;
+    `won` is called when the second one is answered first.
     """
 
     after: float
     allowed: Callable[[], bool]
+    won: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)

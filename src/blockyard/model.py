@@ -168,7 +168,9 @@ class StoreStats:
 
     Of S3 alone: folders and memory count nothing. `succeeded`, `error_responses`, `throttled` and
     `lost` (no usable reply came) count requests by their outcome, `retries` those that were made
-    since another one failed, `hedges` second requests for a read; threads may lose a count.
+    since another one failed, `hedges` second requests for a read and `hedges_won` those that were
+    answered first; threads may lose a count. `connections_taken` are in use now, and
+    `connections_idle` are kept for the next requests.
     `concurrency_limit` is how many requests may be in flight since the service throttled, None
     while it does not, and `retry_tokens` are left in the retry token bucket, of 500. `region` is
     that requests are signed for; `clock_offset` the seconds that the service's clock is ahead;
@@ -182,6 +184,9 @@ class StoreStats:
     lost: int = 0
     retries: int = 0
     hedges: int = 0
+    hedges_won: int = 0
+    connections_taken: int = 0
+    connections_idle: int = 0
     concurrency_limit: float | None = None
     retry_tokens: float = 0.0
     region: str = ""

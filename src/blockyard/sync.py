@@ -9,6 +9,7 @@ share a store safely; after a fork the child starts with fresh sockets.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
 from io import BufferedReader
 from types import TracebackType
@@ -418,7 +419,9 @@ class BlockStore:
 
     def stats(self) -> StoreStats:
         """What the store has sent and learnt so far; asks nobody, and works once it is closed."""
-        return self._operations.store.stats()
+        taken, idle = self._runtime.connections.here().counts()
+        stats = self._operations.store.stats()
+        return replace(stats, connections_taken=taken, connections_idle=idle)
 
     @property
     def closed(self) -> bool:

@@ -151,7 +151,7 @@ def test_a_hedged_read_that_is_cancelled_leaves_no_request_behind(cancel: Cancel
     async def main(url: str) -> None:
         runtime = AsyncioRuntime(Connections(HttpConfig(), TimeoutConfig()))
         for _ in range(10):
-            hedge = Hedge(0.005, lambda: True)
+            hedge = Hedge(0.005, lambda: True, lambda: None)
             await cancel(runtime.exchange(ask(url), limit=LIMIT, hedge=hedge), 0.03)
             assert asyncio.all_tasks() == {asyncio.current_task()}
         await runtime.close()

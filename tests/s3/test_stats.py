@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 
 import pytest
 
 import blockyard
-from blockyard import StoreStats
+from blockyard import StoreStats, open_async_store
 from blockyard.errors import BlockStoreError, TransportConnectionError
 from blockyard.s3.retry import Hedging
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from tests.s3.pretend import Pretended
 from tests.s3.scripted_service import OK, Answer, Scripted, s3_error
+from tests.small_s3 import small_s3
 
 SECRETS = ("AKIDEXAMPLE", "the-secret", "the-token", "private/key")
 SKEWED = s3_error(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
@@ -138,3 +140,25 @@ def test_nothing_is_logged_where_nothing_happens(caplog: pytest.LogCaptureFixtur
     for _ in range(3):
         assert s3.read("k") == b"data"
     assert caplog.records == []
+
+
+def test_connections_are_counted_in_both_clients() -> None:
+    """A request sees its own connection taken; the next one finds it idle."""
+
+    async def under_asyncio(url: str) -> list[tuple[int, int]]:
+        async with open_async_store(url) as store:
+            await store.write_block("k", b"data")
+            return [connections(store.stats())]
+
+    with small_s3() as server:
+        url = server.store_url()
+        with blockyard.open_store(url) as store:
+            assert connections(store.stats()) == (0, 0)
+            _ = store.write_block("k", b"data")
+            assert connections(store.stats()) == (0, 1)
+        assert connections(store.stats()) == (0, 0)
+        assert asyncio.run(under_asyncio(url)) == [(0, 1)]
+
+
+def connections(stats: StoreStats) -> tuple[int, int]:
+    return stats.connections_taken, stats.connections_idle

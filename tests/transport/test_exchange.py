@@ -273,14 +273,16 @@ def test_a_server_that_closes_after_each_reply_without_a_word(
 @pytest.mark.parametrize("end", [Close(), Reset()])
 @pytest.mark.parametrize("body", [b"", patterned(3 * MIB)])
 def test_a_reused_connection_that_dies_before_it_answers_is_replaced(
-    runtime: RuntimeName, wire: Wire, end: object, body: bytes
+    runtime: RuntimeName, wire: Wire, end: object, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     dies = [Receive(), OK, Receive(), end]
+    caplog.set_level("DEBUG", "blockyard")
     with wire.server(dies, [Receive(), OK]) as server, driving(runtime, wire.http) as driver:
         for resent in (False, True):
             request = ask(server.url, "PUT", body)
             assert driver.exchange(request).body == b"hello"
             assert request.resent == resent
+            assert ["replaced" in record.message for record in caplog.records] == [True] * resent
         assert [request.body for request in server.requests] == [body] * 3
 
 

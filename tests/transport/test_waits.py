@@ -126,7 +126,7 @@ def test_signals_put_off_no_wait_for_a_place() -> None:
 
 
 def test_signals_put_off_no_hedged_read() -> None:
-    hedge = Hedge(SOON / 3, lambda: True)
+    hedge = Hedge(SOON / 3, lambda: True, lambda: None)
     with (
         driving("blocking", no_progress=SOON) as driver,
         silent_after() as url,

@@ -148,6 +148,7 @@ class Caller:
             lost=self.lost,
             retries=self.retries,
             hedges=self.hedging.sent if self.hedging else 0,
+            hedges_won=self.hedging.won if self.hedging else 0,
             concurrency_limit=self._limiter.limit,
             retry_tokens=self._limiter.tokens,
             region=self._recovery.site.region,

@@ -256,7 +256,8 @@ _PRICE = 20
 
 
 class Hedging:
-    """What one store has seen of its reads. `sent` counts the second requests.
+    """What one store has seen of its reads. `sent` counts the second requests, and `won` those
+    that were answered first.
 
     `hedge` is for the next read; None while too few have been seen. Threads share this without a
     lock: taking from the credit is one step, and the rest may lose a count.
@@ -265,6 +266,7 @@ class Hedging:
     def __init__(self) -> None:
         self.reads = 0
         self.sent = 0
+        self.won = 0
         self.hedge: Hedge | None = None
         self._reads = count(1)
         self._credit: deque[None] = deque(maxlen=_REMEMBERED // _PRICE)
@@ -278,7 +280,10 @@ class Hedging:
             self._credit.append(None)
         if reads >= _ENOUGH and reads % _RECOUNT == 0:
             waits = sorted(self._waits)
-            self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay)
+            self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay, self._count_won)
+
+    def _count_won(self) -> None:
+        self.won += 1
 
     def _pay(self) -> bool:
         """Whether there is credit for one hedge, which is then used up. Never waits."""

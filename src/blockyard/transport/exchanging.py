@@ -7,6 +7,7 @@ the reply that begins first is read.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import select
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger("blockyard.transport")
 
 _LEAST_HASTE = 0.05
 """Seconds that a connection for a second request is waited for at least."""
@@ -79,6 +82,8 @@ class NetworkRuntime(ABC):
                 if not stale and not dialing.trust_renewed(error, connection.tls_context):
                     raise
                 request.resent = stale
+                if stale:
+                    _log.debug("%s:%d closed an idle connection: replaced", *request.origin[1:])
                 request = replace(request, fresh=True)
             finally:
                 pool.release(request.origin, connection, reply.complete and reply.keep_alive)
@@ -146,6 +151,8 @@ async def _hedged(
                 tries.append(await _begin(request, limit, timeouts, haste, poller))
         won = won or await _first_to_begin(tries, timeouts.wait(), poller)
         if won is not None:
+            if won is not tries[0]:
+                _ = hedge.won()
             response = await won.connection.receive(won.reply, timeouts, poller)
             response.waited += won.reply.sent - tries[0].reply.sent
             return response
