@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Response
-from blockyard.errors import (
-    BlockNotFoundError,
-    InvalidKeyError,
-    S3Error,
-    UnsupportedError,
-)
+from blockyard.errors import BlockNotFoundError, InvalidKeyError, S3Error, UnsupportedError
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import (
     Block,
@@ -28,15 +23,15 @@ from blockyard.s3 import listing, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.deleting import Deleting
-from blockyard.s3.integrity import (
-    service_checksum_or_etag,
-)
+from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
+
+Result = TypeVar("Result")
 
 
 class S3Store(Store):
@@ -62,7 +57,7 @@ class S3Store(Store):
         return None if block.checksums is None else block.checksums.name
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        reply = await self._head(ctx, "stat_block", key)
+        reply = await self._reader.head(ctx, "stat_block", key, self._full_key(key))
         return responses.stat_result(reply, "stat_block", key)
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
@@ -112,20 +107,22 @@ class S3Store(Store):
         return await self._deleting.delete(ctx, keys, self.delete_block)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
-        page = PageRequest.of(request, self._prefix)
-        call = _listing(request.operation, page, request.page_size)
-        return await self._caller.call(
-            ctx, call, lambda reply: listing.list_page(reply, page, self._prefix)
-        )
+        return await self._listed(ctx, request, listing.list_page)
 
     async def list_keys(
         self, ctx: Context, request: ListRequest
     ) -> tuple[builtins.list[str], str | None]:
+        return await self._listed(ctx, request, listing.list_keys)
+
+    def _listed(
+        self,
+        ctx: Context,
+        request: ListRequest,
+        read: Callable[[Response, PageRequest, str], Result],
+    ) -> Coroutine[Any, Any, Result]:
         page = PageRequest.of(request, self._prefix)
         call = _listing(request.operation, page, request.page_size)
-        return await self._caller.call(
-            ctx, call, lambda reply: listing.list_keys(reply, page, self._prefix)
-        )
+        return self._caller.call(ctx, call, lambda reply: read(reply, page, self._prefix))
 
     @property
     def name(self) -> str:
@@ -148,9 +145,6 @@ class S3Store(Store):
         reply = await self._caller.call(ctx, _listing("health_check", page, 1), listed)
         latency = ctx.runtime.now() - begun
         return HealthReport(latency, self.name, reply.headers.get("server", ""))
-
-    def _head(self, ctx: Context, operation: str, key: str) -> Coroutine[Any, Any, Response]:
-        return self._reader.head(ctx, operation, key, self._full_key(key))
 
     def _full_key(self, key: str) -> str:
         full_key = self._prefix + key

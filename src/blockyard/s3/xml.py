@@ -12,13 +12,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
+from xml.etree.ElementTree import Element, ParseError, XMLParser
 
 from blockyard.errors import ProtocolError
 from blockyard.s3.dates import iso_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from xml.etree.ElementTree import Element, ParseError
+
+# ElementTree is not imported by the first call that needs it: a signal handler that makes a call in
+# the middle of that would find half a module.
 
 MAX_REPLY = 8 * 1024 * 1024
 """The longest reply, in bytes: 1000 keys of 1024 bytes, each byte escaped, fit in."""
@@ -74,8 +77,6 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
     Raises `ProtocolError` for what is not well-formed XML in UTF-8, is longer than `limit`
     bytes, holds too many elements, or has anything but an XML declaration before its root.
     """
-    from xml.etree.ElementTree import ParseError  # noqa: PLC0415 - a read needs none of it
-
     check_limits(body, limit)
     body = body.strip()
     if not _PROLOG.match(body):
@@ -101,8 +102,6 @@ def check_limits(body: bytes, limit: int = MAX_REPLY) -> None:
 
 
 def _parse(body: bytes) -> Element:
-    from xml.etree.ElementTree import XMLParser  # noqa: PLC0415
-
     parser = XMLParser(encoding="utf-8")  # noqa: S314 # its attacks need a document type
     parser.feed(body)
     return parser.close()
