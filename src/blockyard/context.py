@@ -23,7 +23,7 @@ from collections.abc import (
     MutableMapping,
 )
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from blockyard.errors import DeadlineExceededError
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 Result = TypeVar("Result")
+
+
+CacheUse = Literal["use", "bypass", "refresh"]
 
 
 class Origin(NamedTuple):
@@ -306,8 +309,9 @@ class Context:
     bulk call keeps in flight. `unknown_attempts` counts the requests made under this
     context to change what is stored whose outcome is not known: tried again or not, they may have
     taken effect, or may still. Who wants to know it of one change gives that a context of its own.
-    `tidying` is set for what puts in order what a call left behind: it goes on while the store is
-    being closed.
+    `cache` is what a cache is to do with reads: "use" it; "bypass" it, and keep nothing; or
+    "refresh" it, with what the store has now. `tidying` is set for what puts in order what a call
+    left behind: it goes on while the store is being closed.
     """
 
     runtime: Runtime
@@ -315,6 +319,7 @@ class Context:
     concurrency: int = 32
     unknown_attempts: int = 0
     tidying: bool = False
+    cache: CacheUse = "use"
 
     def gather(
         self,

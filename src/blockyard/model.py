@@ -162,6 +162,31 @@ class HealthReport:
     server: str = ""
 
 
+@dataclass(slots=True)
+class CacheStats:
+    """What a cache has done so far; threads may lose a count.
+
+    `memory_hits` and `disk_hits` count reads that were answered from there; `revalidated` those of
+    entries that the store was asked about and still held; `partial_hits` those that found the block
+    but not all that was requested, and `misses` those that found nothing. `coalesced` of these
+    waited for the same read of another. `filled` counts what was kept, `dropped` what was not since
+    too much was waiting to be, `evicted` what left for lack of room, `damaged` what did not match
+    its checksum. `memory_used` is in bytes.
+    """
+
+    memory_hits: int = 0
+    disk_hits: int = 0
+    revalidated: int = 0
+    partial_hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+    filled: int = 0
+    dropped: int = 0
+    evicted: int = 0
+    damaged: int = 0
+    memory_used: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """What an open store has sent so far, and what it has learnt that changes what calls do.
@@ -175,7 +200,7 @@ class StoreStats:
     while it does not, and `retry_tokens` are left in the retry token bucket, of 500. `region` is
     that requests are signed for; `clock_offset` the seconds that the service's clock is ahead;
     `page_size` the bytes that ranged reads are widened to. `capabilities` is what the service has
-    (True), has not (False), or may have (None).
+    (True), has not (False), or may have (None). `cache` counts what a cache did, if there is one.
     """
 
     succeeded: int = 0
@@ -193,6 +218,7 @@ class StoreStats:
     clock_offset: float = 0.0
     page_size: int = 0
     capabilities: Mapping[str, bool | None] = field(default_factory=dict[str, bool | None])
+    cache: CacheStats | None = None
 
 
 @dataclass(frozen=True, slots=True)

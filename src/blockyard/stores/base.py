@@ -175,6 +175,13 @@ class Store(ABC):
         `NotModifiedError` when it has that of `if_none_match`.
         """
 
+    def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
+        """What `read` gives or raises, where that takes no wait, as of what is in a cache; or None.
+
+        Whoever asks for many blocks is answered on the spot then.
+        """
+        return None
+
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         """Read the whole block and verify it against every checksum that it is kept with.
 

@@ -1,0 +1,227 @@
+"""The tier in memory: blocks and pages of blocks in a dictionary, found without a lock.
+
+A hit looks into the dictionary and raises a counter. What changes the dictionary is queued, and
+done by one call at a time: the one that finds nobody at it, which goes on until the queue is empty.
+The others do not wait, since a signal handler or a finalizer may have interrupted the one that is
+at it, on their own thread or on one that waits for them. When it is cut off in the middle the
+bookkeeping is made anew from the dictionary, and so it is in a forked child.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from blockyard.cache.policy import S3Fifo
+from blockyard.cache.tier import Pages, span_within
+from blockyard.process import PerProcess
+
+if TYPE_CHECKING:
+    from blockyard.model import BlockInfo, PageSums
+    from blockyard.stores.base import ReadRequest
+
+_OVERHEAD = 700
+"""The bytes that an entry takes beside its data and its checksums: measured, on CPython 3.11."""
+_OVERHEAD_OF_A_PAGE = 150
+_QUEUED = 1000
+"""Changes that may wait for the one who makes them: more are dropped."""
+
+
+class Entry:
+    """What is kept of one version of a block: all of it, or pages by their numbers."""
+
+    __slots__ = (
+        "charged",
+        "checked_at",
+        "dropped",
+        "epoch",
+        "hits",
+        "info",
+        "key",
+        "page_size",
+        "pages",
+        "sums",
+        "whole",
+    )
+
+    def __init__(self, pages: Pages, epoch: object) -> None:
+        self.key = pages.info.key
+        self.info = pages.info
+        self.sums = pages.sums
+        self.epoch = epoch
+        self.checked_at = pages.checked_at
+        self.page_size = pages.page_size
+        self.whole: bytes | None = None
+        self.pages: dict[int, bytes] = {}
+        self.hits = 0
+        self.charged = 0
+        self.dropped = False
+        self.add(pages)
+
+    @property
+    def cost(self) -> int:
+        """The bytes that it takes."""
+        size = _OVERHEAD + len(self.key) + (len(self.sums.running) if self.sums else 0)
+        if self.whole is not None:
+            return size + len(self.whole)
+        return size + sum(len(page) + _OVERHEAD_OF_A_PAGE for page in self.pages.copy().values())
+
+    def describe(self) -> BlockInfo:
+        """What `Block.describe` gives."""
+        return self.info
+
+    def is_of(self, info: BlockInfo, sums: PageSums | None) -> bool:
+        """Whether it is of that version: an ETag alike is not enough."""
+        mine = self.info
+        return mine.etag == info.etag and mine.size == info.size and self.sums == sums
+
+    def add(self, pages: Pages) -> None:
+        """Keep these pages as well, of the same version."""
+        if pages.whole:
+            self.whole = pages.data
+            self.pages = {}
+            return
+        page, data = self.page_size, pages.data
+        for begin in range(0, len(data), page):
+            self.pages[(pages.first + begin) // page] = data[begin : begin + page]
+
+    def data(self, begin: int, end: int) -> bytes | None:
+        """The bytes from `begin` to `end`; None where a page of them is missing."""
+        whole = self.whole
+        if whole is not None:
+            return whole[begin:end]
+        pages, page = self.pages, self.page_size
+        number = begin // page
+        first = number * page
+        if end <= first + page:
+            data = pages.get(number)
+            return data if data is None else data[begin - first : end - first]
+        found: list[bytes] = []
+        for each in range(number, -(-end // page)):
+            data = pages.get(each)
+            if data is None:
+                return None
+            found.append(data)
+        return b"".join(found)[begin - first : end - first]
+
+
+class MemoryTier:
+    """Blocks and pages of blocks, of `budget` bytes together."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.entries: dict[str, Entry] = {}
+        self.filled = 0
+        self.dropped = 0
+        self.evicted = 0
+        self._books = PerProcess(_Books)
+
+    @property
+    def used(self) -> int:
+        """The bytes that are taken."""
+        return self._books.here().policy.used if self.entries else 0
+
+    def find(self, request: ReadRequest, epoch: object) -> Pages | None:
+        """What it has of the version that was read under that epoch.
+
+        The bytes requested, or none where some are missing; None where it has no such version.
+        """
+        entry = self.entries.get(request.key)
+        if entry is None or entry.epoch != epoch:
+            return None
+        span = span_within(request, entry.info.size)
+        data = None if span is None else entry.data(*span)
+        if span is None or data is None:
+            return Pages(entry.info, 0, b"", entry.checked_at, entry.sums)
+        return Pages(entry.info, span[0], data, entry.checked_at, entry.sums)
+
+    def fill(self, pages: Pages, epoch: object, *, anew: bool = False) -> None:
+        """Keep pages that were read under that epoch; with `anew` none that are there already."""
+        if len(pages.data) + _OVERHEAD > self.budget:
+            return
+        entry = self.entries.get(pages.info.key)
+        if entry is None or entry.dropped or entry.epoch != epoch or anew:
+            entry = Entry(pages, epoch)
+        elif entry.is_of(pages.info, pages.sums):
+            entry.checked_at = max(entry.checked_at, pages.checked_at)
+            if entry.whole is not None:
+                return
+            entry.add(pages)
+        elif entry.checked_at > pages.checked_at:  # a newer one came meanwhile
+            return
+        else:
+            entry = Entry(pages, epoch)
+        self.filled += bool(pages.data)
+        self._change(entry)
+
+    def revalidated(self, info: BlockInfo, epoch: object, at: float) -> None:
+        """The store still held this version at that time."""
+        entry = self.entries.get(info.key)
+        if entry is not None and entry.epoch == epoch and entry.info.etag == info.etag:
+            entry.checked_at = max(entry.checked_at, at)
+
+    def drop(self, key: str) -> None:
+        """Forget the block, and let go of its bytes."""
+        entry = self.entries.pop(key, None)
+        if entry is not None:
+            entry.dropped = True
+            entry.whole, entry.pages = None, {}
+            self._change(entry)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.entries.clear()
+        self._books = PerProcess(_Books)
+
+    def _change(self, entry: Entry) -> None:
+        books = self._books.here()
+        if len(books.queue) < _QUEUED:
+            books.queue.append(entry)
+        else:
+            self.dropped += 1
+        while books.queue:
+            mine = object()
+            try:
+                if books.turn.setdefault("", mine) is not mine:
+                    return
+                self._make_changes(books)
+            finally:
+                if books.turn.get("") is mine:
+                    _ = books.turn.pop("", None)
+
+    def _make_changes(self, books: _Books) -> None:
+        """Make what changes are queued. Only the call whose turn it is comes here."""
+        if not books.in_order:
+            books.policy = S3Fifo(self.budget)
+            for entry in list(self.entries.values()):
+                self._keep(books.policy, entry)
+        books.in_order = False
+        while books.queue:
+            entry = books.queue.popleft()
+            if entry.dropped:
+                if self.entries.get(entry.key) is None:
+                    books.policy.remove(entry.key)
+            else:
+                self.entries[entry.key] = entry
+                self._keep(books.policy, entry)
+                if entry.dropped:  # meanwhile: `drop` has looked before it was there
+                    _ = self.entries.pop(entry.key, None)
+        books.in_order = True
+
+    def _keep(self, policy: S3Fifo[Entry], entry: Entry) -> None:
+        for gone in policy.keep(entry):
+            self.evicted += 1
+            gone.dropped = True
+            if self.entries.get(gone.key) is gone:
+                _ = self.entries.pop(gone.key, None)
+
+
+class _Books:
+    """The bookkeeping of one process."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Entry] = deque()
+        self.turn: dict[str, object] = {}
+        """Whose turn it is: the value is an object of that call's own."""
+        self.policy: S3Fifo[Entry] = S3Fifo(0)
+        self.in_order = False

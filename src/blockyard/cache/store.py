@@ -1,0 +1,465 @@
+"""A cache in front of any store: what was read through it is answered from memory or from a folder.
+
+**What it promises.** A read that begins after a write, delete or copy through this cache has
+returned gets the new block: each key has an epoch, which every change replaces before its request
+goes out, and what was read under another epoch is never given out. While a change is under way, and
+for `SETTLE_SECONDS` after one whose outcome is unknown, its keys are read from the store and not
+kept. What others change is seen when the entry is older than `revalidate`: a conditional read then
+asks the store, and a 304 makes the entry young again.
+
+**What it reads.** Whole pages of a block, and all of a block of up to `BLOCK_SIZE` bytes whose
+ranges missed twice. Readers who miss the same at the same time share one read. What is absent is
+asked for each time, and so is what has no ETag.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from blockyard.cache.memory import MemoryTier
+from blockyard.cache.policy import MOST_HITS
+from blockyard.cache.tier import MUST_WAIT, DiskTier, Pages, span_within
+from blockyard.context import Context
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    DeadlineExceededError,
+    InvalidRangeError,
+    NotModifiedError,
+    PreconditionFailedError,
+)
+from blockyard.keys import range_past_end
+from blockyard.model import (
+    BLOCK_SIZE,
+    MAX_BLOCK_SIZE,
+    Block,
+    BlockInfo,
+    CacheStats,
+    CopyResult,
+    DeleteResult,
+    StoreStats,
+)
+from blockyard.process import PerProcess
+from blockyard.s3.integrity import SMALLEST_PAGE, page_size
+from blockyard.stores.base import (
+    ReadRequest,
+    Store,
+    WriteRequest,
+    check_conditions,
+    requested_range,
+)
+from blockyard.stores.wrapper import WrapperStore
+
+Result = TypeVar("Result")
+Revalidate = Literal["never", "always"] | float
+
+SETTLE_SECONDS = 60.0
+"""How long a request whose outcome is unknown may still take effect."""
+_SLOTS = 1 << 16
+_MASK = _SLOTS - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A read that began: under which epoch of its key, and when."""
+
+    epoch: object
+    disk_epoch: int
+    at: float
+
+
+class CacheStore(WrapperStore):
+    """Answers reads of `inner` from memory (of `memory` bytes), and from the tier on disk.
+
+    `revalidate` is how many seconds an entry is given out without asking the store whether it still
+    holds that version: 0 and "always" ask each time, "never" does not. Threads, event loops and
+    both clients share it; a forked child goes on with what its parent had in memory.
+    """
+
+    def __init__(
+        self,
+        inner: Store,
+        *,
+        memory: int | None = None,
+        disk: DiskTier | None = None,
+        revalidate: Revalidate = 60.0,
+    ) -> None:
+        super().__init__(inner)
+        self._memory = MemoryTier(memory) if memory else None
+        self._disk = disk
+        self._max_age = _seconds(revalidate)
+        self._largest = MAX_BLOCK_SIZE if disk is not None else memory or 0
+        self._epochs: list[object] = [self] * _SLOTS
+        self._changes: dict[object, tuple[frozenset[int], float]] = {}
+        """Changes under way or in doubt: the slots of their keys, and until when that is so."""
+        self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
+        self._page = SMALLEST_PAGE
+        self._counts = CacheStats()
+
+    # Reads.
+
+    def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
+        """See `Store.read_at_once`: what is in memory, or in the page cache of the system."""
+        if ctx.cache != "use":
+            return None
+        key = request.key
+        slot = hash(key) & _MASK
+        if self._memory is not None:
+            entry = self._memory.entries.get(key)
+            if entry is not None:
+                epoch = self._epochs[slot]
+                if self._disk is not None:
+                    epoch = (epoch, self._disk.epoch(key))
+                fresh = ctx.runtime.now() - entry.checked_at < self._max_age
+                if fresh and entry.epoch == epoch and _answers(entry.info.etag, request):
+                    begin, end = requested_range(request, entry.info.size)
+                    data = entry.data(begin, end)
+                    if data is not None:
+                        if entry.hits < MOST_HITS:
+                            entry.hits += 1
+                        self._counts.memory_hits += 1
+                        if request.into is not None:
+                            request.into[: end - begin] = data
+                            data = b""
+                        return Block(data, end - begin, entry.describe)
+        if self._disk is None:
+            return None
+        return self._from_disk_at_once(ctx, request, self._disk)
+
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        block = self.read_at_once(ctx, request)
+        if block is not None:
+            return block
+        begun = None if self._passes(ctx, request) else self._begin(ctx, request.key)
+        if begun is None:
+            self._counts.misses += ctx.cache != "bypass"
+            return await self.inner.read(ctx, request)
+        held = None
+        if ctx.cache != "refresh":
+            held = await self._held(ctx, request, begun)
+            if held is not None and _covers(held, request) and self._fresh(ctx, held, request):
+                self._counts.disk_hits += 1
+                return _block(request, held)
+        return await self._read_through(ctx, request, held, begun)
+
+    def _passes(self, ctx: Context, request: ReadRequest) -> bool:
+        """Whether the request is none for a cache: nothing to keep, or too much."""
+        into = request.into
+        return (
+            ctx.cache == "bypass"
+            or request.length == 0
+            or request.suffix == 0
+            or (into is not None and len(into) > self._largest)
+        )
+
+    def _fresh(self, ctx: Context, held: Pages, request: ReadRequest) -> bool:
+        """Whether a version that is held answers the request, without asking the store."""
+        young = ctx.runtime.now() - held.checked_at < self._max_age
+        return young and _answers(held.info.etag, request)
+
+    def _from_disk_at_once(
+        self, ctx: Context, request: ReadRequest, disk: DiskTier
+    ) -> Block | None:
+        begun = None if self._passes(ctx, request) else self._begin(ctx, request.key)
+        if begun is None:
+            return None
+        held = disk.get(request, wait=False)
+        if held is None or held is MUST_WAIT or not _covers(held, request):
+            return None
+        if not self._fresh(ctx, held, request):
+            return None
+        block = _block(request, held)
+        self._counts.disk_hits += 1
+        self._keep_in_memory(held, begun)
+        return block
+
+    async def _held(self, ctx: Context, request: ReadRequest, begun: _Begun) -> Pages | None:
+        """What the tiers have of the block: the bytes requested, or at least which version."""
+        held = None
+        if self._memory is not None:
+            held = self._memory.find(request, self._epoch(begun))
+            if held is not None and _covers(held, request):
+                return held
+        if self._disk is None:
+            return held
+        found = self._disk.get(request, wait=False)
+        if found is MUST_WAIT:
+            found = await ctx.runtime.blocking(partial(self._disk.get, request, wait=True))
+        if found is None or found is MUST_WAIT:
+            return held
+        if _covers(found, request):
+            self._keep_in_memory(found, begun)
+            return found
+        return held or found
+
+    async def _read_through(
+        self, ctx: Context, request: ReadRequest, held: Pages | None, begun: _Begun
+    ) -> Block:
+        """Read from the store what is requested, in whole pages, and keep it."""
+        wanted = self._rounded(request, held)
+        conditional = request.if_match is not None or request.if_none_match is not None
+        stale = None
+        if held is None:
+            self._counts.misses += 1
+        elif not _covers(held, request):
+            self._counts.partial_hits += 1
+        elif not conditional:
+            stale, wanted.if_none_match = held, held.info.etag
+        read = partial(self._read_and_keep, ctx, wanted, begun, stale)
+        try:
+            if conditional or ctx.cache == "refresh" or self._max_age == 0:
+                pages = await read()
+            else:
+                pages = await self._shared(ctx, wanted, begun, read)
+        except NotModifiedError:  # the reader's own condition
+            if held is not None and held.info.etag == request.if_none_match:
+                self._revalidated(ctx, held.info, begun)
+            raise
+        except InvalidRangeError:
+            if request.offset is None or request.offset == wanted.offset:
+                raise
+            raise range_past_end(request.operation, request.key, request.offset) from None
+        except BlockNotFoundError:
+            if held is not None:
+                self._forget([request.key])
+            raise
+        if stale is not None and pages is None:
+            self._counts.revalidated += 1
+            pages = stale
+        assert pages is not None  # noqa: S101 - None stands for `stale`
+        return _block(request, pages)
+
+    async def _shared(
+        self,
+        ctx: Context,
+        request: ReadRequest,
+        begun: _Begun,
+        read: Callable[[], Coroutine[Any, Any, Pages | None]],
+    ) -> Pages | None:
+        """`read`, or what another reader gets who began it under the same epoch."""
+        what = (request.offset, request.length, request.suffix, request.if_none_match)
+        same = (request.key, *what, begun.epoch, begun.disk_epoch)
+        under_way = self._under_way.here()
+        try:
+            pages, of_another = await ctx.runtime.once(under_way, same, read, ctx.deadline)
+        except DeadlineExceededError as error:
+            where = f"{request.operation} {request.key!r}"
+            if where in str(error):
+                raise
+            raise DeadlineExceededError(f"{where}: {error}") from None
+        self._counts.coalesced += of_another
+        return pages
+
+    async def _read_and_keep(
+        self, ctx: Context, wanted: ReadRequest, begun: _Begun, stale: Pages | None
+    ) -> Pages | None:
+        """What the store answers; None where it still holds the version that `stale` is of."""
+        try:
+            block = await self.inner.read(ctx, wanted)
+        except NotModifiedError:
+            if stale is None:
+                raise
+            self._revalidated(ctx, stale.info, begun)
+            return None
+        info = block.info
+        first, _ = requested_range(wanted, info.size)
+        pages = Pages(info, first, block.data, begun.at, block.page_sums)
+        self._keep(ctx, pages, begun)
+        return pages
+
+    def _rounded(self, request: ReadRequest, held: Pages | None) -> ReadRequest:
+        """The request to the store: whole pages, or all of a block whose ranges missed before."""
+        wanted = replace(request, into=None, page_sums=True)
+        if request.whole:
+            return wanted
+        page, offset = self._page, request.offset
+        if held is not None:
+            size = held.info.size
+            if not _covers(held, request) and size <= min(BLOCK_SIZE, self._largest):
+                wanted.offset = wanted.length = wanted.suffix = None
+                return wanted
+            page = page_size(size)
+        if request.suffix is not None:
+            wanted.suffix = -(-request.suffix // page) * page
+        elif offset is not None:
+            wanted.offset = offset - offset % page
+            if request.length is not None:
+                end = -(-(offset + request.length) // page) * page
+                wanted.length = end - wanted.offset
+        return wanted
+
+    # What is kept.
+
+    def _begin(self, ctx: Context, key: str) -> _Begun | None:
+        """The epoch that a read begins under; None where what it gets is not to be kept."""
+        slot = hash(key) & _MASK
+        epoch = self._epochs[slot]
+        disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
+        now = ctx.runtime.now()
+        for change, (slots, until) in list(self._changes.items()):
+            if until < now:
+                _ = self._changes.pop(change, None)
+            elif slot in slots:
+                return None
+        return _Begun(epoch, disk_epoch, now)
+
+    def _epoch(self, begun: _Begun) -> object:
+        return begun.epoch if self._disk is None else (begun.epoch, begun.disk_epoch)
+
+    def _keep(self, ctx: Context, pages: Pages, begun: _Begun) -> None:
+        """Keep the whole pages of what the store gave."""
+        key = pages.info.key
+        if not pages.info.etag:
+            return
+        if self._epochs[hash(key) & _MASK] is not begun.epoch:
+            self._counts.dropped += 1
+            return
+        self._page = pages.page_size
+        pages = _trimmed(pages)
+        if self._memory is not None:
+            self._memory.fill(pages, self._epoch(begun), anew=ctx.cache == "refresh")
+        if self._disk is not None and (pages.data or pages.whole):
+            _ = self._disk.fill(ctx.runtime, pages, begun.disk_epoch)
+
+    def _keep_in_memory(self, pages: Pages, begun: _Begun) -> None:
+        if self._memory is not None:
+            self._memory.fill(pages, self._epoch(begun))
+
+    def _revalidated(self, ctx: Context, info: BlockInfo, begun: _Begun) -> None:
+        if self._memory is not None:
+            self._memory.revalidated(info, self._epoch(begun), begun.at)
+        if self._disk is not None:
+            self._disk.revalidated(ctx.runtime, info, begun.at)
+
+    def _forget(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._epochs[hash(key) & _MASK] = object()
+            if self._memory is not None:
+                self._memory.drop(key)
+        if self._disk is not None:
+            self._disk.change(keys)
+
+    # Changes.
+
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        return await self._change(ctx, [request.key], partial(self.inner.write, ctx, request))
+
+    async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
+        call = partial(self.inner.copy_block, ctx, source_key, target_key)
+        return await self._change(ctx, [target_key], call)
+
+    async def delete_block(self, ctx: Context, key: str) -> None:
+        await self._change(ctx, [key], partial(self.inner.delete_block, ctx, key))
+
+    async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
+        return await self._change(ctx, keys, partial(self.inner.delete_blocks, ctx, keys))
+
+    async def _change(
+        self,
+        ctx: Context,
+        keys: Sequence[str],
+        call: Callable[[], Coroutine[Any, Any, Result]],
+    ) -> Result:
+        """Make a change of these keys, which nothing that is read meanwhile may outlive."""
+        change, slots = object(), frozenset(hash(key) & _MASK for key in keys)
+        unknown_before, known = ctx.unknown_attempts, False
+        try:
+            self._changes[change] = (slots, math.inf)
+            self._forget(keys)
+            result = await call()
+            known = ctx.unknown_attempts == unknown_before
+        except (BlockExistsError, BlockNotFoundError, PreconditionFailedError):
+            known = ctx.unknown_attempts == unknown_before
+            raise
+        else:
+            return result
+        finally:
+            if self._disk is not None:
+                self._disk.change(keys)
+            if known:
+                _ = self._changes.pop(change, None)
+            else:
+                self._changes[change] = (slots, ctx.runtime.now() + SETTLE_SECONDS)
+
+    # The rest.
+
+    def stats(self) -> StoreStats:
+        counts = replace(self._counts)
+        if self._memory is not None:
+            counts.filled, counts.evicted = self._memory.filled, self._memory.evicted
+            counts.dropped += self._memory.dropped
+            counts.memory_used = self._memory.used
+        if self._disk is not None:
+            disk = self._disk.stats()
+            counts.filled += disk.get("filled", 0)
+            counts.evicted += disk.get("evicted", 0)
+            counts.dropped += disk.get("dropped", 0)
+            counts.damaged += disk.get("damaged", 0)
+        return replace(self.inner.stats(), cache=counts)
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+        try:
+            if self._disk is not None:
+                self._disk.close()
+        finally:
+            self.inner.close()
+
+
+def _seconds(revalidate: Revalidate) -> float:
+    match revalidate:
+        case "never":
+            return math.inf
+        case "always":
+            return 0.0
+        case _:
+            return revalidate
+
+
+def _answers(etag: str, request: ReadRequest) -> bool:
+    """Whether the conditions are of that version. Of another one the store has to say.
+
+    Raises `NotModifiedError` where the condition is that it is another.
+    """
+    if request.if_match is None and request.if_none_match is None:
+        return True
+    if request.if_match not in {None, etag}:
+        return False
+    if etag not in {request.if_match, request.if_none_match}:
+        return False
+    check_conditions(request, etag)
+    return True
+
+
+def _covers(held: Pages, request: ReadRequest) -> bool:
+    """Whether all that is requested is in `held`."""
+    span = span_within(request, held.info.size)
+    return span is not None and held.first <= span[0] and span[1] <= held.end
+
+
+def _block(request: ReadRequest, pages: Pages) -> Block:
+    """What is requested, of `pages` that hold it."""
+    info = pages.info
+    begin, end = requested_range(request, info.size)
+    data = pages.data[begin - pages.first : end - pages.first]
+    if request.into is not None:
+        request.into[: end - begin] = data
+        data = b""
+    return Block(data, end - begin, lambda: info)
+
+
+def _trimmed(pages: Pages) -> Pages:
+    """The whole pages among the bytes."""
+    page, size = pages.page_size, pages.info.size
+    first = -(-pages.first // page) * page
+    end = pages.end if pages.end == size else pages.end - pages.end % page
+    if first == pages.first and end == pages.end:
+        return pages
+    if first >= end:
+        return replace(pages, first=0, data=b"")
+    return replace(pages, first=first, data=pages.data[first - pages.first : end - pages.first])
