@@ -173,6 +173,7 @@ WRONG: dict[str, list[Wrong]] = {
         *types(None, 1.5, "8", b"8", True, False, [8], Decimal(8)),
         *((value, ValueError) for value in (0, -1, 10_001, 10**400)),
     ],
+    "cache": [*types(None, 1, b"use", True, ["use"]), ("", ValueError), ("none", ValueError)],
 }
 """Wrong values of every parameter, by its name, and what each raises."""
 

@@ -11,7 +11,7 @@ from typing import Any, Unpack, get_type_hints
 import pytest
 
 import blockyard
-from blockyard.config import FileConfig, S3Config, Secret, Settings
+from blockyard.config import CacheConfig, FileConfig, S3Config, Secret, Settings
 from blockyard.config.sections import Section
 from blockyard.s3.store import S3Store
 from blockyard.stores.filesystem import FilesystemStore
@@ -115,6 +115,7 @@ def test_the_keyword_arguments_are_the_settings() -> None:
     kinds = {**types_below(S3Config), **types_below(FileConfig)}
     sections = {(name,): known.section for name, known in S3Config.settings.items()}
     kinds |= {path: section for path, section in sections.items() if section}
+    kinds["cache",] = CacheConfig
     expected = {path[-1]: accepted(path[-1], kind) for path, kind in kinds.items()}
     assert get_type_hints(Settings) == expected
     for function in (blockyard.open_store, blockyard.open_async_store):

@@ -45,6 +45,7 @@ from blockyard.model import (
     MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
+    CacheStats,
     CopyResult,
     DeleteResult,
     FolderListing,
@@ -56,7 +57,9 @@ from blockyard.model import (
 
 if TYPE_CHECKING:
     from blockyard.aio import AsyncBlockStore, open_async_store
+    from blockyard.cache.store import CacheStore
     from blockyard.config import (
+        CacheConfig,
         FileConfig,
         HttpConfig,
         IntegrityConfig,
@@ -88,6 +91,9 @@ __all__ = [
     "BlockTooLargeError",
     "BucketNotFoundError",
     "BufferTooSmallError",
+    "CacheConfig",
+    "CacheStats",
+    "CacheStore",
     "ConfigError",
     "ContentInfo",
     "Context",
@@ -140,6 +146,8 @@ _LATER = {
     "BlockStore": "blockyard.sync",
     "ContentInfo": "blockyard.content.layout",
     "Context": "blockyard.context",
+    "CacheConfig": "blockyard.config",
+    "CacheStore": "blockyard.cache.store",
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",
     "IntegrityConfig": "blockyard.config",

@@ -22,7 +22,7 @@ from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
 from blockyard.content.writing import ContentWriter
-from blockyard.context import Context
+from blockyard.context import CacheUse, Context
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
     BlockInfo,
@@ -34,7 +34,7 @@ from blockyard.model import (
     VerifyReport,
 )
 from blockyard.opening import compose
-from blockyard.operations import Operations
+from blockyard.operations import BulkRead, Operations
 from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
@@ -65,6 +65,7 @@ class AsyncBlockStore:
         *,
         deadline: float | None,
         concurrency: int,
+        cache: CacheUse = "use",
     ) -> None:
         self._operations = operations
         self._reader = ContentReader(operations)
@@ -73,10 +74,15 @@ class AsyncBlockStore:
         self._runtime = runtime
         self._deadline = deadline
         self._concurrency = concurrency
-        self._endless = Context(runtime, None, concurrency)
+        self._cache: CacheUse = cache
+        self._endless = Context(runtime, None, concurrency, cache=cache)
 
     def with_options(
-        self, *, deadline: float | Same | None = SAME, concurrency: int | Same = SAME
+        self,
+        *,
+        deadline: float | Same | None = SAME,
+        concurrency: int | Same = SAME,
+        cache: CacheUse | Same = SAME,
     ) -> AsyncBlockStore:
         """See `BlockStore.with_options`."""
         return AsyncBlockStore(
@@ -84,6 +90,7 @@ class AsyncBlockStore:
             self._runtime,
             deadline=arguments.deadline(deadline, self._deadline),
             concurrency=arguments.concurrency(concurrency, self._concurrency),
+            cache=arguments.cache_use(cache, self._cache),
         )
 
     async def write_block(
@@ -134,11 +141,13 @@ class AsyncBlockStore:
 
     async def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
         """See `BlockStore.read_blocks`."""
-        return await self._run_many(self._operations.read_blocks(self._context(), keys))
+        ctx = self._context()
+        return await self._read_many(ctx, self._operations.read_blocks(ctx, keys))
 
     async def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
         """See `BlockStore.read_block_ranges`."""
-        return await self._run_many(self._operations.read_block_ranges(self._context(), ranges))
+        ctx = self._context()
+        return await self._read_many(ctx, self._operations.read_block_ranges(ctx, ranges))
 
     async def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
         """See `BlockStore.write_blocks`."""
@@ -313,13 +322,17 @@ class AsyncBlockStore:
     ) -> None:
         await self.close()
 
+    async def _read_many(self, ctx: Context, read: BulkRead) -> list[bytes]:
+        return await self._run_many(read.complete(ctx)) if read.missing else read.found
+
     async def _run_many(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return await deliver(self._runtime.run(operation))
 
     def _context(self) -> Context:
         if self._deadline is None:
             return self._endless
-        return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)
+        ends = self._runtime.now() + self._deadline
+        return Context(self._runtime, ends, self._concurrency, cache=self._cache)
 
 
 class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):

@@ -20,6 +20,7 @@ from operator import index
 from typing import TypeVar, cast
 
 from blockyard.buffer import Buffer
+from blockyard.context import CacheUse
 from blockyard.errors import BlockTooLargeError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
 from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS
@@ -257,6 +258,18 @@ def deadline(value: float | Same | None, default: float | None) -> float | None:
             f"got {_shown(value)}"
         )
     return seconds
+
+
+def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
+    """What reads are to do with a cache. Raises `TypeError`, `ValueError`."""
+    if value is SAME:
+        return default
+    text = _text("with_options", value, "cache")
+    if text not in {"use", "bypass", "refresh"}:
+        raise ValueError(
+            f"with_options: cache: expected use, bypass or refresh, got {_shown(text)}"
+        )
+    return cast("CacheUse", text)
 
 
 def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:

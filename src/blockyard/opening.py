@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack
 from blockyard import arguments
 from blockyard.config import (
     DEFAULT_CONCURRENCY,
+    CacheConfig,
     FileConfig,
     HttpConfig,
     S3Config,
@@ -78,17 +79,25 @@ def compose(operation: str, source: Source | Store, settings: Mapping[str, objec
             from blockyard.s3.credentials import credential_source  # noqa: PLC0415
             from blockyard.s3.store import S3Store  # noqa: PLC0415
 
-            store = S3Store(s3, credential_source(s3, os.environ))
+            store = _cached(S3Store(s3, credential_source(s3, os.environ)), config.cache)
             operations = Operations(store, s3.in_flight)
             return Stack(operations, s3.http, s3.timeouts, s3.concurrency)
         case FileConfig() as file:
             from blockyard.stores.filesystem import FilesystemStore  # noqa: PLC0415
 
-            return Stack(Operations(FilesystemStore(file.path)))
+            return Stack(Operations(_cached(FilesystemStore(file.path), config.cache)))
         case None:
             from blockyard.stores.memory import MemoryStore  # noqa: PLC0415
 
-            return Stack(Operations(MemoryStore()))
+            return Stack(Operations(_cached(MemoryStore(), config.cache)))
+
+
+def _cached(store: Store, cache: CacheConfig | None) -> Store:
+    if cache is None:
+        return store
+    from blockyard.cache.store import CacheStore  # noqa: PLC0415
+
+    return CacheStore(store, memory=cache.memory, revalidate=cache.revalidate)
 
 
 def _source(operation: str, source: Source) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -44,6 +44,25 @@ PAGE_SIZE = 1000
 """Keys to a page of a listing: S3's own limit."""
 _PAGES_DELETED_TOGETHER = 4
 """So that the batches of a store that deletes in batches go out side by side."""
+
+
+@dataclass(slots=True)
+class BulkRead:
+    """Many reads: those that were answered at once are in `found`, the others are `missing`."""
+
+    found: list[bytes]
+    wanted: list[Range]
+    missing: list[int]
+    _read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]]
+
+    async def complete(self, ctx: Context) -> list[bytes]:
+        """Read what is missing: all of it, in the order of the request."""
+        if len(self.missing) == len(self.wanted):
+            return await self._read(ctx, self.wanted)
+        read = await self._read(ctx, [self.wanted[index] for index in self.missing])
+        for index, data in zip(self.missing, read, strict=True):
+            self.found[index] = data
+        return self.found
 
 
 class Operations:
@@ -135,16 +154,44 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data, block.info
 
-    def read_blocks(self, ctx: Context, keys: Iterable[str]) -> Coroutine[Any, Any, list[bytes]]:
+    def read_blocks(self, ctx: Context, keys: Iterable[str]) -> BulkRead:
         self.check_open("read_blocks", ctx)
-        wanted = arguments.keys("read_blocks", keys)
-        return ctx.gather(partial(self.read_block, ctx), wanted)
+        wanted: list[Range] = [(key, 0, None) for key in arguments.keys("read_blocks", keys)]
+        return self._at_once(ctx, wanted, "read_block", self._read_whole)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
-    ) -> Coroutine[Any, Any, list[bytes]]:
+    ) -> BulkRead:
         self.check_open("read_block_ranges", ctx)
-        return self._read_ranges(ctx, arguments.ranges("read_block_ranges", ranges))
+        wanted = arguments.ranges("read_block_ranges", ranges)
+        return self._at_once(ctx, wanted, "read_block_range", self._read_ranges)
+
+    def _at_once(
+        self,
+        ctx: Context,
+        wanted: list[Range],
+        operation: str,
+        read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]],
+    ) -> BulkRead:
+        """What a cache has of it, and how the rest is read."""
+        bulk = BulkRead([b""] * len(wanted), wanted, list(range(len(wanted))), read)
+        if type(self.store).read_at_once is Store.read_at_once:
+            return bulk
+        bulk.missing.clear()
+        for index, (key, offset, length) in enumerate(wanted):
+            if operation == "read_block":
+                request = ReadRequest(key)
+            else:
+                request = ReadRequest(key, offset, length, operation=operation)
+            block = self.store.read_at_once(ctx, request)
+            if block is None:
+                bulk.missing.append(index)
+            else:
+                bulk.found[index] = block.data
+        return bulk
+
+    async def _read_whole(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
+        return await ctx.gather(partial(self.read_block, ctx), [key for key, _, _ in wanted])
 
     async def _read_ranges(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
         found = [b""] * len(wanted)

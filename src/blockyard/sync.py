@@ -25,7 +25,7 @@ from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
 from blockyard.content.writing import ContentWriter
-from blockyard.context import Context
+from blockyard.context import CacheUse, Context
 from blockyard.iterators import PageIterator
 from blockyard.model import (
     BlockInfo,
@@ -36,7 +36,7 @@ from blockyard.model import (
     StoreStats,
     VerifyReport,
 )
-from blockyard.operations import Operations
+from blockyard.operations import BulkRead, Operations
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
 from blockyard.verifying import Verifier
@@ -67,6 +67,7 @@ class BlockStore:
         *,
         deadline: float | None,
         concurrency: int,
+        cache: CacheUse = "use",
     ) -> None:
         self._operations = operations
         self._reader = ContentReader(operations)
@@ -76,16 +77,23 @@ class BlockStore:
         self._bulk = bulk
         self._deadline = deadline
         self._concurrency = concurrency
-        self._endless = Context(runtime, None, concurrency)
+        self._cache: CacheUse = cache
+        self._endless = Context(runtime, None, concurrency, cache=cache)
 
     def with_options(
-        self, *, deadline: float | Same | None = SAME, concurrency: int | Same = SAME
+        self,
+        *,
+        deadline: float | Same | None = SAME,
+        concurrency: int | Same = SAME,
+        cache: CacheUse | Same = SAME,
     ) -> BlockStore:
         """A view of the same open store whose calls run under other options.
 
         `deadline` limits each call, retries and waits included, to that many seconds: past it
         the call raises `DeadlineExceededError`; None takes the limit off. `concurrency` is how many
-        requests a bulk call keeps in flight. Closing the view closes the store.
+        requests a bulk call keeps in flight. `cache` says what reads are to do with the store's
+        cache, where it has one: "use" it; "bypass" it, and keep nothing of what is read; "refresh"
+        what it has, with a read from the store. Closing the view closes the store.
         """
         return BlockStore(
             self._operations,
@@ -93,6 +101,7 @@ class BlockStore:
             self._bulk,
             deadline=arguments.deadline(deadline, self._deadline),
             concurrency=arguments.concurrency(concurrency, self._concurrency),
+            cache=arguments.cache_use(cache, self._cache),
         )
 
     def write_block(
@@ -175,11 +184,11 @@ class BlockStore:
 
     def read_blocks(self, keys: Iterable[str]) -> list[bytes]:
         """Many whole blocks at once, in request order; the first error is raised."""
-        return self._run_many(self._operations.read_blocks, keys)
+        return self._read_many(self._operations.read_blocks(self._context(), keys))
 
     def read_block_ranges(self, ranges: Iterable[tuple[str, int, int | None]]) -> list[bytes]:
         """Many ranges `(key, offset, length)` at once, in request order."""
-        return self._run_many(self._operations.read_block_ranges, ranges)
+        return self._read_many(self._operations.read_block_ranges(self._context(), ranges))
 
     def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
         """Store many blocks `(key, data)` at once, drawn from an iterator as places free up.
@@ -459,9 +468,16 @@ class BlockStore:
     def _context(self) -> Context:
         if self._deadline is None:
             return self._endless
-        return Context(self._runtime, self._runtime.now() + self._deadline, self._concurrency)
+        ends = self._runtime.now() + self._deadline
+        return Context(self._runtime, ends, self._concurrency, cache=self._cache)
+
+    def _read_many(self, read: BulkRead) -> list[bytes]:
+        if not read.missing:
+            return read.found
+        return self._run_many(lambda ctx, read: read.complete(ctx), read)
 
     def _run_many(
         self, operation: Callable[[Context, Item], Coroutine[Any, Any, Result]], item: Item
     ) -> Result:
-        return self._bulk.get().run(operation, item, self._deadline, self._concurrency)
+        bulk = self._bulk.get()
+        return bulk.run(operation, item, self._deadline, self._concurrency, self._cache)

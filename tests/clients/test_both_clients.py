@@ -13,7 +13,7 @@ from blockyard.aio import AsyncBlockStore
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
-from blockyard.operations import Operations
+from blockyard.operations import BulkRead, Operations
 from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -100,7 +100,13 @@ class RecordedOperations:
             self.calls.append((name, ctx, args, kwargs))
             return answer()
 
-        return operation
+        def bulk_read(_: Context, *args: Any, **kwargs: Any) -> BulkRead:
+            async def read(ctx: Context, _: object) -> Any:
+                return await operation(ctx, *args, **kwargs)
+
+            return BulkRead([b""], [("k", 0, None)], [0], read)
+
+        return bulk_read if name in {"read_blocks", "read_block_ranges"} else operation
 
     def refuse_more(self) -> None: ...
 
@@ -221,11 +227,15 @@ def test_options_reach_every_call(name: str) -> None:
     arguments = arguments_of(BLOCKING[name])
 
     async def call() -> None:
-        store = asyncio_client(operations).with_options(deadline=1000, concurrency=7)
+        store = asyncio_client(operations).with_options(
+            deadline=1000, concurrency=7, cache="bypass"
+        )
         async with store.with_options():  # which keeps what was set before
             await getattr(store, name)(**arguments)
 
-    with blocking_client(operations).with_options(deadline=1000, concurrency=7) as store:
+    with blocking_client(operations).with_options(
+        deadline=1000, concurrency=7, cache="bypass"
+    ) as store:
         before = BlockingRuntime.now()
         _ = getattr(store.with_options(), name)(**arguments)
         asyncio.run(call())
@@ -233,7 +243,7 @@ def test_options_reach_every_call(name: str) -> None:
 
     assert len(operations.calls) == 2
     for _, ctx, _, _ in operations.calls:
-        assert ctx.concurrency == 7
+        assert (ctx.concurrency, ctx.cache) == (7, "bypass")
         assert ctx.deadline is not None
         assert before + 1000 <= ctx.deadline <= after + 1000
 

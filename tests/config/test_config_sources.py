@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockyard.config import FileConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config import CacheConfig, FileConfig, S3Config, StoreConfig, TimeoutConfig
 from blockyard.config.loading import load_config
 from blockyard.config.sections import settings_below
 from blockyard.errors import ConfigError
+from blockyard.model import MIB
 
 NO_VARIABLES: Mapping[str, str] = {}
 
@@ -315,10 +316,27 @@ def test_keyword_arguments_alone() -> None:
     assert load_s3(bucket="my-data", timeouts=TimeoutConfig(connect=4)).timeouts.connect == 4
 
 
+@pytest.mark.parametrize("source", ["s3://my-data", "file:///a", "memory://"])
+def test_a_cache_for_every_type_of_store(source: str, tmp_path: Path) -> None:
+    assert load(source).cache is None
+    cache = load(source, cache={"memory": "64MiB", "revalidate": "never"}).cache
+    assert cache == CacheConfig(memory=64 * MIB, revalidate="never")
+    assert cache.mode == "write_through"
+    assert load(source, cache={"revalidate": "10"}).cache == CacheConfig(revalidate=10.0)
+    with pytest.raises(ConfigError, match=r"block_store\.cache\.mode .*: expected write_through"):
+        _ = load(source, cache={"mode": "write_back"})
+
+    path = write(tmp_path, "block_store: {s3: {bucket: my-data}, cache: {memory: 1GiB}}")
+    assert load(path).cache == CacheConfig(memory=1024 * MIB)
+    assert load(path, cache=CacheConfig(revalidate=1)).cache == CacheConfig(
+        memory=1024 * MIB, revalidate=1.0
+    )
+
+
 def test_keyword_arguments_are_checked() -> None:
     message = "store URL: block_store.s3.regoin (from an argument): unknown setting; did you mean"
     assert message in refused("s3://my-data", regoin="x")
-    assert "a memory store has no settings, got region" in refused("memory://", region="x")
+    assert "has no settings but cache, got region" in refused("memory://", region="x")
     assert "block_store.file.region (from an argument): unknown setting" in refused(
         "file:///a", region="x"
     )

@@ -11,7 +11,7 @@ from blockyard.config import values
 from blockyard.config.sections import Secret, Section, seconds, section, setting, whole
 from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
-from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MIB
+from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
 from blockyard.s3.endpoints import bucket_problem, checked_region, normal_endpoint
 
 DEFAULT_CONCURRENCY = 32
@@ -178,6 +178,27 @@ class FileConfig(Section, yaml_path="block_store.file"):
     path: Path = setting("the path of a folder", path_text, values.folder)
 
 
+class CacheConfig(Section, yaml_path="block_store.cache"):
+    """A cache in front of the store: in memory, which this process has for itself."""
+
+    memory: int = setting(
+        "a size from 1MiB to 1TiB such as 256MiB (the bytes of blocks kept in memory)",
+        within(MIB, MIB * MIB, size),
+        default=256 * MIB,
+    )
+    revalidate: float | Literal["never", "always"] = setting(
+        "never, always or seconds from 0 to a week (how long a block that was read is given out "
+        "without asking the store whether it has changed)",
+        values.either(one_of("never", "always"), within(0.0, MAX_SECONDS, values.number)),
+        default=60.0,
+    )
+    mode: Literal["write_through"] = setting(
+        "write_through (a write has reached the store when it returns)",
+        one_of("write_through"),
+        default="write_through",
+    )
+
+
 class StoreConfig(Section, yaml_path="block_store"):
     """A store of one `type`; the sections of other types are checked, and not used."""
 
@@ -186,6 +207,7 @@ class StoreConfig(Section, yaml_path="block_store"):
     )
     s3: S3Config | None = section(S3Config, default=None)
     file: FileConfig | None = section(FileConfig, default=None)
+    cache: CacheConfig | None = section(CacheConfig, default=None)
 
     def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for kind in ("s3", "file"):
@@ -237,3 +259,4 @@ class Settings(TypedDict, total=False):
     timeouts: TimeoutConfig | Mapping[str, Any] | None
     http: HttpConfig | Mapping[str, Any] | None
     path: str | os.PathLike[str] | None
+    cache: CacheConfig | Mapping[str, Any] | None

@@ -70,8 +70,8 @@ def load_config(
         return source
     base, where = _read(source, environ)
     kind = str(base.get(("type",), Given("s3")).value)
-    if kind == "memory" and settings:
-        raise ConfigError(f"a memory store has no settings, got {', '.join(settings)}")
+    if kind == "memory" and settings.keys() - {"cache"}:
+        raise ConfigError(f"a memory store has no settings but cache, got {', '.join(settings)}")
     layers = [_by_own_name(kind, settings, "from an argument"), base]
     if kind == "s3" and not isinstance(source, StoreConfig):
         layers.append(environment_layer(environ))
@@ -96,6 +96,7 @@ def _by_own_name(kind: str, settings: Mapping[str, object], origin: str = "") ->
     layer: Layer = {}
     for name, value in settings.items():
         path = _BY_OWN_NAME.get(name, ("s3", name)) if kind == "s3" else (kind, name)
+        path = ("cache",) if name == "cache" else path
         layer |= _flat(value, path, origin)
     return layer
 

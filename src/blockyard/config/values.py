@@ -48,6 +48,18 @@ def one_of(*words: str) -> Reader:
     return lambda value: words[words.index(value)]
 
 
+def either(first: Reader, second: Reader) -> Reader:
+    """What `first` makes of it, or else `second`."""
+
+    def read(value: object) -> object:
+        try:
+            return first(value)
+        except (LookupError, TypeError, ValueError):
+            return second(value)
+
+    return read
+
+
 def flag(value: object) -> bool:
     """True, false, and the words and numbers that mean them."""
     return _FLAGS[str(value).lower() if isinstance(value, bool | int | str) else ""]

@@ -23,7 +23,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from blockyard.context import Context
+from blockyard.context import CacheUse, Context
 from blockyard.errors import StoreClosedError, TransportError
 from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.aio import AsyncioRuntime
@@ -59,6 +59,7 @@ class BackgroundLoop:
         argument: Argument,
         deadline: float | None,
         concurrency: int,
+        cache: CacheUse = "use",
     ) -> Result:
         """`operation(context, argument)` on the loop.
 
@@ -69,7 +70,7 @@ class BackgroundLoop:
         that was forked meanwhile.
         """
         ends = None if deadline is None else self._runtime.now() + deadline
-        context = Context(self._runtime, ends, concurrency)
+        context = Context(self._runtime, ends, concurrency, cache=cache)
         caller = CallingThread(nested=waits_for_itself(self._runtime.connections.here()))
         call = _Call(caller, operation(context, argument), self._runtime.run)
         try:
