@@ -21,6 +21,9 @@ _FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no fsync for folders."""
 
 
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
 def write_all(file: int, data: bytes | memoryview) -> None:
     """Write all of `data`; one write(2) may take less."""
     rest = memoryview(data)
@@ -35,6 +38,23 @@ def write_all_at(file: int, data: bytes | memoryview, position: int) -> None:
         count = _taken(os.pwrite(file, rest, position))
         position += count
         rest = rest[count:]
+
+
+def read_cached(file: int, size: int, offset: int) -> bytes | None:
+    """`size` bytes from `offset`, if that waits for no disk; None if it would, or there are fewer.
+
+    See RWF_NOWAIT in preadv2(2). Where there is no such thing it may wait.
+    """
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(file, [buffer], offset, _NO_WAIT)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        count = os.preadv(file, [buffer], offset)
+    return bytes(buffer) if count == size else None
 
 
 def link(

@@ -1,0 +1,215 @@
+"""How much the disk cache may hold, and what goes when it is too much.
+
+The budget is the folder's, in allocated bytes, whoever fills it. Who writes holds the lock of the
+folder, so that there is one at a time: it counts what it adds, and evicts first where there is no
+room. The counts are kept for each of the 256 folders of entries; an eviction counts those that it
+looks at anew, which puts right what killed writers and others did to them.
+
+No index says which entries are used. S3-FIFO (https://s3fifo.com) is approximated on samples:
+the entries of a few folders, which hashing made random ones. The access time of an entry, which
+the cache sets and nobody else, holds its place in the queues and how often it was hit since. New
+entries are on probation, in a queue of a fifth of the budget: at its end those that were not hit
+go, the others move on to the main queue, whose end gives a hit entry another round.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from blockyard import syscalls
+from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
+from blockyard.model import MIB
+
+SMALLEST = 8 * MIB
+"""The smallest budget in bytes: epochs and folders alone take 2 MiB."""
+MOST_HITS = 3
+"""Hits of an entry that are counted."""
+MAIN = 4
+"""Bits of an access time in nanoseconds; its microseconds are the place in the queue."""
+_PROBATION = 0.2
+"""The share of the budget that entries on probation may have."""
+_SAMPLE = 256
+"""Entries looked at in one round of an eviction, at least, where there are so many."""
+_EVICTED_OF_SAMPLE = 8
+"""One entry in so many of a sample goes, at most: then the next sample is looked at."""
+_SLACK = 128
+"""An eviction makes room for one part in so many of the budget more than is needed."""
+_FREE_SHARE = 20
+"""One part in so many of the file system's bytes, and of its inodes, is left free."""
+_FREE_BYTES = 10 * 1024 * MIB
+"""More than these bytes need not be left free."""
+_USAGE = struct.Struct(f">8s8sqq{SHARDS}q")
+_USAGE_MAGIC = b"usage 1\n"
+
+
+class _Entry(NamedTuple):
+    """An entry in a sample."""
+
+    time: int
+    path: str
+    shard: int
+    size: int
+
+    @property
+    def flags(self) -> int:
+        """How often it was hit since it got its place, and whether it is in the main queue."""
+        return self.time % 1000
+
+
+class Budget:
+    """`size` bytes of a folder. Its methods raise `OSError`; `evicted` counts entries."""
+
+    def __init__(self, folder: Folder, size: int) -> None:
+        self.evicted = 0
+        self._folder = folder
+        self.size = size
+
+    @contextmanager
+    def locked(self) -> Generator[Usage]:
+        """Hold the lock of the folder: one writer at a time, of all processes."""
+        with (
+            Descriptor(self._folder.open_own("lock")) as lock,
+            Descriptor(self._folder.open_own("usage")) as file,
+        ):
+            fcntl.flock(lock.number, fcntl.LOCK_EX)
+            usage = Usage(self._folder, file.number)
+            try:
+                yield usage
+            finally:
+                usage.save()
+
+    def make_room(self, usage: Usage, need: int) -> bool:
+        """Evict until `need` bytes more fit; False when they would not, whatever goes."""
+        if self._over(usage, need) <= 0:
+            return True
+        usage.remove_temporary()
+        goal = need + self.size // _SLACK
+        in_vain = 0
+        while in_vain < SHARDS and self._over(usage, goal) > 0:
+            sample, shards = usage.sample()
+            over = self._over(usage, goal)  # now that they are counted anew
+            in_vain = 0 if self._evict(usage, sample, over) else in_vain + shards
+        return self._over(usage, need) <= 0
+
+    def _over(self, usage: Usage, need: int) -> int:
+        """Bytes that are to go before there is room for `need` more."""
+        over = usage.total() + need - self.size
+        disk = os.statvfs(self._folder.root)
+        floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)
+        over = max(over, floor + need - disk.f_bavail * disk.f_frsize)
+        if disk.f_files and disk.f_favail < disk.f_files // _FREE_SHARE:
+            over = max(over, need)
+        return over
+
+    def _evict(self, usage: Usage, sample: list[_Entry], over: int) -> int:
+        """Let the entries of a sample go whose turn it is, until `over` bytes went.
+
+        Returns how many went.
+        """
+        sample.sort(reverse=True)
+        probation = [entry for entry in sample if not entry.flags & MAIN]
+        main = [entry for entry in sample if entry.flags & MAIN]
+        size = sum(entry.size for entry in sample)
+        on_probation = sum(entry.size for entry in probation)
+        most = max(1, len(sample) // _EVICTED_OF_SAMPLE)
+        gone = 0
+        while over > 0 and gone < most and (probation or main):
+            if probation and (on_probation > size * _PROBATION or not main):
+                entry = probation.pop()
+                on_probation -= entry.size
+                flags = MAIN if entry.flags & MOST_HITS else None
+            else:
+                entry = main.pop()
+                hits = entry.flags & MOST_HITS
+                flags = MAIN | (hits - 1) if hits else None
+            if flags is not None:
+                main.insert(0, entry._replace(time=usage.stamp(entry.path, flags)))
+            elif usage.remove(entry.path, entry.shard, entry.size):
+                size -= entry.size
+                over -= entry.size
+                gone += 1
+        self.evicted += gone
+        return gone
+
+
+class Usage:
+    """What the folder holds, while its lock is held."""
+
+    def __init__(self, folder: Folder, file: int) -> None:
+        self._folder = folder
+        self._file = file
+        record = os.pread(file, _USAGE.size, 0)
+        if len(record) == _USAGE.size and record[:16] == _USAGE_MAGIC + folder.boot:
+            _, _, self._time, self._hand, *self.shards = _USAGE.unpack(record)
+        else:  # a new folder, or one that a power cut may have set back
+            self._time, self._hand, self.shards = 0, 0, [0] * SHARDS
+            for shard in range(SHARDS):
+                latest = max((entry.time for entry in self._count(shard)), default=0)
+                self._time = max(self._time, latest // 1000)
+
+    def total(self) -> int:
+        """Bytes allocated in the folder, its own files and what is being written included."""
+        return self._folder.own_size() + sum(self.shards)
+
+    def stamp(self, file: str | int, flags: int = 0) -> int:
+        """Put an entry at the end of a queue; returns its new time in nanoseconds.
+
+        Times are counted and not taken from a clock, which may be set back.
+        """
+        self._time += 1
+        time = self._time * 1000 + flags
+        with suppress(FileNotFoundError):
+            os.utime(file, ns=(time, os.stat(file).st_mtime_ns))
+        return time
+
+    def remove(self, path: str, shard: int, size: int) -> bool:
+        """Remove an entry; False when another did, or it is none and can't be removed."""
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+        self.shards[shard] -= size
+        return True
+
+    def sample(self) -> tuple[list[_Entry], int]:
+        """The entries of the next folders, and how many folders these are; counts them anew."""
+        entries, shards = list[_Entry](), 0
+        while shards < SHARDS and len(entries) < _SAMPLE:
+            entries += self._count(self._hand)
+            self._hand = (self._hand + 1) % SHARDS
+            shards += 1
+        return entries, shards
+
+    def remove_temporary(self) -> None:
+        """Remove what killed writers left: nobody else writes now."""
+        for name in os.listdir(self._folder.temporary):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._folder.temporary}/{name}")
+
+    def save(self) -> None:
+        """Keep the counts for the next who holds the lock."""
+        record = _USAGE.pack(_USAGE_MAGIC, self._folder.boot, self._time, self._hand, *self.shards)
+        syscalls.write_all_at(self._file, record, 0)
+
+    def _count(self, shard: int) -> list[_Entry]:
+        """The entries of a folder, counted anew."""
+        folder = self._folder.shard(shard)
+        entries = list[_Entry]()
+        try:
+            with os.scandir(folder) as found:
+                for each in found:
+                    with suppress(FileNotFoundError):
+                        known = each.stat(follow_symlinks=False)
+                        entries.append(
+                            _Entry(known.st_atime_ns, each.path, shard, known.st_blocks * 512)
+                        )
+        except FileNotFoundError:
+            self.shards[shard] = 0
+            return []
+        self.shards[shard] = allocated(folder) + sum(entry.size for entry in entries)
+        return entries

@@ -1,0 +1,250 @@
+"""The tier of the cache on disk: a folder of verified blocks that processes share.
+
+Coherence without a lock on reads and changes. A change gives the key another epoch, then removes
+its entry. A fill that began before it is told by its epoch: it is looked at before the entry gets
+its name and again after, and only then is the entry marked as settled. Until that a reader looks
+at the epoch for itself. So an old entry that comes back in between, or is left by a process that
+was killed just there, is served to nobody, and once an entry is settled every later change
+removes it. Pages of the same version are added in place, each marked after it was written; who
+writes holds the folder's lock, as one at a time does, which the budget needs anyway.
+
+A disk that fails is none: reads miss, fills are dropped for a while, then tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockyard import syscalls
+from blockyard.cache.budget import SMALLEST, Budget
+from blockyard.cache.entry import Head, name_of
+from blockyard.cache.filling import WorkQueue
+from blockyard.cache.folder import Folder
+from blockyard.cache.kept import KEPT, DamagedEntryError, OpenEntry, WouldBlockError
+from blockyard.cache.tier import MUST_WAIT, DiskTier, MustWait, Pages, span_within
+from blockyard.cache.writing import EntryWriter
+from blockyard.errors import ConfigError
+from blockyard.model import KIB
+from blockyard.user_code import pass_on_foreign
+
+if TYPE_CHECKING:
+    from blockyard.context import Runtime
+    from blockyard.model import BlockInfo
+    from blockyard.stores.base import ReadRequest
+
+RETRY_AFTER = 10.0
+"""Seconds after a failure of the disk until it is written to again."""
+_WARN_EVERY = 60.0
+_INLINE = 256 * KIB
+"""Larger reads are left to a thread under an event loop, in the page cache or not."""
+_HITS_WAITING = 32
+"""Hits that were not noted yet: then the next read notes them."""
+_UNDROPPED = 10_000
+_log = logging.getLogger("blockyard.cache")
+
+
+class DiskCache(DiskTier):
+    """The blocks of the store `identity` in the folder `path`, of `size` bytes for all stores.
+
+    See `DiskTier`. Raises `ConfigError` for a folder that can't be used, and a size below 8 MiB.
+    Without `wait` reads up to 256 KiB are answered at once from the page cache; opening an entry
+    for the first time may wait for its folder to be read.
+    """
+
+    def __init__(self, path: Path, size: int, identity: str) -> None:
+        if size < SMALLEST:
+            raise ConfigError(f"cache.disk.size: expected {SMALLEST} bytes or more, got {size}")
+        self._identity = identity
+        self._folder = Folder(path)
+        self._budget = Budget(self._folder, size)
+        self._writer = EntryWriter(self._folder, self._budget)
+        self._queue = WorkQueue()
+        self._kept: dict[str, OpenEntry] = {}
+        self._most_kept = min(KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        self._hits_waiting: deque[OpenEntry] = deque(maxlen=2 * _HITS_WAITING)
+        self._undropped: set[str] = set()
+        self._trouble: OSError | None = None
+        self._off_until = self._warn_at = -float("inf")
+        self._closed = False
+        self._hits = self._dropped = self._damaged = 0
+        try:
+            self._folder.prepare()
+        except OSError as error:
+            pass_on_foreign(error)
+            self._trouble = error
+
+    def epoch(self, key: str) -> int:
+        return self._folder.epoch(self._name(key))
+
+    def change(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._drop(key)
+
+    def get(self, request: ReadRequest, *, wait: bool) -> Pages | MustWait | None:
+        key = request.key
+        if self._closed or (self._undropped and self._may_be_old(key)):
+            return None
+        if len(self._hits_waiting) >= _HITS_WAITING:
+            if not wait:
+                return MUST_WAIT
+            self._note_hits()
+        try:
+            return self._read(request, wait)
+        except WouldBlockError:
+            return MUST_WAIT
+        except DamagedEntryError:
+            self._remove_damaged(key)
+        except OSError as error:
+            pass_on_foreign(error)
+            self._kept.clear()  # it may be descriptors that are short
+            self._trouble = error
+        return None
+
+    def fill(self, runtime: Runtime, pages: Pages, epoch: int) -> bool:
+        work = partial(self._fill, pages, epoch)
+        usable = not self._closed and runtime.now() >= self._off_until
+        if usable and self._queue.put(runtime, work, len(pages.data)):
+            return True
+        self._dropped += 1
+        return False
+
+    def revalidated(self, runtime: Runtime, info: BlockInfo, at: float) -> None:
+        kept = self._kept.get(info.key)
+        if kept is not None and kept.head.info.etag == info.etag:
+            kept.checked(at)
+        if not self._closed and runtime.now() >= self._off_until:
+            _ = self._queue.put(runtime, partial(self._check, info, at))
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "hits": self._hits,
+            "filled": self._writer.filled,
+            "dropped": self._dropped + self._writer.dropped,
+            "evicted": self._budget.evicted,
+            "damaged": self._damaged,
+        }
+
+    def close(self) -> None:
+        self._closed = True
+        _ = self._queue.wait()
+        _ = self._queue.clear()
+        self._kept.clear()
+        self._hits_waiting.clear()
+
+    def _name(self, key: str) -> bytes:
+        return name_of(self._identity, key)
+
+    def _read(self, request: ReadRequest, wait: bool) -> Pages | MustWait | None:
+        key = request.key
+        kept = self._kept.pop(key, None)  # put back behind all others: the least used go first
+        if kept is None or not kept.current(self._folder):
+            kept = self._open(key, wait)
+            if kept is None:
+                return None
+        self._kept[key] = kept
+        info = kept.head.info
+        span = span_within(request, info.size)
+        if span is None:
+            return Pages(info, 0, b"", kept.checked_at, kept.sums)
+        begin, end = span
+        if end - begin > _INLINE and not wait:
+            return MUST_WAIT
+        pages = kept.read(begin, end, wait=wait)
+        if pages.data or not info.size:
+            self._hits += 1
+            if kept.hit(begin, end):
+                self._hits_waiting.append(kept)
+        return pages
+
+    def _open(self, key: str, wait: bool) -> OpenEntry | None:
+        """The key's entry, which is of its present epoch; None if there is none."""
+        name = self._name(key)
+        file = self._folder.open_entry(name)
+        if file is None:
+            return None
+        opened = OpenEntry(file, name, self._folder.boot, wait=wait)
+        if opened.head.info.key != key:
+            raise DamagedEntryError
+        if not opened.current(self._folder):
+            return None
+        while len(self._kept) >= self._most_kept:
+            with suppress(StopIteration, KeyError, RuntimeError):  # others take some as well
+                del self._kept[next(iter(self._kept))]
+        return opened
+
+    def _may_be_old(self, key: str) -> bool:
+        """Whether the key's entry could not be removed when it was changed."""
+        return key in self._undropped or len(self._undropped) > _UNDROPPED
+
+    def _drop(self, key: str) -> None:
+        name = self._name(key)
+        _ = self._kept.pop(key, None)
+        try:
+            self._folder.change(name)
+            self._writer.remove(name)
+        except (OSError, ConfigError) as error:
+            if isinstance(error, OSError):
+                pass_on_foreign(error)
+                self._trouble = error
+            self._undropped.add(key)
+        else:
+            self._undropped.discard(key)
+
+    def _remove_damaged(self, key: str) -> None:
+        self._damaged += 1
+        _ = self._kept.pop(key, None)
+        with syscalls.errors_ignored():
+            self._writer.remove(self._name(key))
+
+    def _note_hits(self) -> None:
+        with syscalls.errors_ignored(), suppress(IndexError):
+            while True:
+                self._hits_waiting.popleft().count_hit()
+
+    def _fill(self, pages: Pages, epoch: int, now: float) -> None:
+        head = Head(
+            self._name(pages.info.key),
+            pages.info,
+            epoch,
+            b"" if pages.sums is None else pages.sums.running,
+        )
+        self._on_disk(now, lambda: self._writer.put(head, pages))
+
+    def _check(self, info: BlockInfo, at: float, now: float) -> None:
+        name = self._name(info.key)
+        self._on_disk(now, lambda: self._writer.note_checked(name, info.etag, at))
+
+    def _on_disk(self, now: float, write: Callable[[], None]) -> None:
+        """Write, unless the disk fails: then not for a while, and what waits is dropped."""
+        try:
+            for key in list(self._undropped):
+                self._drop(key)
+            self._note_hits()
+            try:
+                write()
+            except FileNotFoundError:  # the folder was removed
+                self._folder.prepare()
+                write()
+        except (OSError, ConfigError) as error:
+            if isinstance(error, OSError):
+                pass_on_foreign(error)
+            self._off_until = now + RETRY_AFTER
+            self._dropped += 1 + self._queue.clear()
+            self._warn(now, error)
+        else:
+            trouble, self._trouble = self._trouble, None
+            if trouble is not None:
+                self._warn(now, trouble)
+
+    def _warn(self, now: float, error: Exception) -> None:
+        """Say so once a minute, however often it fails."""
+        if now >= self._warn_at:
+            self._warn_at = now + _WARN_EVERY
+            _log.warning("the disk cache in %s is passed by: %s", self._folder.root, error)

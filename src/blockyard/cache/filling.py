@@ -1,0 +1,104 @@
+"""Work on the disk cache that is off the way of readers: one thread, a queue that is bounded.
+
+What does not fit is dropped. No lock is taken: a signal handler or a finalizer may put something
+in the middle of another put of its thread. Counts of bytes are advice, right again whenever the
+queue is empty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from blockyard.errors import TransportError
+from blockyard.model import MIB
+from blockyard.process import PerProcess
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from blockyard.context import Runtime
+
+LIMIT = 64 * MIB
+"""Bytes that may wait to be written."""
+_MOST = 4096
+"""As many pieces of work may wait, at most."""
+_CLOSING_SECONDS = 5.0
+_THREADS_REMEMBERED = 8
+
+Work = Callable[[float], object]
+"""Gets the time, by `Runtime.now()`."""
+
+
+class WorkQueue:
+    """Pieces of work for a daemon thread, which is there only while there are any.
+
+    A forked child has a queue of its own, without what its parent was to do.
+    """
+
+    def __init__(self) -> None:
+        self._here = PerProcess(_Pending)
+
+    def put(self, runtime: Runtime, work: Work, size: int = 0) -> bool:
+        """Have `work` done, which holds `size` bytes and raises nothing; False: dropped."""
+        pending = self._here.here()
+        if pending.size + size > LIMIT or len(pending.work) >= _MOST:
+            return False
+        pending.size += size
+        pending.work.append((work, size))
+        if not pending.at_work:
+            try:
+                pending.threads.append(runtime.start(partial(_work_off, pending, runtime.now)))
+            except TransportError:  # no thread to be had: the next put tries again
+                return True
+        return True
+
+    def clear(self) -> int:
+        """Drop what waits; returns how much that was."""
+        pending = self._here.here()
+        dropped = len(pending.work)
+        pending.work.clear()
+        pending.size = 0
+        return dropped
+
+    def wait(self, seconds: float = _CLOSING_SECONDS) -> bool:
+        """Wait until all is done; False if it is not, after about as long."""
+        pending = self._here.here()
+        for thread in list(pending.threads):
+            try:
+                thread.result(seconds)
+            except TimeoutError:
+                return False
+        return not pending.work
+
+
+class _Pending:
+    """What is to be done in one process."""
+
+    def __init__(self) -> None:
+        self.work: deque[tuple[Work, int]] = deque()
+        self.size = 0
+        self.at_work = False
+        self.threads: deque[Future[None]] = deque(maxlen=_THREADS_REMEMBERED)
+
+
+def _work_off(pending: _Pending, now: Callable[[], float]) -> None:
+    """Do all that is there. Two threads may, when two puts started one each."""
+    try:
+        while pending.work:
+            pending.at_work = True
+            try:
+                work, size = pending.work.popleft()
+            except IndexError:  # the other one was quicker
+                pending.at_work = False
+                continue
+            _ = work(now())
+            del work  # with the bytes that it holds
+            pending.size -= size
+            if not pending.work:
+                pending.size = 0
+                pending.at_work = False  # before the last look: who puts looks after it has put
+    finally:
+        pending.at_work = False

@@ -1,0 +1,237 @@
+"""The folder of the disk cache: its layout, its owner, and the epochs of its keys.
+
+    CACHEDIR.TAG    backup programs leave the folder out: https://bford.info/cachedir/
+    format          the version of this layout
+    blocks/ab/NAME  an entry: see `entry.py`
+    new/            what is being written, by whoever holds the lock
+    lock            flock(2) by whoever writes: see `budget.py`
+    usage           how much there is: see `budget.py`
+    epochs          65,536 numbers of 8 bytes; the key's name says which one is its own
+
+Nothing here is synced: what a power cut leaves is verified when it is read, and of another boot.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from blockyard import syscalls
+from blockyard.errors import ConfigError
+from blockyard.user_code import pass_on_foreign
+
+SHARDS = 256
+_FORMAT = b"blockyard-cache 1\n"
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This folder is a cache of blockyard: all in it can be fetched again.
+# See https://bford.info/cachedir/
+"""
+_OWN = {"CACHEDIR.TAG", "format", "blocks", "new", "lock", "usage", "epochs"}
+_LATER = {"stage", "doubt", "locks"}
+"""What versions of this layout that keep unwritten blocks have as well."""
+_NOT_OURS = (errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO)
+_COUNTED = ("", *sorted(_OWN))
+_SLOTS = 65_536
+_SLOT = 8
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
+"""The access time is the cache's own: see `budget.py`. The owner of a file may leave it."""
+_NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "smb")
+_NETWORK_FUSE = ("gluster", "goofys", "juicefs", "mountpoint", "rclone", "s3", "sshfs")
+_MOUNTS = "/proc/self/mountinfo"
+_BOOT = "/proc/sys/kernel/random/boot_id"
+
+
+class Descriptor:
+    """An open file, closed once nobody refers to it: who reads it on another thread goes on."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it now."""
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
+    __del__ = close
+
+
+class Folder:
+    """A folder that processes of one user share. Its methods raise `OSError`, but for `epoch`.
+
+    `boot` names the boot of the system, whose monotonic clock times in entries are on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.boot = _boot_id()
+        self._blocks = f"{self.root}/blocks"
+        self._epochs = Descriptor(-1)
+
+    def prepare(self) -> None:
+        """Make what is missing of it, having looked whether the folder can be used.
+
+        Raises `ConfigError` for a folder that is no cache, another user's, or on a network file
+        system.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise self._unusable("is no folder") from None
+        self._check()
+        for name in ("blocks", "new"):
+            with suppress(FileExistsError):
+                os.mkdir(self.root / name, 0o700)
+        for name, content in (("CACHEDIR.TAG", _TAG), ("format", _FORMAT)):
+            self._write_new(name, content)
+        self._open_epochs()
+
+    def path(self, name: bytes) -> str:
+        """Where the entry of that name is."""
+        text = name.hex()
+        return f"{self._blocks}/{text[:2]}/{text}"
+
+    def shard(self, number: int) -> str:
+        """The folder of the entries whose names begin with that byte."""
+        return f"{self._blocks}/{number:02x}"
+
+    @property
+    def temporary(self) -> str:
+        """The folder of what is being written."""
+        return f"{self.root}/new"
+
+    def open_entry(self, name: bytes, flags: int = _READ) -> int | None:
+        """A descriptor of the entry; None where there is none, or another's file, or no file."""
+        try:
+            return os.open(self.path(name), flags)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _NOT_OURS:
+                return None
+            raise
+
+    def epoch(self, name: bytes) -> int:
+        """A number that is another one after each change of the key; 0 where it can't be read."""
+        try:
+            return int.from_bytes(os.pread(self._epochs.number, _SLOT, _slot(name)))
+        except OSError as error:
+            pass_on_foreign(error)
+            return 0
+
+    def change(self, name: bytes) -> None:
+        """Give the key another epoch. Random ones need neither a lock nor the one before."""
+        if self._epochs.number < 0 or os.fstat(self._epochs.number).st_nlink == 0:
+            self.prepare()
+        syscalls.write_all_at(self._epochs.number, os.urandom(_SLOT), _slot(name))
+
+    def open_own(self, name: str) -> int:
+        """A descriptor of one of the folder's own files, which is made if need be."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(f"{self.root}/{name}", flags, 0o600)
+
+    def own_size(self) -> int:
+        """Bytes allocated to the folder's own files, and to what is being written."""
+        own = sum(allocated(f"{self.root}/{name}") for name in _COUNTED)
+        with os.scandir(self.temporary) as found:
+            return own + sum(allocated(each.path) for each in found)
+
+    def _check(self) -> None:
+        known = self.root.stat()
+        if known.st_uid != os.geteuid():
+            raise self._unusable(f"belongs to user {known.st_uid}, not to {os.geteuid()}")
+        kind = _network_file_system(known.st_dev)
+        if kind:
+            raise self._unusable(f"is on a network file system ({kind})")
+        names = set(os.listdir(self.root))
+        if "format" in names:
+            self._check_format()
+        elif names - _OWN - _LATER:
+            strange = min(names - _OWN - _LATER)
+            raise self._unusable(f"is no cache, and not empty: it holds {strange!r}")
+        if stat.S_IMODE(known.st_mode) & 0o077:
+            if "format" in names:
+                raise self._unusable("is open to other users: expected mode 0700")
+            self.root.chmod(0o700)
+
+    def _check_format(self) -> None:
+        with open(self.root / "format", "rb") as file:
+            found = file.read(len(_FORMAT) + 1)
+        if found != _FORMAT:
+            raise self._unusable(f"has the format {found!r}, not {_FORMAT!r}")
+
+    def _unusable(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"cache.disk.path: {self.root} {what}: expected a local folder of your own that is "
+            "empty, or a cache"
+        )
+
+    def _write_new(self, name: str, content: bytes) -> None:
+        """Write one of the small files, unless it is there: whole, or not at all."""
+        if (self.root / name).exists():
+            return
+        temporary = f"{self.temporary}/{os.urandom(8).hex()}"
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            syscalls.write_all(file, content)
+        finally:
+            os.close(file)
+        with suppress(FileNotFoundError):  # who holds the lock took it for a killed writer's
+            os.rename(temporary, self.root / name)
+
+    def _open_epochs(self) -> None:
+        """Open the epochs, all of them on the disk: a change is to be noted when that is full."""
+        epochs = Descriptor(self.open_own("epochs"))
+        if os.fstat(epochs.number).st_size < _SLOTS * _SLOT:
+            os.posix_fallocate(epochs.number, 0, _SLOTS * _SLOT)
+        self._epochs = epochs
+
+
+def allocated(path: str) -> int:
+    """Bytes allocated to a file or folder; 0 where there is none."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _slot(name: bytes) -> int:
+    return int.from_bytes(name[1:3]) * _SLOT
+
+
+def _boot_id() -> bytes:
+    """8 bytes of the boot's id; where the system has none, of an id that nobody shares."""
+    try:
+        with open(_BOOT, "rb") as file:
+            return bytes.fromhex(file.read(64).decode().strip().replace("-", ""))[:8]
+    except (OSError, ValueError):
+        return os.urandom(8)
+
+
+def _network_file_system(device: int) -> str:
+    """The type of the file system with that device number if it is one of a network, else ""."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
+            lines = [line.split() for line in mounts]
+    except OSError:
+        return ""
+    for fields in lines:
+        if len(fields) > 6 and fields[2] == wanted and "-" in fields:
+            kind = fields[fields.index("-") + 1]
+            fuse = kind.startswith("fuse.") and any(name in kind for name in _NETWORK_FUSE)
+            if fuse or kind.startswith(_NETWORK):
+                return kind
+    return ""

@@ -1,0 +1,139 @@
+"""Entries of the disk cache that are kept open, and how they are read and verified."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+from blockyard import syscalls
+from blockyard.cache import entry
+from blockyard.cache.budget import MAIN, MOST_HITS
+from blockyard.cache.entry import HEAD
+from blockyard.cache.folder import Descriptor, Folder
+from blockyard.cache.tier import Pages
+
+KEPT = 224
+"""Entries kept open in a process, at most; and no more than an eighth of its descriptors."""
+_ALL_PRESENT = entry.PRESENT * 256
+_MUTABLE = HEAD - entry.MUTABLE_AT
+
+
+class DamagedEntryError(Exception):
+    """An entry that does not match its checksums, is cut, or is none."""
+
+
+class WouldBlockError(Exception):
+    """The disk would have to be read, and the caller can't wait for it."""
+
+
+class OpenEntry:
+    """An entry, its head verified. Raises `OSError`, `WouldBlockError`, `DamagedEntryError`.
+
+    It may be replaced or removed at any time by whoever shares the folder: `current` tells.
+    """
+
+    __slots__ = (
+        "_boot",
+        "_file",
+        "_marks",
+        "_modified",
+        "_next",
+        "_place",
+        "_whole",
+        "head",
+        "sums",
+    )
+
+    def __init__(self, file: int, name: bytes, boot: bytes, *, wait: bool) -> None:
+        self._file = Descriptor(file)
+        known = os.fstat(file)
+        if not stat.S_ISREG(known.st_mode):
+            raise DamagedEntryError
+        data = _read(file, HEAD, 0, wait=wait)
+        head = entry.decode_head(data, name)
+        if head is None or known.st_size != HEAD + head.info.size:
+            raise DamagedEntryError
+        self.head = head
+        self.sums = head.page_sums
+        self._boot = boot
+        self._next = -1
+        self._see(known)
+
+    @property
+    def checked_at(self) -> float:
+        """When the store was last known to hold this version."""
+        return self._marks.checked_at
+
+    def current(self, folder: Folder) -> bool:
+        """Whether it is still the folder's entry, and of the key's present epoch."""
+        known = os.fstat(self._file.number)
+        if known.st_nlink == 0:
+            return False
+        self._place = known.st_atime_ns
+        if known.st_mtime_ns != self._modified:
+            self._see(known)
+        return self._marks.settled or folder.epoch(self.head.name) == self.head.epoch
+
+    def read(self, begin: int, end: int, *, wait: bool) -> Pages:
+        """The pages from before `begin` to behind `end`, verified; without data if some lack."""
+        head, info = self.head, self.head.info
+        page = head.page_size
+        first, last = begin // page, -(-end // page)
+        if not self._has(first, last):
+            self._see(os.fstat(self._file.number))  # times are coarse: it may have changed since
+            if not self._has(first, last):
+                return Pages(info, 0, b"", self.checked_at, self.sums)
+        marks = self._marks
+        begin = first * page
+        size = min(last * page, info.size) - begin
+        data = _read(self._file.number, size, HEAD + begin, wait=wait) if size > 0 else b""
+        if len(data) != max(size, 0) or not entry.verified(data, first, head, marks.own_sums):
+            raise DamagedEntryError
+        return Pages(info, begin, data, marks.checked_at, self.sums)
+
+    def hit(self, begin: int, end: int) -> bool:
+        """Whether a read from `begin` to `end` is a hit to be counted: see `count_hit`.
+
+        The next range of a reader who goes through the block is none: one pass reads it once.
+        """
+        first_of_pass = begin != self._next
+        self._next = end
+        return first_of_pass and self._place % 1000 & MOST_HITS < MOST_HITS
+
+    def count_hit(self) -> None:
+        """Note a hit in the entry's access time: see `budget.py`. May wait for the disk."""
+        with suppress(FileNotFoundError):
+            known = os.fstat(self._file.number)
+            self._place = known.st_atime_ns
+            if (
+                self._place % 1000 & MOST_HITS < MOST_HITS
+                and self._place % 1000 <= MOST_HITS + MAIN
+            ):
+                self._place += 1
+                os.utime(self._file.number, ns=(self._place, known.st_mtime_ns))
+
+    def checked(self, at: float) -> None:
+        """From now on this process takes it for checked `at` that time."""
+        self._marks = self._marks._replace(checked_at=max(at, self._marks.checked_at))
+
+    def _has(self, first: int, last: int) -> bool:
+        return self._whole or _ALL_PRESENT.startswith(self._marks.present[first:last])
+
+    def _see(self, known: os.stat_result) -> None:
+        """Read what may have changed by `known`, which is from before."""
+        data = os.pread(self._file.number, _MUTABLE, entry.MUTABLE_AT)
+        if len(data) < _MUTABLE:
+            raise DamagedEntryError
+        self._modified, self._place = known.st_mtime_ns, known.st_atime_ns
+        self._marks = entry.decode_marks(data, self.head.pages, self._boot)
+        self._whole = _ALL_PRESENT.startswith(self._marks.present)
+
+
+def _read(file: int, size: int, offset: int, *, wait: bool) -> bytes:
+    if wait:
+        return os.pread(file, size, offset)
+    data = syscalls.read_cached(file, size, offset)
+    if data is None:
+        raise WouldBlockError
+    return data

@@ -1,0 +1,198 @@
+"""How entries of the disk cache are made, completed and removed. Raises `OSError`."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+
+from blockyard import syscalls
+from blockyard.cache import entry
+from blockyard.cache.budget import Budget, Usage
+from blockyard.cache.entry import HEAD, MUTABLE_AT, PRESENT, Head, Marks
+from blockyard.cache.folder import Descriptor, Folder, allocated
+from blockyard.cache.tier import Pages
+
+_LARGEST = 4
+"""An entry may have one part in so many of the budget."""
+_ALIGNED = 4096
+_METADATA = 16_384
+"""Bytes that a new entry may take besides: its folder's, and the map of a file with holes."""
+_EDIT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class EntryWriter:
+    """Writes entries; `filled` and `dropped` count the fills that were, and were not, put in."""
+
+    def __init__(self, folder: Folder, budget: Budget) -> None:
+        self.filled = 0
+        self.dropped = 0
+        self._folder = folder
+        self._budget = budget
+        self._removed: deque[tuple[int, int]] = deque()
+        """The shard and size of what was removed without the lock: for its next holder."""
+
+    def put(self, head: Head, pages: Pages) -> None:
+        """Add pages to their entry, which is made or replaced if need be.
+
+        Unless the key was changed meanwhile, or the entry is of a version that was seen later.
+        """
+        text = entry.encode_head(head)
+        if text is None or (head.sums and pages.sums and pages.sums.page_size != head.page_size):
+            self.dropped += 1
+            return
+        with self._budget.locked() as usage:
+            while self._removed:
+                shard, size = self._removed.popleft()
+                usage.shards[shard] -= size
+            if self._folder.epoch(head.name) == head.epoch and (
+                self._complete(usage, head, pages) or self._make(usage, text, head, pages)
+            ):
+                self.filled += 1
+            else:
+                self.dropped += 1
+
+    def note_checked(self, name: bytes, etag: str, at: float) -> None:
+        """Note in the entry that the store still held its version at that time."""
+        opened = self._opened(name)
+        if opened is not None:
+            file, head, marks = opened
+            if head.info.etag == etag and marks.checked_at < at:
+                self._write_checked(file.number, at)
+
+    def remove(self, name: bytes) -> None:
+        """Remove an entry, if it is there."""
+        path = self._folder.path(name)
+        size = allocated(path)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, IsADirectoryError):
+            return
+        self._removed.append((name[0], size))
+
+    def _complete(self, usage: Usage, head: Head, pages: Pages) -> bool:
+        """Add what lacks to an entry of the same version; False when one is to be made."""
+        opened = self._opened(head.name)
+        if opened is None:
+            return False
+        file, its_head, marks = opened
+        if not marks.settled and its_head.epoch != head.epoch:
+            return False
+        if not its_head.same_version(head):
+            return marks.checked_at >= pages.checked_at
+        if self._add(usage, file.number, head, pages, marks):
+            if marks.checked_at < pages.checked_at:
+                self._write_checked(file.number, pages.checked_at)
+            return True
+        return False
+
+    def _add(self, usage: Usage, file: int, head: Head, pages: Pages, marks: Marks) -> bool:
+        """Write the pages that lack in place; False when the entry was evicted for them."""
+        before = os.fstat(file).st_blocks * 512
+        for first, last in _lacking(marks.present, pages):
+            begin = first * head.page_size
+            data = memoryview(pages.data)[begin - pages.first :][: (last - first) * head.page_size]
+            if before + len(data) > self._budget.size // _LARGEST:
+                return True
+            if not self._budget.make_room(usage, len(data) + 2 * _ALIGNED):
+                return True
+            if os.fstat(file).st_nlink == 0:
+                return False
+            syscalls.write_all_at(file, data, HEAD + begin)
+            if not head.sums:
+                sums = entry.own_sums(data, head.page_size)
+                syscalls.write_all_at(file, sums, entry.OWN_SUMS_AT + 4 * first)
+            syscalls.write_all_at(file, PRESENT * (last - first), entry.PRESENT_AT + first)
+            after = os.fstat(file).st_blocks * 512
+            usage.shards[head.name[0]] += after - before
+            before = after
+        return True
+
+    def _make(self, usage: Usage, text: bytes, head: Head, pages: Pages) -> bool:
+        """Make the entry of these pages; False when it would not fit, or the key was changed."""
+        need = HEAD + len(pages.data) + _ALIGNED
+        if need > self._budget.size // _LARGEST:
+            return False
+        if not self._budget.make_room(usage, need + _METADATA):
+            return False
+        temporary = f"{self._folder.temporary}/{os.urandom(8).hex()}"
+        with Descriptor(os.open(temporary, _NEW, 0o600)) as file:
+            try:
+                self._write_new(file.number, text, head, pages)
+                _ = usage.stamp(file.number)
+                return self._publish(usage, file.number, temporary, head)
+            except BaseException:
+                with syscalls.errors_ignored():
+                    os.unlink(temporary)
+                raise
+
+    def _write_new(self, file: int, text: bytes, head: Head, pages: Pages) -> None:
+        first = pages.first // head.page_size
+        count = -(-len(pages.data) // head.page_size)
+        mutable = bytearray(text)
+        checked = entry.encode_checked(pages.checked_at, self._folder.boot)
+        mutable[entry.CHECKED_AT : entry.CHECKED_AT + len(checked)] = checked
+        if not head.sums:
+            sums, place = entry.own_sums(pages.data, head.page_size), entry.OWN_SUMS_AT + 4 * first
+            mutable[place : place + len(sums)] = sums
+        mutable[entry.PRESENT_AT + first : entry.PRESENT_AT + first + count] = PRESENT * count
+        syscalls.write_all_at(file, bytes(mutable), 0)
+        syscalls.write_all_at(file, pages.data, HEAD + pages.first)
+        os.ftruncate(file, HEAD + head.info.size)
+
+    def _publish(self, usage: Usage, file: int, temporary: str, head: Head) -> bool:
+        """Give the entry its name, unless the key has another epoch; then settle it, if still."""
+        name, path = head.name, self._folder.path(head.name)
+        shard = Path(path).parent
+        if not shard.exists():
+            shard.mkdir(0o700)
+            usage.shards[name[0]] = allocated(str(shard))
+        size, replaced = os.fstat(file).st_blocks * 512, allocated(path)
+        if self._folder.epoch(name) != head.epoch:
+            os.unlink(temporary)
+            return False
+        try:
+            os.rename(temporary, path)
+        except IsADirectoryError:  # none of ours
+            os.unlink(temporary)
+            return False
+        usage.shards[name[0]] += size - replaced
+        if self._folder.epoch(name) != head.epoch:
+            self.remove(name)
+            return False
+        syscalls.write_all_at(file, entry.SETTLED, entry.SETTLED_AT)
+        return True
+
+    def _opened(self, name: bytes) -> tuple[Descriptor, Head, Marks] | None:
+        """The entry, to be changed; None where there is none that can be used."""
+        number = self._folder.open_entry(name, _EDIT)
+        if number is None:
+            return None
+        file = Descriptor(number)
+        with suppress(IsADirectoryError):
+            data = os.pread(number, HEAD, 0)
+            head = entry.decode_head(data, name)
+            if head is not None:
+                marks = entry.decode_marks(data[MUTABLE_AT:], head.pages, self._folder.boot)
+                return file, head, marks
+        return None
+
+    def _write_checked(self, file: int, at: float) -> None:
+        record = entry.encode_checked(at, self._folder.boot)
+        syscalls.write_all_at(file, record, entry.CHECKED_AT)
+
+
+def _lacking(present: bytes, pages: Pages) -> list[tuple[int, int]]:
+    """The runs of pages that are given and not present: the first, and the one after the last."""
+    page = pages.page_size
+    runs = list[tuple[int, int]]()
+    for number in range(pages.first // page, -(-pages.end // page)):
+        if present[number : number + 1] == PRESENT:
+            continue
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
