@@ -13,7 +13,9 @@ import pytest
 
 from blockyard import open_async_store, open_store
 from blockyard.aio import AsyncBlockStore
+from blockyard.cache.memory import MemoryTier
 from blockyard.cache.store import SETTLE_SECONDS, CacheStore
+from blockyard.cache.tier import Pages
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.errors import (
@@ -374,5 +376,43 @@ def test_a_read_of_another_range_is_not_answered_with_this_one() -> None:
 
         assert await asyncio.gather(*tasks) == [OLD[at : at + size] for at, size in ranges]
         assert setup.inner.read_count == 1
+
+    setup.run(test)
+
+
+def test_a_change_just_as_an_old_block_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached, fill = Cached(), MemoryTier.fill
+
+    def late(tier: MemoryTier, pages: Pages, epoch: object, **how: Any) -> None:
+        monkeypatch.setattr(MemoryTier, "fill", fill)
+        _ = cached.write("k", b"new")
+        tier.fill(pages, epoch, **how)
+
+    _ = cached.write("k", b"old")
+    monkeypatch.setattr(MemoryTier, "fill", late)
+
+    assert cached.read("k") == b"old"
+    assert cached.read("k") == b"new"
+
+
+def test_an_old_block_takes_no_place_from_the_new_one() -> None:
+    setup = Setup()
+
+    async def test(store: AsyncBlockStore) -> None:
+        setup.inner.hold_reads = True
+        early = asyncio.create_task(store.read_block("a/k"))
+        await setup.inner.until_held(1)
+        setup.inner.hold_reads = False
+        _ = await store.write_block("a/k", NEW)
+        assert await store.read_block("a/k") == NEW
+        setup.inner.held[0].set()
+        assert await early == OLD
+
+        counted = setup.inner.read_count
+        assert await store.read_block("a/k") == NEW
+        assert setup.inner.read_count == counted
+        counts = store.stats().cache
+        assert counts is not None
+        assert counts.dropped == 1
 
     setup.run(test)

@@ -284,7 +284,7 @@ class CacheStore(WrapperStore):
                 return wanted
             page = page_size(size)
         if request.suffix is not None:
-            wanted.suffix = -(-request.suffix // page) * page
+            wanted.suffix = request.suffix + page - 1  # to the edge of a page, wherever that is
         elif offset is not None:
             wanted.offset = offset - offset % page
             if request.length is not None:
