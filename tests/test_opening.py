@@ -11,8 +11,10 @@ from typing import Any, Unpack, get_type_hints
 import pytest
 
 import blockyard
+from blockyard.cache.store import CacheStore
 from blockyard.config import CacheConfig, FileConfig, S3Config, Secret, Settings
 from blockyard.config.sections import Section
+from blockyard.model import CacheStats
 from blockyard.s3.store import S3Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
@@ -127,6 +129,32 @@ def test_every_keyword_argument_reaches_its_setting(name: str) -> None:
     source = "file:///a" if name == "path" else "s3://my-data?region=eu-west-1"
     with pytest.raises(blockyard.ConfigError, match=rf"\.{name} \(from an argument\): expected"):
         _ = blockyard.open_store(source, **{name: "\n"})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("source", ["s3://my-data?region=eu-west-1", "file:///a", "memory://"])
+def test_a_cache_in_front_of_the_store(source: str) -> None:
+    with blockyard.open_store(source) as plain:
+        assert plain.stats().cache is None
+    with blockyard.open_store(source, cache={"memory": "1MiB"}) as store:
+        assert isinstance(store._operations.store, CacheStore)  # pyright: ignore[reportPrivateUsage]
+        assert store.stats().cache == CacheStats()
+        assert repr(store) == repr(plain).replace(", closed", "")
+
+
+def test_a_cache_on_disk_is_kept_for_the_next_one(tmp_path: Path) -> None:
+    disk = {"path": tmp_path / "cache", "size": "8MiB"}
+    source = f"file://{tmp_path}/blocks"
+    with blockyard.open_store(source, cache={"memory": 0, "disk": disk}) as store:
+        _ = store.write_block("k", b"block")
+        _ = store.read_block("k")
+    with blockyard.open_store(source, cache={"memory": 0, "disk": disk}) as store:
+        assert store.read_block("k") == b"block"
+        counts = store.stats().cache
+    assert counts is not None
+    assert counts.disk_hits == 1
+    another = blockyard.open_store(f"{source}2", cache={"disk": disk})
+    with another, pytest.raises(blockyard.BlockNotFoundError):
+        _ = another.read_block("k")
 
 
 # A store of one's own, and what a client says of itself.

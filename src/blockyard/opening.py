@@ -93,11 +93,17 @@ def compose(operation: str, source: Source | Store, settings: Mapping[str, objec
 
 
 def _cached(store: Store, cache: CacheConfig | None) -> Store:
+    """The store with its cache in front. Its name tells it from others in the cache's folder."""
     if cache is None:
         return store
     from blockyard.cache.store import CacheStore  # noqa: PLC0415
 
-    return CacheStore(store, memory=cache.memory, revalidate=cache.revalidate)
+    disk = None
+    if cache.disk is not None:
+        from blockyard.cache.disk import DiskCache  # noqa: PLC0415
+
+        disk = DiskCache(cache.disk.path, cache.disk.size, store.name)
+    return CacheStore(store, memory=cache.memory, disk=disk, revalidate=cache.revalidate)
 
 
 def _source(operation: str, source: Source) -> Source:

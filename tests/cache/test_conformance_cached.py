@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from blockyard import S3Config, StoreConfig, open_store
+from blockyard.cache.disk import DiskCache
 from blockyard.cache.store import CacheStore, Revalidate
 from blockyard.model import KIB, MIB
 from blockyard.s3.credentials import credential_source
@@ -79,6 +81,41 @@ class TestFilesystem(Cached, StoreConformance, DurabilityTests):
         return FilesystemStore(tmp_path / "blocks")
 
 
+class OnDisk(Cached):
+    """With a folder, alone or behind a tier in memory that most blocks are too large for."""
+
+    @pytest.fixture(params=[0, 40 * KIB], ids=["disk", "memory and disk"])
+    def source(self, inner: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
+        disk = DiskCache(tmp_path / "cache", 64 * MIB, "the store")
+        return CacheStore(inner, memory=request.param, disk=disk, revalidate=self.revalidate)
+
+    def test_what_is_read_again_is_a_hit(self, store: BlockStore) -> None:
+        _ = store.write_block("k", b"x" * 50_000)
+        counts, ends = store.stats().cache, monotonic() + 60
+        while counts is not None and not counts.disk_hits and monotonic() < ends:
+            assert store.read_block("k") == b"x" * 50_000
+            counts = store.stats().cache
+
+        assert counts is not None
+        assert counts.disk_hits == 1
+
+
+class TestMemoryCachedOnDisk(OnDisk, StoreConformance):
+    @pytest.fixture
+    def inner(self) -> Store:
+        return MemoryStore()
+
+
+class TestFilesystemCachedOnDisk(OnDisk, BlockTests, RangeTests, ManyTests, ModelTests):
+    revalidate = "always"
+
+    @pytest.fixture
+    def inner(self, tmp_path: Path) -> Store:
+        return FilesystemStore(tmp_path / "blocks")
+
+    test_what_is_read_again_is_a_hit = None  # it is one that was asked about
+
+
 class OverMoto(Cached):
     lacks = SERVICES["moto 5"]
 
@@ -91,6 +128,10 @@ class OverMoto(Cached):
 
 
 class TestMoto(OverMoto, StoreConformance, DurabilityTests, DeadlineTests):
+    pass
+
+
+class TestMotoCachedOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests, ModelTests):
     pass
 
 

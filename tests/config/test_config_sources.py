@@ -12,7 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockyard.config import CacheConfig, FileConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config import (
+    CacheConfig,
+    CacheDiskConfig,
+    FileConfig,
+    S3Config,
+    StoreConfig,
+    TimeoutConfig,
+)
 from blockyard.config.loading import load_config
 from blockyard.config.sections import settings_below
 from blockyard.errors import ConfigError
@@ -331,6 +338,22 @@ def test_a_cache_for_every_type_of_store(source: str, tmp_path: Path) -> None:
     assert load(path, cache=CacheConfig(revalidate=1)).cache == CacheConfig(
         memory=1024 * MIB, revalidate=1.0
     )
+
+
+def test_a_cache_on_disk(tmp_path: Path) -> None:
+    text = "block_store: {s3: {bucket: b-b}, cache: {memory: 0, disk: {path: /c, size: 8MiB}}}"
+    cache = load(write(tmp_path, text)).cache
+    assert cache == CacheConfig(memory=0, disk=CacheDiskConfig(path=Path("/c"), size=8 * MIB))
+    for wrong, message in (
+        ({"memory": 0}, r"cache\.memory .*: expected .*there is no disk either"),
+        ({"disk": {"path": "/c"}}, r"cache\.disk\.size: required"),
+        ({"disk": {"path": "/c", "size": "7MiB"}}, r"cache\.disk\.size .*: expected a size from"),
+        ({"disk": "/c"}, r"cache\.disk .*: expected a mapping"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            _ = load("s3://my-data", cache=wrong)
+    with pytest.raises(ConfigError, match=r"cache.*gone with its process"):
+        _ = load("memory://", cache={"disk": {"path": "/c", "size": "8MiB"}})
 
 
 def test_keyword_arguments_are_checked() -> None:

@@ -215,23 +215,34 @@ class CacheStore(WrapperStore):
                 pages = await read()
             else:
                 pages = await self._shared(ctx, wanted, begun, read)
-        except NotModifiedError:  # the reader's own condition
-            if held is not None and held.info.etag == request.if_none_match:
-                self._revalidated(ctx, held.info, begun)
-            raise
         except InvalidRangeError:
             if request.offset is None or request.offset == wanted.offset:
                 raise
             raise range_past_end(request.operation, request.key, request.offset) from None
-        except BlockNotFoundError:
+        except (NotModifiedError, BlockNotFoundError) as error:
             if held is not None:
-                self._forget([request.key])
+                await self._learn(ctx, request, held.info, error, begun)
             raise
-        if stale is not None and pages is None:
+        if pages is None:
+            assert stale is not None  # noqa: S101 - None stands for it
             self._counts.revalidated += 1
             pages = stale
-        assert pages is not None  # noqa: S101 - None stands for `stale`
         return _block(request, pages)
+
+    async def _learn(
+        self,
+        ctx: Context,
+        request: ReadRequest,
+        held: BlockInfo,
+        error: NotModifiedError | BlockNotFoundError,
+        begun: _Begun,
+    ) -> None:
+        """What the store's refusal says of the version that is held."""
+        if isinstance(error, BlockNotFoundError):
+            self._forget([request.key])
+            await self._forget_on_disk(ctx, [request.key])
+        elif held.etag == request.if_none_match:
+            self._revalidated(ctx, held, begun)
 
     async def _shared(
         self,
@@ -336,12 +347,15 @@ class CacheStore(WrapperStore):
             self._disk.revalidated(ctx.runtime, info, begun.at)
 
     def _forget(self, keys: Iterable[str]) -> None:
+        """From now on nothing is given out that was read before."""
         for key in keys:
             self._epochs[hash(key) & _MASK] = object()
             if self._memory is not None:
                 self._memory.drop(key)
+
+    async def _forget_on_disk(self, ctx: Context, keys: Sequence[str]) -> None:
         if self._disk is not None:
-            self._disk.change(keys)
+            await ctx.runtime.blocking(partial(self._disk.change, keys))
 
     # Changes.
 
@@ -367,18 +381,22 @@ class CacheStore(WrapperStore):
         """Make a change of these keys, which nothing that is read meanwhile may outlive."""
         change, slots = object(), frozenset(hash(key) & _MASK for key in keys)
         unknown_before, known = ctx.unknown_attempts, False
+        forgotten = False
         try:
             self._changes[change] = (slots, math.inf)
             self._forget(keys)
+            await self._forget_on_disk(ctx, keys)
             result = await call()
             known = ctx.unknown_attempts == unknown_before
+            await self._forget_on_disk(ctx, keys)  # what others have kept meanwhile
+            forgotten = True
         except (BlockExistsError, BlockNotFoundError, PreconditionFailedError):
             known = ctx.unknown_attempts == unknown_before
             raise
         else:
             return result
         finally:
-            if self._disk is not None:
+            if self._disk is not None and not forgotten:
                 self._disk.change(keys)
             if known:
                 _ = self._changes.pop(change, None)

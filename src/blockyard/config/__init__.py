@@ -178,14 +178,27 @@ class FileConfig(Section, yaml_path="block_store.file"):
     path: Path = setting("the path of a folder", path_text, values.folder)
 
 
+class CacheDiskConfig(Section, yaml_path="block_store.cache.disk"):
+    """A folder that holds what was read, shared by the processes of this machine."""
+
+    path: Path = setting(
+        "the path of a folder that nothing else uses, on a local disk", path_text, values.folder
+    )
+    size: int = setting(
+        "a size from 8MiB to 1PiB such as 20GiB (the bytes that the folder may take)",
+        within(8 * MIB, 1024 * MIB * MIB, size),
+    )
+
+
 class CacheConfig(Section, yaml_path="block_store.cache"):
-    """A cache in front of the store: in memory, which this process has for itself."""
+    """A cache in front of the store: in the memory of this process, in a folder, or in both."""
 
     memory: int = setting(
-        "a size from 1MiB to 1TiB such as 256MiB (the bytes of blocks kept in memory)",
-        within(MIB, MIB * MIB, size),
+        "a size up to 1TiB such as 256MiB (the bytes of blocks kept in memory, 0 for none)",
+        within(0, MIB * MIB, size),
         default=256 * MIB,
     )
+    disk: CacheDiskConfig | None = section(CacheDiskConfig, default=None)
     revalidate: float | Literal["never", "always"] = setting(
         "never, always or seconds from 0 to a week (how long a block that was read is given out "
         "without asking the store whether it has changed)",
@@ -197,6 +210,10 @@ class CacheConfig(Section, yaml_path="block_store.cache"):
         one_of("write_through"),
         default="write_through",
     )
+
+    def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if valid.get("memory") == 0 and valid.get("disk", ...) is None:
+            yield "memory", "there is no disk either"
 
 
 class StoreConfig(Section, yaml_path="block_store"):
@@ -213,6 +230,9 @@ class StoreConfig(Section, yaml_path="block_store"):
         for kind in ("s3", "file"):
             if valid.get("type") == kind and valid.get(kind, ...) is None:
                 yield kind, f"type is {kind}"
+        cache: object = valid.get("cache")
+        if valid.get("type") == "memory" and cache and getattr(cache, "disk", None) is not None:
+            yield "cache", "disk: the blocks of a memory store are gone with its process"
 
     @property
     def selected(self) -> S3Config | FileConfig | None:
