@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from blockyard import open_store
+from blockyard.cache.store import CacheStore
 from blockyard.context import Context, Origin, Request, Response
 from blockyard.crc32c import crc32c
 from blockyard.errors import (
@@ -24,7 +27,7 @@ from blockyard.errors import (
     ThrottledError,
     TransportConnectionError,
 )
-from blockyard.model import KIB, MIB, BlockInfo
+from blockyard.model import KIB, MIB, Block, BlockInfo
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import PageChecksums, upload_headers
 from blockyard.s3.reading import Read, Step, next_step
@@ -330,3 +333,22 @@ def test_a_wrapper_forwards_everything() -> None:
     system that is built on it."""
     of_the_contract = {name for name in vars(Store) if not name.startswith("_")}
     assert of_the_contract <= set(vars(WrapperStore))
+
+
+class Upper(WrapperStore):
+    """Changes what is read."""
+
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        block = await super().read(ctx, request)
+        return replace(block, data=block.data.upper())
+
+
+@pytest.mark.parametrize(("wrapper", "read"), [(WrapperStore, b"data"), (Upper, b"DATA")])
+def test_a_wrapper_that_reads_otherwise_is_not_passed_by(
+    wrapper: type[WrapperStore], read: bytes
+) -> None:
+    """`read_blocks` asks for what is there at once, which a cache behind the wrapper answers."""
+    with open_store(wrapper(CacheStore(MemoryStore(), memory=MIB))) as store:
+        _ = store.write_block("k", b"data")
+        for _ in range(2):
+            assert store.read_blocks(["k"]) == [read]

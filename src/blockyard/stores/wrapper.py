@@ -30,6 +30,11 @@ class WrapperStore(Store):
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         return await self.inner.read(ctx, request)
 
+    def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
+        """Forwarded where `read` is: who overrides that is not to be passed by."""
+        reads_as_it_is = type(self).read is WrapperStore.read
+        return self.inner.read_at_once(ctx, request) if reads_as_it_is else None
+
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         return await self.inner.verify_block(ctx, key)
 
