@@ -10,7 +10,10 @@ bookkeeping is made anew from the dictionary, and so it is in a forked child.
 from __future__ import annotations
 
 from collections import deque
+from itertools import compress
+from operator import is_
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from blockyard.cache.policy import S3Fifo
 from blockyard.cache.tier import Pages, span_within
@@ -62,8 +65,9 @@ class Entry:
     def cost(self) -> int:
         """The bytes that it takes."""
         size = _OVERHEAD + len(self.key) + (len(self.sums.running) if self.sums else 0)
-        if self.whole is not None:
-            return size + len(self.whole)
+        whole = self.whole
+        if whole is not None:
+            return size + len(whole)
         return size + sum(len(page) + _OVERHEAD_OF_A_PAGE for page in self.pages.copy().values())
 
     def describe(self) -> BlockInfo:
@@ -162,7 +166,7 @@ class MemoryTier:
 
     def drop(self, key: str) -> None:
         """Forget the block, and let go of its bytes."""
-        entry = self.entries.pop(key, None)
+        entry = self.entries.get(key)
         if entry is not None:
             entry.dropped = True
             entry.whole, entry.pages = None, {}
@@ -180,14 +184,18 @@ class MemoryTier:
         else:
             self.dropped += 1
         while books.queue:
-            mine = object()
+            mine = _Turn()
+            mine_here = ref(mine)
             try:
-                if books.turn.setdefault("", mine) is not mine:
+                taken = books.turn.setdefault("", mine_here)
+                if taken is mine_here:
+                    self._make_changes(books)
+                elif taken() is not None:
                     return
-                self._make_changes(books)
+                else:  # whose turn it was has ended in the middle of saying so
+                    _pass_on(books.turn, taken)
             finally:
-                if books.turn.get("") is mine:
-                    _ = books.turn.pop("", None)
+                _pass_on(books.turn, mine_here)
 
     def _make_changes(self, books: _Books) -> None:
         """Make what changes are queued. Only the call whose turn it is comes here."""
@@ -198,14 +206,12 @@ class MemoryTier:
         books.in_order = False
         while books.queue:
             entry = books.queue.popleft()
-            if entry.dropped:
-                if self.entries.get(entry.key) is None:
-                    books.policy.remove(entry.key)
-            else:
+            if not entry.dropped:
                 self.entries[entry.key] = entry
                 self._keep(books.policy, entry)
-                if entry.dropped:  # meanwhile: `drop` has looked before it was there
-                    _ = self.entries.pop(entry.key, None)
+            elif self.entries.get(entry.key) is entry:
+                del self.entries[entry.key]
+                books.policy.remove(entry.key)
         books.in_order = True
 
     def _keep(self, policy: S3Fifo[Entry], entry: Entry) -> None:
@@ -216,12 +222,22 @@ class MemoryTier:
                 _ = self.entries.pop(gone.key, None)
 
 
+class _Turn:
+    __slots__ = ("__weakref__",)
+
+
+def _pass_on(turn: dict[str, ref[_Turn]], taken: ref[_Turn]) -> None:
+    """Take `taken` away, if it is there: in one step, as one call of `list` is in C."""
+    still = compress(("",), map(is_, map(turn.get, ("",)), (taken,)))
+    _ = list(map(turn.pop, still))
+
+
 class _Books:
     """The bookkeeping of one process."""
 
     def __init__(self) -> None:
         self.queue: deque[Entry] = deque()
-        self.turn: dict[str, object] = {}
-        """Whose turn it is: the value is an object of that call's own."""
+        self.turn: dict[str, ref[_Turn]] = {}
+        """Whose turn it is: the value refers to what that call alone holds."""
         self.policy: S3Fifo[Entry] = S3Fifo(0)
         self.in_order = False
