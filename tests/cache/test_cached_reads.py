@@ -72,18 +72,30 @@ def test_a_range_is_read_to_the_edges_of_pages(offset: int, length: int | None) 
     assert cached.reads == []
 
 
-def test_a_block_whose_ranges_miss_twice_is_read_whole() -> None:
+@pytest.mark.parametrize(
+    ("pages", "asked"),
+    [
+        ([0, 0, 1], [(0, PAGE), WHOLE]),
+        ([1, 2], [(PAGE, PAGE), WHOLE]),
+        ([4, 3, 2, 0], [(4 * PAGE, PAGE), (3 * PAGE, PAGE), (2 * PAGE, PAGE), WHOLE]),
+        ([4, 0, 2, 3], [(4 * PAGE, PAGE), (0, PAGE), (2 * PAGE, PAGE), WHOLE]),
+        ([4, 0, 1], [(4 * PAGE, PAGE), (0, PAGE), WHOLE]),
+    ],
+)
+def test_a_block_whose_ranges_are_missing_is_read_whole(
+    pages: list[int], asked: list[tuple[int | None, int | None]]
+) -> None:
+    """At the fourth of them, or when one goes on where the last one ended."""
     cached = Cached()
     _ = cached.write("k", BLOCK)
 
-    assert cached.read("k", offset=0, length=10) == BLOCK[:10]
-    assert cached.read("k", offset=100, length=10) == BLOCK[100:110]
-    assert cached.reads == [(0, PAGE)]
-    assert cached.read("k", offset=2 * PAGE, length=10) == BLOCK[2 * PAGE : 2 * PAGE + 10]
-    assert cached.reads == [WHOLE]
+    for page in pages:
+        begin = page * PAGE + 5
+        assert cached.read("k", offset=begin, length=10) == BLOCK[begin : begin + 10]
+    assert cached.reads == asked
     assert cached.read("k") == BLOCK
     assert cached.reads == []
-    assert (counts(cached).misses, counts(cached).partial_hits) == (1, 1)
+    assert (counts(cached).misses, counts(cached).partial_hits) == (1, len(asked) - 1)
 
 
 def test_of_a_block_over_4_mib_pages_are_read_each_time() -> None:
@@ -117,6 +129,17 @@ def test_the_end_of_a_block(suffix: int) -> None:
     assert len(cached.reads) == 1
     assert cached.read("k", offset=5 * PAGE) == BLOCK[5 * PAGE :]
     assert cached.reads == []
+
+
+@pytest.mark.parametrize("size", [SIZE + 3 * PAGE, SIZE - 3 * PAGE, 10, 0])
+def test_the_end_of_a_block_that_has_another_size_by_now(size: int) -> None:
+    cached = Cached(revalidate="never")
+    _ = cached.write("k", BLOCK)
+    _ = cached.read("k", offset=0, length=10)
+    new = os.urandom(size)
+    _ = cached.write_elsewhere("k", new)
+
+    assert cached.read("k", suffix=20) == new[-20:]
 
 
 def test_a_block_without_bytes() -> None:
@@ -515,7 +538,12 @@ def test_ranges_of_an_s3_block_are_one_request_each() -> None:
     assert cached.read("k", offset=PAGE, length=PAGE) == BLOCK[PAGE : 2 * PAGE]
     assert cached.read("k", suffix=10) == BLOCK[-10:]
     assert cached.read("k", suffix=SIZE) == BLOCK
-    assert asked_ranges(s3) == [f"bytes={PAGE}-{2 * PAGE - 1}", None]
+    most = SIZE + 2 * (PAGE - 1)
+    assert asked_ranges(s3) == [
+        f"bytes={PAGE}-{2 * PAGE - 1}",
+        f"bytes=-{10 + 2 * (PAGE - 1)}",
+        f"bytes=-{most}",
+    ]
 
 
 def test_a_304_of_an_s3_service() -> None:

@@ -7,9 +7,9 @@ for `SETTLE_SECONDS` after one whose outcome is unknown, its keys are read from 
 kept. What others change is seen when the entry is older than `revalidate`: a conditional read then
 asks the store, and a 304 makes the entry young again.
 
-**What it reads.** Whole pages of a block, and all of a block of up to `BLOCK_SIZE` bytes whose
-ranges missed twice. Readers who miss the same at the same time share one read. What is absent is
-asked for each time, and so is what has no ETag.
+**What it reads.** Whole pages of a block; and all of a block of up to `BLOCK_SIZE` bytes once a
+range is missing that begins where the last one ended, or a fourth one is. Readers who miss the same
+at the same time share one read. What is absent is asked for each time, and so is what has no ETag.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ Revalidate = Literal["never", "always"] | float
 
 SETTLE_SECONDS = 60.0
 """How long a request whose outcome is unknown may still take effect."""
+_WHOLE_AT = 4
+"""Ranges of a block that were missing: with this one all of it is read."""
+_MISSED_KEPT = 10_000
 _SLOTS = 1 << 16
 _MASK = _SLOTS - 1
 
@@ -98,6 +101,8 @@ class CacheStore(WrapperStore):
         """Changes under way or in doubt: the slots of their keys, and until when that is so."""
         self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
         self._page = SMALLEST_PAGE
+        self._missed: dict[str, tuple[int, int | None]] = {}
+        """How often ranges of a block were missing, and where the last of them ended."""
         self._counts = CacheStats()
 
     # Reads.
@@ -227,6 +232,8 @@ class CacheStore(WrapperStore):
             assert stale is not None  # noqa: S101 - None stands for it
             self._counts.revalidated += 1
             pages = stale
+        if span_within(request, pages.info.size) and not _covers(pages, request):
+            return await self.inner.read(ctx, request)  # another size than the one it was held with
         return _block(request, pages)
 
     async def _learn(
@@ -287,21 +294,37 @@ class CacheStore(WrapperStore):
         wanted = replace(request, into=None, page_sums=True)
         if request.whole:
             return wanted
-        page, offset = self._page, request.offset
+        page, offset, length = self._page, request.offset, request.length
         if held is not None:
-            size = held.info.size
-            if not _covers(held, request) and size <= min(BLOCK_SIZE, self._largest):
-                wanted.offset = wanted.length = wanted.suffix = None
-                return wanted
-            page = page_size(size)
-        if request.suffix is not None:
-            wanted.suffix = request.suffix + page - 1  # to the edge of a page, wherever that is
-        elif offset is not None:
+            page = page_size(held.info.size)
+        if offset is None:
+            wanted.suffix = (request.suffix or 0) + page - 1  # to an edge, wherever that is
+        else:
             wanted.offset = offset - offset % page
-            if request.length is not None:
-                end = -(-(offset + request.length) // page) * page
-                wanted.length = end - wanted.offset
+            if length is not None:
+                wanted.length = -(-(offset + length) // page) * page - wanted.offset
+        if held is None or not _covers(held, request):
+            largest = min(BLOCK_SIZE, self._largest)
+            if self._missed_before(wanted) and held is not None and held.info.size <= largest:
+                wanted.offset = wanted.length = wanted.suffix = None
         return wanted
+
+    def _missed_before(self, wanted: ReadRequest) -> bool:
+        """Whether ranges of the block were missing often enough for all of it to be read.
+
+        Advice only: a count that threads lose, or that is forgotten, costs one more request.
+        """
+        times, end = self._missed.get(wanted.key, (0, None))
+        if times + 1 >= _WHOLE_AT or (end is not None and wanted.offset == end):
+            _ = self._missed.pop(wanted.key, None)
+            return True
+        if len(self._missed) >= _MISSED_KEPT:
+            self._missed.clear()
+        behind = None
+        if wanted.offset is not None and wanted.length is not None:
+            behind = wanted.offset + wanted.length
+        self._missed[wanted.key] = (times + 1, behind)
+        return False
 
     # What is kept.
 
