@@ -69,6 +69,7 @@ emulators-env: $(EMULATORS_READY)
 faults: $(READY)
 	@$(RUN) blockyard_faults.campaign $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.campaign --outages 300 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.cache_folder --seconds 300 $(if $(SEED),--seed $(SEED))
 
 faults-short: $(READY)
 	@$(RUN) blockyard_faults.campaign --operations 10000 $(if $(SEED),--seed $(SEED))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from blockyard.cache.disk import DiskCache
 from blockyard.cache.tier import Pages
@@ -96,13 +97,7 @@ def tier(root: Path, size: int = SIZE, identity: str = IDENTITY) -> Generator[Ti
         opened.cache.close()
 
 
-def allocated(root: Path) -> int:
-    """Bytes allocated below a folder, folders and all."""
-    total = root.stat().st_blocks
-    for folder, folders, files in os.walk(root):
-        for name in folders + files:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks
-            except FileNotFoundError:
-                continue
-    return total * 512
+def later(disk: Tier, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let so many seconds pass for the tier."""
+    now = disk.runtime.now()
+    monkeypatch.setattr(disk.runtime, "now", lambda: now + seconds)

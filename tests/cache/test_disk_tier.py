@@ -364,6 +364,15 @@ def test_a_kept_descriptor_of_a_removed_entry_is_not_read(root: Path) -> None:
         assert two.read("k") == OTHER
 
 
+def test_an_open_entry_that_someone_moved_is_not_served_after_a_change(root: Path) -> None:
+    with tier(root) as one, tier(root) as two:
+        one.fill(pages_of("k", BLOCK))
+        assert two.read("k") == BLOCK
+        _ = one.path("k").rename(root / "moved")
+        one.cache.change(["k"])
+        assert two.read("k") is None
+
+
 def test_so_many_descriptors_are_kept_and_no_more(
     disk: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:

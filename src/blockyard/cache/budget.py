@@ -14,6 +14,7 @@ go, the others move on to the main queue, whose end gives a hit entry another ro
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
@@ -68,6 +69,7 @@ class Budget:
         self.evicted = 0
         self._folder = folder
         self.size = size
+        self._to_recount: set[int] = set()
 
     @contextmanager
     def locked(self) -> Generator[Usage]:
@@ -83,18 +85,28 @@ class Budget:
             finally:
                 usage.save()
 
-    def make_room(self, usage: Usage, need: int) -> bool:
-        """Evict until `need` bytes more fit; False when they would not, whatever goes."""
+    def make_room(self, usage: Usage, need: int) -> None:
+        """Evict until `need` bytes more fit. Raises `OSError` if others leave no room for them."""
         if self._over(usage, need) <= 0:
-            return True
+            return
         usage.remove_temporary()
+        while self._to_recount:
+            _ = usage.recount(self._to_recount.pop())
         goal = need + self.size // _SLACK
         in_vain = 0
         while in_vain < SHARDS and self._over(usage, goal) > 0:
             sample, shards = usage.sample()
             over = self._over(usage, goal)  # now that they are counted anew
             in_vain = 0 if self._evict(usage, sample, over) else in_vain + shards
-        return self._over(usage, need) <= 0
+        if self._over(usage, need) > 0:
+            raise OSError(errno.ENOSPC, "other files leave no room for the cache")
+
+    def recount(self, shard: int) -> None:
+        """Something was removed there: what is counted may be too much, until there is no room.
+
+        Not subtracted at once, as another process may have counted the folder anew since then.
+        """
+        self._to_recount.add(shard)
 
     def _over(self, usage: Usage, need: int) -> int:
         """Bytes that are to go before there is room for `need` more."""
@@ -149,12 +161,22 @@ class Usage:
         else:  # a new folder, or one that a power cut may have set back
             self._time, self._hand, self.shards = 0, 0, [0] * SHARDS
             for shard in range(SHARDS):
-                latest = max((entry.time for entry in self._count(shard)), default=0)
+                latest = max((entry.time for entry in self.recount(shard)), default=0)
                 self._time = max(self._time, latest // 1000)
 
     def total(self) -> int:
         """Bytes allocated in the folder, its own files and what is being written included."""
         return self._folder.own_size() + sum(self.shards)
+
+    @contextmanager
+    def reserved(self, shard: int, size: int) -> Generator[None]:
+        """Have `size` bytes counted while they are written, also if the writer is killed."""
+        self.shards[shard] += size
+        self.save()
+        try:
+            yield
+        finally:
+            self.shards[shard] -= size
 
     def stamp(self, file: str | int, flags: int = 0) -> int:
         """Put an entry at the end of a queue; returns its new time in nanoseconds.
@@ -180,7 +202,7 @@ class Usage:
         """The entries of the next folders, and how many folders these are; counts them anew."""
         entries, shards = list[_Entry](), 0
         while shards < SHARDS and len(entries) < _SAMPLE:
-            entries += self._count(self._hand)
+            entries += self.recount(self._hand)
             self._hand = (self._hand + 1) % SHARDS
             shards += 1
         return entries, shards
@@ -196,7 +218,7 @@ class Usage:
         record = _USAGE.pack(_USAGE_MAGIC, self._folder.boot, self._time, self._hand, *self.shards)
         syscalls.write_all_at(self._file, record, 0)
 
-    def _count(self, shard: int) -> list[_Entry]:
+    def recount(self, shard: int) -> list[_Entry]:
         """The entries of a folder, counted anew."""
         folder = self._folder.shard(shard)
         entries = list[_Entry]()

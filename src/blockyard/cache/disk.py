@@ -166,10 +166,11 @@ class DiskCache(DiskTier):
     def _open(self, key: str, wait: bool) -> OpenEntry | None:
         """The key's entry, which is of its present epoch; None if there is none."""
         name = self._name(key)
+        epoch = self._folder.epoch(name)
         file = self._folder.open_entry(name)
         if file is None:
             return None
-        opened = OpenEntry(file, name, self._folder.boot, wait=wait)
+        opened = OpenEntry(file, name, epoch, self._folder.boot, wait=wait)
         if opened.head.info.key != key:
             raise DamagedEntryError
         if not opened.current(self._folder):

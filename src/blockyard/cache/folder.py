@@ -37,7 +37,7 @@ _NOT_OURS = (errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO)
 _COUNTED = ("", *sorted(_OWN))
 _SLOTS = 65_536
 _SLOT = 8
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
 """The access time is the cache's own: see `budget.py`. The owner of a file may leave it."""
 _NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "smb")
 _NETWORK_FUSE = ("gluster", "goofys", "juicefs", "mountpoint", "rclone", "s3", "sshfs")
@@ -112,10 +112,10 @@ class Folder:
         """The folder of what is being written."""
         return f"{self.root}/new"
 
-    def open_entry(self, name: bytes, flags: int = _READ) -> int | None:
+    def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> int | None:
         """A descriptor of the entry; None where there is none, or another's file, or no file."""
         try:
-            return os.open(self.path(name), flags)
+            return os.open(self.path(name), flags | _OPEN)
         except FileNotFoundError:
             return None
         except OSError as error:

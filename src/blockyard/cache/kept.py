@@ -30,11 +30,13 @@ class WouldBlockError(Exception):
 class OpenEntry:
     """An entry, its head verified. Raises `OSError`, `WouldBlockError`, `DamagedEntryError`.
 
-    It may be replaced or removed at any time by whoever shares the folder: `current` tells.
+    It may be replaced or removed at any time by whoever shares the folder: `current` tells. `epoch`
+    is the key's from before it was opened by its name.
     """
 
     __slots__ = (
         "_boot",
+        "_epoch",
         "_file",
         "_marks",
         "_modified",
@@ -45,8 +47,9 @@ class OpenEntry:
         "sums",
     )
 
-    def __init__(self, file: int, name: bytes, boot: bytes, *, wait: bool) -> None:
+    def __init__(self, file: int, name: bytes, epoch: int, boot: bytes, *, wait: bool) -> None:
         self._file = Descriptor(file)
+        self._epoch = epoch
         known = os.fstat(file)
         if not stat.S_ISREG(known.st_mode):
             raise DamagedEntryError
@@ -66,14 +69,16 @@ class OpenEntry:
         return self._marks.checked_at
 
     def current(self, folder: Folder) -> bool:
-        """Whether it is still the folder's entry, and of the key's present epoch."""
+        """Whether it is still the folder's entry, and its key was not changed."""
+        name = self.head.name
+        epoch = folder.epoch(name)
         known = os.fstat(self._file.number)
-        if known.st_nlink == 0:
+        if epoch != self._epoch or known.st_nlink == 0:
             return False
         self._place = known.st_atime_ns
         if known.st_mtime_ns != self._modified:
             self._see(known)
-        return self._marks.settled or folder.epoch(self.head.name) == self.head.epoch
+        return self._marks.settled or epoch == self.head.epoch
 
     def read(self, begin: int, end: int, *, wait: bool) -> Pages:
         """The pages from before `begin` to behind `end`, verified; without data if some lack."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,6 @@ _LARGEST = 4
 _ALIGNED = 4096
 _METADATA = 16_384
 """Bytes that a new entry may take besides: its folder's, and the map of a file with holes."""
-_EDIT = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -31,8 +29,6 @@ class EntryWriter:
         self.dropped = 0
         self._folder = folder
         self._budget = budget
-        self._removed: deque[tuple[int, int]] = deque()
-        """The shard and size of what was removed without the lock: for its next holder."""
 
     def put(self, head: Head, pages: Pages) -> None:
         """Add pages to their entry, which is made or replaced if need be.
@@ -44,9 +40,6 @@ class EntryWriter:
             self.dropped += 1
             return
         with self._budget.locked() as usage:
-            while self._removed:
-                shard, size = self._removed.popleft()
-                usage.shards[shard] -= size
             if self._folder.epoch(head.name) == head.epoch and (
                 self._complete(usage, head, pages) or self._make(usage, text, head, pages)
             ):
@@ -64,13 +57,11 @@ class EntryWriter:
 
     def remove(self, name: bytes) -> None:
         """Remove an entry, if it is there."""
-        path = self._folder.path(name)
-        size = allocated(path)
         try:
-            os.unlink(path)
+            os.unlink(self._folder.path(name))
         except (FileNotFoundError, IsADirectoryError):
             return
-        self._removed.append((name[0], size))
+        self._budget.recount(name[0])
 
     def _complete(self, usage: Usage, head: Head, pages: Pages) -> bool:
         """Add what lacks to an entry of the same version; False when one is to be made."""
@@ -96,29 +87,37 @@ class EntryWriter:
             data = memoryview(pages.data)[begin - pages.first :][: (last - first) * head.page_size]
             if before + len(data) > self._budget.size // _LARGEST:
                 return True
-            if not self._budget.make_room(usage, len(data) + 2 * _ALIGNED):
-                return True
+            need = len(data) + 2 * _ALIGNED
+            self._budget.make_room(usage, need)
             if os.fstat(file).st_nlink == 0:
                 return False
-            syscalls.write_all_at(file, data, HEAD + begin)
-            if not head.sums:
-                sums = entry.own_sums(data, head.page_size)
-                syscalls.write_all_at(file, sums, entry.OWN_SUMS_AT + 4 * first)
-            syscalls.write_all_at(file, PRESENT * (last - first), entry.PRESENT_AT + first)
+            with usage.reserved(head.name[0], need):
+                self._add_run(file, head, data, first)
             after = os.fstat(file).st_blocks * 512
-            usage.shards[head.name[0]] += after - before
+            usage.shards[head.name[0]] += after - before + _ALIGNED  # the map of its places
             before = after
         return True
 
+    def _add_run(self, file: int, head: Head, data: memoryview, first: int) -> None:
+        """Write pages from the page `first` on, then mark them."""
+        count = -(-len(data) // head.page_size)
+        syscalls.write_all_at(file, data, HEAD + first * head.page_size)
+        if not head.sums:
+            sums = entry.own_sums(data, head.page_size)
+            syscalls.write_all_at(file, sums, entry.OWN_SUMS_AT + 4 * first)
+        syscalls.write_all_at(file, PRESENT * count, entry.PRESENT_AT + first)
+
     def _make(self, usage: Usage, text: bytes, head: Head, pages: Pages) -> bool:
-        """Make the entry of these pages; False when it would not fit, or the key was changed."""
-        need = HEAD + len(pages.data) + _ALIGNED
+        """Make the entry of these pages; False for one too large, or when the key was changed."""
+        need = HEAD + len(pages.data) + _METADATA
         if need > self._budget.size // _LARGEST:
             return False
-        if not self._budget.make_room(usage, need + _METADATA):
-            return False
+        self._budget.make_room(usage, need)
         temporary = f"{self._folder.temporary}/{os.urandom(8).hex()}"
-        with Descriptor(os.open(temporary, _NEW, 0o600)) as file:
+        with (
+            usage.reserved(head.name[0], need),
+            Descriptor(os.open(temporary, _NEW, 0o600)) as file,
+        ):
             try:
                 self._write_new(file.number, text, head, pages)
                 _ = usage.stamp(file.number)
@@ -148,17 +147,19 @@ class EntryWriter:
         shard = Path(path).parent
         if not shard.exists():
             shard.mkdir(0o700)
-            usage.shards[name[0]] = allocated(str(shard))
-        size, replaced = os.fstat(file).st_blocks * 512, allocated(path)
+            usage.shards[name[0]] += allocated(str(shard))
         if self._folder.epoch(name) != head.epoch:
             os.unlink(temporary)
             return False
+        replaces = allocated(path) > 0
         try:
             os.rename(temporary, path)
         except IsADirectoryError:  # none of ours
             os.unlink(temporary)
             return False
-        usage.shards[name[0]] += size - replaced
+        usage.shards[name[0]] += os.fstat(file).st_blocks * 512
+        if replaces:
+            self._budget.recount(name[0])
         if self._folder.epoch(name) != head.epoch:
             self.remove(name)
             return False
@@ -167,7 +168,7 @@ class EntryWriter:
 
     def _opened(self, name: bytes) -> tuple[Descriptor, Head, Marks] | None:
         """The entry, to be changed; None where there is none that can be used."""
-        number = self._folder.open_entry(name, _EDIT)
+        number = self._folder.open_entry(name, os.O_RDWR)
         if number is None:
             return None
         file = Descriptor(number)
