@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from blockyard.config import values
 from blockyard.config.sections import Secret, Section, seconds, section, setting, whole
@@ -13,6 +13,10 @@ from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
 from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
 from blockyard.s3.endpoints import bucket_problem, checked_region, normal_endpoint
+
+SignPayload = Literal["auto", "always", "never"]
+VerifyRanges = Literal["widen", "covered", "off"]
+WriteProof = Literal["etag", "head"]
 
 DEFAULT_CONCURRENCY = 32
 """Operations that a bulk call keeps in flight, unless configured."""
@@ -73,10 +77,10 @@ class TimeoutConfig(Section, yaml_path="block_store.s3.timeouts"):
 class IntegrityConfig(Section, yaml_path="block_store.s3.integrity"):
     """How far reads are verified against the checksums that blocks are stored with."""
 
-    verify_ranges: Literal["widen", "covered", "off"] = setting(
+    verify_ranges: VerifyRanges = setting(
         "widen (ranged reads take whole pages, and all of them is verified), covered (the pages "
         "that the range covers are verified) or off",
-        one_of("widen", "covered", "off"),
+        one_of(*get_args(VerifyRanges)),
         default="widen",
     )
 
@@ -123,15 +127,15 @@ class S3Config(Section, yaml_path="block_store.s3"):
     max_attempts: int = whole(
         1, 1000, "the most tries of one request, the first included", default=10
     )
-    sign_payload: Literal["auto", "always", "never"] = setting(
+    sign_payload: SignPayload = setting(
         "auto (bodies are signed unless TLS guards them), always or never",
-        one_of("auto", "always", "never"),
+        one_of(*get_args(SignPayload)),
         default="auto",
     )
-    write_proof: Literal["etag", "head"] = setting(
+    write_proof: WriteProof = setting(
         "etag (a block is stored when the reply to its write holds an ETag) or head (for a service "
         "that sends none: each block is looked up after its write)",
-        one_of("etag", "head"),
+        one_of(*get_args(WriteProof)),
         default="etag",
     )
     concurrency: int = whole(
@@ -258,12 +262,12 @@ class Settings(TypedDict, total=False):
     session_token: str | Secret | None
     anonymous: bool | None
     max_attempts: int | None
-    sign_payload: Literal["auto", "always", "never"] | None
-    write_proof: Literal["etag", "head"] | None
+    sign_payload: SignPayload | None
+    write_proof: WriteProof | None
     concurrency: int | None
     in_flight: int | str | None
     hedge_reads: bool | None
-    verify_ranges: Literal["widen", "covered", "off"] | None
+    verify_ranges: VerifyRanges | None
     connect: float | None
     no_progress: float | None
     deadline: float | None

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from blockyard.config import VerifyRanges
 from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     BlockStoreError,
@@ -44,9 +45,6 @@ from blockyard.stores.base import (
     requested_range,
     unchanged,
 )
-
-VerifyRanges = Literal["widen", "covered", "off"]
-"""Verify ranged reads wholly, by reading whole pages; only the pages they cover; or not."""
 
 Verified: TypeAlias = PageChecksums | ServiceChecksum | None
 FindChecksum = Callable[[Mapping[str, str]], ServiceChecksum | None]
