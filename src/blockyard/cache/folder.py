@@ -145,8 +145,12 @@ class Folder:
     def own_size(self) -> int:
         """Bytes allocated to the folder's own files, and to what is being written."""
         own = sum(allocated(f"{self.root}/{name}") for name in _COUNTED)
+        return own + self.temporary_size()
+
+    def temporary_size(self) -> int:
+        """Bytes allocated to what is being written."""
         with os.scandir(self.temporary) as found:
-            return own + sum(allocated(each.path) for each in found)
+            return sum(allocated(each.path) for each in found)
 
     def _check(self) -> None:
         known = self.root.stat()

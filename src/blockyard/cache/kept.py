@@ -9,13 +9,14 @@ from contextlib import suppress
 from blockyard import syscalls
 from blockyard.cache import entry
 from blockyard.cache.budget import MAIN, MOST_HITS
-from blockyard.cache.entry import HEAD
+from blockyard.cache.entry import HEAD, PRESENT
 from blockyard.cache.folder import Descriptor, Folder
 from blockyard.cache.tier import Pages
+from blockyard.model import BLOCK_SIZE
 
 KEPT = 224
 """Entries kept open in a process, at most; and no more than an eighth of its descriptors."""
-_ALL_PRESENT = entry.PRESENT * 256
+_ALL_PRESENT = PRESENT * 256
 _MUTABLE = HEAD - entry.MUTABLE_AT
 
 
@@ -96,6 +97,20 @@ class OpenEntry:
         if len(data) != max(size, 0) or not entry.verified(data, first, head, marks.own_sums):
             raise DamagedEntryError
         return Pages(info, begin, data, marks.checked_at, self.sums)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """All bytes that are there, in pieces to be read."""
+        page, present = self.head.page_size, self._marks.present
+        most = max(1, BLOCK_SIZE // page)
+        pieces, first = list[tuple[int, int]](), 0
+        while first < len(present):
+            last = first
+            while last < len(present) and last < first + most and present[last] == PRESENT[0]:
+                last += 1
+            if last > first:
+                pieces.append((first * page, min(last * page, self.head.info.size)))
+            first = max(last, first + 1)
+        return pieces
 
     def hit(self, begin: int, end: int) -> bool:
         """Whether a read from `begin` to `end` is a hit to be counted: see `count_hit`.

@@ -17,6 +17,7 @@ import typer
 from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
+from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
@@ -35,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Blocks and contents on S3 and its like, in a folder, or in memory.\n\n" + exits.HELP,
 )
+
+app.add_typer(cache, name="cache")
 
 ContentId = Annotated[str, typer.Argument(metavar="CONTENT_ID", help="The content's name.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The block's key.")]
