@@ -169,9 +169,9 @@ class CacheStore(WrapperStore):
     def _from_disk_at_once(
         self, ctx: Context, request: ReadRequest, disk: DiskTier
     ) -> Block | None:
-        begun = None if self._passes(ctx, request) else self._begin(ctx, request.key)
-        if begun is None:
+        if self._passes(ctx, request) or self._is_changing(ctx, request.key):
             return None
+        begun = None if self._memory is None else self._begin(ctx, request.key)
         held = disk.get(request, wait=False)
         if held is None or held is MUST_WAIT or not _covers(held, request):
             return None
@@ -179,7 +179,8 @@ class CacheStore(WrapperStore):
             return None
         block = _block(request, held)
         self._counts.disk_hits += 1
-        self._keep_in_memory(held, begun)
+        if begun is not None:
+            self._keep_in_memory(held, begun)
         return block
 
     async def _held(self, ctx: Context, request: ReadRequest, begun: _Begun) -> Pages | None:
@@ -330,16 +331,23 @@ class CacheStore(WrapperStore):
 
     def _begin(self, ctx: Context, key: str) -> _Begun | None:
         """The epoch that a read begins under; None where what it gets is not to be kept."""
-        slot = hash(key) & _MASK
-        epoch = self._epochs[slot]
+        epoch = self._epochs[hash(key) & _MASK]
         disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
-        now = ctx.runtime.now()
+        if self._is_changing(ctx, key):
+            return None
+        return _Begun(epoch, disk_epoch, ctx.runtime.now())
+
+    def _is_changing(self, ctx: Context, key: str) -> bool:
+        """Whether a change of the key is under way or in doubt."""
+        if not self._changes:
+            return False
+        slot, now = hash(key) & _MASK, ctx.runtime.now()
         for change, (slots, until) in list(self._changes.items()):
             if until < now:
                 _ = self._changes.pop(change, None)
             elif slot in slots:
-                return None
-        return _Begun(epoch, disk_epoch, now)
+                return True
+        return False
 
     def _epoch(self, begun: _Begun) -> object:
         return begun.epoch if self._disk is None else (begun.epoch, begun.disk_epoch)
