@@ -154,6 +154,21 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data, block.info
 
+    async def read_version(self, ctx: Context, request: ReadRequest, etag: str) -> bytes:
+        """Read a block that is known to have had that `etag`, as from a listing of just now.
+
+        What a cache has of another version, older or newer, is read from the store instead.
+        """
+        self.check_open(request.operation, ctx)
+        block = await self.store.read(ctx, request)
+        if self._may_be_cached and block.info.etag != etag:
+            block = await self.store.read(replace(ctx, cache="refresh"), request)
+        return block.data
+
+    @property
+    def _may_be_cached(self) -> bool:
+        return type(self.store).read_at_once is not Store.read_at_once
+
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> BulkRead:
         self.check_open("read_blocks", ctx)
         wanted: list[Range] = [(key, 0, None) for key in arguments.keys("read_blocks", keys)]
@@ -175,7 +190,7 @@ class Operations:
     ) -> BulkRead:
         """What a cache has of it, and how the rest is read."""
         bulk = BulkRead([b""] * len(wanted), wanted, list(range(len(wanted))), read)
-        if type(self.store).read_at_once is Store.read_at_once:
+        if not self._may_be_cached:
             return bulk
         bulk.missing.clear()
         for index, (key, offset, length) in enumerate(wanted):

@@ -31,6 +31,7 @@ from blockyard.errors import BlockNotFoundError, InvalidRangeError
 from blockyard.iterators import Fetch, Fetched
 from blockyard.model import BLOCK_SIZE
 from blockyard.operations import Operations
+from blockyard.stores.base import ReadRequest
 
 
 class ContentRange(NamedTuple):
@@ -136,10 +137,10 @@ class ContentReader:
     async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
         key = piece.block.key
         try:
-            if piece.whole:
-                data = await self._operations.read_block(ctx, key)
-            else:
-                data = await self._operations.read_block_range(ctx, key, piece.offset, piece.length)
+            request = ReadRequest(key)
+            if not piece.whole:
+                request = ReadRequest(key, piece.offset, piece.length, operation="read_block_range")
+            data = await self._operations.read_version(ctx, request, piece.block.etag)
         except (BlockNotFoundError, InvalidRangeError) as error:
             raise layout.changed(key) from error
         if len(data) != piece.length:
