@@ -16,17 +16,19 @@ from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 
 SIZE = 9 * MIB
-READS: dict[str, Callable[[BlockStore], bytes]] = {
-    "read_content": lambda store: store.read_content("c"),
-    "iter_content": lambda store: b"".join(store.iter_content("c")),
-    "read_content_into": lambda store: _into(store),
-}
 
 
 def _into(store: BlockStore) -> bytes:
     target = io.BytesIO()
     _ = store.read_content_into("c", target)
     return target.getvalue()
+
+
+READS: dict[str, Callable[[BlockStore], bytes]] = {
+    "read_content": lambda store: store.read_content("c"),
+    "iter_content": lambda store: b"".join(store.iter_content("c")),
+    "read_content_into": _into,
+}
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -180,7 +180,15 @@ def test_methods_are_documented_once(name: str) -> None:
 
 def test_every_operation_is_on_both_clients() -> None:
     """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
-    others = {"at_once", "check_open", "describe", "list_page", "pages", "refuse_more"}
+    others = {
+        "at_once",
+        "check_open",
+        "describe",
+        "list_page",
+        "pages",
+        "read_version",
+        "refuse_more",
+    }
     assert set(public(Operations)) - set(BLOCKING) == others
 
 
