@@ -258,7 +258,8 @@ class AsyncBlockStore:
         self, content_id: str, offset: int = 0, length: int | None = None
     ) -> AsyncPageIterator[bytes]:
         """See `BlockStore.iter_content`. A step that is cancelled leaves it where it was, too."""
-        return AsyncPageIterator(self._reader.batches(content_id, offset, length), self._context)
+        fetch, window = self._reader.blocks(content_id, offset, length)
+        return AsyncPageIterator(fetch, self._context, window.end)
 
     async def open_content(self, content_id: str) -> AsyncContentFile:
         """See `BlockStore.open_content`; the file's `read` and `seek` are awaited."""

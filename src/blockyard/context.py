@@ -157,6 +157,42 @@ class UserTask(Protocol[Item_co]):
     ) -> None: ...
 
 
+class TaskQueue(Protocol[Result]):
+    """Operations under way, whose results are taken in order, by one call or by several.
+
+    It belongs to the process and the event loop that made it.
+    """
+
+    def __len__(self) -> int:
+        """How many were begun, and not taken yet."""
+        ...
+
+    @property
+    def usable(self) -> bool:
+        """Whether this call may begin operations here, and wait for them."""
+        ...
+
+    def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        """Have one more go on, also when this call has ended."""
+        ...
+
+    async def next(self, deadline: float | None) -> Result:
+        """Take the first: what it returns or raises, once it has ended.
+
+        Raises `DeadlineExceededError` at the deadline. It is cut off then, and when this is
+        cancelled.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Cancel what is under way, from any thread, and wait for nothing."""
+        ...
+
+    async def end(self) -> None:
+        """Cancel what is under way, and wait until it has ended."""
+        ...
+
+
 class Runtime(Protocol):
     """What operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
 
@@ -273,6 +309,13 @@ class Runtime(Protocol):
         first error cancels what is under way and is raised when all of that has ended. Returns
         when every item is done, and not otherwise. Raises `ValueError` when `concurrency` is
         below 1.
+        """
+        ...
+
+    def task_queue(self) -> TaskQueue[Any]:
+        """For operations that go on between calls. Raises `TransportError`.
+
+        The runtime ends them when it is closed, and they end when their queue is dropped.
         """
         ...
 

@@ -55,9 +55,16 @@ class PageIterator(_Position[Item], Iterator[Item]):
     it may be dropped anywhere.
     """
 
-    def __init__(self, fetch: Fetch[Item], run: Callable[[Fetch[Item]], Fetched[Item]]) -> None:
+    def __init__(
+        self,
+        fetch: Fetch[Item],
+        run: Callable[[Fetch[Item]], Fetched[Item]],
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        """`stop` ends what is fetched ahead."""
         super().__init__(fetch)
         self._run = run
+        self._stop = stop
 
     def __next__(self) -> Item:
         while not self._ready:
@@ -75,6 +82,8 @@ class PageIterator(_Position[Item], Iterator[Item]):
     def close(self) -> None:
         """End the iteration here, and let go of what was fetched."""
         self._close()
+        if self._stop is not None:
+            self._stop()
 
 
 class AsyncPageIterator(_Position[Item], AsyncIterator[Item]):
@@ -83,9 +92,16 @@ class AsyncPageIterator(_Position[Item], AsyncIterator[Item]):
     A step that is cancelled, as by `asyncio.wait_for`, leaves it where it was, too.
     """
 
-    def __init__(self, fetch: Fetch[Item], context: Callable[[], Context]) -> None:
+    def __init__(
+        self,
+        fetch: Fetch[Item],
+        context: Callable[[], Context],
+        end: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """`end` ends what is fetched ahead."""
         super().__init__(fetch)
         self._context = context
+        self._end = end
 
     async def __anext__(self) -> Item:
         while not self._ready:
@@ -103,3 +119,5 @@ class AsyncPageIterator(_Position[Item], AsyncIterator[Item]):
     async def aclose(self) -> None:
         """End the iteration here, and let go of what was fetched."""
         self._close()
+        if self._end is not None:
+            await self._end()

@@ -365,13 +365,15 @@ class BlockStore:
     ) -> PageIterator[bytes]:
         """The bytes of a content, or of a range of it, block by block.
 
-        Some blocks are fetched at once, then given out. A step raises what `read_content` does,
-        and leaves the iterator where it was: the next one tries again, and gives the next bytes of
-        the content that the first step found, or raises. A deadline is that of each step.
+        While your code works on one, the next are read: one, then two, four, up to `in_flight`
+        bytes and `concurrency` blocks, until the iterator is closed or dropped. A step raises what
+        `read_content` does, and leaves the iterator where it was: the next one tries again, and
+        gives the next bytes of the content that the first step found, or raises. A deadline is that
+        of each step.
         """
+        fetch, window = self._reader.blocks(content_id, offset, length)
         return PageIterator(
-            self._reader.batches(content_id, offset, length),
-            lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch),
+            fetch, lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch), window.stop
         )
 
     def open_content(self, content_id: str) -> BufferedReader:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 from blockyard import arguments
@@ -25,7 +24,8 @@ from blockyard.content.targets import (
     target_of,
     write_all,
 )
-from blockyard.content.transfers import Progress, Tally, larger_batch, overlapped
+from blockyard.content.transfers import Progress, Tally
+from blockyard.content.window import Window
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError, InvalidRangeError
 from blockyard.iterators import Fetch, Fetched
@@ -38,6 +38,7 @@ class ContentRange(NamedTuple):
     """A range of a content that was found whole, in pieces."""
 
     layout: Layout
+    span: tuple[int, int]
     pieces: list[Piece]
 
 
@@ -87,9 +88,9 @@ class ContentReader:
             await self._into_new_file(ctx, found, into, tally)
         return tally.done
 
-    def at_once(self, ctx: Context) -> int:
-        """How many blocks of a content may be in memory at a time."""
-        return self._operations.at_once(ctx, self._block_size)
+    def at_once(self, ctx: Context, layout: Layout) -> int:
+        """How many blocks of a content may be on their way, beside the one that is worked on."""
+        return min(ctx.concurrency, max(1, self._operations.in_flight // layout.block_size - 1))
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
@@ -103,19 +104,27 @@ class ContentReader:
         content_id = check_content_id(operation, content_id)
         offset, length = arguments.span(operation, content_id, offset, length)
         layout = await self._listing.layout(ctx, content_id, operation)
-        return ContentRange(layout, layout.pieces(*layout.span(offset, length)))
+        start, stop = layout.span(offset, length)
+        return ContentRange(layout, (start, stop), layout.pieces(start, stop))
 
-    def batches(self, content_id: str, offset: int, length: int | None) -> Fetch[bytes]:
-        """The blocks of a content in order, some at a time: what `iter_content` walks."""
+    def blocks(
+        self, content_id: str, offset: int, length: int | None
+    ) -> tuple[Fetch[bytes], Window]:
+        """The blocks of a content in order, which `iter_content` walks, and what is read ahead."""
         self._operations.check_open("iter_content")
         content_id = check_content_id("iter_content", content_id)
         offset, length = arguments.span("iter_content", content_id, offset, length)
+        window = self.window()
 
         async def fetch_first(ctx: Context) -> Fetched[bytes]:
-            found = await self.find(ctx, content_id, "iter_content", offset, length)
-            return await self._fetch_batch(found, 0, 1, ctx)
+            layout = await self.layout(ctx, content_id, "iter_content")
+            return await self._fetch_block(window, layout, layout.span(offset, length), ctx)
 
-        return fetch_first
+        return fetch_first, window
+
+    def window(self) -> Window:
+        """For one reader of a content."""
+        return Window(self._read_unchanged)
 
     async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
         """Read pieces, several at a time, and check that they are all of the content listed."""
@@ -123,16 +132,24 @@ class ContentReader:
         await self._listing.check_unchanged(ctx, layout, pieces)
         return blocks
 
-    async def _fetch_batch(
-        self, found: ContentRange, start: int, size: int, ctx: Context
+    async def _fetch_block(
+        self, window: Window, layout: Layout, span: tuple[int, int], ctx: Context
     ) -> Fetched[bytes]:
-        """The blocks from number `start` on, and after them as many as may be in memory."""
-        stop = start + size
-        blocks = await self.fetch(ctx, found.pieces[start:stop], found.layout)
-        if stop >= len(found.pieces):
-            return Fetched(blocks, None)
-        larger = larger_batch(size, self.at_once(ctx))
-        return Fetched(blocks, partial(self._fetch_batch, found, stop, larger))
+        """The first block of what is left."""
+        start, stop = span
+        if start == stop:
+            return Fetched((), None)
+        block = await window.next(ctx, layout, span, at_once=self.at_once(ctx, layout))
+        start += len(block)
+        if start == stop:
+            return Fetched((block,), None)
+        return Fetched((block,), partial(self._fetch_block, window, layout, (start, stop)))
+
+    async def _read_unchanged(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
+        """A piece of the content that was listed."""
+        data = await self._read(ctx, layout, piece)
+        await self._listing.check_unchanged(ctx, layout, [piece])
+        return data
 
     async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
         key = piece.block.key
@@ -164,17 +181,19 @@ class ContentReader:
         write: Callable[[bytes], Coroutine[Any, Any, None]],
         tally: Tally,
     ) -> None:
-        rest = iter(found.pieces)
-
-        async def fetch_batch(size: int) -> list[bytes]:
-            return await self.fetch(ctx, list(islice(rest, size)), found.layout)
-
-        async def write_batch(blocks: list[bytes]) -> None:
-            for block in blocks:
+        at_once = self.at_once(ctx, found.layout)
+        start, stop = found.span
+        window = self.window()
+        try:
+            while start < stop:
+                block = await window.next(
+                    ctx, found.layout, (start, stop), at_once=at_once, ahead=at_once
+                )
+                start += len(block)
                 await write(block)
                 await tally.add(len(block))
-
-        await overlapped(ctx, self.at_once(ctx), fetch_batch, write_batch)
+        finally:
+            await window.end()
 
     async def _into_new_file(
         self, ctx: Context, found: ContentRange, path: str, tally: Tally
@@ -188,7 +207,7 @@ class ContentReader:
 
         try:
             await ctx.runtime.blocking(file.create)
-            _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx))
+            _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx, found.layout))
             await self._listing.check_unchanged(ctx, found.layout, found.pieces)
             await ctx.runtime.blocking(file.commit)
         finally:

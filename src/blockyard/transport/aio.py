@@ -30,6 +30,7 @@ from blockyard.transport.gathering import InTurn, gather, gather_drawn
 from blockyard.transport.loop_poller import LoopPoller, LoopPollers
 from blockyard.transport.shared_calls import SharedCall, shared
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
+from blockyard.transport.task_queue import TaskQueue
 from blockyard.transport.tasks import finished, in_time, told_when_done, until_done
 from blockyard.transport.threads import Threads, deadline_passed, outcome_of
 from blockyard.user_code import UserIterator
@@ -129,7 +130,7 @@ class AsyncioRuntime(NetworkRuntime):
 
         async def wait(call: SharedCall) -> bool:
             caller = calling_thread.get()
-            if caller is not None and (caller.nested or call.thread == caller.thread):
+            if caller is not None and (caller.nested or caller.thread in (call.thread, None)):
                 return False
             if call.loop is not loop and call.thread == threading.get_ident():
                 return False
@@ -156,6 +157,14 @@ class AsyncioRuntime(NetworkRuntime):
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await finished(operation, seconds)
+
+    def task_queue(self) -> TaskQueue[Any]:
+        poller = self._poller()
+        try:
+            poller.open_post()
+        except OSError as error:
+            raise TransportError(f"no way to reach the event loop: {error}") from error
+        return TaskQueue(self.run, poller.post)
 
     async def close(self) -> None:
         """End what `run` awaits, then close every connection.

@@ -197,6 +197,9 @@ class BlockingRuntime(NetworkRuntime):
             raise NotImplementedError("the caller's own items are drawn on the background loop")
         return [await operation(item) for item in items]
 
+    def task_queue(self) -> Never:
+        raise NotImplementedError("what goes on between calls needs the background loop")
+
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await operation
 

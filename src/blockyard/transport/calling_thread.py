@@ -37,7 +37,8 @@ class CallingThread:
     def __init__(self, *, nested: bool = False) -> None:
         self.nested = nested
         """Whether this call was made in the middle of another one's exchange, on its thread."""
-        self.thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()
+        """Its id; None for what goes on when the call is over, which no thread waits for."""
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._over = False
         self.post: Post | None = None

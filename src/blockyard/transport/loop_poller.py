@@ -188,8 +188,7 @@ class LoopPoller:
         return call.done() or await in_time(told_when_done(call), seconds)
 
     def waker(self) -> _FutureWaker:
-        if self._post is None:
-            self._post = Post(self.loop)
+        self.open_post()
         return _FutureWaker(self)
 
     def may_wait(self) -> bool:
@@ -232,6 +231,11 @@ class LoopPoller:
         if self._post is not None:
             self._post.abandon()
         self._watched.close()
+
+    def open_post(self) -> None:
+        """On the loop, before other threads `post`. Raises `OSError` without a descriptor."""
+        if self._post is None:
+            self._post = Post(self.loop)
 
     def post(self, callback: Callable[[], object]) -> bool:
         """Have the loop call `callback`, from any thread; False when it has ended."""

@@ -122,7 +122,7 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        task.add_done_callback(_look_at_error)  # since the cancellation is what is raised
+        task.add_done_callback(look_at_error)  # since the cancellation is what is raised
         at_last = asyncio.get_running_loop().call_later(seconds, task.cancel)
         try:
             await until_done([task])
@@ -133,7 +133,7 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
         del task  # which holds the error, whose traceback refers to this frame
 
 
-def _look_at_error(task: asyncio.Task[Any]) -> None:
+def look_at_error(task: asyncio.Task[Any]) -> None:
     """For a task whose error nobody asks for: asyncio is not to complain of it."""
     if not task.cancelled():
         _ = task.exception()

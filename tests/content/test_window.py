@@ -1,0 +1,308 @@
+"""Read-ahead of contents: what is under way while their reader works, and what ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import blockyard
+from blockyard import BlockStore, DeadlineExceededError, StoreClosedError, TransportError
+from blockyard.content.reading import ContentReader
+from blockyard.context import Context
+from blockyard.model import Block
+from blockyard.stores.base import ReadRequest
+from blockyard.stores.memory import MemoryStore
+from blockyard.testing.clients import CLIENTS, ClientName, open_client
+from tests.hooked_store import HookedStore, shrink_blocks
+
+BLOCK = 1024
+COUNT = 24
+MOVIE = b"".join(bytes([number]) * BLOCK for number in range(COUNT))
+PATIENCE = 20.0
+
+
+class Gate(HookedStore):
+    """Counts the reads of blocks: those under way, and all that were begun; it may hold them."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.begun: list[int] = []
+        self.under_way = 0
+        self.most = 0
+        self.cancelled = 0
+        self.held = False
+        self.failing: set[int] = set()
+
+    async def read(self, ctx: Context, request: ReadRequest) -> Block:
+        chunk, block = (int(part.rpartition("-")[2]) for part in request.key.split("/")[-2:])
+        self.begun.append(16 * chunk + block)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            while self.held:
+                await ctx.runtime.sleep(0.001)
+            if 16 * chunk + block in self.failing:
+                raise TransportError(f"block {16 * chunk + block}")
+            return await self.inner.read(ctx, request)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.under_way -= 1
+
+
+@contextmanager
+def gated(client: ClientName = "blocking") -> Generator[tuple[BlockStore, Gate]]:
+    gate = Gate()
+    with open_client(client, gate) as opened:
+        shrink_blocks(opened.store, BLOCK)
+        _ = opened.store.write_content("movie", MOVIE)
+        yield opened.store, gate
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110 - of another thread, or of tasks that tell nobody
+            await asyncio.sleep(0.001)
+
+
+async def rest(iterator: AsyncIterator[bytes]) -> bytes:
+    return b"".join([block async for block in iterator])
+
+
+def take(iterator: Iterator[bytes], count: int) -> bytes:
+    return b"".join(next(iterator) for _ in range(count))
+
+
+def test_more_and_more_is_read_ahead_while_the_reader_works() -> None:
+    with gated() as (store, gate):
+        iterator = store.iter_content("movie")
+        for taken, ahead in ((1, 1), (2, 2), (3, 4), (4, 8), (5, 16)):
+            assert next(iterator) == MOVIE[(taken - 1) * BLOCK :][:BLOCK]
+            eventually(lambda: sorted(gate.begun) == list(range(taken + ahead)))  # noqa: B023
+        eventually(lambda: gate.under_way == 0)
+        assert b"".join(iterator) == MOVIE[5 * BLOCK :]
+        assert sorted(gate.begun) == list(range(COUNT))
+
+
+def test_no_more_are_under_way_than_concurrency_says() -> None:
+    with gated() as (store, gate):
+        for concurrency in (1, 2, 5):
+            narrow = store.with_options(concurrency=concurrency)
+            shrink_blocks(narrow, BLOCK)
+            gate.most = 0
+            assert b"".join(narrow.iter_content("movie")) == MOVIE
+            assert gate.most <= concurrency
+
+
+def test_each_read_begins_as_soon_as_a_block_is_taken() -> None:
+    """There is no batch that all wait for: the slowest block holds up only those behind it."""
+    with gated() as (store, gate):
+        narrow = store.with_options(concurrency=3)
+        shrink_blocks(narrow, BLOCK)
+        iterator = narrow.iter_content("movie")
+        assert take(iterator, 4) == MOVIE[: 4 * BLOCK]
+        for taken in range(5, COUNT - 3):
+            assert next(iterator) == MOVIE[(taken - 1) * BLOCK :][:BLOCK]
+            eventually(lambda: sorted(gate.begun) == list(range(taken + 3)))  # noqa: B023
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_target_gets_the_blocks_in_order_from_a_window(client: ClientName) -> None:
+    with gated(client) as (store, gate):
+        got: list[bytes] = []
+
+        class Target:
+            def write(self, data: Any) -> int:
+                got.append(bytes(data))
+                # all that may be on its way is, also while this is written
+                eventually(lambda: len(gate.begun) >= min(COUNT, len(got) + 5))
+                return len(data)
+
+        narrow = store.with_options(concurrency=6)
+        shrink_blocks(narrow, BLOCK)
+        assert narrow.read_content_into("movie", Target()) == len(MOVIE)
+        assert (b"".join(got), gate.most <= 6) == (MOVIE, True)
+        assert (gate.under_way, gate.cancelled) == (0, 0)
+
+
+def test_a_target_that_fails_leaves_nothing_under_way() -> None:
+    with gated() as (store, gate):
+
+        class Target:
+            def write(self, data: Any) -> int:
+                gate.held = True
+                raise RuntimeError("full")
+
+        with pytest.raises(RuntimeError, match="full"):
+            _ = store.read_content_into("movie", Target())
+        assert gate.under_way == 0
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_error_is_raised_where_its_block_is_asked_for(client: ClientName) -> None:
+    with gated(client) as (store, gate):
+        gate.failing = {7}
+        iterator = store.iter_content("movie")
+        assert take(iterator, 7) == MOVIE[: 7 * BLOCK]
+        for _ in range(3):
+            with pytest.raises(TransportError, match="block 7"):
+                _ = next(iterator)
+        gate.failing.clear()
+        assert b"".join(iterator) == MOVIE[7 * BLOCK :]
+        assert gate.under_way == 0
+
+
+def test_a_block_that_is_read_ahead_has_the_deadline_of_the_step_that_waits_for_it() -> None:
+    with gated() as (store, gate):
+        hasty = store.with_options(deadline=0.3)
+        hasty._reader = ContentReader(hasty._operations, BLOCK)
+        iterator = hasty.iter_content("movie")
+        assert next(iterator) == MOVIE[:BLOCK]
+        eventually(lambda: len(gate.begun) == 2)
+        time.sleep(0.4)  # the step that began it is long over
+        assert next(iterator) == MOVIE[BLOCK : 2 * BLOCK]
+        gate.held = True
+        with pytest.raises(DeadlineExceededError):
+            _ = take(iterator, COUNT)
+        eventually(lambda: gate.under_way == 0)
+        gate.held = False
+        assert MOVIE.endswith(b"".join(iterator))
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "close the store"])
+def test_what_ends_reading_ahead(how: str) -> None:
+    with gated() as (store, gate):
+        iterator = store.iter_content("movie")
+        _ = take(iterator, 3)
+        eventually(lambda: gate.under_way == 0)
+        gate.held = True
+        _ = next(iterator)
+        eventually(lambda: gate.under_way > 0)
+        if how == "close":
+            iterator.close()
+        elif how == "drop":
+            del iterator
+        else:
+            store.close()
+            with pytest.raises(StoreClosedError):
+                _ = take(iterator, COUNT)
+        eventually(lambda: gate.under_way == 0)
+        assert gate.cancelled > 0
+
+
+def test_what_ends_reading_ahead_under_asyncio() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with await blockyard.open_async_store(gate) as store:
+            shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]
+            _ = await store.write_content("movie", MOVIE)
+            before = asyncio.all_tasks()
+            for how in ("aclose", "drop", "cancel"):
+                gate.held = False
+                iterator = store.iter_content("movie")
+                for _ in range(3):
+                    _ = await anext(iterator)
+                await until(lambda: not gate.under_way)
+                gate.held = True
+                _ = await anext(iterator)
+                await until(lambda: gate.under_way > 0)
+                if how == "aclose":
+                    await iterator.aclose()
+                    assert asyncio.all_tasks() == before
+                elif how == "drop":
+                    del iterator
+                else:
+                    with pytest.raises(TimeoutError):
+                        _ = await asyncio.wait_for(rest(iterator), 0.05)
+                    assert asyncio.all_tasks() == before
+                await until(lambda: asyncio.all_tasks() == before)
+                assert gate.under_way == 0
+
+    asyncio.run(main())
+
+
+def test_an_iterator_goes_on_in_another_event_loop() -> None:
+    gate = Gate()
+    store = asyncio.run(blockyard.open_async_store(gate))
+    shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]
+    _ = asyncio.run(store.write_content("movie", MOVIE))
+    iterator = store.iter_content("movie")
+
+    async def some() -> bytes:
+        return b"".join([await anext(iterator) for _ in range(4)])
+
+    read = b"".join(asyncio.run(some()) for _ in range(COUNT // 4))
+    assert read == MOVIE
+    asyncio.run(store.close())
+
+
+def test_a_forked_child_reads_on_by_itself() -> None:
+    with gated() as (store, gate):
+        iterator = store.iter_content("movie")
+        assert take(iterator, 4) == MOVIE[: 4 * BLOCK]
+        eventually(lambda: gate.under_way == 0)
+        gate.held = True
+        assert next(iterator) == MOVIE[4 * BLOCK : 5 * BLOCK]
+        eventually(lambda: gate.under_way > 0)
+        child = os.fork()
+        if child == 0:
+            try:
+                gate.held = False
+                whole = b"".join(iterator) == MOVIE[5 * BLOCK :]
+                del iterator
+                gc.collect()
+                os._exit(0 if whole else 1)
+            finally:
+                os._exit(2)
+        gate.held = False
+        assert b"".join(iterator) == MOVIE[5 * BLOCK :]
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class HandlerError(Exception):
+    """Raised by a signal handler."""
+
+
+@pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals are for it"
+)
+def test_a_signal_that_raises_leaves_nothing_under_way_and_loses_no_block() -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise HandlerError
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with gated() as (store, gate):
+            iterator = store.iter_content("movie")
+            read = take(iterator, 3)
+            eventually(lambda: gate.under_way == 0)
+            gate.held = True
+            timer = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), 10))
+            timer.start()
+            with pytest.raises(HandlerError):  # noqa: PT012
+                while True:
+                    read += next(iterator)
+            timer.join()
+            assert gate.under_way == 0
+            gate.held = False
+            assert read + b"".join(iterator) == MOVIE
+    finally:
+        _ = signal.signal(signal.SIGUSR1, before)
