@@ -33,9 +33,8 @@ from blockyard.s3.integrity import (
     upload_headers,
 )
 from blockyard.s3.listing import PageRequest, list_page
-from blockyard.s3.ranges import Span, check_range_reply
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.responses import block_info, copy_result, delete_outcome
+from blockyard.s3.responses import Span, block_info, check_range_reply, copy_result, delete_outcome
 from blockyard.stores.base import ReadRequest
 from blockyard.stores.paths import entry_of, folders_of, path_of
 from blockyard.transport.http1 import ReplyReader, encode_head

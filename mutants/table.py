@@ -87,14 +87,14 @@ MUTANTS = [
     ),
     Mutant(
         "ranges: Content-Range not compared with what was requested",
-        "s3/ranges.py",
+        "s3/responses.py",
         "if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:",
         "if last + 1 - begin != response.size:",
         _RANGES,
     ),
     Mutant(
         "ranges: the length of the body not compared",
-        "s3/ranges.py",
+        "s3/responses.py",
         "if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:",
         "if (begin, last + 1) != span.of(size):",
         _RANGES,

@@ -34,9 +34,14 @@ from blockyard.s3 import responses
 from blockyard.s3.calls import Call, Caller, FunctionCall
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
-from blockyard.s3.ranges import Span, check_range_reply, cut_from_whole, stated_range
 from blockyard.s3.requests import get_object, head_object
-from blockyard.s3.responses import check_object
+from blockyard.s3.responses import (
+    Span,
+    check_object,
+    check_range_reply,
+    cut_from_whole,
+    stated_range,
+)
 from blockyard.stores.base import (
     ReadRequest,
     buffer_too_small,

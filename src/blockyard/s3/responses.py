@@ -1,28 +1,37 @@
-"""Successful responses: what proves a success, and the results read from it.
+"""Successful responses: what proves a success, the range that it holds, the results in it.
 
 A proxy, a login page, a console port or a web server answers `200` to anything. The response of an
 S3 service to a write, and to a read or HEAD of an object, has an ETag; that to a delete is empty;
 the others are XML (`listing.py` reads those of listings). What is not what S3 documents is a
-`ProtocolError` or `NotS3Error`, and never read as something near it.
+`ProtocolError` or `NotS3Error`, and never read as something near it. Ranges: RFC 9110, sections 14
+and 15.3.7.
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from blockyard.errors import BlockStoreError, IntegrityError, NotS3Error, ProtocolError
-from blockyard.model import BlockInfo
+from blockyard.context import Response
+from blockyard.errors import (
+    BlockStoreError,
+    IntegrityError,
+    InvalidRangeError,
+    NotS3Error,
+    ProtocolError,
+)
+from blockyard.model import MAX_BLOCK_SIZE, BlockInfo
 from blockyard.s3.dates import http_date, iso_date
 from blockyard.s3.error_responses import ErrorResponse, error_from, showable
 from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.xml import Document, read_xml
+from blockyard.stores.base import within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-
-    from blockyard.context import Response
 
 
 def block_info(key: str, response: Response, size: int | None = None) -> BlockInfo:
@@ -184,3 +193,75 @@ def _not_s3(reply: Response, what: str, unless: str = "") -> NotS3Error:
     kind = reply.headers.get("content-type", "")
     told = f" of type {kind[:60]!r}" if kind else ""
     return NotS3Error(f"{what} ({reply.status}{told}): is this an S3 endpoint?{unless}")
+
+
+# Ranges
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+
+
+@dataclass(slots=True)
+class Span:
+    """Bytes of an object: `length` from `first` (to the end when None), or the last `suffix`."""
+
+    first: int = 0
+    length: int | None = None
+    suffix: int | None = None
+
+    def __str__(self) -> str:
+        if self.suffix is not None:
+            return f"the last {self.suffix} bytes"
+        return f"{'all' if self.length is None else self.length} bytes from {self.first}"
+
+    @property
+    def most(self) -> int:
+        """The most bytes that an honest reply holds."""
+        return self.length or self.suffix or MAX_BLOCK_SIZE
+
+    def of(self, size: int) -> tuple[int, int]:
+        """The first byte, and the one after the last, in an object of `size` bytes."""
+        return within(size, self.first, self.length, self.suffix)
+
+
+def check_range_reply(response: Response, span: Span) -> tuple[int, int]:
+    """The first byte and the object's size, of a reply that holds the range requested.
+
+    Raises `ProtocolError` for any other.
+
+    Fewer bytes than requested are right only at the object's end. Some services answer 200 and yet
+    no more than the range, as its Content-Range says.
+    """
+    if response.status not in {200, 206}:
+        raise ProtocolError(f"status {response.status} for a range request, expected 206")
+    if span.suffix is not None and response.size == 0:
+        raise InvalidRangeError("the service has no bytes at the object's end")
+    stated = response.headers.get("content-range", "")
+    match = _CONTENT_RANGE.fullmatch(stated)
+    if match is None:
+        raise ProtocolError(f"Content-Range {stated!r}: expected 'bytes FIRST-LAST/SIZE'")
+    begin, last, size = int(match[1]), int(match[2]), int(match[3])
+    if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:
+        raise ProtocolError(
+            f"Content-Range {stated!r} with a body of {response.size} bytes does not answer "
+            f"a request for {span}"
+        )
+    return begin, size
+
+
+def stated_range(response: Response) -> tuple[int, int]:
+    """The first byte and the object's size, by the Content-Range of a reply that was checked."""
+    stated = response.headers["content-range"]
+    first, _, rest = stated[6:].partition("-")  # behind "bytes "
+    return int(first), int(rest[rest.index("/") + 1 :])
+
+
+def cut_from_whole(whole: Response, span: Span) -> Response:
+    """The reply of a service that ignores ranges, as if it had not.
+
+    Raises `InvalidRangeError` at or past the object's end.
+    """
+    first, end = span.of(whole.size)
+    if first >= whole.size:
+        raise InvalidRangeError(f"{span}: the object has {whole.size}")
+    stated = {"content-range": f"bytes {first}-{end - 1}/{whole.size}"}
+    return Response(206, {**whole.headers, **stated}, whole.body[first:end], end - first)
