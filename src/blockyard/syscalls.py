@@ -43,18 +43,26 @@ def write_all_at(file: int, data: bytes | memoryview, position: int) -> None:
 def read_cached(file: int, size: int, offset: int) -> bytes | None:
     """`size` bytes from `offset`, if that waits for no disk; None if it would, or there are fewer.
 
-    See RWF_NOWAIT in preadv2(2). Where there is no such thing it may wait.
+    See RWF_NOWAIT in preadv2(2). Raises `OSError` with EOPNOTSUPP where there is no such thing, as
+    on network file systems: see `reads_cached`.
     """
     buffer = bytearray(size)
     try:
         count = os.preadv(file, [buffer], offset, _NO_WAIT)
     except BlockingIOError:
         return None
+    return bytes(buffer) if count == size else None
+
+
+def reads_cached(file: int) -> bool:
+    """Whether the file system of an open file has what `read_cached` needs."""
+    try:
+        _ = read_cached(file, 1, 0)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
-        count = os.preadv(file, [buffer], offset)
-    return bytes(buffer) if count == size else None
+        return False
+    return _NO_WAIT != 0
 
 
 def link(

@@ -608,7 +608,9 @@ class TestFailures:
         monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:70_000]))
         monkeypatch.setattr(os, "pread", lambda file, n, at: pread(file, min(n, 70_000), at))
         monkeypatch.setattr(
-            os, "preadv", lambda file, views, at: preadv(file, [views[0][:70_000]], at)
+            os,
+            "preadv",
+            lambda file, views, *at: preadv(file, [memoryview(views[0])[:70_000]], *at),
         )
         _ = store.write_block(KEY, BLOCK)
         buffer = bytearray(len(BLOCK))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -151,9 +152,14 @@ class OpenEntry:
 
 
 def _read(file: int, size: int, offset: int, *, wait: bool) -> bytes:
-    if wait:
-        return os.pread(file, size, offset)
-    data = syscalls.read_cached(file, size, offset)
-    if data is None:
-        raise WouldBlockError
-    return data
+    if not wait:
+        try:
+            data = syscalls.read_cached(file, size, offset)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        else:
+            if data is None:
+                raise WouldBlockError
+            return data
+    return os.pread(file, size, offset)
