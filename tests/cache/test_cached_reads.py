@@ -432,6 +432,21 @@ def test_a_condition_that_the_store_confirms_makes_an_old_entry_young() -> None:
     assert cached.reads == []
 
 
+def test_compare_and_swap_beside_another_machine() -> None:
+    """Who lost reads what is there now, and not again what is in the cache."""
+    cached = Cached(revalidate="never")
+    _ = cached.write("k", b"0")
+    for count in range(1, 20, 2):
+        seen = cached.block("k")
+        _ = cached.write_elsewhere("k", b"%d" % count)
+        with pytest.raises(PreconditionFailedError):
+            _ = cached.write("k", b"lost", if_match=seen.info.etag)
+        seen = cached.block("k")
+        assert seen.data == b"%d" % count
+        _ = cached.write("k", b"%d" % (count + 1), if_match=seen.info.etag)
+    assert cached.read("k") == b"20"
+
+
 # What a caller may ask of the cache.
 
 

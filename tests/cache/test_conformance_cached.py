@@ -26,6 +26,7 @@ from blockyard.testing.capabilities import SERVICES
 from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
 from blockyard.testing.suite.base import SuiteBase
 from blockyard.testing.suite.blocks import BlockTests
+from blockyard.testing.suite.contents import ContentTests
 from blockyard.testing.suite.many import ManyTests
 from blockyard.testing.suite.model import ModelTests
 from blockyard.testing.suite.ranges import RangeTests
@@ -59,61 +60,20 @@ class Cached(SuiteBase):
         assert counts.revalidated == (5 if self.revalidate == "always" else 0)
 
 
-class TestMemory(Cached, StoreConformance):
+class Reads(BlockTests, RangeTests, ManyTests, ContentTests, ModelTests):
+    """The parts of the suite that read what they wrote."""
+
+
+class OverMemory(Cached):
     @pytest.fixture
     def inner(self) -> Store:
         return MemoryStore()
 
 
-class TestMemoryAskedEachTime(TestMemory):
-    revalidate = "always"
-
-
-class TestMemoryWithRoomForLittle(TestMemory):
-    """Entries leave all the time, and most blocks are too large to be kept."""
-
-    memory = 40 * KIB
-
-
-class TestFilesystem(Cached, StoreConformance, DurabilityTests):
+class OverFiles(Cached):
     @pytest.fixture
     def inner(self, tmp_path: Path) -> Store:
         return FilesystemStore(tmp_path / "blocks")
-
-
-class OnDisk(Cached):
-    """With a folder, alone or behind a tier in memory that most blocks are too large for."""
-
-    @pytest.fixture(params=[0, 40 * KIB], ids=["disk", "memory and disk"])
-    def source(self, inner: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
-        disk = DiskCache(tmp_path / "cache", 64 * MIB, "the store")
-        return CacheStore(inner, memory=request.param, disk=disk, revalidate=self.revalidate)
-
-    def test_what_is_read_again_is_a_hit(self, store: BlockStore) -> None:
-        _ = store.write_block("k", b"x" * 50_000)
-        counts, ends = store.stats().cache, monotonic() + 60
-        while counts is not None and not counts.disk_hits and monotonic() < ends:
-            assert store.read_block("k") == b"x" * 50_000
-            counts = store.stats().cache
-
-        assert counts is not None
-        assert counts.disk_hits == 1
-
-
-class TestMemoryCachedOnDisk(OnDisk, StoreConformance):
-    @pytest.fixture
-    def inner(self) -> Store:
-        return MemoryStore()
-
-
-class TestFilesystemCachedOnDisk(OnDisk, BlockTests, RangeTests, ManyTests, ModelTests):
-    revalidate = "always"
-
-    @pytest.fixture
-    def inner(self, tmp_path: Path) -> Store:
-        return FilesystemStore(tmp_path / "blocks")
-
-    test_what_is_read_again_is_a_hit = None  # it is one that was asked about
 
 
 class OverMoto(Cached):
@@ -127,16 +87,65 @@ class OverMoto(Cached):
             assert store.delete_by_prefix("", literal=True).failed == {}
 
 
+class RoomForLittle(Cached):
+    """Entries leave all the time, most blocks are too large to be kept, each is asked about."""
+
+    memory = 40 * KIB
+    revalidate = "always"
+
+
+class OnDisk(Cached):
+    """With a folder, and no tier in memory but where `memory` says so."""
+
+    memory = 0
+
+    @pytest.fixture
+    def source(self, inner: Store, tmp_path: Path) -> Store:
+        disk = DiskCache(tmp_path / "cache", 64 * MIB, "the store")
+        return CacheStore(inner, memory=self.memory, disk=disk, revalidate=self.revalidate)
+
+    def test_what_is_read_again_is_a_hit(self, store: BlockStore) -> None:
+        _ = store.write_block("k", b"x" * 50_000)
+        counts, ends = store.stats().cache, monotonic() + 60
+        while counts is not None and not counts.disk_hits and monotonic() < ends:
+            assert store.read_block("k") == b"x" * 50_000
+            counts = store.stats().cache
+
+        assert counts is not None
+        assert counts.disk_hits == 1
+
+
+class TestMemory(OverMemory, StoreConformance):
+    pass
+
+
+class TestMemoryWithRoomForLittle(RoomForLittle, OverMemory, Reads):
+    pass
+
+
+class TestMemoryOnDisk(OnDisk, OverMemory, StoreConformance):
+    pass
+
+
+class TestMemoryOnDiskAndInMemory(OnDisk, OverMemory, Reads):
+    memory = 40 * KIB
+
+
+class TestFiles(OverFiles, Reads, DurabilityTests):
+    pass
+
+
+class TestFilesOnDisk(OnDisk, OverFiles, Reads):
+    pass
+
+
 class TestMoto(OverMoto, StoreConformance, DurabilityTests, DeadlineTests):
     pass
 
 
-class TestMotoCachedOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests, ModelTests):
+class TestMotoWithRoomForLittle(RoomForLittle, OverMoto, BlockTests, RangeTests, ManyTests):
     pass
 
 
-class TestMotoWithRoomForLittle(OverMoto, BlockTests, RangeTests, ManyTests, ModelTests):
-    """The parts that read, asked each time."""
-
-    memory = 40 * KIB
-    revalidate = "always"
+class TestMotoOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests):
+    pass

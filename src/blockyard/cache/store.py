@@ -292,7 +292,14 @@ class CacheStore(WrapperStore):
 
     def _rounded(self, request: ReadRequest, held: Pages | None) -> ReadRequest:
         """The request to the store: whole pages, or all of a block whose ranges missed before."""
-        wanted = replace(request, into=None, page_sums=True)
+        wanted = ReadRequest(
+            request.key,
+            suffix=request.suffix,
+            if_match=request.if_match,
+            if_none_match=request.if_none_match,
+            operation=request.operation,
+            page_sums=True,
+        )
         if request.whole:
             return wanted
         page, offset, length = self._page, request.offset, request.length
