@@ -42,9 +42,9 @@ class HookedStore(Store):
         await self.hook("copy_block", target_key)
         return await self.inner.copy_block(ctx, source_key, target_key)
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         await self.hook("delete_block", key)
-        await self.inner.delete_block(ctx, key)
+        await self.inner.delete_block(ctx, key, if_match)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         """One key at a time, each with its own hook: a crash may come between any two."""

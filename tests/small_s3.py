@@ -114,6 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         path, _ = self._asked()
+        found, expected = self.server.objects.get(path), self.headers.get("If-Match")
+        if expected is not None and found is None:
+            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return
+        if expected is not None and found is not None and expected != f'"{found.etag}"':
+            self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+            return
         _ = self.server.objects.pop(path, None)
         self._answer(204, b"")
 

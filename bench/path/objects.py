@@ -138,11 +138,17 @@ class Bucket:
             "CopyObjectResult", f"<LastModified>{_TIME}</LastModified><ETag>{escape(etag)}</ETag>"
         )
 
-    def delete(self, _request: Request, key: str, query: dict[str, str]) -> Reply:
+    def delete(self, request: Request, key: str, query: dict[str, str]) -> Reply:
         if "uploadId" in query:
             _ = self._uploads.pop(query["uploadId"], None)
-        else:
-            _ = self._objects.pop(key, None)
+            return Reply(204)
+        found = self._objects.get(key)
+        expected = request.headers.get("if-match")
+        if expected is not None and found is None:
+            return _refusal(404, "NoSuchKey")
+        if expected is not None and found is not None and expected != found.etag:
+            return _refusal(412, "PreconditionFailed")
+        _ = self._objects.pop(key, None)
         return Reply(204)
 
     def post(self, _request: Request, key: str, query: dict[str, str]) -> Reply:

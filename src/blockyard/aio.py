@@ -165,9 +165,9 @@ class AsyncBlockStore:
         """See `BlockStore.copy_block`."""
         return await self._operations.copy_block(self._context(), source_key, target_key)
 
-    async def delete_block(self, key: str) -> None:
+    async def delete_block(self, key: str, *, if_match: str | None = None) -> None:
         """See `BlockStore.delete_block`."""
-        return await self._operations.delete_block(self._context(), key)
+        return await self._operations.delete_block(self._context(), key, if_match=if_match)
 
     async def delete_blocks(
         self, keys: Iterable[str], *, raise_on_failure: bool = True

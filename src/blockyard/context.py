@@ -56,7 +56,7 @@ class Request:
     connection; `sum_body` for the checksum of a large reply, taken while it comes. With
     `until_close` the reply to a GET may end with the connection, for what shows when it broke off.
     `resent` is set by the runtime that sent it a second time, over another connection, since the
-    first one broke.
+    first one broke; with `once` it does not.
     """
 
     origin: Origin
@@ -67,6 +67,7 @@ class Request:
     fresh: bool = False
     sum_body: bool = False
     until_close: bool = False
+    once: bool = False
     resent: bool = False
 
 
@@ -215,7 +216,8 @@ class Runtime(Protocol):
 
         Raises a `TransportError` and nothing else; `IncompleteBodyError` when the head of a 200
         or 206 came and the body broke off; `DeadlineExceededError` once `deadline` has passed.
-        A pooled connection that turns out to have been closed while idle is replaced silently.
+        A pooled connection that turns out to have been closed while idle is replaced silently,
+        unless the request is to be sent `once`.
         """
         ...
 
@@ -354,7 +356,10 @@ class Context:
     taken effect, or may still. Who wants to know it of one change gives that a context of its own.
     `cache` is what a cache is to do with reads: "use" it; "bypass" it, and keep nothing; or
     "refresh" it, with what the store has now. `tidying` is set for what puts in order what a call
-    left behind: it goes on while the store is being closed.
+    left behind: it goes on while the store is being closed. With `once` a change is not sent again
+    after an attempt whose outcome is unknown: what that attempt came to is raised. What was
+    certainly not carried out is tried again as ever. `reply_headers` are those of the last reply:
+    `Store.date` reads them.
     """
 
     runtime: Runtime
@@ -363,6 +368,8 @@ class Context:
     unknown_attempts: int = 0
     tidying: bool = False
     cache: CacheUse = "use"
+    once: bool = False
+    reply_headers: Mapping[str, str] | None = None
 
     def gather(
         self,

@@ -263,9 +263,13 @@ class Operations:
             return CopyResult(same.key, same.etag, same.last_modified)
         return await self.store.copy_block(ctx, source_key, target_key)
 
-    def delete_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, None]:
+    def delete_block(
+        self, ctx: Context, key: str, *, if_match: str | None = None
+    ) -> Coroutine[Any, Any, None]:
         self.check_open("delete_block", ctx)
-        return self.store.delete_block(ctx, arguments.key("delete_block", key))
+        key = arguments.key("delete_block", key)
+        match = arguments.etag("delete_block", if_match, "if_match")
+        return self.store.delete_block(ctx, key, match)
 
     def delete_blocks(
         self, ctx: Context, keys: Iterable[str], *, raise_on_failure: bool = True

@@ -219,9 +219,16 @@ class BlockStore:
         """
         return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
 
-    def delete_block(self, key: str) -> None:
-        """Delete the block; no error when it is absent."""
-        return run_to_end(self._operations.delete_block(self._context(), key))
+    def delete_block(self, key: str, *, if_match: str | None = None) -> None:
+        """Delete the block; no error when it is absent.
+
+        With `if_match` deletes only the block that has that ETag, as `BlockInfo.etag` has it:
+        raises `PreconditionFailedError` when there is another, `BlockNotFoundError` when there is
+        none, and `UnsupportedError` for a service that ignores the condition; nothing is deleted
+        then. A `TransportError` says that replies were lost, and that it may have been deleted.
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
+        """
+        return run_to_end(self._operations.delete_block(self._context(), key, if_match=if_match))
 
     def delete_blocks(self, keys: Iterable[str], *, raise_on_failure: bool = True) -> DeleteResult:
         """Delete many blocks, in batches, and say what became of each key.

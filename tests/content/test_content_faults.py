@@ -626,11 +626,11 @@ class Undeleted(HookedStore):
         self.deadlines: list[float | None] = []
         """Of what came after that."""
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         if self._errors and "chunk-new-" not in key:
             ctx.unknown_attempts += self._unknown
             raise self._errors.pop()
-        await super().delete_block(ctx, key)
+        await super().delete_block(ctx, key, if_match)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
         if not self._errors:

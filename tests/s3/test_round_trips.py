@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
 
 from blockyard.config import S3Config, StoreConfig
+from blockyard.errors import BlockNotFoundError
 from blockyard.model import BLOCK_SIZE
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
@@ -76,6 +77,12 @@ COSTS = [
         1,
     ),
     Row("`delete_block`", lambda store: store.delete_block("d/0"), 1, 1),
+    Row(
+        "`delete_block`, `if_match`",
+        lambda store: store.delete_block("known", if_match=SECOND),
+        1,
+        1,
+    ),
     Row("`delete_blocks`, to 1,000 keys", lambda store: store.delete_blocks(KEYS), 1, 1),
     Row(
         '`delete_by_prefix("d")`, to 1,000 keys',
@@ -184,6 +191,8 @@ def opened(client: ClientName, quiet: float) -> Generator[tuple[CountingService,
         with open_client(client, StoreConfig(s3=config)) as opened:
             known = opened.store.write_block("known", b"", if_absent=True)
             _ = opened.store.write_block("known", b"", if_match=known.etag)
+            with suppress(BlockNotFoundError):
+                opened.store.delete_block("absent", if_match="any")
             yield service, opened.store
 
 

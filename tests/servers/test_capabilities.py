@@ -54,6 +54,13 @@ def honours_matching_writes(client: Any) -> bool:
     return refused and not is_refused(client.put_object, Key="match", Body=b"third", IfMatch=etag)
 
 
+def honours_matching_deletes(client: Any) -> bool:
+    etag = client.put_object(Bucket=_BUCKET, Key="match", Body=b"first")["ETag"]
+    another = '"0123456789abcdef0123456789abcdef"'
+    refused = is_refused(client.delete_object, Key="match", IfMatch=another)
+    return refused and not is_refused(client.delete_object, Key="match", IfMatch=etag)
+
+
 def answers_ranges_with_206(client: Any) -> bool:
     client.put_object(Bucket=_BUCKET, Key="range", Body=b"block")
     reply = client.get_object(Bucket=_BUCKET, Key="range", Range="bytes=1-2")
@@ -95,6 +102,7 @@ def holds_nested_keys(client: Any) -> bool:
 PROBES: dict[Capability, Callable[[Any], bool]] = {
     Capability.CONDITIONAL_WRITES: honours_conditional_writes,
     Capability.MATCHING_WRITES: honours_matching_writes,
+    Capability.MATCHING_DELETES: honours_matching_deletes,
     Capability.PARTIAL_CONTENT: answers_ranges_with_206,
     Capability.UPLOAD_CHECKSUMS: verifies_checksums,
     Capability.ATOMIC_REPLACEMENT: replaces_atomically,

@@ -288,6 +288,22 @@ def test_a_reused_connection_that_dies_before_it_answers_is_replaced(
 
 @both_runtimes
 @pytest.mark.parametrize("end", [Close(), Reset()])
+def test_one_to_be_sent_once_is_not_sent_again_when_its_connection_dies(
+    runtime: RuntimeName, wire: Wire, end: object
+) -> None:
+    dies = [Receive(), OK, Receive(), end]
+    with wire.server(dies, [Receive(), OK]) as server, driving(runtime, wire.http) as driver:
+        request = replace(ask(server.url, "DELETE"), once=True)
+        assert driver.exchange(request).body == b"hello"
+        with pytest.raises(TransportConnectionError) as raised:
+            _ = driver.exchange(request)
+        assert raised.value.established
+        assert not request.resent
+        assert driver.exchange(request).body == b"hello"
+
+
+@both_runtimes
+@pytest.mark.parametrize("end", [Close(), Reset()])
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_a_fresh_connection_that_dies_is_an_error(
     runtime: RuntimeName, wire: Wire, end: object, begun: bytes

@@ -404,8 +404,8 @@ class CacheStore(WrapperStore):
         call = partial(self.inner.copy_block, ctx, source_key, target_key)
         return await self._change(ctx, [target_key], call)
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
-        await self._change(ctx, [key], partial(self.inner.delete_block, ctx, key))
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
+        await self._change(ctx, [key], partial(self.inner.delete_block, ctx, key, if_match))
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         return await self._change(ctx, keys, partial(self.inner.delete_blocks, ctx, keys))

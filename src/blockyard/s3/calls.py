@@ -197,6 +197,7 @@ class Caller:
                     response = await ctx.runtime.exchange(
                         request, into=call.into, limit=call.limit, deadline=ctx.deadline
                     )
+                ctx.reply_headers = response.headers
                 if response.status < 300:
                     result = check(response)
                     self.succeeded += 1
@@ -254,6 +255,8 @@ class Caller:
         else:
             attempts.failed += 1
             failed = attempts.failed
+        if ctx.once and attempts.unknown:
+            raise _final(error, call, attempts)
         delay = delay_before_next(
             self._policy,
             failed,
@@ -304,6 +307,7 @@ class Caller:
     ) -> Request:
         request = call.request(site.address)
         request.headers["user-agent"] = USER_AGENT
+        request.once = ctx.once and call.changes
         if credentials is not None:
             payload_hash = call.payload_hash or sha256(request.body).hexdigest()
             site.signer.sign(request, credentials, self._recovery.now(ctx), payload_hash)

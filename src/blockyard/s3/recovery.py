@@ -42,8 +42,9 @@ class Capabilities:
     is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
     `x-amz-checksum-mode` with a read. `delete_objects`, `copies`: it has DeleteObjects,
     CopyObject. `conditional_writes`, `matching_writes`: it holds a write with `If-None-Match: *`,
-    with `If-Match`, to that, and does not just accept the header. `bare_etags`: it takes the ETag
-    of `If-Match` with a write as it stands, quotes and all, as Ceph up to 19 does.
+    with `If-Match`, to that, and does not just accept the header; `matching_deletes`: a delete with
+    `If-Match`. `bare_etags`: it takes the ETag of `If-Match` with a write as it stands, quotes and
+    all, as Ceph up to 19 does.
     """
 
     answered: bool = False
@@ -54,6 +55,7 @@ class Capabilities:
     copies: bool | None = None
     conditional_writes: bool | None = None
     matching_writes: bool | None = None
+    matching_deletes: bool | None = None
     bare_etags: bool = False
 
     def __setattr__(self, name: str, value: bool | None) -> None:
@@ -71,6 +73,7 @@ class Capabilities:
             copies=True,
             conditional_writes=True,
             matching_writes=True,
+            matching_deletes=True,
         )
 
 

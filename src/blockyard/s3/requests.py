@@ -71,8 +71,7 @@ def put_object(
     if if_absent:
         request.headers["if-none-match"] = "*"
     if if_match is not None:
-        value = if_match if bare_etag else f'"{if_match}"'
-        request.headers["if-match"] = _header_value("if-match", value)
+        request.headers["if-match"] = _etag_value(if_match, bare_etag)
     request.body = body
     return request
 
@@ -118,9 +117,19 @@ def head_object(address: Address, key: str) -> Request:
     return _request(address, "HEAD", _object_path(address, key))
 
 
-def delete_object(address: Address, key: str) -> Request:
-    """Delete an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html"""
-    return _request(address, "DELETE", _object_path(address, key))
+def delete_object(
+    address: Address, key: str, *, if_match: str | None = None, bare_etag: bool = False
+) -> Request:
+    """Delete an object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObject.html
+
+    With `if_match`, an ETag without quotes, the service answers 412 when the object has another,
+    and 404 when there is none; `bare_etag` is `put_object`'s.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
+    """
+    request = _request(address, "DELETE", _object_path(address, key))
+    if if_match is not None:
+        request.headers["if-match"] = _etag_value(if_match, bare_etag)
+    return request
 
 
 def copy_object(address: Address, source_key: str, target_key: str) -> Request:
@@ -191,6 +200,10 @@ def _object_path(address: Address, key: str) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _etag_value(etag: str, bare: bool) -> str:
+    return _header_value("if-match", etag if bare else f'"{etag}"')
 
 
 def _header_value(name: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from blockyard.config import S3Config
@@ -22,9 +23,11 @@ from blockyard.model import (
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.credentials import CredentialSource
+from blockyard.s3.dates import http_date
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
+from blockyard.s3.matching_deletes import MatchingDeletes
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
@@ -44,6 +47,9 @@ class S3Store(Store):
         self._reader = Reader(self._caller, config.integrity.verify_ranges)
         self._writer = Writer(self._caller, self._reader, config)
         self._deleting = Deleting(self._caller, config.key_prefix)
+        self._matching_deletes = MatchingDeletes(
+            self._caller, self._reader, self._writer, config.key_prefix
+        )
 
     def write(self, ctx: Context, request: WriteRequest) -> Coroutine[Any, Any, BlockInfo]:
         return self._writer.write(ctx, request, self._full_key(request.key))
@@ -90,8 +96,11 @@ class S3Store(Store):
         learnt.copies = True
         return result
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         full_key = self._full_key(key)
+        if if_match is not None:
+            await self._matching_deletes.delete(ctx, key, full_key, if_match)
+            return
         call = FunctionCall(
             "delete_block",
             key,
@@ -128,6 +137,9 @@ class S3Store(Store):
     def name(self) -> str:
         where = self._config.endpoint or self._caller.site.address.host
         return f"s3://{self._config.bucket}/{self._prefix} at {where}"
+
+    def date(self, ctx: Context) -> datetime | None:
+        return None if ctx.reply_headers is None else http_date(ctx.reply_headers.get("date", ""))
 
     def stats(self) -> StoreStats:
         return self._caller.stats(self._reader.page_size)

@@ -39,7 +39,8 @@ from blockyard.stores.base import WriteRequest, check_match
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
 _NONCE = "x-amz-meta-blockyard-nonce"
-_REPLACES = "x-amz-meta-blockyard-replaces"
+REPLACES = "x-amz-meta-blockyard-replaces"
+"""What a block written by `if_match` says of the version that it was written in place of."""
 _OPERATION = "write_block"
 
 
@@ -89,7 +90,7 @@ class Writer:
         if request.conditional:
             headers[_NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
-            headers[_REPLACES] = sha256(request.if_match.encode()).hexdigest()[:32]
+            headers[REPLACES] = replaced(request.if_match)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
         put = _Put(_OPERATION, request.key, full_key, request, headers, payload_hash=payload_hash)
@@ -220,7 +221,7 @@ class Writer:
             if reply.headers.get(_NONCE) == put.headers[_NONCE]:
                 return responses.stat_result(reply, _OPERATION, request.key)
             etag = _etag(reply)
-            if reply.headers.get(_REPLACES, "") == put.headers.get(_REPLACES):
+            if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
                 unknown = 0  # another replaced that version, so no attempt of this one did
         if request.if_absent:
             error = _exists(put)
@@ -259,6 +260,11 @@ class Writer:
             return signed, upload_headers(data)
 
         return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
+
+
+def replaced(etag: str) -> str:
+    """The version with that ETag, as `REPLACES` names it."""
+    return sha256(etag.encode()).hexdigest()[:32]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import builtins
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from blockyard.context import Context
@@ -205,8 +206,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def delete_block(self, ctx: Context, key: str) -> None:
-        """Delete the block. No error when it is absent."""
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
+        """Delete the block. No error when it is absent.
+
+        With `if_match` only the version with that ETag: `PreconditionFailedError` when there is
+        another, `BlockNotFoundError` when there is none, and nothing is changed. Of several that
+        delete or replace one version, one succeeds. A store that can't hold a delete to that
+        raises `UnsupportedError`, and deletes nothing.
+        """
 
     @abstractmethod
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
@@ -238,6 +245,13 @@ class Store(ABC):
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
+
+    def date(self, ctx: Context) -> datetime | None:
+        """The store's clock at the last reply under this context, error responses included.
+
+        In UTC; None where there was no reply that told. The default is for stores of this machine.
+        """
+        return datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)
 
     def stats(self) -> StoreStats:
         """What was sent and learnt so far; nothing by default."""

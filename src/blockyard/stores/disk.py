@@ -257,6 +257,20 @@ def remove(
     return failed
 
 
+def remove_version(root: Path, path: BlockPath, version: Version, check: Check) -> None:
+    """Remove a file that is still that version, durably, and the folders left empty.
+
+    Else `ReplacedError`, or `FileNotFoundError`.
+    """
+    with opened_folder(root, path.folders) as folder:
+        with own_area(root) as area, FolderLock(area, path.folders, needed=True) as lock:
+            check()
+            unlink = partial(os.unlink, path.name, dir_fd=folder)
+            lock.replace(folder, path.name, version, unlink)
+        syscalls.sync_folder(folder)
+    _remove_empty(root, path.folders)
+
+
 @contextmanager
 def own_area(root: Path) -> Generator[int, None, None]:
     """A descriptor of the store's own folder; -1 for who may not make it, and so not write."""

@@ -100,7 +100,11 @@ class FilesystemStore(Store):
             ctx, lambda: self._copy(source_key, target_key, now, ctx.check_deadline)
         )
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
+        if if_match is not None:
+            check = ctx.check_deadline
+            await ctx.runtime.blocking(lambda: self._delete_version(key, if_match, check))
+            return
         failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
         for error in failed.values():
             raise error
@@ -176,19 +180,26 @@ class FilesystemStore(Store):
         Looked at before anything is written, so that what would be refused at its end is not.
         """
         key = request.key
-        if not request.conditional:
-            return None
+        if request.if_match is not None:
+            return self._matching("write_block", key, request.if_match)
+        if request.if_absent:
+            with (
+                suppress(FileNotFoundError),
+                disk.opened_folder(self._root, path.folders) as folder,
+            ):
+                _ = disk.stat_file(folder, path.name)
+                raise _exists(key)
+        return None
+
+    def _matching(self, operation: str, key: str, if_match: str) -> Version:
+        """The version of the block with that ETag. Raises what the condition does."""
+        path, where = path_of(key), f"{operation} {key!r}"
         try:
             with disk.opened_folder(self._root, path.folders) as folder:
-                if request.if_absent:
-                    _ = disk.stat_file(folder, path.name)
-                    raise _exists(key)
                 known = disk.open_version(folder, path.name)
         except FileNotFoundError:
-            if request.if_absent:
-                return None
-            raise _not_found("write_block", key) from None
-        check_match(f"write_block {key!r}", request.if_match, disk.block_info(key, known).etag)
+            raise _not_found(operation, key) from None
+        check_match(where, if_match, disk.block_info(key, known).etag)
         return version_of(known)
 
     def _read(self, request: ReadRequest, check: Check) -> Block:
@@ -260,6 +271,16 @@ class FilesystemStore(Store):
             for key, path in paths.items()
             if path.name in failed
         }
+
+    def _delete_version(self, key: str, if_match: str, check: Check) -> None:
+        with self._errors(f"delete_block {key!r}"):
+            check()
+            version = self._matching("delete_block", key, if_match)
+            try:
+                disk.remove_version(self._root, path_of(key), version, check)
+            except (FileNotFoundError, ReplacedError):
+                _ = self._matching("delete_block", key, if_match)  # says what is there instead
+                raise
 
     def _list(self, request: ListRequest, check: Check) -> Page:
         """One page. Its token is the last key, or the last folder, which no key there can be."""

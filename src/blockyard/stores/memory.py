@@ -11,7 +11,7 @@ a fork at any moment leaves the child a store that works.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import compress, count, repeat
@@ -98,9 +98,16 @@ class MemoryStore(Store):
         self._version = object()
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         _check(ctx, "delete_block", key)
-        _ = self._blocks.pop(key, None)
+        if if_match is None:
+            _ = self._blocks.pop(key, None)
+            return
+        deleted = False
+        while not deleted:
+            old = self._get(ctx, "delete_block", key)
+            check_match(f"delete_block {key!r}", if_match, old.info.etag)
+            deleted = _pop(self._blocks, key, old)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         unique = list(dict.fromkeys(keys))
@@ -181,8 +188,17 @@ def _swap(blocks: dict[str, _Block], key: str, old: _Block, new: _Block) -> bool
 
     One call of `list` does both, in C: no thread, signal handler or finalizer gets in between.
     """
-    still = compress((key,), map(is_, map(blocks.get, (key,)), (old,)))
-    return bool(list(map(setitem, repeat(blocks), still, (new,))))
+    return bool(list(map(setitem, repeat(blocks), _still(blocks, key, old), (new,))))
+
+
+def _pop(blocks: dict[str, _Block], key: str, old: _Block) -> bool:
+    """Remove `old` if it is there, in one call as well: whether it was."""
+    return bool(list(map(blocks.pop, _still(blocks, key, old))))
+
+
+def _still(blocks: dict[str, _Block], key: str, old: _Block) -> Iterator[str]:
+    """The key, if `old` is under it when this is drawn."""
+    return compress((key,), map(is_, map(blocks.get, (key,)), (old,)))
 
 
 def _check(ctx: Context, operation: str, key: str) -> None:

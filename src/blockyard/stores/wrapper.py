@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from datetime import datetime
 
 from blockyard.context import Context
 from blockyard.model import (
@@ -44,8 +45,8 @@ class WrapperStore(Store):
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         return await self.inner.copy_block(ctx, source_key, target_key)
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
-        await self.inner.delete_block(ctx, key)
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
+        await self.inner.delete_block(ctx, key, if_match)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         return await self.inner.delete_blocks(ctx, keys)
@@ -64,6 +65,9 @@ class WrapperStore(Store):
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)
+
+    def date(self, ctx: Context) -> datetime | None:
+        return self.inner.date(ctx)
 
     def stats(self) -> StoreStats:
         return self.inner.stats()

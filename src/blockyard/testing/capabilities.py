@@ -16,6 +16,7 @@ class Capability(Enum):
 
     CONDITIONAL_WRITES = "a conditional write (`If-None-Match: *`)"
     MATCHING_WRITES = "a write in place of one version (`If-Match`)"
+    MATCHING_DELETES = "a delete of one version (`If-Match`)"
     PARTIAL_CONTENT = "status 206 for a range"
     UPLOAD_CHECKSUMS = "verifies the checksum of an upload (`x-amz-checksum-crc32c`)"
     ATOMIC_REPLACEMENT = "readers of a block that is replaced get the old one or the new"
@@ -27,6 +28,7 @@ class Capability(Enum):
 WITHOUT: Mapping[Capability, str] = {
     Capability.CONDITIONAL_WRITES: "`if_absent=True` raises `UnsupportedError`",
     Capability.MATCHING_WRITES: "a write with `if_match` raises `UnsupportedError`",
+    Capability.MATCHING_DELETES: "a delete with `if_match` raises `UnsupportedError`",
     Capability.PARTIAL_CONTENT: "a 200 is verified against its `Content-Range`: every read works",
     Capability.UPLOAD_CHECKSUMS: "damage on the way there is found when the block is read",
     Capability.ATOMIC_REPLACEMENT: (
@@ -45,10 +47,10 @@ WITHOUT: Mapping[Capability, str] = {
 
 SERVICES: Mapping[str, frozenset[Capability]] = {
     "moto 5": frozenset({Capability.UPLOAD_CHECKSUMS}),
-    "LocalStack 4.13": frozenset({Capability.SLASHES_ALONE}),
+    "LocalStack 4.13": frozenset({Capability.SLASHES_ALONE, Capability.MATCHING_DELETES}),
     "MiniStack 1.5": frozenset(),
     "rclone 1.75": frozenset(Capability),
-    "Ceph 16.2": frozenset({Capability.UPLOAD_CHECKSUMS}),
+    "Ceph 16.2": frozenset({Capability.UPLOAD_CHECKSUMS, Capability.MATCHING_DELETES}),
 }
 """What the servers lack that CI runs the conformance suite on."""
 

@@ -77,6 +77,8 @@ class NetworkRuntime(ABC):
                 await connection.send(request, reply, timeouts, poller)
                 return await connection.receive(reply, timeouts, poller)
             except TransportConnectionError as error:
+                if request.once:
+                    raise
                 stale = reused and not reply.begun  # closed by the other side while it was idle
                 dialing = self.connections.dialing
                 if not stale and not dialing.trust_renewed(error, connection.tls_context):
