@@ -61,7 +61,7 @@ def test_a_block_that_would_push_all_others_out_is_not_kept(root: Path) -> None:
         assert disk.stats["dropped"] == 1
 
 
-def test_what_killed_writers_left_goes_when_there_is_no_room(root: Path) -> None:
+def test_what_a_killed_writer_left_goes_with_the_next_fill(root: Path) -> None:
     with tier(root, SMALLEST) as disk:
         left = root / "new" / "left"
         _ = left.write_bytes(bytes(SMALLEST))
@@ -80,7 +80,7 @@ def test_what_a_killed_writer_reserved_is_counted_until_it_is_counted_anew(root:
         assert disk.read("j") == BLOCK
         with disk.cache._budget.locked() as usage:
             total = usage.total()
-        assert total == allocated(root)
+        assert abs(total - allocated(root)) <= 4 * KIB  # that of the counts themselves
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut", "another boot"])

@@ -45,6 +45,8 @@ _FREE_SHARE = 20
 _FREE_BYTES = 10 * 1024 * MIB
 """More than these bytes need not be left free."""
 _USAGE = struct.Struct(f">8s8sqq{SHARDS}q")
+_USAGE_ALLOCATED = 4096
+"""Bytes that the counts take, once they are written."""
 _USAGE_MAGIC = b"usage 1\n"
 
 
@@ -69,6 +71,7 @@ class Budget:
         self.evicted = 0
         self._folder = folder
         self.size = size
+        self._own_size = 0
         self._to_recount: set[int] = set()
 
     @contextmanager
@@ -79,7 +82,10 @@ class Budget:
             Descriptor(self._folder.open_own("usage")) as file,
         ):
             fcntl.flock(lock.number, fcntl.LOCK_EX)
-            usage = Usage(self._folder, file.number)
+            if not self._own_size:
+                self._own_size = self._folder.own_size() + _USAGE_ALLOCATED
+            usage = Usage(self._folder, file.number, self._own_size)
+            usage.remove_temporary()
             try:
                 yield usage
             finally:
@@ -89,7 +95,6 @@ class Budget:
         """Evict until `need` bytes more fit. Raises `OSError` if others leave no room for them."""
         if self._over(usage, need) <= 0:
             return
-        usage.remove_temporary()
         while self._to_recount:
             _ = usage.recount(self._to_recount.pop())
         goal = need + self.size // _SLACK
@@ -152,8 +157,9 @@ class Budget:
 class Usage:
     """What the folder holds, while its lock is held."""
 
-    def __init__(self, folder: Folder, file: int) -> None:
+    def __init__(self, folder: Folder, file: int, own_size: int) -> None:
         self._folder = folder
+        self._own_size = own_size
         self._file = file
         record = os.pread(file, _USAGE.size, 0)
         if len(record) == _USAGE.size and record[:16] == _USAGE_MAGIC + folder.boot:
@@ -165,8 +171,8 @@ class Usage:
                 self._time = max(self._time, latest // 1000)
 
     def total(self) -> int:
-        """Bytes allocated in the folder, its own files and what is being written included."""
-        return self._folder.own_size() + sum(self.shards)
+        """Bytes allocated in the folder, its own files included."""
+        return self._own_size + sum(self.shards)
 
     @contextmanager
     def reserved(self, shard: int, size: int) -> Generator[None]:

@@ -143,14 +143,8 @@ class Folder:
         return os.open(f"{self.root}/{name}", flags, 0o600)
 
     def own_size(self) -> int:
-        """Bytes allocated to the folder's own files, and to what is being written."""
-        own = sum(allocated(f"{self.root}/{name}") for name in _COUNTED)
-        return own + self.temporary_size()
-
-    def temporary_size(self) -> int:
-        """Bytes allocated to what is being written."""
-        with os.scandir(self.temporary) as found:
-            return sum(allocated(each.path) for each in found)
+        """Bytes allocated to the folder's own files, which do not grow."""
+        return sum(allocated(f"{self.root}/{name}") for name in _COUNTED)
 
     def _check(self) -> None:
         known = self.root.stat()

@@ -13,11 +13,13 @@ from blockyard.cache.budget import MAIN, MOST_HITS
 from blockyard.cache.entry import HEAD, PRESENT
 from blockyard.cache.folder import Descriptor, Folder
 from blockyard.cache.tier import Pages
-from blockyard.model import BLOCK_SIZE
+from blockyard.model import BLOCK_SIZE, MIB
+from blockyard.transport.memory import receivable
 
 KEPT = 224
 """Entries kept open in a process, at most; and no more than an eighth of its descriptors."""
 _ALL_PRESENT = PRESENT * 256
+_LARGE = 1 * MIB
 _MUTABLE = HEAD - entry.MUTABLE_AT
 
 
@@ -162,4 +164,8 @@ def _read(file: int, size: int, offset: int, *, wait: bool) -> bytes:
             if data is None:
                 raise WouldBlockError
             return data
-    return os.pread(file, size, offset)
+    if size < _LARGE:
+        return os.pread(file, size, offset)
+    block, view = receivable(size)  # in pages of 2 MiB: less to make than what pread returns
+    count = os.preadv(file, [view], offset)
+    return block if count == size else block[:count]

@@ -21,11 +21,10 @@ from blockyard.user_code import pass_on_foreign
 
 @dataclass(slots=True)
 class FolderUse:
-    """What a cache folder holds: `allocated` bytes on the disk, `temporary` of them unfinished."""
+    """What a cache folder holds: `allocated` bytes on the disk, folders included."""
 
     entries: int
     allocated: int
-    temporary: int
 
 
 @dataclass(slots=True)
@@ -51,7 +50,7 @@ class CacheFolder:
         """Count what is there."""
         with self._errors("stat"), Budget(self._folder, 0).locked() as usage:
             entries = sum(len(usage.recount(shard)) for shard in range(SHARDS))
-            return FolderUse(entries, usage.total(), self._folder.temporary_size())
+            return FolderUse(entries, usage.total())
 
     def verify(self) -> FolderCheck:
         """Hold every entry to its checksums; what does not match is removed."""
@@ -73,7 +72,6 @@ class CacheFolder:
         """Remove every entry; returns how many went. What is being read is read to its end."""
         gone = 0
         with self._errors("clear"), Budget(self._folder, 0).locked() as usage:
-            usage.remove_temporary()
             for path in self._entries():
                 with syscalls.errors_ignored():
                     os.unlink(path)

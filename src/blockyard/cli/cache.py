@@ -37,7 +37,6 @@ def stat(context: typer.Context, folder: FolderArgument, as_json: JsonOption = F
             return
         say(f"{use.entries} entries")
         say(f"{use.allocated} bytes ({human(use.allocated)}) allocated")
-        say(f"{use.temporary} bytes of them being written")
 
 
 @cache.command()
