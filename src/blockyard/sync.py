@@ -386,9 +386,10 @@ class BlockStore:
     def open_content(self, content_id: str) -> BufferedReader:
         """The content as a file open for reading bytes, seekable and buffered.
 
-        Fetches ahead when it is read in order, and little after a seek. A content that is
-        replaced or deleted while it is open gives an `IntegrityError` on the next read. Raises
-        what `read_content` does. Close the file before the store.
+        Read in order it is read ahead, more and more, until it is closed or dropped; little is
+        after a seek, and nothing where reads jump about. A content that is replaced or deleted
+        while it is open gives an `IntegrityError` on the next read. Raises what `read_content`
+        does. Close the file before the store.
         """
         layout = run_to_end(self._reader.layout(self._context(), content_id, "open_content"))
         cursor = Cursor(self._reader, layout)

@@ -137,34 +137,6 @@ def test_positions_before_the_start_are_refused(store: BlockStore) -> None:
         assert file.tell() == 5
 
 
-def test_reads_in_order_fetch_more_and_more_and_a_seek_starts_small_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("blockyard.content.files.FIRST_WINDOW", BLOCK // 4)
-    inner = HookedStore(MemoryStore())
-    with open_client("blocking", inner) as client:
-        shrink_blocks(client.store, BLOCK)
-        client.store.write_content("movie", DATA)
-        fetches: list[int] = []
-
-        async def note(operation: str, key: str) -> None:
-            if operation == "list_page":
-                fetches.append(0)
-            elif operation.startswith("read"):
-                fetches[-1] += 1
-
-        with client.store.open_content("movie") as file:
-            raw = file.raw
-            inner.hook = note
-            fetches.append(0)
-            while raw.tell() < 30 * BLOCK:
-                raw.read(BLOCK // 8)
-            assert fetches[:6] == [1, 1, 1, 2, 4, 8]
-            raw.seek(BLOCK)
-            raw.read(1)
-            assert fetches[-2] == 1
-
-
 @pytest.mark.parametrize("change", ["rewritten", "deleted"])
 def test_a_content_changed_while_open_is_an_error(store: BlockStore, change: str) -> None:
     async def main() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from blockyard.content.files import LARGEST_WINDOW
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, Page
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
@@ -129,8 +128,7 @@ class TestReading:
                 while file.read(100_000):
                     pass
 
-        # one fetch, and once more while its blocks are joined
-        assert peak(read_through) < 2 * LARGEST_WINDOW * BLOCK + BESIDES
+        assert peak(read_through) < self.LIMIT
 
 
 class TestBytesInFlight:

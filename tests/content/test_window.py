@@ -37,6 +37,8 @@ class Gate(HookedStore):
     def __init__(self) -> None:
         super().__init__(MemoryStore())
         self.begun: list[int] = []
+        self.spans: list[tuple[int, int]] = []
+        """Of the content's bytes: where the reads started, and stopped."""
         self.under_way = 0
         self.most = 0
         self.cancelled = 0
@@ -46,6 +48,8 @@ class Gate(HookedStore):
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         chunk, block = (int(part.rpartition("-")[2]) for part in request.key.split("/")[-2:])
         self.begun.append(16 * chunk + block)
+        start = self.begun[-1] * BLOCK + (request.offset or 0)
+        self.spans.append((start, start + (request.length or BLOCK)))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -187,6 +191,138 @@ def test_a_block_that_is_read_ahead_has_the_deadline_of_the_step_that_waits_for_
         assert MOVIE.endswith(b"".join(iterator))
 
 
+@pytest.fixture
+def small_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files begin with a quarter of a block."""
+    monkeypatch.setattr("blockyard.sync.FIRST_WINDOW", BLOCK // 4)
+    monkeypatch.setattr("blockyard.content.files.FIRST_WINDOW", BLOCK // 4)
+
+
+@pytest.mark.usefixtures("small_first")
+class TestOpenFiles:
+    def spans(self, gate: Gate) -> list[tuple[float, float]]:
+        """What was read since the last time, in blocks."""
+        eventually(lambda: gate.under_way == 0)
+        spans = [(start / BLOCK, stop / BLOCK) for start, stop in sorted(gate.spans)]
+        gate.spans.clear()
+        return spans
+
+    def test_reads_in_order_are_read_ahead_more_and_more(self) -> None:
+        with gated() as (store, gate), store.open_content("movie") as file:
+            raw = file.raw
+            first = raw.read(100)
+            assert self.spans(gate) == [(0, 0.25), (0.25, 0.75)]
+            first += raw.read(1000)
+            assert self.spans(gate) == []
+            first += raw.read(1000)
+            assert self.spans(gate) == [(0.75, 1), (1, 2)]
+            while raw.tell() < 2 * BLOCK:
+                first += raw.read(1000)
+            assert self.spans(gate) == [(n, n + 1) for n in range(2, 10)]
+            while raw.tell() < 3 * BLOCK:
+                first += raw.read(1000)
+            assert self.spans(gate) == [(n, n + 1) for n in range(10, 19)]
+            assert first + file.read() == MOVIE
+
+    def test_one_piece_after_a_seek_and_none_for_who_reads_here_and_there(self) -> None:
+        with gated() as (store, gate), store.open_content("movie") as file:
+            raw = file.raw
+            _ = raw.read(2 * BLOCK), raw.read(2 * BLOCK)
+            _ = self.spans(gate)
+            places = (20, 4, 12, 9)
+            for at, place in enumerate(places):
+                _ = raw.seek(place * BLOCK)
+                assert raw.read(10) == MOVIE[place * BLOCK :][:10]
+                ahead = [] if at else [(place + 0.25, place + 0.75)]
+                assert self.spans(gate) == [(place, place + 0.25), *ahead]
+            assert raw.read(1024) == MOVIE[9 * BLOCK + 10 :][: BLOCK // 4 - 10]
+            assert self.spans(gate) == []
+            assert raw.read(1024) == MOVIE[9 * BLOCK + BLOCK // 4 :][: BLOCK // 2]
+            assert self.spans(gate) == [(9.25, 9.75), (9.75, 10)]
+
+    def test_a_large_read_has_all_of_it_on_its_way(self) -> None:
+        with gated() as (store, gate), store.open_content("movie") as file:
+            _ = file.seek(5 * BLOCK + 10)
+            gate.most = 0
+            assert file.read(8 * BLOCK) == MOVIE[5 * BLOCK + 10 :][: 8 * BLOCK]
+            eventually(lambda: gate.under_way == 0)
+            assert {5, 6, 7, 8, 9, 10, 11, 12, 13} <= set(gate.begun)
+
+    def test_what_was_skipped_is_not_read_twice(self) -> None:
+        with gated() as (store, gate), store.open_content("movie") as file:
+            raw = file.raw
+            while raw.tell() < 3 * BLOCK:
+                _ = raw.read(1000)
+            eventually(lambda: max(gate.begun) > 7 and gate.under_way == 0)
+            for place in (4 * BLOCK + 100, 4 * BLOCK + 200, 6 * BLOCK + 1, 7 * BLOCK):
+                _ = raw.seek(place)
+                assert raw.read(50) == MOVIE[place:][:50]
+            eventually(lambda: gate.under_way == 0)
+            assert len(set(gate.spans)) == len(gate.spans)
+
+    @pytest.mark.parametrize("how", ["close", "drop", "close the store", "a read elsewhere"])
+    def test_what_ends_reading_ahead(self, how: str) -> None:
+        with gated() as (store, gate):
+            file = store.open_content("movie")
+            _ = file.read(3 * BLOCK)
+            eventually(lambda: gate.under_way == 0)
+            gate.held = True
+            _ = file.read(1000)
+            eventually(lambda: gate.under_way > 0)
+            match how:
+                case "close":
+                    file.close()
+                case "drop":
+                    del file
+                case "close the store":
+                    store.close()
+                    with pytest.raises(StoreClosedError):
+                        _ = file.read()
+                case _:
+                    before = gate.under_way
+                    timer = threading.Timer(0.1, lambda: setattr(gate, "held", False))
+                    timer.start()
+                    _ = file.seek(0)
+                    assert file.read(10) == MOVIE[:10]
+                    timer.join()
+                    assert gate.cancelled == before
+            eventually(lambda: gate.under_way == 0)
+            assert gate.cancelled > 0
+
+    def test_what_ends_reading_ahead_under_asyncio(self) -> None:
+        async def main() -> None:
+            gate = Gate()
+            async with await blockyard.open_async_store(gate) as store:
+                shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]
+                _ = await store.write_content("movie", MOVIE)
+                before = asyncio.all_tasks()
+                for how in ("close", "drop", "cancel"):
+                    gate.held = False
+                    file = await store.open_content("movie")
+                    gate.begun.clear()
+                    assert await file.read(3 * BLOCK) == MOVIE[: 3 * BLOCK]
+                    await until(lambda: len(gate.begun) > 5 and not gate.under_way)
+                    gate.held = True
+                    _ = await file.read(BLOCK)
+                    await until(lambda: gate.under_way > 0)
+                    if how == "close":
+                        await file.close()
+                        assert asyncio.all_tasks() == before
+                    elif how == "drop":
+                        del file
+                    else:
+                        with pytest.raises(TimeoutError):
+                            _ = await asyncio.wait_for(file.read(), 0.05)
+                        assert asyncio.all_tasks() == before
+                        gate.held = False
+                        assert await file.read() == MOVIE[4 * BLOCK :]
+                        await file.close()
+                    await until(lambda: asyncio.all_tasks() == before)
+                    assert gate.under_way == 0
+
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("how", ["close", "drop", "close the store"])
 def test_what_ends_reading_ahead(how: str) -> None:
     with gated() as (store, gate):
@@ -218,9 +354,10 @@ def test_what_ends_reading_ahead_under_asyncio() -> None:
             for how in ("aclose", "drop", "cancel"):
                 gate.held = False
                 iterator = store.iter_content("movie")
+                gate.begun.clear()
                 for _ in range(3):
                     _ = await anext(iterator)
-                await until(lambda: not gate.under_way)
+                await until(lambda: len(gate.begun) > 5 and not gate.under_way)
                 gate.held = True
                 _ = await anext(iterator)
                 await until(lambda: gate.under_way > 0)

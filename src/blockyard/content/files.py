@@ -22,23 +22,21 @@ from blockyard.model import KIB
 FIRST_WINDOW = 128 * KIB
 """How much a read fetches after a seek, in bytes, when it asks for less."""
 
-LARGEST_WINDOW = 8
-"""How many blocks a read fetches at once when everything before it was read in order."""
-
 
 class Cursor:
     """A position in a content, and the bytes that were fetched around it. Does no I/O itself.
 
-    As long as reads go on where the last fetch ended, each fetch is twice as large as the one
-    before; a seek elsewhere starts small again.
+    As long as reads go on where the last one ended, more and more is read ahead; after a seek one
+    piece is, and nothing where the reads before it did not go on either.
     """
 
     def __init__(self, reader: ContentReader, layout: Layout) -> None:
         self._reader = reader
         self._layout = layout
+        self._window = reader.window()
         self._fetched = memoryview(b"")
         self._fetched_start = 0
-        self._window = FIRST_WINDOW // 2
+        self._went_on = True
         self.position = 0
 
     @property
@@ -78,20 +76,38 @@ class Cursor:
         return taken
 
     async def fetch(self, ctx: Context, size: int) -> None:
-        """Fetch from the position on: `size` bytes, or more, or as much as one fetch may."""
-        layout, start = self._layout, self.position
-        largest = LARGEST_WINDOW * layout.block_size
-        goes_on = start == self._fetched_start + len(self._fetched)
-        self._window = min(2 * self._window, largest) if goes_on else FIRST_WINDOW
-        wanted = start + min(size, largest)
-        stop = max(wanted, start + self._window)
-        block_edge = stop - stop % layout.block_size
-        if block_edge > wanted:  # so that the next fetch begins with a block
-            stop = block_edge
-        stop = min(stop, layout.size)
-        self._fetched, self._fetched_start = memoryview(b""), start  # free it before the next
-        blocks = await self._reader.fetch(ctx, layout.pieces(start, stop), layout)
-        self._fetched = memoryview(b"".join(blocks))
+        """Fetch some bytes from the position on, and begin to read the rest of `size`, or more."""
+        layout, start, read_ahead = self._layout, self.position, self._window.under_way
+        if start in read_ahead:  # what was skipped before it is on its way already
+            start = read_ahead.start
+        goes_on = start in (read_ahead.start, self._fetched_start + len(self._fetched))
+        wanted = min(self.position + size, layout.size) - 1
+        ahead = wanted // layout.block_size - start // layout.block_size
+        if ahead == 0 and self._went_on:
+            ahead = 1
+        self._went_on = goes_on
+        while start <= self.position:
+            self._fetched, self._fetched_start = memoryview(b""), start  # free it before the next
+            data = await self._window.next(
+                ctx,
+                layout,
+                (start, layout.size),
+                at_once=self._reader.at_once(ctx, layout),
+                ahead=ahead,
+                first=max(size, FIRST_WINDOW),
+            )
+            self._fetched = memoryview(data)
+            start += len(data)
+
+    def stop(self) -> None:
+        """Let go of what was fetched, and of what is read ahead, from any thread."""
+        self._fetched = memoryview(b"")
+        self._window.stop()
+
+    async def end(self) -> None:
+        """As `stop`, which waits for nothing."""
+        self._fetched = memoryview(b"")
+        await self._window.end()
 
 
 class RawContentFile(io.RawIOBase):
@@ -132,6 +148,10 @@ class RawContentFile(io.RawIOBase):
             self._cursor.position = start  # what was read is lost: the next read begins here again
             raise
         return b"".join(parts)
+
+    def close(self) -> None:
+        super().close()
+        self._cursor.stop()
 
     def _next(self, size: int) -> memoryview:
         data = self._cursor.take(size)
@@ -196,8 +216,9 @@ class AsyncContentFile:
             self._reading = False
 
     async def close(self) -> None:
-        """Let go of what was fetched. The store stays open."""
+        """Let go of what was fetched and is read ahead. The store stays open."""
         self.closed = True
+        await self._cursor.end()
 
     async def __aenter__(self) -> Self:
         return self
@@ -212,13 +233,14 @@ class AsyncContentFile:
 
     async def _read(self, size: int) -> bytes:
         parts: list[memoryview] = []
+        ctx = self._context()
         while size and not self._cursor.at_end:
             data = self._cursor.take(size)
             if data:
                 parts.append(data)
                 size -= len(data)
             else:
-                await self._cursor.fetch(self._context(), size)
+                await self._cursor.fetch(ctx, size)
         return b"".join(parts)
 
     def _check_free(self) -> None:

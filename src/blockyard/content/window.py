@@ -24,10 +24,14 @@ class Window:
     def __init__(self, read: ReadPiece) -> None:
         self._read = read
         self._reads: TaskQueue[bytes] | None = None
-        self._front = 0
-        """Where the first piece that was begun starts, and the one to begin next."""
-        self._begun = 0
+        self._front = self._begun = 0
         self._ahead = 0
+        self._largest = 0
+
+    @property
+    def under_way(self) -> range:
+        """The bytes that are read ahead."""
+        return range(self._front, self._begun if self._reads is not None else self._front)
 
     async def next(
         self,
@@ -41,9 +45,10 @@ class Window:
     ) -> bytes:
         """The bytes from the start of `span` to the end of their block, or of the span.
 
-        `at_once` is how many pieces may be under way. Where this does not go on from the piece
-        before, `ahead` more are begun beside the first, which has `first` bytes at most. A read
-        that fails or is cancelled ends those ahead; the next call begins anew.
+        `at_once` is how many pieces may be under way, `ahead` how many at least beside the one
+        that is asked for. Where this does not go on from the piece before, that has `first` bytes
+        at most, and each of the following ones twice as many. A read that fails or is cancelled
+        ends those ahead; the next call begins anew.
         """
         start, stop = span
         reads = self._reads
@@ -51,10 +56,11 @@ class Window:
             await self.end()
             reads = self._reads = ctx.runtime.task_queue()
             self._front = self._begun = start
+            self._largest = first or layout.block_size
             self._ahead = ahead
-            self._begin(ctx, reads, layout, min(stop, start + (first or stop)))
+            self._begin(ctx, reads, layout, stop)
         else:
-            self._ahead = max(1, 2 * self._ahead)
+            self._ahead = max(ahead, 1, 2 * self._ahead)
         self._ahead = min(self._ahead, at_once)
         try:
             self._fill(ctx, reads, layout, stop, min(at_once, 1 + self._ahead))
@@ -93,6 +99,7 @@ class Window:
     def _begin(self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int) -> None:
         start = self._begun
         block_edge = start - start % layout.block_size + layout.block_size
-        (piece,) = layout.pieces(start, min(block_edge, stop))
+        self._begun = min(start + self._largest, block_edge, stop)
+        self._largest = min(2 * self._largest, layout.block_size)
+        (piece,) = layout.pieces(start, self._begun)
         reads.begin(partial(self._read, ctx, layout, piece))
-        self._begun = min(block_edge, stop)
