@@ -33,6 +33,7 @@ _HTTP = ("transport/test_http1.py", "transport/test_exchange.py")
 _EXCHANGE = ("transport/test_exchange.py", "transport/test_transport_blocking.py")
 _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
+_CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _FOLDER = ("stores/test_filesystem_store.py", "content/test_content_local_files.py")
 
 MUTANTS = [
@@ -462,6 +463,48 @@ MUTANTS = [
         "await self._listing.check_unchanged(ctx, layout, pieces)",
         "pass",
         _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "cache: a hit of an older epoch",
+        "cache/store.py",
+        "if fresh and entry.epoch == epoch and _answers(",
+        "if fresh and _answers(",
+        _CACHE,
+    ),
+    Mutant(
+        "cache: what was read in the middle of a change is kept",
+        "cache/store.py",
+        "elif slot in slots:",
+        "elif False:",
+        _CACHE,
+    ),
+    Mutant(
+        "cache: readers share a read from before a change",
+        "cache/store.py",
+        "same = (request.key, *what, begun.epoch, begun.disk_epoch)",
+        "same = (request.key, *what)",
+        _CACHE,
+    ),
+    Mutant(
+        "cache: a change of unknown outcome is taken for known",
+        "cache/store.py",
+        "if known:\n                _ = self._changes.pop",
+        "if True:\n                _ = self._changes.pop",
+        _CACHE,
+    ),
+    Mutant(
+        "cache: a condition on another version answered from the cache",
+        "cache/store.py",
+        "if etag not in {request.if_match, request.if_none_match}:\n        return False",
+        "pass",
+        _CACHE,
+    ),
+    Mutant(
+        "cache: pages of versions with one ETag put together",
+        "cache/memory.py",
+        "mine.size == info.size and self.sums == sums",
+        "mine.size == info.size",
+        _CACHE,
     ),
     Mutant(
         "folders: a file given its name before it is on the disk",

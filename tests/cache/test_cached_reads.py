@@ -589,6 +589,17 @@ def test_damaged_bytes_are_not_kept() -> None:
     assert cached.read("k") == BLOCK
 
 
+def test_a_cache_in_front_of_a_cache_has_the_checksums_too() -> None:
+    s3, cached = s3_cached()
+    s3.write("k", BLOCK)
+    expected = s3.read_with("k", page_sums=True).page_sums
+
+    for _ in range(2):
+        assert cached.block("k", page_sums=True).page_sums == expected
+        assert cached.block("k", offset=5, length=5, page_sums=True).page_sums == expected
+        assert cached.block("k").page_sums is None
+
+
 def test_an_entry_has_the_checksums_of_its_writer() -> None:
     s3, cached = s3_cached()
     s3.write("k", BLOCK)

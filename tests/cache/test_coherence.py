@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +192,32 @@ def test_it_is_kept_again_once_such_a_request_is_over() -> None:
     assert len(cached.reads) == 2
     cached.wait(2)
     assert [cached.read("k"), cached.read("k")] == [b"2", b"2"]
+    assert len(cached.reads) == 1
+
+
+def test_a_forked_child_takes_a_change_of_its_parent_s_for_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody ends it there."""
+    cached = Cached()
+
+    class Forking(MemoryStore):
+        async def write(self, ctx: Context, request: WriteRequest) -> Any:
+            changes.update(cached.store._changes)  # pyright: ignore[reportPrivateUsage]
+            return await super().write(ctx, request)
+
+    changes: dict[object, Any] = {}
+    cached.inner.inner = Forking()
+    _ = cached.write("k", b"1")
+    child = os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    cached.store._changes.update(changes)  # pyright: ignore[reportPrivateUsage]
+    assert len(changes) == 1
+
+    assert [cached.read("k"), cached.read("k")] == [b"1"] * 2
+    assert len(cached.reads) == 2
+    cached.wait(SETTLE_SECONDS + 1)
+    assert [cached.read("k"), cached.read("k")] == [b"1"] * 2
     assert len(cached.reads) == 1
 
 

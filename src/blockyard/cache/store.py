@@ -15,6 +15,7 @@ at the same time share one read. What is absent is asked for each time, and so i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,6 +100,7 @@ class CacheStore(WrapperStore):
         self._epochs: list[object] = [self] * _SLOTS
         self._changes: dict[object, tuple[frozenset[int], float]] = {}
         """Changes under way or in doubt: the slots of their keys, and until when that is so."""
+        self._process = os.getpid()
         self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
         self._page = SMALLEST_PAGE
         self._missed: dict[str, tuple[int, int | None]] = {}
@@ -130,7 +132,8 @@ class CacheStore(WrapperStore):
                         if request.into is not None:
                             request.into[: end - begin] = data
                             data = b""
-                        return Block(data, end - begin, entry.describe)
+                        sums = entry.sums if request.page_sums else None
+                        return Block(data, end - begin, entry.describe, page_sums=sums)
         if self._disk is None:
             return None
         return self._from_disk_at_once(ctx, request, self._disk)
@@ -349,6 +352,10 @@ class CacheStore(WrapperStore):
         if not self._changes:
             return False
         slot, now = hash(key) & _MASK, ctx.runtime.now()
+        if self._process != os.getpid():  # nobody ends those of the parent process here
+            self._process = os.getpid()
+            for change, (slots, until) in list(self._changes.items()):
+                self._changes[change] = (slots, min(until, now + SETTLE_SECONDS))
         for change, (slots, until) in list(self._changes.items()):
             if until < now:
                 _ = self._changes.pop(change, None)
@@ -506,7 +513,8 @@ def _block(request: ReadRequest, pages: Pages) -> Block:
     if request.into is not None:
         request.into[: end - begin] = data
         data = b""
-    return Block(data, end - begin, lambda: info)
+    sums = pages.sums if request.page_sums else None
+    return Block(data, end - begin, lambda: info, page_sums=sums)
 
 
 def _trimmed(pages: Pages) -> Pages:
