@@ -64,6 +64,7 @@ def test_a_disk_that_can_not_be_written_is_passed_by_and_tried_again(
         assert disk.stats["dropped"] == 5
         assert disk.read("before") == BLOCK
         assert os.listdir(root / "new") == []
+        assert not disk.cache.fill(disk.runtime, pages_of("soon", BLOCK), 0)
         later(disk, monkeypatch, disk_module.RETRY_AFTER + 1)
         disk.fill(pages_of("after", BLOCK))
         assert disk.read("after") == BLOCK

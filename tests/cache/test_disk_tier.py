@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from blockyard.cache import entry
+from blockyard.cache.disk import _most_kept
 from blockyard.cache.folder import Folder
 from blockyard.cache.tier import MUST_WAIT, Pages
 from blockyard.model import KIB, MIB
@@ -385,6 +387,13 @@ def test_so_many_descriptors_are_kept_and_no_more(
         for number in range(10):
             assert disk.read(f"k{number}") == b"x" * number
     assert len(os.listdir("/proc/self/fd")) == before + 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(resource.RLIM_INFINITY, 224), (1 << 20, 224), (256, 32), (4, 1)]
+)
+def test_the_limit_of_descriptors_is_kept_to(limit: int, kept: int) -> None:
+    assert _most_kept(limit) == kept
 
 
 # The queue

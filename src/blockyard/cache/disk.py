@@ -67,7 +67,7 @@ class DiskCache(DiskTier):
         self._writer = EntryWriter(self._folder, self._budget)
         self._queue = WorkQueue()
         self._kept: dict[str, OpenEntry] = {}
-        self._most_kept = min(KEPT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+        self._most_kept = _most_kept(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._hits_waiting: deque[OpenEntry] = deque(maxlen=2 * _HITS_WAITING)
         self._undropped: set[str] = set()
         self._trouble: OSError | None = None
@@ -249,3 +249,8 @@ class DiskCache(DiskTier):
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY
             _log.warning("the disk cache in %s is passed by: %s", self._folder.root, error)
+
+
+def _most_kept(descriptors: int) -> int:
+    """How many entries are kept open by a process that may have so many descriptors."""
+    return KEPT if descriptors == resource.RLIM_INFINITY else max(1, min(KEPT, descriptors // 8))
