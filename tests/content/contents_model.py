@@ -78,6 +78,8 @@ class Rules:
     """Without conditions nothing is settled while a signature is valid and a request late."""
     blind_writes_name_nothing: bool = True
     """Without conditions a delete concludes nothing from what a history does not name."""
+    copy_starts_over: bool = True
+    """A copy whose source was replaced meanwhile begins a generation of its own."""
     reread: bool = True
     """A reader that misses a block reads the manifest again."""
 
@@ -115,7 +117,7 @@ def succeeding(manifest: Manifest | None, now: int, rules: Rules) -> tuple[Repla
 
 def delete_blocks(*generations: tuple[str, int]) -> Process:
     """Delete the blocks of each (generation, number of blocks)."""
-    for on in tuple((name, n) for name, blocks in generations for n in range(blocks)):
+    for on in tuple((name, n) for name, blocks in generations for n in reversed(range(blocks))):
         yield Action("delete_block", on)
 
 
@@ -371,6 +373,32 @@ def read(rules: Rules, restarts: int = 8) -> Process:
             return
         restarts -= 1
         manifest = seen.manifest
+    yield tell("nothing there")
+
+
+def copy(rules: Rules, name: str, restarts: int = 2) -> Process:
+    """Copy the blocks of a content into a generation of another one, which is then committed."""
+    yield BEGIN
+    manifest, _, _ = yield GET
+    while manifest is not None and manifest.live:
+        generation = f"{name}{restarts}" if rules.copy_starts_over else name
+        reply = None
+        for number in range(manifest.blocks):
+            reply = yield Action("copy_block", (manifest.id, number, generation))
+            while reply is LOST:
+                reply = yield Action("copy_block", (manifest.id, number, generation))
+            if reply.status == 404:
+                break
+        if reply is None or reply.status == 200:
+            yield tell("copied", generation)
+            return
+        before = manifest.id
+        manifest, _, _ = yield GET
+        if manifest is not None and manifest.id == before:
+            yield tell("damaged", before)
+            return
+        restarts -= 1
+        del reply, before
     yield tell("nothing there")
 
 

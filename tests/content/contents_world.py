@@ -48,11 +48,12 @@ class Manifest(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A block of a generation, and when it was written."""
+    """A block of a generation, when it was written, and of which version its bytes are."""
 
     generation: str
     number: int
     at: int
+    version: str
 
 
 class Seen(NamedTuple):
@@ -87,7 +88,7 @@ class Action(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        return self.verb in {"put", "delete", "put_block", "delete_block"}
+        return self.verb in {"put", "delete", "put_block", "copy_block", "delete_block"}
 
     def __str__(self) -> str:
         if self.verb == "wait":
@@ -161,8 +162,19 @@ class World(NamedTuple):
                 raise BrokenError(f"the manifest names blocks of {self.register.id} that are gone")
 
     def _put_block(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Reply]:
-        block = Block(*action.on, now)
+        block = Block(*action.on, now, action.on[0])
         return self._replace(blocks=self._without(action.on) | {block}), Reply(200, now)
+
+    def _copy_block(
+        self, process: str, action: Action, now: int, late: bool
+    ) -> tuple[World, Reply]:
+        source, number, target = action.on
+        copied = [block for block in self.blocks if block[:2] == (source, number)]
+        if not copied:
+            return self, Reply(404, now)
+        block = Block(target, number, now, copied[0].version)
+        blocks = self._without((target, number)) | {block}
+        return self._replace(blocks=blocks), Reply(200, now)
 
     def _delete_block(
         self, process: str, action: Action, now: int, late: bool
@@ -190,6 +202,10 @@ class World(NamedTuple):
         began = dict(self.began) | {process: len(self.past) - 1}
         return self._replace(began=tuple(sorted(began.items()))), now
 
+    def _versions(self, generation: str) -> set[tuple[str | None, bool]]:
+        """Which versions the blocks of a generation have bytes of, as entries of the past."""
+        return {(block.version, True) for block in self.blocks if block.generation == generation}
+
     def _tell(self, process: str, action: Action, now: int, late: bool) -> tuple[World, None]:
         """Check what an operation tells its caller, who began it at a known point of the past."""
         what, id_ = action.on
@@ -199,6 +215,7 @@ class World(NamedTuple):
         truths = {
             "written": id_ in ids,
             "read": (id_, True) in past,
+            "copied": len(self._versions(id_)) == 1 and self._versions(id_) <= set(past),
             "nothing there": nothing,
             "deleted": nothing,
             "exists": len(past) > 1 or self.past[-1][1],

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.content.contents_model import Intent, Rules, clean, delete, read, write
+from tests.content.contents_model import Intent, Rules, clean, copy, delete, read, write
 from tests.content.contents_world import ABSENT, Block, Manifest, Service, World
 from tests.content.explorer import Found, Process, Scenario, explore
 
@@ -32,6 +32,7 @@ class _Case:
     faults: int = 1
     kills: int = 0
     repeats: bool = False
+    blocks: int = 1
     rules: Rules = field(default_factory=Rules)
 
     def explored(self, more: int = 0) -> Found:
@@ -39,9 +40,9 @@ class _Case:
         world = World(self.rules.service)
         if self.age is not None:
             world = world._replace(
-                register=Manifest("A", blocks=1),
+                register=Manifest("A", blocks=self.blocks),
                 modified=-self.age,
-                blocks=frozenset({Block("A", 0, -self.age)}),
+                blocks=frozenset(Block("A", n, -self.age, "A") for n in range(self.blocks)),
                 past=(("A", True),),
             )
         processes = {
@@ -73,6 +74,10 @@ def _write_and_delete(id_: str, delete_id: str) -> _Operation:
     return both
 
 
+def _copy(name: str) -> _Operation:
+    return lambda rules: copy(rules, name)
+
+
 def _read(restarts: int = 8) -> _Operation:
     return lambda rules: read(rules, restarts)
 
@@ -94,6 +99,9 @@ _WITHIN_A_MOMENT: dict[str, _Case] = {
     "a reader beside two writers": _Case(
         {"b": _write("B", blocks=2), "c": _write("C"), "reader": _read(0)}, _OLD
     ),
+    "a copy beside a writer and a delete": _Case(
+        {"b": _write("B", blocks=2), "d": _delete("d"), "copy": _copy("copy")}, _OLD, blocks=2
+    ),
     "a reader beside a writer and a delete": _Case(
         {"b": _write("B"), "d": _delete("d"), "reader": _read()}, _OLD
     ),
@@ -101,7 +109,7 @@ _WITHIN_A_MOMENT: dict[str, _Case] = {
 _AS_TIME_PASSES: dict[str, _Case] = {
     "writers killed": _Case({"b": _write("B"), "c": _write("C")}, _OLD, (0, 12), kills=1),
     "new content, two writers": _Case(
-        {"b": _write("B", ABSENT), "c": _write("C", ABSENT)}, None, (0, 4, 8, 12)
+        {"b": _write("B", ABSENT), "c": _write("C", ABSENT, 0)}, None, (0, 4, 8)
     ),
     "new content, deleted": _Case(
         {"b": _write("B", ABSENT), "d": _delete("d")}, None, _MINUTES, repeats=True
@@ -200,6 +208,7 @@ _RULES: dict[str, tuple[_Case, str]] = {
     "sign_check": (_CASES["clean beside a writer"], _GONE),
     "list_before_look": (_CASES["clean beside a writer"], _GONE),
     "orphan_ages": (_CASES["clean beside a writer"], _GONE),
+    "copy_starts_over": (_CASES["a copy beside a writer and a delete"], _FALSE),
     "reread": (_CASES["a reader beside a writer and a delete"], _FALSE),
 }
 _RULES_WITHOUT_CONDITIONS: dict[str, tuple[_Case, str]] = {
