@@ -114,8 +114,8 @@ class HeldStore(WrapperStore):
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         return await self._change(ctx, lambda: self.inner.copy_block(ctx, source_key, target_key))
 
-    async def delete_block(self, ctx: Context, key: str) -> None:
-        await self._change(ctx, lambda: self.inner.delete_block(ctx, key))
+    async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
+        await self._change(ctx, lambda: self.inner.delete_block(ctx, key, if_match))
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         return await self._change(ctx, lambda: self.inner.delete_blocks(ctx, keys))
