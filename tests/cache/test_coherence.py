@@ -71,6 +71,16 @@ class Setup:
 
         asyncio.run(prepared())
 
+    async def held_read(
+        self, store: AsyncBlockStore, read: Read
+    ) -> tuple[asyncio.Task[bytes | None], asyncio.Event]:
+        """A read that has its bytes, and is told to go on by the event."""
+        self.inner.hold_reads = True
+        early = asyncio.create_task(outcome(read, store))
+        await self.inner.until_held(1)
+        self.inner.hold_reads = False
+        return early, self.inner.held[0]
+
     async def there_is(self) -> bytes | None:
         """What the store has as the block, whatever the cache has; None where there is none."""
         ctx = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
@@ -94,12 +104,9 @@ def test_a_read_that_began_before_a_change_puts_nothing_back(change: Change, rea
     setup = Setup()
 
     async def test(store: AsyncBlockStore) -> None:
-        setup.inner.hold_reads = True
-        early = asyncio.create_task(outcome(read, store))
-        await setup.inner.until_held(1)
-        setup.inner.hold_reads = False
+        early, go_on = await setup.held_read(store, read)
         _ = await change(store)
-        setup.inner.held[0].set()
+        go_on.set()
         assert await early == OLD
 
         for _ in range(2):
@@ -142,16 +149,13 @@ def test_a_reader_who_comes_after_a_change_waits_for_no_read_from_before(
     setup = Setup()
 
     async def test(store: AsyncBlockStore) -> None:
-        setup.inner.hold_reads = True
-        early = asyncio.create_task(outcome(read, store))
-        await setup.inner.until_held(1)
-        setup.inner.hold_reads = False
+        early, go_on = await setup.held_read(store, read)
         _ = await change(store)
 
         late = await asyncio.wait_for(outcome(read, store), 60)
 
         assert late == await setup.there_is() != OLD
-        setup.inner.held[0].set()
+        go_on.set()
         assert await early == OLD
 
     setup.run(test)
@@ -426,13 +430,10 @@ def test_an_old_block_takes_no_place_from_the_new_one() -> None:
     setup = Setup()
 
     async def test(store: AsyncBlockStore) -> None:
-        setup.inner.hold_reads = True
-        early = asyncio.create_task(store.read_block("a/k"))
-        await setup.inner.until_held(1)
-        setup.inner.hold_reads = False
+        early, go_on = await setup.held_read(store, READS["whole"])
         _ = await store.write_block("a/k", NEW)
         assert await store.read_block("a/k") == NEW
-        setup.inner.held[0].set()
+        go_on.set()
         assert await early == OLD
 
         counted = setup.inner.read_count

@@ -62,20 +62,19 @@ def zipf(chance: random.Random) -> list[str]:
 
 
 def zipf_with_one_off_scans(chance: random.Random) -> list[str]:
-    trace = list[str]()
-    for at, key in enumerate(zipf(chance)):
-        trace.append(key)
-        if at % 2000 == 0:
-            trace += [f"scan {at} {number}" for number in range(800)]
-    return trace
+    return _with_scans(chance, lambda at, number: f"scan {at} {number}")
 
 
 def zipf_with_the_same_scan(chance: random.Random) -> list[str]:
+    return _with_scans(chance, lambda _, number: f"scan {number}")
+
+
+def _with_scans(chance: random.Random, key_of: Callable[[int, int], str]) -> list[str]:
     trace = list[str]()
     for at, key in enumerate(zipf(chance)):
         trace.append(key)
         if at % 2000 == 0:
-            trace += [f"scan {number}" for number in range(800)]
+            trace += [key_of(at, number) for number in range(800)]
     return trace
 
 
