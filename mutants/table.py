@@ -34,6 +34,8 @@ _EXCHANGE = ("transport/test_exchange.py", "transport/test_transport_blocking.py
 _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
+_DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
+_BUDGET = ("cache/test_disk_budget.py",)
 _FOLDER = ("stores/test_filesystem_store.py", "content/test_content_local_files.py")
 
 MUTANTS = [
@@ -463,6 +465,48 @@ MUTANTS = [
         "await self._listing.check_unchanged(ctx, layout, pieces)",
         "pass",
         _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "disk cache: a page is not verified",
+        "cache/kept.py",
+        "or not entry.verified(data, first, head, marks.own_sums)",
+        "",
+        _DISK,
+    ),
+    Mutant(
+        "disk cache: an entry that is not settled is read whatever its epoch",
+        "cache/kept.py",
+        "return self._marks.settled or epoch == self.head.epoch",
+        "return True",
+        _DISK,
+    ),
+    Mutant(
+        "disk cache: an open entry is read after its key was changed",
+        "cache/kept.py",
+        "if epoch != self._epoch or known.st_nlink == 0:",
+        "if known.st_nlink == 0:",
+        _DISK,
+    ),
+    Mutant(
+        "disk cache: times of another boot are believed",
+        "cache/entry.py",
+        "if its_boot != boot or",
+        "if",
+        _DISK,
+    ),
+    Mutant(
+        "disk cache: nothing is left free on the disk",
+        "cache/budget.py",
+        "floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)",
+        "floor = 0",
+        _BUDGET,
+    ),
+    Mutant(
+        "disk cache: hits do not keep an entry",
+        "cache/budget.py",
+        "flags = MAIN if entry.flags & MOST_HITS else None",
+        "flags = None",
+        _BUDGET,
     ),
     Mutant(
         "cache: a hit of an older epoch",
