@@ -6,6 +6,7 @@ import os
 import resource
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +415,26 @@ def test_fills_that_too_much_waits_before_are_dropped(
     assert disk.stats["dropped"] == 2
     disk.fill(pages_of("k4", BLOCK))
     assert disk.read("k4") == BLOCK
+
+
+def test_many_fills_at_once_start_one_thread(disk: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = list[Callable[[], None]]()
+
+    def start(call: Callable[[], None]) -> Future[None]:
+        started.append(call)
+        return Future()
+
+    monkeypatch.setattr(disk.runtime, "start", start)
+    for number in range(20):
+        assert disk.cache.fill(disk.runtime, pages_of(f"k{number}", BLOCK), 0)
+    assert len(started) == 1
+    started.pop()()
+    assert all(disk.read(f"k{number}") == BLOCK for number in range(20))
+    assert disk.cache.fill(disk.runtime, pages_of("late", BLOCK), 0)
+    assert len(started) == 1
+    started.pop()()
+    monkeypatch.undo()
+    disk.cache._queue._here.here().threads.clear()
 
 
 def test_close_waits_for_what_was_accepted(root: Path) -> None:

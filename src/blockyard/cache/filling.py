@@ -48,11 +48,12 @@ class WorkQueue:
             return False
         pending.size += size
         pending.work.append((work, size))
-        if not pending.at_work:
+        if not pending.at_work or not pending.threads or pending.threads[-1].done():
+            pending.at_work = True
             try:
                 pending.threads.append(runtime.start(partial(_work_off, pending, runtime.now)))
             except TransportError:  # no thread to be had: the next put tries again
-                return True
+                pending.at_work = False
         return True
 
     def clear(self) -> int:
