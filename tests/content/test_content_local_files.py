@@ -26,6 +26,7 @@ from blockyard import (
     BlockNotFoundError,
     DeadlineExceededError,
     LocalStorageError,
+    syscalls,
 )
 from blockyard.content import targets
 from blockyard.stores.memory import MemoryStore
@@ -748,6 +749,7 @@ class TestNetworkFileSystems:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             return pread(file, size, at)
 
+        monkeypatch.setattr(syscalls, "reads_cached", lambda _: False)  # NFS has no RWF_NOWAIT
         with open_client(client, tmp_path.as_uri()) as opened:
             opened.store.write_block("a", b"block")
             monkeypatch.setattr(os, "pread", stale)
