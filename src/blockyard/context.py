@@ -300,17 +300,17 @@ class Runtime(Protocol):
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item] | UserItems[Item],
+        items: Iterable[Item] | AsyncIterator[Item] | UserItems[Item],
         concurrency: int,
         in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
         """Await `operation(item)` for every item, at most `concurrency` at a time.
 
-        Results come in the order of the items, which are drawn only as places become free. Items
-        for which `in_turn` gives the same text go one after the other, in their order. The
-        first error cancels what is under way and is raised when all of that has ended. Returns
-        when every item is done, and not otherwise. Raises `ValueError` when `concurrency` is
-        below 1.
+        Results come in the order of the items, which are drawn only as places become free; an
+        `AsyncIterator` is none of the caller's own, nor has it an `in_turn`. Items for which that
+        gives the same text go one after the other, in their order. The first error cancels what is
+        under way and is raised when all of that has ended. Returns when every item is done, and not
+        otherwise. Raises `ValueError` when `concurrency` is below 1.
         """
         ...
 

@@ -1,15 +1,17 @@
-"""Read-ahead of contents: what is under way while their reader works, and what ends it."""
+"""Sliding windows of contents: reading ahead and what ends it, and writes without barriers."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,8 +21,8 @@ import blockyard
 from blockyard import BlockStore, DeadlineExceededError, StoreClosedError, TransportError
 from blockyard.content.reading import ContentReader
 from blockyard.context import Context
-from blockyard.model import Block
-from blockyard.stores.base import ReadRequest
+from blockyard.model import Block, BlockInfo
+from blockyard.stores.base import ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from tests.hooked_store import HookedStore, shrink_blocks
@@ -412,6 +414,63 @@ def test_a_forked_child_reads_on_by_itself() -> None:
         gate.held = False
         assert b"".join(iterator) == MOVIE[5 * BLOCK :]
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class OneSlowWrite(HookedStore):
+    """The write of block 1 ends when that of the last block has."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.last_is_written = False
+
+    async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        info = await self.inner.write(ctx, request)
+        self.last_is_written |= bytes(request.data) == MOVIE[-BLOCK:]
+        ends = ctx.runtime.now() + PATIENCE
+        while bytes(request.data) == MOVIE[BLOCK : 2 * BLOCK] and not self.last_is_written:
+            assert ctx.runtime.now() < ends
+            await ctx.runtime.sleep(0.001)
+        return info
+
+
+def pieces() -> Iterator[bytes]:
+    for start in range(0, len(MOVIE), 100):
+        yield MOVIE[start : start + 100]
+
+
+async def async_pieces() -> AsyncIterator[bytes]:
+    for piece in pieces():
+        yield piece
+
+
+@pytest.mark.parametrize("source", ["bytes", "path", "pipe", "file", "pieces", "async pieces"])
+def test_a_slow_write_holds_up_no_other(source: str, tmp_path: Path) -> None:
+    """No batch is waited for: a source is drawn on as long as one place is free."""
+    path = tmp_path / "file"
+    if source == "pipe":
+        os.mkfifo(path)
+        threading.Thread(target=path.write_bytes, args=(MOVIE,), daemon=True).start()
+    else:
+        _ = path.write_bytes(MOVIE)
+    store = OneSlowWrite()
+
+    async def under_asyncio() -> None:
+        async with await blockyard.open_async_store(store) as opened:
+            client = opened.with_options(concurrency=4)
+            shrink_blocks(client, BLOCK)  # pyright: ignore[reportArgumentType]
+            _ = await client.write_content("movie", async_pieces())
+            assert await client.read_content("movie") == MOVIE
+
+    if source == "async pieces":
+        asyncio.run(under_asyncio())
+        return
+    with blockyard.open_store(store) as opened:
+        client = opened.with_options(concurrency=4)
+        shrink_blocks(client, BLOCK)
+        sources: dict[str, Callable[[], Any]]
+        sources = {"bytes": lambda: MOVIE, "file": lambda: io.BytesIO(MOVIE), "pieces": pieces}
+        _ = client.write_content("movie", sources.get(source, lambda: path)())
+        assert client.read_content("movie") == MOVIE
 
 
 class HandlerError(Exception):

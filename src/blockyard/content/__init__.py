@@ -8,5 +8,5 @@ window.py     read-ahead: the next pieces of a content, on their way while its r
 sources.py    where the bytes of a new content come from; `streams.py` cuts them into blocks
 targets.py    where the bytes of a content go: a file that appears whole, or a stream
 files.py      a content as an open file, for both clients
-transfers.py  overlapping batches, progress, errors of local files
+transfers.py  progress, errors of local files
 """

@@ -2,8 +2,8 @@
 
 A source feeds `write(index, data)` with every block, several at a time, and at least with block
 0, which is empty when the source is. A buffer and a regular file can be read at any place, so
-each of the writes in flight fetches its own block; a stream is drawn in order, a batch ahead of
-the batch that is being written. No source is ever held whole.
+each of the writes in flight fetches its own block; a stream is drawn in order, its next block while
+those before it are written. No source is ever held whole.
 """
 
 from __future__ import annotations

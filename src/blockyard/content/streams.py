@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
-from blockyard.content.transfers import overlapped
 from blockyard.context import Context
 from blockyard.user_code import UserIterator
 
@@ -43,8 +42,8 @@ class StreamSource:
             await Stream(draw, self._block_size).pass_on(ctx, write, at_once)
 
 
-class Stream:
-    """The blocks that are drawn, passed on while more are."""
+class Stream(AsyncIterator[tuple[int, bytearray]]):
+    """The blocks that are drawn, numbered, at least one."""
 
     def __init__(self, draw: Draw, block_size: int) -> None:
         self._draw = draw
@@ -53,26 +52,22 @@ class Stream:
         self._ended = False
 
     async def pass_on(self, ctx: Context, write: Write, at_once: int) -> None:
-        """See `Source.feed`."""
+        """See `Source.feed`. One is drawn while the others are written."""
 
         async def put(numbered: tuple[int, bytearray]) -> None:
             await write(*numbered)
 
-        async def put_batch(batch: list[tuple[int, bytearray]]) -> None:
-            _ = await ctx.gather(put, batch)
+        _ = await ctx.runtime.gather(put, self, max(1, at_once))
 
-        # one more is held while it is drawn: what the source gave, not yet all cut into blocks
-        await overlapped(ctx, at_once - 1, self._next_batch, put_batch)
-
-    async def _next_batch(self, size: int) -> list[tuple[int, bytearray]]:
-        batch: list[tuple[int, bytearray]] = []
-        while len(batch) < size and not self._ended:
-            block = await self._draw()
-            self._ended = len(block) < self._block_size
-            if block or self._index == 0:
-                batch.append((self._index, block))
-                self._index += 1
-        return batch
+    async def __anext__(self) -> tuple[int, bytearray]:
+        if self._ended:
+            raise StopAsyncIteration
+        block = await self._draw()
+        self._ended = len(block) < self._block_size
+        if not block and self._index:
+            raise StopAsyncIteration
+        self._index += 1
+        return self._index - 1, block
 
 
 class _Cutter:

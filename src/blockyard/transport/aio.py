@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import (
     AsyncIterable,
+    AsyncIterator,
     Callable,
     Coroutine,
     Hashable,
@@ -26,7 +27,7 @@ from blockyard.transport.blocking import Inline
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.connections import Connections
 from blockyard.transport.exchanging import NetworkRuntime
-from blockyard.transport.gathering import InTurn, gather, gather_drawn
+from blockyard.transport.gathering import InTurn, gather, gather_awaited, gather_drawn
 from blockyard.transport.loop_poller import LoopPoller, LoopPollers
 from blockyard.transport.shared_calls import SharedCall, shared
 from blockyard.transport.stepping import InTask, OnCallingThread, OnOwnThread
@@ -142,7 +143,7 @@ class AsyncioRuntime(NetworkRuntime):
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item] | UserItems[Item],
+        items: Iterable[Item] | AsyncIterator[Item] | UserItems[Item],
         concurrency: int,
         in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
@@ -153,6 +154,8 @@ class AsyncioRuntime(NetworkRuntime):
             drawn = UserIterator(items.items)
             async with self._user_thread(items.deadline, drawn.close) as thread:
                 return await gather_drawn(operation, items, drawn, concurrency, thread)
+        if isinstance(items, AsyncIterator):
+            return await gather_awaited(operation, items, concurrency)
         return await gather(operation, items, concurrency)
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import (
     AsyncIterable,
+    AsyncIterator,
     Callable,
     Collection,
     Coroutine,
@@ -187,7 +188,7 @@ class BlockingRuntime(NetworkRuntime):
     async def gather(
         self,
         operation: Callable[[Item], Coroutine[Any, Any, Result]],
-        items: Iterable[Item] | UserItems[Item],
+        items: Iterable[Item] | AsyncIterator[Item] | UserItems[Item],
         concurrency: int,
         in_turn: Callable[[Item], str] | None = None,
     ) -> list[Result]:
@@ -195,6 +196,8 @@ class BlockingRuntime(NetworkRuntime):
         check_concurrency(concurrency)
         if isinstance(items, UserItems):
             raise NotImplementedError("the caller's own items are drawn on the background loop")
+        if isinstance(items, AsyncIterator):
+            return [await operation(item) async for item in items]
         return [await operation(item) for item in items]
 
     def task_queue(self) -> Never:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sized
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sized
 from typing import Any, Generic, TypeVar
 
 from blockyard.context import UserItems
@@ -42,6 +42,30 @@ async def gather(
 
     places = min(concurrency, len(items)) if isinstance(items, Sized) else concurrency
     await all_done([work() for _ in range(places)])
+    return results
+
+
+async def gather_awaited(
+    operation: Callable[[Item], Coroutine[Any, Any, Result]],
+    items: AsyncIterator[Item],
+    concurrency: int,
+) -> list[Result]:
+    """See `Runtime.gather`; one place at a time waits for its next item."""
+    results: list[Any] = []
+    turn = asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with turn:
+                item = await anext(items, _END)
+                if item is _END:
+                    return
+                index = len(results)
+                results.append(None)
+            results[index] = await operation(item)
+            del item  # which the next one may need the memory of
+
+    await all_done([work() for _ in range(concurrency)])
     return results
 
 
