@@ -234,6 +234,10 @@ LOCAL_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
     "read_block": lambda store, _: store.read_block("d/e/f"),
     "stat_block": lambda store, _: store.stat_block("d/e/f"),
     "if_match": lambda store, _: store.write_block("d/e/f", b"b", if_match=etag_of(store)),
+    "delete_block, if_match": lambda store, _: (
+        store.write_block("d/e/f", b"block"),
+        store.delete_block("d/e/f", if_match=etag_of(store)),
+    ),
     "delete_block": lambda store, _: (
         store.write_block("d/x", b"block"),
         store.delete_block("d/x"),

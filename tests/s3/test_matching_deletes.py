@@ -24,6 +24,8 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
+from blockyard.stores.memory import MemoryStore
+from blockyard.stores.wrapper import WrapperStore
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import FaultProxy, IgnoreHeader, LoseReply, Match, Script
@@ -267,12 +269,32 @@ def test_an_object_that_others_delete_meanwhile_shows_nothing() -> None:
     s3 = opened()
     s3.service.twists = [None, swept]
     delete(s3, etag_of(s3))
+    assert sent(s3).count("PUT") == 2
     s3 = opened()
     s3.service.always = lambda request, then: swept(request, then) if is_there(s3, PROBE) else then
     with pytest.raises(TransportError, match="gone each time"):
         delete(s3, etag_of(s3))
     assert is_there(s3)
     assert s3.store.stats().capabilities["matching_deletes"] is None
+
+
+def test_an_object_that_others_deleted_is_not_taken_for_one_that_is_refused() -> None:
+    """Where the reply to `If-Match` and no object is 412."""
+    s3 = opened()
+    honest = s3.service.answers["DELETE"]
+
+    def delete_or_refuse(request: Request) -> Response:
+        absent = request.target not in s3.service.objects
+        return REFUSED if absent and "if-match" in request.headers else honest(request)
+
+    def swept(_: Request, then: Response) -> Response:
+        del s3.service.objects[path(PROBE)]
+        return then
+
+    s3.service.answers["DELETE"] = delete_or_refuse
+    s3.service.twists = [swept]
+    delete(s3, etag_of(s3))
+    assert s3.store.stats().capabilities["matching_deletes"] is True
 
 
 @pytest.mark.parametrize("answer", [s3_error(501, "NotImplemented"), Response(501, {}, b"", 0)])
@@ -327,6 +349,15 @@ def test_what_fails_before_it_says_what_it_was_for() -> None:
     with pytest.raises(AccessDeniedError) as raised:
         delete(s3, etag_of(s3))
     assert "whether the service holds deletes to If-Match" in raised.value.__notes__[-1]
+    assert is_there(s3)
+
+
+def test_what_fails_before_it_has_not_touched_the_block() -> None:
+    s3 = opened()
+    s3.service.always = lose
+    with pytest.raises(TransportConnectionError) as raised:
+        delete(s3, etag_of(s3))
+    assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 0
     assert is_there(s3)
 
 
@@ -493,3 +524,11 @@ def test_a_reply_without_a_date_tells_none(headers: dict[str, str]) -> None:
     s3 = amazon(reply(200, {"etag": "e"} | headers, b""))
     _ = s3.read("k")
     assert s3.store.date(s3.ctx) is None
+
+
+def test_stores_of_this_machine_tell_their_own_time() -> None:
+    s3 = amazon(reply(200, {"etag": "e"} | DATE, b""))
+    for store in (MemoryStore(), WrapperStore(MemoryStore())):
+        assert store.date(s3.ctx) == datetime.fromtimestamp(s3.runtime.wall_time(), UTC)
+    _ = s3.read("k")
+    assert WrapperStore(s3.store).date(s3.ctx) == MOMENT

@@ -113,6 +113,25 @@ def test_a_write_between_the_look_and_the_replacement_is_not_undone(
         assert store.read_block(KEY) == b"1"
 
 
+def test_a_write_between_the_look_and_the_delete_is_not_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = MemoryStore()
+    with blockyard.open_store(memory) as store:
+        info = store.write_block(KEY, b"0")
+        check = memory_module.check_match
+
+        def interrupted(*args: str) -> None:
+            check(*args)
+            monkeypatch.undo()
+            _ = store.write_block(KEY, b"1")
+
+        monkeypatch.setattr(memory_module, "check_match", interrupted)
+        with pytest.raises(PreconditionFailedError):
+            store.delete_block(KEY, if_match=info.etag)
+        assert store.read_block(KEY) == b"1"
+
+
 def test_threads_add_on_s3(moto_endpoint: Endpoint, bucket: str, key_prefix: str) -> None:
     config = S3Config(**moto_endpoint.s3_settings(bucket, key_prefix))
     with blockyard.open_store(StoreConfig(s3=config)) as store:
@@ -150,6 +169,7 @@ class TestFolder:
             lambda: store.write_block(KEY, b"1", if_match=store.stat_block(KEY).etag),
             lambda: store.copy_block("other", KEY),
             lambda: store.delete_block(KEY),
+            lambda: store.delete_block(KEY, if_match=store.stat_block(KEY).etag),
             lambda: store.delete_blocks([KEY]),
         ]
         _ = store.write_block(KEY, b"0")
@@ -244,6 +264,40 @@ class TestFolder:
             _ = store.write_block(KEY, b"1", if_match=info.etag)
         assert {path.name for path in tmp_path.iterdir()} == {".blockyard"}
 
+    @pytest.mark.parametrize("deleted", [False, True])
+    def test_a_block_that_changes_after_the_first_look_is_not_deleted(
+        self,
+        store: BlockStore,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        deleted: bool,
+    ) -> None:
+        info = store.write_block(KEY, b"0")
+        remove_version = disk.remove_version
+
+        def losing(*args: object) -> None:
+            monkeypatch.undo()
+            if deleted:
+                store.delete_block(KEY)
+            else:
+                _ = store.write_block(KEY, b"1")
+            remove_version(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(disk, "remove_version", losing)
+        kind = BlockNotFoundError if deleted else PreconditionFailedError
+        with pytest.raises(kind, match=f"delete_block '{KEY}'"):
+            store.delete_block(KEY, if_match=info.etag)
+        assert store.block_exists(KEY) != deleted
+        if deleted:
+            assert {path.name for path in tmp_path.iterdir()} == {".blockyard"}
+
+    def test_a_delete_of_a_version_leaves_no_folder(
+        self, store: BlockStore, tmp_path: Path
+    ) -> None:
+        info = store.write_block("a/b/c", b"0")
+        store.delete_block("a/b/c", if_match=info.etag)
+        assert {path.name for path in tmp_path.iterdir()} == {".blockyard"}
+
     def test_where_there_are_no_locks_only_conditions_fail(
         self, store: BlockStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -256,6 +310,8 @@ class TestFolder:
         monkeypatch.setattr("fcntl.flock", flock)
         with pytest.raises(LocalStorageError, match=r"write_block .*No locks available"):
             _ = store.write_block(KEY, b"1", if_match=info.etag)
+        with pytest.raises(LocalStorageError, match=r"delete_block .*No locks available"):
+            store.delete_block(KEY, if_match=info.etag)
         assert store.read_block(KEY) == b"0"
         _ = store.write_block(KEY, b"1")
         _ = store.copy_block(KEY, "copy")

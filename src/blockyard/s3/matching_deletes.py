@@ -56,6 +56,7 @@ class MatchingDeletes:
                     f"delete_block {key!r}: before it, with an object made for that, "
                     "whether the service holds deletes to If-Match"
                 )
+                error.unknown_attempts = 0  # of the caller's block
                 raise
         if not learnt.matching_deletes:
             raise _unconditional(key)
@@ -93,7 +94,7 @@ class MatchingDeletes:
 
     async def _find_out(self, ctx: Context) -> bool:
         """Whether the service compares ETags; tried on objects that are nobody's block."""
-        own = replace(ctx, unknown_attempts=0, once=False)  # no change of the caller's
+        own = replace(ctx, once=False)  # what it does is no change of the caller's
         for _ in range(_PROBES):
             key = f".blockyard-probe-{ctx.runtime.nonce()}"
             full_key = self._prefix + key

@@ -39,6 +39,7 @@ class StoreModel(RuleBasedStateMachine):
         self.held_keys = held_together(_SOME_KEYS, lacks)
         self.conditional_writes = Capability.CONDITIONAL_WRITES not in lacks
         self.matching_writes = Capability.MATCHING_WRITES not in lacks
+        self.matching_deletes = Capability.MATCHING_DELETES not in lacks
         self.blocks: dict[str, bytes] = {}
 
     @rule(key=_KEYS, data=_DATA)
@@ -74,6 +75,23 @@ class StoreModel(RuleBasedStateMachine):
         else:
             assert matches
             self.blocks[key] = data
+
+    @precondition(lambda self: self.matching_deletes)
+    @rule(key=_KEYS, other=_KEYS)
+    def delete_if_match(self, key: str, other: str) -> None:
+        if other not in self.blocks:
+            return
+        etag = self.store.stat_block(other).etag
+        matches = key in self.blocks and self.store.stat_block(key).etag == etag
+        try:
+            self.store.delete_block(key, if_match=etag)
+        except BlockNotFoundError:
+            assert key not in self.blocks
+        except PreconditionFailedError:
+            assert not matches
+        else:
+            assert matches
+            del self.blocks[key]
 
     @rule(blocks=st.dictionaries(_KEYS, _DATA, max_size=5))
     def write_many(self, blocks: dict[str, bytes]) -> None:
