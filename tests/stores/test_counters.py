@@ -93,8 +93,15 @@ def test_a_plain_write_or_a_delete_beside_it_in_memory_is_not_undone() -> None:
             assert [adder.result() for adder in adders] == [None] * 3
 
 
-def test_a_write_between_the_look_and_the_replacement_is_not_undone(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda store, etag: store.write_block(KEY, b"2", if_match=etag),
+        lambda store, etag: store.delete_block(KEY, if_match=etag),
+    ],
+)
+def test_a_write_between_the_look_and_the_change_is_not_undone(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[BlockStore, str], object]
 ) -> None:
     """As one of a signal handler's, between any two steps."""
     memory = MemoryStore()
@@ -109,26 +116,7 @@ def test_a_write_between_the_look_and_the_replacement_is_not_undone(
 
         monkeypatch.setattr(memory_module, "check_match", interrupted)
         with pytest.raises(PreconditionFailedError):
-            _ = store.write_block(KEY, b"2", if_match=info.etag)
-        assert store.read_block(KEY) == b"1"
-
-
-def test_a_write_between_the_look_and_the_delete_is_not_deleted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    memory = MemoryStore()
-    with blockyard.open_store(memory) as store:
-        info = store.write_block(KEY, b"0")
-        check = memory_module.check_match
-
-        def interrupted(*args: str) -> None:
-            check(*args)
-            monkeypatch.undo()
-            _ = store.write_block(KEY, b"1")
-
-        monkeypatch.setattr(memory_module, "check_match", interrupted)
-        with pytest.raises(PreconditionFailedError):
-            store.delete_block(KEY, if_match=info.etag)
+            _ = change(store, info.etag)
         assert store.read_block(KEY) == b"1"
 
 

@@ -27,7 +27,7 @@ from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import REPLACES, Writer, perhaps_done, replaced
-from blockyard.stores.base import WriteRequest, check_match
+from blockyard.stores.base import WriteRequest, changed
 
 _OPERATION = "delete_block"
 _PROBES = 3
@@ -89,7 +89,8 @@ class MatchingDeletes:
             return _unknown_outcome(call, if_match, now)
         if etag is None:
             return BlockNotFoundError(f"{where}: there is no such block")
-        check_match(where, if_match, etag)
+        if etag != if_match:
+            return changed(where, if_match, etag)
         return PreconditionFailedError(f"{where}: its ETag was not {if_match!r}, though it is now")
 
     async def _find_out(self, ctx: Context) -> bool:
