@@ -177,11 +177,15 @@ class TaskQueue(Protocol[Result]):
         """Have one more go on, also when this call has ended."""
         ...
 
+    async def is_ready(self, seconds: float) -> bool:
+        """Whether the first has ended, or does within so many seconds."""
+        ...
+
     async def next(self, deadline: float | None) -> Result:
         """Take the first: what it returns or raises, once it has ended.
 
         Raises `DeadlineExceededError` at the deadline. It is cut off then, and when this is
-        cancelled.
+        cancelled. Raises `ValueError` when another thread or task has stopped this meanwhile.
         """
         ...
 

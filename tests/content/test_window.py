@@ -97,6 +97,72 @@ def take(iterator: Iterator[bytes], count: int) -> bytes:
     return b"".join(next(iterator) for _ in range(count))
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is, nobody waits for long enough to have more read ahead."""
+    monkeypatch.setattr("blockyard.content.window.GROWS_AFTER", 10 * PATIENCE)
+
+
+def test_more_and_more_is_read_ahead_while_it_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blockyard.content.window.GROWS_AFTER", 0.001)
+    with gated() as (store, gate):
+        gate.held = True
+
+        def release() -> None:
+            eventually(lambda: gate.under_way >= 12)
+            gate.held = False
+
+        releasing = threading.Thread(target=release)
+        releasing.start()
+        narrow = store.with_options(concurrency=12)
+        shrink_blocks(narrow, BLOCK)
+        assert next(narrow.iter_content("movie")) == MOVIE[:BLOCK]
+        releasing.join()
+        assert gate.most == 12
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_closing_in_the_middle_of_a_step_ends_that(client: ClientName) -> None:
+    """By another thread, or task."""
+
+    async def under_asyncio() -> None:
+        gate = Gate()
+        async with await blockyard.open_async_store(gate) as store:
+            shrink_blocks(store, BLOCK)  # pyright: ignore[reportArgumentType]
+            _ = await store.write_content("movie", MOVIE)
+            gate.held = True
+            file = await store.open_content("movie")
+            reading = asyncio.ensure_future(file.read())
+            await until(lambda: gate.under_way > 0)
+            closing = asyncio.ensure_future(file.close())
+            await asyncio.sleep(0.01)
+            gate.held = False
+            with pytest.raises(ValueError, match="closed"):
+                _ = await reading
+            await closing
+
+    if client == "asyncio":
+        asyncio.run(under_asyncio())
+        return
+    with gated() as (store, gate):
+        gate.held = True
+        iterator = store.iter_content("movie")
+
+        def close() -> None:
+            eventually(lambda: gate.under_way > 0)
+            iterator.close()
+            gate.held = False
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        with pytest.raises(ValueError, match="closed"):
+            _ = list(iterator)
+        closing.join()
+        eventually(lambda: gate.under_way == 0)
+
+
 def test_more_and_more_is_read_ahead_while_the_reader_works() -> None:
     with gated() as (store, gate):
         iterator = store.iter_content("movie")

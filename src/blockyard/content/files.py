@@ -240,11 +240,15 @@ class AsyncContentFile:
                 parts.append(data)
                 size -= len(data)
             else:
+                self._check_open()
                 await self._cursor.fetch(ctx, size)
         return b"".join(parts)
 
-    def _check_free(self) -> None:
+    def _check_open(self) -> None:
         if self.closed:
             raise ValueError(f"{self.name!r}: the file is closed")
+
+    def _check_free(self) -> None:
+        self._check_open()
         if self._reading:
             raise RuntimeError(f"{self.name!r}: another read of this file is under way")

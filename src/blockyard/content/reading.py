@@ -90,7 +90,7 @@ class ContentReader:
 
     def at_once(self, ctx: Context, layout: Layout) -> int:
         """How many blocks of a content may be on their way, beside the one that is worked on."""
-        return min(ctx.concurrency, max(1, self._operations.in_flight // layout.block_size - 1))
+        return self._operations.at_once(ctx, layout.block_size)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""

@@ -2,7 +2,7 @@
 
 A sliding window: as one piece is given out the next one is begun, and nothing waits for the slowest
 of a batch. It begins small, and twice as many pieces are read ahead for each that is asked for,
-up to what the call may hold in memory. Between two calls they go on.
+and while one is waited for, up to what the call may hold in memory. Between two calls they go on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any, TypeAlias
 
 from blockyard.content.layout import Layout, Piece
 from blockyard.context import Context, TaskQueue
+
+GROWS_AFTER = 0.02
+"""Seconds that a reader waits for a piece until twice as many are read ahead: it is fast enough."""
 
 ReadPiece: TypeAlias = Callable[[Context, Layout, Piece], Coroutine[Any, Any, bytes]]
 
@@ -52,6 +55,7 @@ class Window:
         """
         start, stop = span
         reads = self._reads
+        grows = first is None
         if reads is None or start != self._front or not reads.usable:
             await self.end()
             reads = self._reads = ctx.runtime.task_queue()
@@ -61,9 +65,13 @@ class Window:
             self._begin(ctx, reads, layout, stop)
         else:
             self._ahead = max(ahead, 1, 2 * self._ahead)
+            grows = True
         self._ahead = min(self._ahead, at_once)
         try:
             self._fill(ctx, reads, layout, stop, min(at_once, 1 + self._ahead))
+            while grows and self._ahead < at_once and not await self._is_ready(ctx, reads):
+                self._ahead = min(2 * self._ahead, at_once)
+                self._fill(ctx, reads, layout, stop, min(at_once, 1 + self._ahead))
             data = await reads.next(ctx.deadline)
         except BaseException:
             await self.end()
@@ -83,6 +91,12 @@ class Window:
         reads, self._reads = self._reads, None
         if reads is not None:
             await reads.end()
+
+    async def _is_ready(self, ctx: Context, reads: TaskQueue[bytes]) -> bool:
+        seconds = GROWS_AFTER
+        if ctx.deadline is not None:
+            seconds = min(seconds, ctx.deadline - ctx.runtime.now())
+        return await reads.is_ready(seconds)
 
     def _fill(
         self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int, wanted: int

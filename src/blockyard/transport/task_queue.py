@@ -21,6 +21,8 @@ from blockyard.transport.tasks import in_time, look_at_error, until_done
 from blockyard.transport.threads import deadline_passed
 
 Result = TypeVar("Result")
+_STOPPED = "what was read was closed meanwhile"
+
 Run = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 Post = Callable[[Callable[[], object]], object]
 """From any thread: have the loop call a function."""
@@ -64,8 +66,16 @@ class TaskQueue(Generic[Result]):
         if self._stopped:  # by another thread, meanwhile
             _ = task.cancel()
 
+    async def is_ready(self, seconds: float) -> bool:
+        for task in list(self._tasks)[:1]:
+            return task.done() or await in_time(asyncio.wait((task,)), seconds)
+        return True
+
     async def next(self, deadline: float | None) -> Result:
-        task = self._tasks.popleft()
+        try:
+            task = self._tasks.popleft()
+        except IndexError:
+            raise ValueError(_STOPPED) from None
         seconds = None if deadline is None else deadline - monotonic()
         try:
             ended = task.done() or await in_time(asyncio.wait((task,)), seconds)
@@ -76,6 +86,8 @@ class TaskQueue(Generic[Result]):
         try:
             if task.cancelled() and not ended:
                 raise deadline_passed()
+            if task.cancelled() and self._stopped:
+                raise ValueError(_STOPPED)
             return task.result()
         finally:
             del task  # which holds the error, whose traceback refers to this frame
