@@ -7,6 +7,8 @@ import gc
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -568,3 +570,65 @@ def test_a_signal_that_raises_leaves_nothing_under_way_and_loses_no_block() -> N
             assert read + b"".join(iterator) == MOVIE
     finally:
         _ = signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_handler_may_read_on_in_the_middle_of_another_call() -> None:
+    got: list[bytes] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        gate.held = False
+        got.append(next(iterator))
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with gated() as (store, gate):
+            iterator = store.iter_content("movie")
+            got.append(next(iterator))
+            eventually(lambda: gate.under_way == 0)
+            gate.held = True
+            timer = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), 10))
+            timer.start()
+            assert store.read_block("movie/chunk-0/block-3") == MOVIE[3 * BLOCK : 4 * BLOCK]
+            timer.join()
+            assert b"".join(got) == MOVIE[: 2 * BLOCK]
+            assert b"".join(iterator) == MOVIE[2 * BLOCK :]
+    finally:
+        _ = signal.signal(signal.SIGUSR1, before)
+
+
+BEFORE_THE_END = """
+import atexit, sys, threading, time
+import blockyard
+from tests.content.test_window import BLOCK, MOVIE, Gate, shrink_blocks
+
+gate = Gate()
+store = blockyard.open_store(gate)
+shrink_blocks(store, BLOCK)
+store.write_content("movie", MOVIE)
+file, iterator = store.open_content("movie"), store.iter_content("movie")
+assert file.read(3 * BLOCK) + next(iterator) == MOVIE[: 3 * BLOCK] + MOVIE[:BLOCK]
+
+def rest():
+    gate.held = False
+    assert file.read() + b"".join(iterator) == MOVIE[3 * BLOCK :] + MOVIE[BLOCK:]
+    print("read")
+"""
+ENDS = {
+    "reads under way": "gate.held = True; file.read(10); next(iterator); print('read')",
+    "the main thread": "threading.Thread(target=lambda: (time.sleep(0.3), rest())).start()",
+    "atexit": "atexit.register(rest)",
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_interpreter_that_ends(end: str) -> None:
+    program = BEFORE_THE_END + ENDS[end]
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "read\n", "")
