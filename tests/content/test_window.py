@@ -281,17 +281,17 @@ class TestOpenFiles:
         with gated() as (store, gate), store.open_content("movie") as file:
             raw = file.raw
             first = raw.read(100)
-            assert self.spans(gate) == [(0, 0.25), (0.25, 0.75)]
+            assert self.spans(gate) == [(0, 0.25), (0.25, 1)]
             first += raw.read(1000)
             assert self.spans(gate) == []
             first += raw.read(1000)
-            assert self.spans(gate) == [(0.75, 1), (1, 2)]
+            assert self.spans(gate) == [(1, 2), (2, 3)]
             while raw.tell() < 2 * BLOCK:
                 first += raw.read(1000)
-            assert self.spans(gate) == [(n, n + 1) for n in range(2, 10)]
+            assert self.spans(gate) == [(n, n + 1) for n in range(3, 6)]
             while raw.tell() < 3 * BLOCK:
                 first += raw.read(1000)
-            assert self.spans(gate) == [(n, n + 1) for n in range(10, 19)]
+            assert self.spans(gate) == [(n, n + 1) for n in range(6, 11)]
             assert first + file.read() == MOVIE
 
     def test_one_piece_after_a_seek_and_none_for_who_reads_here_and_there(self) -> None:
@@ -303,12 +303,12 @@ class TestOpenFiles:
             for at, place in enumerate(places):
                 _ = raw.seek(place * BLOCK)
                 assert raw.read(10) == MOVIE[place * BLOCK :][:10]
-                ahead = [] if at else [(place + 0.25, place + 0.75)]
+                ahead = [] if at else [(place + 0.25, place + 1)]
                 assert self.spans(gate) == [(place, place + 0.25), *ahead]
             assert raw.read(1024) == MOVIE[9 * BLOCK + 10 :][: BLOCK // 4 - 10]
             assert self.spans(gate) == []
-            assert raw.read(1024) == MOVIE[9 * BLOCK + BLOCK // 4 :][: BLOCK // 2]
-            assert self.spans(gate) == [(9.25, 9.75), (9.75, 10)]
+            assert raw.read(1024) == MOVIE[9 * BLOCK + BLOCK // 4 : 10 * BLOCK]
+            assert self.spans(gate) == [(9.25, 10), (10, 11)]
 
     def test_a_large_read_has_all_of_it_on_its_way(self) -> None:
         with gated() as (store, gate), store.open_content("movie") as file:

@@ -50,8 +50,8 @@ class Window:
 
         `at_once` is how many pieces may be under way, `ahead` how many at least beside the one
         that is asked for. Where this does not go on from the piece before, that has `first` bytes
-        at most, and each of the following ones twice as many. A read that fails or is cancelled
-        ends those ahead; the next call begins anew.
+        at most, and each of the following ones four times as many. A read that fails or is
+        cancelled ends those ahead; the next call begins anew.
         """
         start, stop = span
         reads = self._reads
@@ -114,6 +114,6 @@ class Window:
         start = self._begun
         block_edge = start - start % layout.block_size + layout.block_size
         self._begun = min(start + self._largest, block_edge, stop)
-        self._largest = min(2 * self._largest, layout.block_size)
+        self._largest = min(4 * self._largest, layout.block_size)
         (piece,) = layout.pieces(start, self._begun)
         reads.begin(partial(self._read, ctx, layout, piece))
