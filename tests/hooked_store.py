@@ -66,4 +66,4 @@ def shrink_blocks(store: BlockStore, block_size: int) -> None:
     target = getattr(store, "_store", store)  # the driven asyncio client holds the real one
     operations: Operations = target._operations
     target._reader = ContentReader(operations, block_size)
-    target._writer = ContentWriter(operations, block_size)
+    target._writer = ContentWriter(operations, block_size, inline_limit=0)

@@ -15,6 +15,7 @@ import pathlib
 import typing
 from array import array
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
@@ -123,6 +124,17 @@ WRONG: dict[str, list[Wrong]] = {
     "literal": FLAG,
     "dry_run": FLAG,
     "raise_on_failure": FLAG,
+    "no_writers": FLAG,
+    "block_size": [
+        *types(1.5, "8", b"8", True, [8]),
+        *((value, ValueError) for value in (0, -1, 2**31, 10**400)),
+    ],
+    "content_type": types(None, 3, b"text/plain", ["text/plain"]),
+    "modified": [*types(3, 1.5, "2026-01-01"), (datetime(2026, 1, 1), ValueError)],  # noqa: DTZ001
+    "metadata": [
+        *types(3, "a", [("a", "b")], {"a": 1}, {1: "a"}, {b"a": "b"}),
+        ({"a": "x" * 9000}, ValueError),
+    ],
     "data": DATA,
     "buffer": BUFFER,
     "offset": OFFSET,
@@ -365,7 +377,7 @@ def test_a_text_of_a_class_of_its_own_is_its_text(client: ClientName) -> None:
 
         assert opened.store.read_block(Key.A) == opened.store.read_block("the/key") == b"2"
         keys = opened.store.list_by_prefix(Key.A)
-        assert keys == ["the/key", "the/key/chunk-0/block-0"]
+        assert keys == ["the/key", "the/key.blockyard"]
         assert all(type(info.key) is str for info in opened.store.iter_blocks())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import blockyard
-from blockyard import BlockStore, IntegrityError, StoreClosedError, TransportError
+from blockyard import BlockStore, ContentReplacedError, StoreClosedError, TransportError
 from blockyard.aio import AsyncBlockStore
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.iterators import AsyncPageIterator, PageIterator
@@ -125,15 +125,23 @@ def test_a_step_that_is_cancelled_is_tried_again_by_the_next(kind: str) -> None:
     asyncio.run(main())
 
 
-def test_what_has_changed_meanwhile_is_an_error_each_time(
+def test_what_was_replaced_meanwhile_is_read_to_its_end(opened: tuple[BlockStore, Failing]) -> None:
+    store, _ = opened
+    iterator = store.iter_content("movie")
+    items = [next(iterator)]
+    _ = store.write_content("movie", MOVIE[::-1])
+    assert b"".join([*items, *iterator]) == MOVIE
+
+
+def test_what_was_deleted_meanwhile_is_an_error_each_time(
     opened: tuple[BlockStore, Failing],
 ) -> None:
     store, _ = opened
     iterator = store.iter_content("movie")
     items = [next(iterator)]
-    _ = store.write_content("movie", MOVIE[::-1])
+    store.delete_content("movie")
     for _ in range(3):
-        with pytest.raises(IntegrityError, match="movie"):
+        with pytest.raises(ContentReplacedError, match="movie"):
             items.extend(iterator)
     assert MOVIE.startswith(b"".join(items))
 

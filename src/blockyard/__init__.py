@@ -18,6 +18,9 @@ from blockyard.errors import (
     BucketNotFoundError,
     BufferTooSmallError,
     ConfigError,
+    ContentChangedError,
+    ContentExistsError,
+    ContentReplacedError,
     DeadlineExceededError,
     IncompleteBodyError,
     IntegrityError,
@@ -26,6 +29,7 @@ from blockyard.errors import (
     LocalStorageError,
     NotModifiedError,
     NotS3Error,
+    OutcomeUnknownError,
     OversizedBodyError,
     PartialDeleteError,
     PreconditionFailedError,
@@ -67,7 +71,9 @@ if TYPE_CHECKING:
         StoreConfig,
         TimeoutConfig,
     )
+    from blockyard.content.cleaning import CleanReport, Leftover
     from blockyard.content.layout import ContentInfo
+    from blockyard.content.listing import ContentEntry
     from blockyard.content.transfers import Progress
     from blockyard.context import Context
     from blockyard.opening import open_store
@@ -94,8 +100,13 @@ __all__ = [
     "CacheConfig",
     "CacheStats",
     "CacheStore",
+    "CleanReport",
     "ConfigError",
+    "ContentChangedError",
+    "ContentEntry",
+    "ContentExistsError",
     "ContentInfo",
+    "ContentReplacedError",
     "Context",
     "CopyResult",
     "DeadlineExceededError",
@@ -109,10 +120,12 @@ __all__ = [
     "IntegrityError",
     "InvalidKeyError",
     "InvalidRangeError",
+    "Leftover",
     "ListRequest",
     "LocalStorageError",
     "NotModifiedError",
     "NotS3Error",
+    "OutcomeUnknownError",
     "OversizedBodyError",
     "Page",
     "PartialDeleteError",
@@ -144,6 +157,8 @@ __all__ = [
 _LATER = {
     "AsyncBlockStore": "blockyard.aio",
     "BlockStore": "blockyard.sync",
+    "CleanReport": "blockyard.content.cleaning",
+    "ContentEntry": "blockyard.content.listing",
     "ContentInfo": "blockyard.content.layout",
     "Context": "blockyard.context",
     "CacheConfig": "blockyard.config",
@@ -151,6 +166,7 @@ _LATER = {
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",
     "IntegrityConfig": "blockyard.config",
+    "Leftover": "blockyard.content.cleaning",
     "ListRequest": "blockyard.stores.base",
     "Progress": "blockyard.content.transfers",
     "ReadRequest": "blockyard.stores.base",

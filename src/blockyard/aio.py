@@ -5,8 +5,9 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -15,13 +16,15 @@ from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
 from blockyard.config import Settings
 from blockyard.config.loading import Source
+from blockyard.content.cleaning import CleanReport, ContentCleaner
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
+from blockyard.content.listing import ContentEntry
 from blockyard.content.reading import ContentReader
 from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import ContentWriter
+from blockyard.content.writing import ContentWriter, WriteOptions
 from blockyard.context import CacheUse, Context
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
@@ -70,6 +73,7 @@ class AsyncBlockStore:
         self._operations = operations
         self._reader = ContentReader(operations)
         self._writer = ContentWriter(operations)
+        self._cleaner = ContentCleaner(operations)
         self._verifier = Verifier(operations)
         self._runtime = runtime
         self._deadline = deadline
@@ -223,11 +227,22 @@ class AsyncBlockStore:
         return await self._operations.health_check(self._context())
 
     async def write_content(
-        self, content_id: str, source: AsyncContentSource, *, progress: Progress | None = None
+        self,
+        content_id: str,
+        source: AsyncContentSource,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        block_size: int | None = None,
+        content_type: str = "",
+        modified: datetime | None = None,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
+        options = WriteOptions(if_absent, if_match, block_size, content_type, modified, metadata)
         return await self._run_many(
-            self._writer.write_content(self._context(), content_id, source, progress)
+            self._writer.write_content(self._context(), content_id, source, progress, options)
         )
 
     async def read_content(
@@ -274,9 +289,9 @@ class AsyncBlockStore:
         """See `BlockStore.content_exists`."""
         return await self._reader.content_exists(self._context(), content_id)
 
-    async def list_contents(self, prefix: str = "") -> list[ContentInfo]:
+    async def list_contents(self, prefix: str = "") -> list[ContentEntry]:
         """See `BlockStore.list_contents`."""
-        return await self._reader.list_contents(self._context(), prefix)
+        return await self._run_many(self._reader.list_contents(self._context(), prefix))
 
     async def copy_content(
         self, source_id: str, target_id: str, *, progress: Progress | None = None
@@ -289,6 +304,20 @@ class AsyncBlockStore:
     async def delete_content(self, content_id: str) -> None:
         """See `BlockStore.delete_content`."""
         return await self._run_many(self._writer.delete_content(self._context(), content_id))
+
+    async def adopt_content(self, content_id: str) -> ContentInfo:
+        """See `BlockStore.adopt_content`."""
+        return await self._run_many(self._cleaner.adopt_content(self._context(), content_id))
+
+    async def clean_contents(
+        self, prefix: str = "", *, dry_run: bool = True, no_writers: bool = False
+    ) -> CleanReport:
+        """See `BlockStore.clean_contents`."""
+        return await self._run_many(
+            self._cleaner.clean_contents(
+                self._context(), prefix, dry_run=dry_run, no_writers=no_writers
+            )
+        )
 
     def stats(self) -> StoreStats:
         """See `BlockStore.stats`; not awaited."""

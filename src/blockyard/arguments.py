@@ -59,16 +59,16 @@ def key(operation: str, value: str, name: str = "key") -> str:
     """A key of a block. Raises `TypeError`, `InvalidKeyError`."""
     if type(value) is str and _PLAIN(value):
         return value
-    text = _text(operation, value, name)
-    check_key(text, f"{operation}: {name}")
-    return text
+    found = text(operation, value, name)
+    check_key(found, f"{operation}: {name}")
+    return found
 
 
 def prefix(operation: str, value: str, name: str = "prefix") -> str:
     """The beginning of keys; it may be empty. Raises `TypeError`, `InvalidKeyError`."""
-    text = _text(operation, value, name)
-    check_prefix(text, f"{operation}: {name}")
-    return text
+    found = text(operation, value, name)
+    check_prefix(found, f"{operation}: {name}")
+    return found
 
 
 def keys(operation: str, values: Iterable[str]) -> list[str]:
@@ -120,13 +120,13 @@ def etag(operation: str, value: str | None, name: str) -> str | None:
     """An ETag as `BlockInfo` has it. Raises `TypeError`, `ValueError`."""
     if value is None:
         return None
-    text = _text(operation, value, name)
-    if not _ETAG.fullmatch(text):
+    found = text(operation, value, name)
+    if not _ETAG.fullmatch(found):
         raise ValueError(
             f"{operation}: {name}: expected an ETag as BlockInfo.etag has it, without quotes, "
-            f"got {_shown(text)}"
+            f"got {_shown(found)}"
         )
-    return text
+    return found
 
 
 def ranges(
@@ -264,12 +264,12 @@ def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
     """What reads are to do with a cache. Raises `TypeError`, `ValueError`."""
     if value is SAME:
         return default
-    text = _text("with_options", value, "cache")
-    if text not in {"use", "bypass", "refresh"}:
+    found = text("with_options", value, "cache")
+    if found not in {"use", "bypass", "refresh"}:
         raise ValueError(
-            f"with_options: cache: expected use, bypass or refresh, got {_shown(text)}"
+            f"with_options: cache: expected use, bypass or refresh, got {_shown(found)}"
         )
-    return cast("CacheUse", text)
+    return cast("CacheUse", found)
 
 
 def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:
@@ -307,7 +307,8 @@ def unsuitable(operation: str, name: str, expected: str, value: object) -> TypeE
     return TypeError(f"{operation}: {name}: expected {expected}, got {_type(value)}")
 
 
-def _text(operation: str, value: str, name: str) -> str:
+def text(operation: str, value: str, name: str) -> str:
+    """A text. Raises `TypeError`."""
     if isinstance(value, str):
         return str.__str__(value)  # of an enum's member, too, its text and not its name
     raise unsuitable(operation, name, "str", value)

@@ -13,6 +13,11 @@
     ├── BufferTooSmallError           (ValueError)      the caller's buffer can't hold the block
     ├── BlockTooLargeError            (ValueError)      a block over the stated limit
     ├── IntegrityError                                  bytes that do not match their checksum
+    │   └── ContentReplacedError                        a content that was replaced or deleted
+    │                                                   while it was read
+    ├── ContentExistsError                              if_absent was given and a content is there
+    ├── ContentChangedError                             the content is not of the version if_match
+    ├── OutcomeUnknownError                             whether a content was changed is not known
     ├── PartialDeleteError                              some keys of a delete are still there
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
     ├── LocalStorageError                               the local disk refused (read-only, full)
@@ -99,6 +104,26 @@ class BlockTooLargeError(BlockStoreError, ValueError):
 
 class IntegrityError(BlockStoreError):
     """The bytes do not match the checksum they were stored under."""
+
+
+class ContentReplacedError(IntegrityError):
+    """The content was written again or deleted while it was read: open it anew."""
+
+
+class ContentExistsError(BlockStoreError):
+    """A content was already there although `if_absent` was given."""
+
+
+class ContentChangedError(BlockStoreError):
+    """The content has another version than `if_match` requires, or is not there."""
+
+
+class OutcomeUnknownError(BlockStoreError):
+    """Whether a content was written or deleted is not known, and may still come about.
+
+    A reply was lost, and what is there now does not show it. What was there, or what was to be
+    there, is whole: read it to see, or do the same again.
+    """
 
 
 class PartialDeleteError(BlockStoreError):

@@ -68,6 +68,11 @@ class Checksums(Protocol):
         """The kind: "page checksums", "x-amz-checksum-crc32c" and its like, "ETag"."""
         ...
 
+    @property
+    def block_crc32c(self) -> int | None:
+        """The CRC32C of the whole block, where it is known."""
+        ...
+
 
 class PageSums(NamedTuple):
     """The checksums that a block was stored with: of each of its pages, by its writer.

@@ -154,17 +154,6 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data, block.info
 
-    async def read_version(self, ctx: Context, request: ReadRequest, etag: str) -> bytes:
-        """Read a block that is known to have had that `etag`, as from a listing of just now.
-
-        What a cache has of another version, older or newer, is read from the store instead.
-        """
-        self.check_open(request.operation, ctx)
-        block = await self.store.read(ctx, request)
-        if self._may_be_cached and block.info.etag != etag:
-            block = await self.store.read(replace(ctx, cache="refresh"), request)
-        return block.data
-
     @property
     def _may_be_cached(self) -> bool:
         return type(self.store).read_at_once is not Store.read_at_once

@@ -8,8 +8,9 @@ share a store safely; after a fork the child starts with fresh sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from io import BufferedReader
 from types import TracebackType
@@ -18,13 +19,15 @@ from typing import Any, Self, TypeVar
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
+from blockyard.content.cleaning import CleanReport, ContentCleaner
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
+from blockyard.content.listing import ContentEntry
 from blockyard.content.reading import ContentReader
 from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import ContentWriter
+from blockyard.content.writing import ContentWriter, WriteOptions
 from blockyard.context import CacheUse, Context
 from blockyard.iterators import PageIterator
 from blockyard.model import (
@@ -72,6 +75,7 @@ class BlockStore:
         self._operations = operations
         self._reader = ContentReader(operations)
         self._writer = ContentWriter(operations)
+        self._cleaner = ContentCleaner(operations)
         self._verifier = Verifier(operations)
         self._runtime = runtime
         self._bulk = bulk
@@ -310,31 +314,48 @@ class BlockStore:
         return run_to_end(self._operations.health_check(self._context()))
 
     def write_content(
-        self, content_id: str, source: ContentSource, *, progress: Progress | None = None
+        self,
+        content_id: str,
+        source: ContentSource,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        block_size: int | None = None,
+        content_type: str = "",
+        modified: datetime | None = None,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> ContentInfo:
         """Store what `source` holds as the content `content_id`, replacing the one that was there.
 
         `source` is a path, a buffer, a file open for reading bytes (from its position on) or an
-        iterable of buffers. The content becomes the blocks `CONTENT_ID/chunk-C/block-B`: 4 MiB each
-        but for the last, 16 to a chunk. Memory for as many blocks as may be in flight is used,
-        however long the source is. `progress` is called with the bytes done so far.
+        iterable of buffers. It is stored in blocks of `block_size` bytes (4 MiB), and a manifest
+        that names them is put in place in one step: readers see the old content or the new one,
+        whole, however the write ends. Up to 64 KiB are kept in the manifest itself: one request.
+        Memory for as many blocks as may be in flight is used, however long the source is.
+        `progress` is called with the bytes done so far.
 
-        The content can be read once this returns, and not before. A write that fails or is
-        interrupted leaves nothing, or else the content that was there, up to the last moment:
-        see docs/decisions/content-layout.md. One writer at a time to each content. Raises
-        `LocalStorageError` when the file at a path can't be read.
+        With `if_absent`, raises `ContentExistsError` where there is a content; with `if_match`, a
+        `ContentInfo.version`, `ContentChangedError` where there is another, or none.
+        `content_type`, `modified` and `metadata` are kept with it: see `stat_content`.
+
+        Raises `LocalStorageError` when the file at a path can't be read, `UnsupportedError` for a
+        condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
+        and it can't be told whether the content was replaced.
         """
-        return self._run_many(
-            partial(self._writer.write_content, source=source, progress=progress), content_id
+        options = WriteOptions(if_absent, if_match, block_size, content_type, modified, metadata)
+        write = partial(
+            self._writer.write_content, source=source, progress=progress, options=options
         )
+        return self._run_many(write, content_id)
 
     def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:
         """`length` bytes of the content from `offset`, to its end when None, clamped there.
 
         Reads only the blocks that the range touches, several at once. Raises
         `BlockNotFoundError` when there is no such content; `InvalidRangeError` when `offset` is
-        at or past the end (but 0 is always in range); `IntegrityError` when the content is
-        unfinished or has a hole, or is replaced or deleted while it is read.
+        at or past the end (but 0 is always in range); `IntegrityError` when a block is missing or
+        not as it was written; `ContentReplacedError` when the content is replaced again and again.
         """
         return self._run_many(
             partial(self._reader.read_content, offset=offset, length=length), content_id
@@ -387,9 +408,10 @@ class BlockStore:
         """The content as a file open for reading bytes, seekable and buffered.
 
         Read in order it is read ahead, more and more, until it is closed or dropped; little is
-        after a seek, and nothing where reads jump about. A content that is replaced or deleted
-        while it is open gives an `IntegrityError` on the next read. Raises what `read_content`
-        does. Close the file before the store.
+        after a seek, and nothing where reads jump about. It reads the version that was there when
+        it was opened; once that is deleted, some minutes after it was replaced, the next read
+        raises `ContentReplacedError`. Raises what `read_content` does. Close the file before the
+        store.
         """
         layout = run_to_end(self._reader.layout(self._context(), content_id, "open_content"))
         cursor = Cursor(self._reader, layout)
@@ -398,9 +420,9 @@ class BlockStore:
         )
 
     def stat_content(self, content_id: str) -> ContentInfo:
-        """Size, number of blocks and time of the content. Raises what `read_content` does of it.
+        """What is known of the content: size, version, checksum, and what its writer said of it.
 
-        Lists the content: one request for every thousand blocks (4 GiB).
+        One request; raises what `read_content` does. Contents in the plain layout are listed.
         """
         return run_to_end(self._reader.stat_content(self._context(), content_id))
 
@@ -408,33 +430,53 @@ class BlockStore:
         """Whether there is a content of that id that a write has finished, by its block 0."""
         return run_to_end(self._reader.content_exists(self._context(), content_id))
 
-    def list_contents(self, prefix: str = "") -> list[ContentInfo]:
+    def list_contents(self, prefix: str = "") -> list[ContentEntry]:
         """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
 
-        One that a write has not finished is not there yet; one with a hole is told as if it had
-        none, and is an `IntegrityError` when it is read. Lists the blocks: one request for
-        every thousand (4 GiB).
+        Each with the time when it was stored; `stat_content` tells more. One request for every
+        thousand contents of a folder, however large they are.
         """
-        return run_to_end(self._reader.list_contents(self._context(), prefix))
+        return self._run_many(self._reader.list_contents, prefix)
 
     def copy_content(
         self, source_id: str, target_id: str, *, progress: Progress | None = None
     ) -> ContentInfo:
-        """Copy a content inside the service, replacing the target.
+        """Copy a content inside the service, replacing the target in one step.
 
-        A content that is replaced stays until the copy is whole, beside it; while the copy is put
-        in its place neither can be read. Raises what `read_content` does of the source.
+        Raises what `read_content` does of the source, and `OutcomeUnknownError`.
         """
         return self._run_many(
             partial(self._writer.copy_content, target_id=target_id, progress=progress), source_id
         )
 
     def delete_content(self, content_id: str) -> None:
-        """Delete the content, finished or not; no error when it is absent.
+        """Delete the content in one step, then its blocks; no error when it is absent.
 
-        Raises `PartialDeleteError` when some of its blocks could not be deleted.
+        A tombstone of some hundred bytes may be left for a while: `clean_contents` removes it.
+        Raises `PartialDeleteError` when some blocks could not be deleted, and
+        `OutcomeUnknownError`.
         """
         return self._run_many(self._writer.delete_content, content_id)
+
+    def adopt_content(self, content_id: str) -> ContentInfo:
+        """Give a content in the plain layout, which another system wrote, a manifest.
+
+        Its blocks stay where they are. Raises what `read_content` does, and `ContentExistsError`.
+        """
+        return self._run_many(self._cleaner.adopt_content, content_id)
+
+    def clean_contents(
+        self, prefix: str = "", *, dry_run: bool = True, no_writers: bool = False
+    ) -> CleanReport:
+        """Remove what is left of contents whose ids begin with the literal `prefix`.
+
+        Blocks of writes that were killed, a day old at least; generations that were replaced, and
+        tombstones, ten minutes old. With `dry_run` it only tells what would be removed.
+        `no_writers` promises that nobody writes there, and nobody reads what was replaced: then age
+        is no matter.
+        """
+        clean = partial(self._cleaner.clean_contents, dry_run=dry_run, no_writers=no_writers)
+        return self._run_many(clean, prefix)
 
     def stats(self) -> StoreStats:
         """What the store has sent and learnt so far; asks nobody, and works once it is closed."""

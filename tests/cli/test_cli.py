@@ -48,8 +48,8 @@ def ok(*arguments: object, answer: str = "") -> str:
     return result.stdout
 
 
-def keys() -> list[str]:
-    return [json.loads(line)["key"] for line in ok("ls", "--json").splitlines()]
+def keys(prefix: str = "") -> list[str]:
+    return [json.loads(line)["key"] for line in ok("ls", "--json", prefix).splitlines()]
 
 
 class TestContents:
@@ -57,8 +57,9 @@ class TestContents:
         assert ok("put", source, "a/movie") == ""
         assert ok("get", "a/movie", "copy") == ""
         assert Path("copy").read_bytes() == DATA
-        assert keys() == ["a/movie/chunk-0/block-0", "a/movie/chunk-0/block-1"]
         with blockyard.open_store(folder.as_uri()) as store:
+            place = f"a/movie/{store.stat_content('a/movie').version}/chunk-000000"
+            assert keys() == ["a/movie.blockyard", f"{place}/block-0000", f"{place}/block-0001"]
             assert store.read_content("a/movie") == DATA
 
     def test_cat_gives_ranges(self, source: Path) -> None:
@@ -82,33 +83,34 @@ class TestLooking:
         ok("put", source, "movie")
         ok("put", source, "movie2")
         first, second = ok("ls", "movie/").splitlines()
-        pattern = r" +4\.0 MiB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie/chunk-0/block-0"
+        pattern = r" +4\.0 MiB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie/\S+/block-0000"
         assert re.fullmatch(pattern, first)
         assert second.split()[:2] == ["100", "B"]
-        assert len(ok("ls", "mov").splitlines()) == 4
+        assert len(ok("ls", "mov").splitlines()) == 6
         assert ok("ls", "nothing") == ""
 
     def test_ls_shows_contents(self, source: Path) -> None:
         ok("put", source, "movie")
         ok("put", source, "ä movie")
         first, second = ok("ls", "--contents").splitlines()
-        assert re.fullmatch(r" +4\.0 MiB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie", first)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  movie", first)
         assert second.endswith("  ä movie")
         line = json.loads(ok("ls", "-c", "--json", "mov"))
-        assert sorted(line) == ["blocks", "content_id", "last_modified", "size"]
-        assert (line["content_id"], line["size"]) == ("movie", BLOCK_SIZE + 100)
+        assert sorted(line) == ["content_id", "last_modified"]
+        assert line["content_id"] == "movie"
 
     def test_json_lines_are_whole(self, source: Path) -> None:
         ok("put", source, "ä movie")
-        line = json.loads(ok("ls", "--json").splitlines()[0])
+        line = json.loads(ok("ls", "--json", "ä movie/").splitlines()[0])
         assert sorted(line) == ["etag", "key", "last_modified", "size"]
-        assert (line["key"], line["size"]) == ("ä movie/chunk-0/block-0", BLOCK_SIZE)
+        assert (line["key"], line["size"]) == (keys("ä movie/")[0], BLOCK_SIZE)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT.*\+00:00", line["last_modified"])
 
     def test_stat_of_a_block_and_of_a_content(self, source: Path) -> None:
         ok("put", source, "movie")
-        block = ok("stat", "movie/chunk-0/block-1")
-        assert "block:    movie/chunk-0/block-1\nsize:     100 bytes (100 B)\netag:" in block
+        key = keys("movie/")[1]
+        block = ok("stat", key)
+        assert f"block:    {key}\nsize:     100 bytes (100 B)\netag:" in block
         shown = f"content:  movie\nsize:     {len(DATA)} bytes (4.0 MiB)\nmodified: "
         assert ok("stat", "movie").startswith(shown)
 
@@ -140,7 +142,7 @@ class TestCopying:
     def test_a_block_and_a_content(self, source: Path) -> None:
         ok("put", source, "movie")
         ok("cp", "movie", "b/movie")
-        ok("cp", "movie/chunk-0/block-1", "tail")
+        ok("cp", keys("movie/")[1], "tail")
         assert run("cat", "b/movie").stdout_bytes == DATA
         assert "100 B" in ok("ls", "tail")
 
@@ -153,16 +155,20 @@ class TestDeleting:
         Path(source).write_bytes(b"x")
 
     def test_a_block(self) -> None:
-        assert ok("rm", "share1/a/chunk-0/block-1") == "deleted 1 block\n"
-        assert len(keys()) == 5
+        assert ok("rm", keys("share1/a/")[1]) == "deleted 1 block\n"
+        assert len(keys()) == 8
 
     def test_a_content_and_no_more(self) -> None:
-        assert ok("rm", "share1/a") == "deleted 2 blocks\n"
-        assert {key.split("/chunk")[0] for key in keys()} == {"share1/b", "share10/a"}
+        assert ok("rm", "share1/a") == "deleted 1 content\n"
+        listed = ok("ls", "--contents").splitlines()
+        assert [line.split()[-1] for line in listed] == ["share1/b", "share10/a"]
+        assert keys("share1/a/") == []
 
-    def test_a_content_that_is_unfinished(self) -> None:
-        ok("rm", "share1/a/chunk-0/block-0")
-        assert ok("rm", "share1/a") == "deleted 1 block\n"
+    def test_blocks_in_the_plain_layout_without_the_first(self, folder: Path) -> None:
+        with blockyard.open_store(folder.as_uri()) as store:
+            _ = store.write_block("plain/chunk-0/block-1", b"x")
+        assert ok("rm", "plain") == "deleted 1 content\n"
+        assert keys("plain") == []
 
     def test_a_folder_of_contents_is_not_a_content(self) -> None:
         result = run("rm", "share1")
@@ -170,33 +176,31 @@ class TestDeleting:
         assert (
             result.stderr == "blockyard: rm 'share1': there is no block or content of that name\n"
         )
-        assert len(keys()) == 6
+        assert len(keys()) == 9
 
     def test_a_prefix_asks_first(self) -> None:
         result = run("rm", "-r", "share1", answer="n\n")
         assert result.exit_code == 1
-        assert "Delete 4 blocks below share1? [y/N]" in result.stderr
-        assert len(keys()) == 6
+        assert "Delete 6 blocks below share1? [y/N]" in result.stderr
+        assert len(keys()) == 9
         result = run("rm", "-r", "share1", answer="y\n")
         assert result.exit_code == 0
-        assert result.stdout.endswith("deleted 4 blocks\n")  # after the answer, which is echoed
+        assert result.stdout.endswith("deleted 6 blocks\n")  # after the answer, which is echoed
         assert {key.split("/")[0] for key in keys()} == {"share10"}
 
     def test_nobody_to_ask_means_no(self) -> None:
         assert run("rm", "-r", "share1").exit_code == 1
-        assert len(keys()) == 6
+        assert len(keys()) == 9
 
     def test_yes_does_not_ask(self) -> None:
         assert ok("rm", "--recursive", "--yes", "share1/a") == "deleted 2 blocks\n"
-        assert len(keys()) == 4
+        assert len(keys()) == 7
 
-    @pytest.mark.parametrize(
-        ("arguments", "below"), [(["-r", "share1"], "share1/"), (["share1/a"], "share1/a/")]
-    )
-    def test_a_dry_run_only_shows(self, arguments: list[str], below: str) -> None:
+    @pytest.mark.parametrize("arguments", [["-r", "share1"], ["share1/a"]])
+    def test_a_dry_run_only_shows(self, arguments: list[str]) -> None:
         before = keys()
         shown = ok("rm", "--dry-run", *arguments).splitlines()
-        assert shown == [key for key in before if key.startswith(below)]
+        assert shown == (keys("share1/") if "-r" in arguments else ["share1/a"])
         assert keys() == before
 
     def test_nothing_below_a_prefix(self) -> None:
@@ -206,24 +210,41 @@ class TestDeleting:
         result = run("rm", "-r", "-y", "")
         assert result.exit_code == 2
         assert "empty prefix" in result.stderr
-        assert len(keys()) == 6
+        assert len(keys()) == 9
 
     @pytest.mark.parametrize("arguments", [["-r", "-y", "share1"], ["share1/a"]])
     def test_keys_that_could_not_be_deleted_are_listed(
         self, arguments: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real = FilesystemStore.delete_blocks
+        held = keys("share1/a/")[1]
 
         async def fail_in_part(self: FilesystemStore, ctx: Any, wanted: list[str]) -> DeleteResult:
-            kept = [key for key in wanted if key.endswith("a/chunk-0/block-1")]
+            kept = [key for key in wanted if key == held]
             result = await real(self, ctx, [key for key in wanted if key not in kept])
             return DeleteResult(result.deleted, dict.fromkeys(kept, BlockStoreError("held")))
 
         monkeypatch.setattr(FilesystemStore, "delete_blocks", fail_in_part)
         result = run("rm", *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
-        assert "blockyard: share1/a/chunk-0/block-1: held\n" in result.stderr
-        assert "share1/a/chunk-0/block-1" in keys()
+        assert f"blockyard: {held}: held\n" in result.stderr
+        assert held in keys()
+
+
+class TestContentsOfOthers:
+    def test_adopt_and_clean(self, folder: Path, source: Path) -> None:
+        with blockyard.open_store(folder.as_uri()) as store:
+            _ = store.write_block("plain/chunk-0/block-0", b"of another system")
+        assert ok("adopt", "plain") == "adopted plain: 17 bytes (17 B) in 1 blocks\n"
+        assert "plain.blockyard" in keys()
+        ok("put", source, "movie")
+        ok("put", source, "movie")
+        assert "kept: movie: replaced 2" in ok("clean")
+        assert "to remove: movie: replaced 2" in ok("clean", "--no-writers")
+        before = len(keys())
+        assert "removed: movie: replaced 2" in ok("clean", "--delete", "--no-writers")
+        assert len(keys()) == before - 2
+        assert ok("clean", "--no-writers") == "to remove: 0 bytes (0 B)\n"
 
 
 class TestWhichStore:
@@ -348,7 +369,7 @@ def test_the_help_names_every_exit_code() -> None:
     text = ok("--help")
     for code in (0, 1, 2, 3, 4, 5, 130, 141, 143):
         assert re.search(rf"\b{code}\b", text)
-    for command in ("put", "get", "cat", "ls", "stat", "cp", "rm", "health"):
+    for command in ("put", "get", "cat", "ls", "stat", "cp", "rm", "adopt", "clean", "health"):
         assert f"\n  {command} " in text
         assert "--store" in ok(command, "--help")
 

@@ -186,7 +186,6 @@ def test_every_operation_is_on_both_clients() -> None:
         "describe",
         "list_page",
         "pages",
-        "read_version",
         "refuse_more",
     }
     assert set(public(Operations)) - set(BLOCKING) == others

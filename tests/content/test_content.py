@@ -8,6 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,22 @@ import pytest
 from blockyard import (
     BLOCK_SIZE,
     BlockNotFoundError,
+    ContentChangedError,
+    ContentExistsError,
+    ContentReplacedError,
     IntegrityError,
     InvalidKeyError,
     InvalidRangeError,
     LocalStorageError,
     StoreClosedError,
 )
-from blockyard.content.layout import staged_id
+from blockyard.crc32c import crc32c
+from blockyard.model import KIB
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, open_client
-from tests.hooked_store import HookedStore, shrink_blocks
+from tests.hooked_store import HookedStore, nothing, shrink_blocks
 
 BLOCK = 32
 CHUNK = 16 * BLOCK
@@ -79,19 +84,74 @@ class TestWriting:
         data = content(size)
         info = store.write_content("a/movie", SOURCES[kind](data, tmp_path / "source"))
         assert (info.content_id, info.size) == ("a/movie", size)
-        assert info.blocks == len(store.list_by_prefix()) == max(1, -(-size // BLOCK))
-        assert store.stat_content("a/movie").size == size
+        assert info.blocks == len(store.list_by_prefix()) - 1 == -(-size // BLOCK)
+        stat = store.stat_content("a/movie")
+        assert (stat.size, stat.version, stat.crc32c) == (size, info.version, crc32c(data))
         assert store.read_content("a/movie") == data
 
-    def test_blocks_are_plain_and_their_keys_count_within_the_chunk(
-        self, store: BlockStore
-    ) -> None:
+    def test_the_keys_of_blocks_are_in_the_order_of_the_content(self, store: BlockStore) -> None:
         data = content(2 * CHUNK + 1)
-        store.write_content("a b/%41+ü", data)
-        for index in range(33):
-            key = f"a b/%41+ü/chunk-{index // 16}/block-{index % 16}"
-            assert store.read_block(key) == data[index * BLOCK : (index + 1) * BLOCK]
-        assert len(store.list_by_prefix()) == 33
+        version = store.write_content("a b/%41+ü", data).version
+        keys = [
+            f"a b/%41+ü/{version}/chunk-{index // 16:06}/block-{index % 16:04}"
+            for index in range(33)
+        ]
+        assert store.list_by_prefix("a b/%41+ü/") == keys
+        assert b"".join(store.read_block(key) for key in keys) == data
+        assert store.list_by_prefix()[0] == "a b/%41+ü.blockyard"
+
+    @pytest.mark.parametrize("size", [0, 1, 64 * KIB])
+    def test_what_is_small_is_kept_in_the_manifest(self, hooked: HookedStore, size: int) -> None:
+        data = content(size)
+        calls: list[str] = []
+
+        async def note(operation: str, key: str) -> None:
+            calls.append(operation)
+
+        with open_client("blocking", hooked) as client:
+            assert client.store.write_content("small", data).blocks == 0
+            assert client.store.list_by_prefix() == ["small.blockyard"]
+            hooked.hook = note
+            assert client.store.read_content("small") == data
+            assert calls == ["read_content"]
+            assert client.store.write_content("small", content(64 * KIB + 1)).blocks == 1
+
+    def test_what_the_writer_says_of_it_is_told(self, store: BlockStore) -> None:
+        modified = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+        said = {"content_type": "text/plain", "metadata": {"owner": "ä€", "": "x"}}
+        store.write_content("notes", content(100), modified=modified, **said)
+        info = store.stat_content("notes")
+        assert (info.content_type, info.metadata) == ("text/plain", said["metadata"])
+        assert info.modified == modified
+        copied = store.copy_content("notes", "copy")
+        assert copied.metadata == store.stat_content("copy").metadata == said["metadata"]
+        assert store.write_content("notes", b"x").metadata == {}
+
+    def test_a_writer_chooses_the_size_of_blocks(self, store: BlockStore) -> None:
+        info = store.write_content("movie", content(1000), block_size=70)
+        assert (info.blocks, info.block_size) == (15, 70)
+        assert store.read_content("movie", 69, 72) == content(1000)[69:141]
+        assert store.copy_content("movie", "copy").block_size == 70
+
+    @pytest.mark.parametrize(
+        ("option", "value", "error"),
+        [
+            ("block_size", 0, ValueError),
+            ("block_size", 2**40, ValueError),
+            ("metadata", {"a": 1}, TypeError),
+            ("metadata", {"a": "x" * 9000}, ValueError),
+            ("metadata", [("a", "b")], TypeError),
+            ("modified", datetime(2026, 1, 1), ValueError),  # noqa: DTZ001
+            ("modified", 5.0, TypeError),
+            ("content_type", b"text", TypeError),
+        ],
+    )
+    def test_what_can_not_be_said_of_it_is_refused(
+        self, store: BlockStore, option: str, value: object, error: type[Exception]
+    ) -> None:
+        with pytest.raises(error, match=option):
+            store.write_content("movie", b"data", **{option: value})
+        assert store.list_by_prefix() == []
 
     def test_items_wider_than_a_byte_are_stored_as_their_bytes(self, store: BlockStore) -> None:
         numbers = array.array("d", range(100))
@@ -122,7 +182,10 @@ class TestWriting:
         store.write_content("again/nested", b"of its own")
         store.write_content("again", content(new, seed=2))
         assert store.read_content("again") == content(new, seed=2)
-        assert len(store.list_by_prefix()) == max(1, -(-new // BLOCK)) + 1
+        assert store.read_content("again/nested") == b"of its own"
+        store.clean_contents(dry_run=False, no_writers=True)
+        assert len(store.list_by_prefix()) == -(-new // BLOCK) + 3
+        assert store.read_content("again") == content(new, seed=2)
         assert store.read_content("again/nested") == b"of its own"
 
     def test_progress_counts_up_to_the_size(self, store: BlockStore, tmp_path: Path) -> None:
@@ -171,6 +234,8 @@ class TestWriting:
 class TestReading:
     def test_a_content_that_is_not_there(self, store: BlockStore, tmp_path: Path) -> None:
         store.write_content("movie/chunk-0", b"another one's")
+        store.write_content("gone", content(100))
+        store.delete_content("gone")
         for call in (
             lambda: store.read_content("movie"),
             lambda: store.read_content_into("movie", tmp_path / "out"),
@@ -203,39 +268,33 @@ class TestReading:
     def test_ranges_touch_only_their_blocks(self, store: BlockStore, hooked: HookedStore) -> None:
         data = content(2 * CHUNK + 5)
         store.write_content("movie", data)
-        read: list[tuple[str, str]] = []
+        requests: list[str] = []
 
         async def note(operation: str, key: str) -> None:
-            if operation != "list_page":
-                read.append((operation, key.removeprefix("movie/")))
+            assert operation == "read_content"
+            requests.append(key)
 
         hooked.hook = note
-        cases: list[tuple[int, int | None, list[tuple[str, str]]]] = [
+        cases: list[tuple[int, int | None, list[int]]] = [
             (0, 0, []),
-            (3, 4, [("read_block_range", "chunk-0/block-0")]),
-            (BLOCK, BLOCK, [("read_block", "chunk-0/block-1")]),
-            (
-                BLOCK - 1,
-                BLOCK + 2,
-                [
-                    ("read_block_range", "chunk-0/block-0"),
-                    ("read_block", "chunk-0/block-1"),
-                    ("read_block_range", "chunk-0/block-2"),
-                ],
-            ),
-            (
-                CHUNK - 1,
-                2,
-                [("read_block_range", "chunk-0/block-15"), ("read_block_range", "chunk-1/block-0")],
-            ),
-            (2 * CHUNK, None, [("read_block", "chunk-2/block-0")]),
-            (2 * CHUNK + 4, 1000, [("read_block_range", "chunk-2/block-0")]),
+            (3, 4, [0]),
+            (BLOCK, BLOCK, [1]),
+            (BLOCK - 1, BLOCK + 2, [0, 1, 2]),
+            (CHUNK - 1, 2, [15, 16]),
+            (2 * CHUNK, None, [32]),
+            (2 * CHUNK + 4, 1000, [32]),
         ]
-        for offset, length, expected in cases:
-            read.clear()
+        for offset, length, blocks in cases:
+            requests.clear()
             stop = None if length is None else offset + length
             assert store.read_content("movie", offset, length) == data[offset:stop]
-            assert sorted(read) == sorted(expected)
+            assert requests[0] == "movie.blockyard"
+            places = [f"chunk-{index // 16:06}/block-{index % 16:04}" for index in blocks]
+            assert (
+                sorted(key[-len(places[0]) :] for key in requests[1:]) == places
+                if places
+                else (len(requests) == 1)
+            )
 
     @pytest.mark.parametrize(
         ("size", "offset", "length"),
@@ -295,7 +354,7 @@ class TestFiles:
         (folder / "file").write_bytes(b"old")
 
         async def refuse(operation: str, key: str) -> None:
-            if key.endswith("block-7"):
+            if key.endswith("block-0007"):
                 raise IntegrityError("damaged")
 
         hooked.hook = refuse
@@ -327,12 +386,99 @@ class TestFiles:
             store.read_content_into("movie", tmp_path / target)
 
 
-class TestDoubt:
-    """What is not surely the whole content is never given out."""
+class TestPlainLayout:
+    """Blocks that other systems wrote, `CONTENT/chunk-C/block-B`, with no manifest."""
+
+    def write(self, store: BlockStore, data: bytes, name: str = "movie") -> None:
+        for index in range(max(1, -(-len(data) // BLOCK))):
+            block = data[index * BLOCK : (index + 1) * BLOCK]
+            store.write_block(f"{name}/chunk-{index // 16}/block-{index % 16}", block)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_it_is_read_by_every_way(self, store: BlockStore, tmp_path: Path, size: int) -> None:
+        data = content(size)
+        self.write(store, data)
+        info = store.stat_content("movie")
+        assert (info.size, info.version, info.crc32c) == (size, "", None)
+        assert store.content_exists("movie")
+        assert [entry.content_id for entry in store.list_contents()] == ["movie"]
+        assert store.read_content("movie") == data
+        assert b"".join(store.iter_content("movie")) == data
+        assert store.read_content_into("movie", tmp_path / "out") == size
+        assert (tmp_path / "out").read_bytes() == data
+        store.copy_content("movie", "copy")
+        assert store.read_content("copy") == data
+        store.delete_content("movie")
+        assert not store.content_exists("movie")
+        assert store.list_by_prefix("movie/") == []
+
+    def test_a_write_hides_it_and_a_delete_takes_both(self, store: BlockStore) -> None:
+        self.write(store, content(100))
+        store.write_content("movie", b"newer")
+        assert store.read_content("movie") == b"newer"
+        store.delete_content("movie")
+        assert not store.content_exists("movie")
+        store.clean_contents(dry_run=False, no_writers=True)
+        assert store.list_by_prefix() == []
+
+    def test_it_is_there_for_if_absent_and_has_no_version(self, store: BlockStore) -> None:
+        self.write(store, content(100))
+        with pytest.raises(ContentExistsError, match="plain layout"):
+            store.write_content("movie", b"newer", if_absent=True)
+        with pytest.raises(ContentChangedError):
+            store.write_content("movie", b"newer", if_match="x")
+        assert store.read_content("movie") == content(100)
+
+    def test_one_that_is_written_again_meanwhile_is_never_a_mixture(
+        self, store: BlockStore, hooked: HookedStore
+    ) -> None:
+        self.write(store, content(100, seed=1))
+
+        async def rewrite(operation: str, key: str) -> None:
+            if key.endswith("block-3"):
+                hooked.hook = nothing
+                self.write(plain, content(100, seed=2))
+
+        with open_client("blocking", hooked.inner) as client:
+            plain = client.store
+            hooked.hook = rewrite
+            with pytest.raises(ContentReplacedError, match="'movie'"):
+                store.read_content_into("movie", io.BytesIO())
+            assert store.read_content("movie") == content(100, seed=2)
+
+    def test_adopted_it_has_a_manifest_and_stays_where_it_is(
+        self, hooked: HookedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = content(2 * BLOCK_SIZE + 5)
+        with open_client("blocking", hooked) as client:
+            store = client.store
+            for index in range(3):
+                block = data[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+                store.write_block(f"movie/chunk-0/block-{index}", block)
+            before = store.list_by_prefix()
+            adopted = store.adopt_content("movie")
+            assert store.stat_content("movie").version == adopted.version != ""
+            assert store.list_by_prefix() == ["movie.blockyard", *before]
+            assert store.adopt_content("movie").version == adopted.version
+            assert store.read_content("movie") == data
+            store.write_block("movie/chunk-0/block-1", bytes(BLOCK_SIZE))
+            with pytest.raises(IntegrityError, match="movie/chunk-0/block-1"):
+                store.read_content("movie")
+            store.write_content("movie", b"newer", if_match=adopted.version)
+            store.delete_content("movie")
+            store.clean_contents(dry_run=False, no_writers=True)
+            assert store.list_by_prefix() == []
+
+    def test_what_can_not_be_adopted(self, store: BlockStore) -> None:
+        with pytest.raises(BlockNotFoundError, match="'movie'"):
+            store.adopt_content("movie")
+        store.write_block("movie/chunk-0/block-1", b"x")
+        with pytest.raises(IntegrityError, match="unfinished"):
+            store.adopt_content("movie")
 
     @pytest.mark.parametrize("missing", [1, 2, 16, 20, 31])
     def test_a_hole_is_named(self, store: BlockStore, tmp_path: Path, missing: int) -> None:
-        store.write_content("movie", content(2 * CHUNK + 1))
+        self.write(store, content(2 * CHUNK + 1))
         key = f"movie/chunk-{missing // 16}/block-{missing % 16}"
         store.delete_block(key)
         for call in (
@@ -350,17 +496,18 @@ class TestDoubt:
     def test_a_block_of_the_wrong_size_is_named(
         self, store: BlockStore, index: int, size: int
     ) -> None:
-        store.write_content("movie", content(4 * BLOCK + 1))
+        self.write(store, content(4 * BLOCK + 1))
         key = f"movie/chunk-0/block-{index}"
         store.write_block(key, bytes(size))
         with pytest.raises(IntegrityError, match=f"'{key}' has {size} bytes where {BLOCK}"):
             store.stat_content("movie")
 
     def test_without_block_0_it_is_unfinished_and_can_be_deleted(self, store: BlockStore) -> None:
-        store.write_content("movie", content(1000))
+        self.write(store, content(1000))
         store.delete_block("movie/chunk-0/block-0")
         with pytest.raises(IntegrityError, match="unfinished: 'movie/chunk-0/block-0'"):
             store.read_content("movie")
+        assert not store.content_exists("movie")
         store.delete_content("movie")
         assert store.list_by_prefix() == []
 
@@ -374,28 +521,24 @@ class TestDoubt:
             "movie/chunk-0/block-1/x",
             "movie/chunk-1/block-\u0661",
             "movie/chunk-x/block-0",
-            "movie/chunk-new-0123456789abcdef/notes",
-            "movie/chunk-new-x/chunk-0/block-0",
+            "movie/20260101T000000Z-0123456789abcdef/notes",
+            "movie/20260101T000000Z-0123456789abcde/chunk-000000/block-0000",
             "moviechunk-0/block-0",
             "movie",
         ]
         for key in others:
             store.write_block(key, b"other")
-        store.write_content("movie", content(40))
+        self.write(store, content(40))
+        assert store.stat_content("movie").size == 40
         store.write_content("movie", content(50))
-        assert store.stat_content("movie").size == 50
+        store.write_content("movie", content(60))
         store.delete_content("movie")
+        store.clean_contents(dry_run=False, no_writers=True)
         assert sorted(store.list_by_prefix()) == sorted(others)
 
 
 class TestListed:
     """What `list_contents` tells of what is there."""
-
-    def test_one_with_a_hole_is_told_as_if_it_had_none(self, store: BlockStore) -> None:
-        store.write_content("movie", content(CHUNK + 1))
-        store.delete_block("movie/chunk-0/block-3")
-        [info] = store.list_contents()
-        assert (info.content_id, info.size, info.blocks) == ("movie", CHUNK + 1, 17)
 
     def test_what_is_no_content_is_left_out(self, store: BlockStore) -> None:
         for key in (
@@ -405,24 +548,25 @@ class TestListed:
             "a/chunk-0/block-16",
             "a/chunk-0/block-0/x",
             "b/chunk-0/block-1",
-            "c//chunk-0/block-0",
             "d" * 961 + "/chunk-0/block-0",
             "e/chunk-0",
-            f"{staged_id('movie', bytes(4))}/chunk-0/block-0",
-            f"{staged_id('gone', bytes(4))}/chunk-0/block-0",
+            "f.blockyard",
+            ".blockyard",
+            "g/20260101T000000Z-0123456789abcdef/chunk-000000/block-0000",
         ):
             store.write_block(key, b"other")
+        store.write_content("gone", content(100))
+        store.delete_content("gone")
         assert store.list_contents() == []
-        store.write_block("movie/chunk-0/block-0", b"whole")
-        assert [(info.content_id, info.size) for info in store.list_contents()] == [("movie", 5)]
+        store.write_content("movie", b"whole")
+        assert [entry.content_id for entry in store.list_contents()] == ["movie"]
 
     def test_contents_below_contents_are_told_apart(self, store: BlockStore) -> None:
-        names = ["a", "a/chunk-0", "a/chunk-0/block-0", "a/chunk-new-00000000ffffffff"]
+        names = ["a", "a/b", "a/b/c", "a/chunk"]
         for size, name in enumerate(names):
-            store.write_content(name, bytes(size))
-        assert [(info.content_id, info.size) for info in store.list_contents()] == [
-            (name, size) for size, name in enumerate(names)
-        ]
+            store.write_content(name, content(40 * size))
+        assert [entry.content_id for entry in store.list_contents()] == names
+        assert [entry.content_id for entry in store.list_contents("a/b")] == names[1:3]
 
     @pytest.mark.parametrize("page_size", [1, 2, 3, 7])
     def test_over_pages_in_the_order_of_ids(
@@ -433,13 +577,61 @@ class TestListed:
             store.write_content(name, content(size * BLOCK))
         monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
         listed = store.list_contents()
-        assert [info.content_id for info in listed] == names
-        assert [info.size for info in listed] == [size * BLOCK for size in range(5)]
+        assert [entry.content_id for entry in listed] == names
+        assert [store.stat_content(name).size for name in names] == [
+            size * BLOCK for size in range(5)
+        ]
         assert store.list_contents("a/") == listed[2:3]
+
+    def test_a_folder_is_one_request(self, store: BlockStore, hooked: HookedStore) -> None:
+        for number in range(30):
+            store.write_content(f"folder/{number:02}", content(CHUNK))
+        listings: list[str] = []
+
+        async def note(operation: str, key: str) -> None:
+            listings.append(key)
+
+        hooked.hook = note
+        assert len(store.list_contents("folder/")) == 30
+        assert [each for each in listings if each.count("/") == 1] == ["folder/"]
+
+
+class TestCleaning:
+    def test_only_what_is_old_enough_is_removed(
+        self, store: BlockStore, hooked: HookedStore
+    ) -> None:
+        store.write_content("movie", content(100, seed=1))
+        store.write_content("movie", content(100, seed=2))
+        store.write_block("gone/20260101T000000Z-0123456789abcdef/chunk-000000/block-0000", b"x")
+        store.write_content("deleted", content(100))
+        store.delete_content("deleted")
+        report = store.clean_contents(dry_run=False)
+        assert report.removed == []
+        assert {each.what for each in report.kept} >= {"orphan", "replaced"}
+        before = store.list_by_prefix()
+        promised = store.clean_contents(no_writers=True)
+        assert store.list_by_prefix() == before
+        done = store.clean_contents(dry_run=False, no_writers=True)
+        assert done.removed == promised.removed
+        assert done.kept == []
+        assert done.size == 100 + 1
+        assert len(store.list_by_prefix()) == 5
+        assert store.read_content("movie") == content(100, seed=2)
+
+    def test_only_below_the_prefix(self, store: BlockStore) -> None:
+        for name in ("a/x", "b/x"):
+            store.write_content(name, content(100, seed=1))
+            store.write_content(name, content(100, seed=2))
+        report = store.clean_contents("a/", dry_run=False, no_writers=True)
+        assert [each.content_id for each in report.removed] == ["a/x"]
+        assert len(store.list_by_prefix("b/")) == 9
 
 
 class TestNames:
-    @pytest.mark.parametrize("name", ["", "a/", "a\nb", "a" * 961, "ä" * 481])
+    @pytest.mark.parametrize(
+        "name",
+        ["", "a/", "a\nb", "a" * 961, "ä" * 481, "a.blockyard", "a.blockyard/b", ".blockyard"],
+    )
     def test_what_is_no_content_id(self, store: BlockStore, name: str) -> None:
         for call in (
             lambda: store.write_content(name, b""),
@@ -491,7 +683,7 @@ def test_contents_in_files(name: str, tmp_path: Path) -> None:
             assert client.store.read_content_into("movie", tmp_path / "out") == size
             assert (tmp_path / "out").read_bytes() == data
         client.store.delete_content("movie")
-        assert client.store.list_by_prefix() == ["copy/chunk-0/block-0", "copy/chunk-0/block-1"]
+        assert [entry.content_id for entry in client.store.list_contents()] == ["copy"]
 
 
 @pytest.mark.parametrize("name", CLIENTS)
@@ -500,8 +692,7 @@ def test_blocks_of_the_real_size(name: str, size: int) -> None:
     with open_client(name, MemoryStore()) as client:
         data = content(size)
         client.store.write_content("movie", data)
-        assert [block.size for block in client.store.iter_blocks("movie/chunk-0/block-0")] == [
-            min(size, 4 * 1024 * 1024)
-        ]
-        assert len(client.store.list_by_prefix("movie/")) == -(-size // BLOCK_SIZE)
+        sizes = [block.size for block in client.store.iter_blocks("movie/")]
+        assert sum(sizes) == size
+        assert sizes[:-1] == [4 * 1024 * 1024] * (-(-size // BLOCK_SIZE) - 1)
         assert client.store.read_content("movie") == data

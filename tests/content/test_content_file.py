@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockyard import IntegrityError
+from blockyard import ContentReplacedError
 from blockyard.aio import AsyncBlockStore
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -137,27 +137,37 @@ def test_positions_before_the_start_are_refused(store: BlockStore) -> None:
         assert file.tell() == 5
 
 
-@pytest.mark.parametrize("change", ["rewritten", "deleted"])
-def test_a_content_changed_while_open_is_an_error(store: BlockStore, change: str) -> None:
+def test_a_content_that_is_replaced_while_open_is_read_to_its_end(store: BlockStore) -> None:
+    old = DATA[: 5 * BLOCK]
+
     async def main() -> None:
         async with await asynchronous(store).open_content("changing") as file:
-            if change == "rewritten":
-                store.write_content("changing", DATA)
-            else:
-                store.delete_content("changing")
-            with pytest.raises(IntegrityError, match="changed while the content was read"):
+            _ = store.write_content("changing", DATA[::-1])
+            assert await file.read() == old
+
+    _ = store.write_content("changing", old)
+    asyncio.run(main())
+    _ = store.write_content("changing", old)
+    with store.open_content("changing") as file:
+        _ = store.write_content("changing", DATA[::-1])
+        assert file.read() == old
+    assert store.read_content("changing") == DATA[::-1]
+
+
+def test_a_content_that_is_deleted_while_open_is_an_error(store: BlockStore) -> None:
+    async def main() -> None:
+        async with await asynchronous(store).open_content("changing") as file:
+            store.delete_content("changing")
+            with pytest.raises(ContentReplacedError, match="'changing'"):
                 await file.read()
 
-    store.write_content("changing", DATA[: 5 * BLOCK])
+    _ = store.write_content("changing", DATA[: 5 * BLOCK])
     asyncio.run(main())
-    store.write_content("changing", DATA[: 5 * BLOCK])
+    _ = store.write_content("changing", DATA[: 5 * BLOCK])
     with store.open_content("changing") as file:
-        if change == "rewritten":
-            store.write_content("changing", DATA)
-        else:
-            store.delete_content("changing")
-        with pytest.raises(IntegrityError, match="changed while the content was read"):
-            file.read()
+        store.delete_content("changing")
+        with pytest.raises(ContentReplacedError, match="'changing'"):
+            _ = file.read()
 
 
 def test_two_reads_at_once_of_an_awaited_file_are_refused(store: BlockStore) -> None:

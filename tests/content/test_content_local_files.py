@@ -726,7 +726,7 @@ class TestNetworkFileSystems:
             store.write_content("movie", DATA)
             store.read_content_into("movie", tmp_path / "file")
             store.health_check()
-            assert store.list_by_prefix() == ["a/c", "d/e", "movie/chunk-0/block-0"]
+            assert store.list_by_prefix() == ["a/c", "d/e", "movie.blockyard"]
 
     def test_a_folder_that_can_not_be_synced_now(
         self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,8 +21,6 @@ from typing import Any
 import pytest
 
 import blockyard
-from blockyard.content.writing import BEGUN, TIDY_SECONDS
-from blockyard.errors import DeadlineExceededError
 from blockyard.testing.conformance import StoreConformance
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import Fault, FaultProxy, FlipBit, Hold, Script, SeenRequest, Status
@@ -45,7 +43,6 @@ from blockyard_faults.campaign.expected import (
     LOST,
     OVERRUN,
     SWALLOWED,
-    UNFINISHED,
     UNTYPED,
     WRONG,
     BrokenPromiseError,
@@ -218,35 +215,6 @@ def test_a_deadline_overrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     run_to_end(actor.stat("space/k"))
     assert actor.tally.broken == {OVERRUN: 1}
     assert actor.tally.overrun == actor.tally.net_overrun == MARGIN + 1
-
-
-@pytest.mark.parametrize(
-    ("note", "counts"),
-    [
-        ("'space/k' was replaced all the same", (1, 0)),
-        (f"and 'space/k' may be left unfinished, as {BEGUN}: late", (0, 1)),
-    ],
-    ids=["to its end", "in vain"],
-)
-def test_a_replacement_that_has_begun_has_time_to_go_on(
-    note: str, counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def late(_: object) -> object:
-        error = DeadlineExceededError("late")
-        error.add_note(note)
-        raise error
-
-    for over, broken in ((TIDY_SECONDS, {}), (TIDY_SECONDS + 1, {OVERRUN: 1})):
-        clock = iter([0.0, 0.0, DEADLINE + over + MARGIN / 2])
-        monkeypatch.setattr(calls_module.time, "monotonic", lambda clock=clock: next(clock))
-        actor = new_actor(DefectiveClient(spoils("block_exists", late)))
-        run_to_end(actor.exists("space/k"))
-        assert actor.tally.broken == broken
-        assert (actor.tally.replaced, actor.tally.unfinished) == counts
-        assert actor.tally.longest_ending == over + MARGIN / 2
-        assert f"{over + MARGIN / 2:.2f} s past" in run.text(
-            Result("memory", 1, requests=1, tally=actor.tally)
-        )
 
 
 def test_a_leaked_descriptor_is_found(tmp_path: Path) -> None:
@@ -466,32 +434,27 @@ def test_what_a_write_whose_source_failed_leaves_behind_is_found(tmp_path: Path)
     assert actor.tally.broken == {WRONG: 1}
 
 
-@pytest.mark.parametrize("look", ["read", "collect", "file", "path", "size"])
+@pytest.mark.parametrize("look", ["read", "collect", "file", "path"])
 def test_a_content_that_can_not_be_read_any_more_is_found(look: str, tmp_path: Path) -> None:
     with blockyard.open_store("memory://") as store:
         actor = content_actor(store, tmp_path)
         write(actor, "space/k", Content(1, 5 << 20))
-        _ = actor.expected.answered("space/k", is_present, "there")
-        store.delete_block("space/k/chunk-0/block-0")
+        store.delete_block(store.list_by_prefix("space/k/")[0])
+        run_to_end(READS[look](actor))
+        assert actor.tally.broken == {WRONG: 1}
+
+
+@pytest.mark.parametrize("look", ["read", "collect", "file", "path", "size"])
+def test_a_content_that_is_gone_is_found(look: str, tmp_path: Path) -> None:
+    with blockyard.open_store("memory://") as store:
+        actor = content_actor(store, tmp_path)
+        write(actor, "space/k", Content(1, 5 << 20))
+        store.delete_content("space/k")
         run_to_end(READS[look](actor))
         assert actor.tally.broken == {LOST: 1}
-        actor.expected.may_have_become("space/k", [UNFINISHED])  # as after a copy that failed
+        actor.expected.may_have_become("space/k", [None])  # as after a delete that failed
         run_to_end(READS[look](actor))
         assert actor.tally.broken == {LOST: 1}
-
-
-def test_a_write_that_fails_may_take_away_what_was_unfinished(tmp_path: Path) -> None:
-    def throw() -> None:
-        own.throw(ValueError("own"))
-
-    for before, broken in ((UNFINISHED, {}), (Content(1, 0), {LOST: 1})):
-        with blockyard.open_store("memory://") as store:
-            actor, own = content_actor(store, tmp_path), Own()
-            actor.expected.became("space/k", [before])
-            given = Given("generator", 10_000, Mischief(5, throw))
-            run_to_end(actor.write("space/k", LONG, given, own))
-            run_to_end(actor.size("space/k"))
-            assert actor.tally.broken == broken
 
 
 def test_a_mixture_of_two_contents_is_found(tmp_path: Path) -> None:
@@ -500,7 +463,8 @@ def test_a_mixture_of_two_contents_is_found(tmp_path: Path) -> None:
         for content in (Content(1, 5 << 20), Content(2, 5 << 20)):
             write(actor, "space/k", content)
             actor.expected.may_have_become("space/k", [Content(1, 5 << 20)])
-        _ = store.write_block("space/k/chunk-0/block-1", Content(1, 5 << 20).data[4 << 20 :])
+        last = store.list_by_prefix("space/k/")[-1]
+        _ = store.write_block(last, Content(1, 5 << 20).data[4 << 20 :])
         run_to_end(actor.read("space/k", 0, None))
         assert actor.tally.broken == {WRONG: 1}
 

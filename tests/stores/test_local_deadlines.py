@@ -79,7 +79,7 @@ def test_a_deadline_that_has_passed(store: BlockStore, call: str) -> None:
     assert any(
         name in str(raised.value) for name in ("a/b", "new", "movie", f"{call} ''", "health")
     )
-    assert store.list_by_prefix() == ["a/b", "movie/chunk-0/block-0"]
+    assert store.list_by_prefix() == ["a/b", "movie.blockyard"]
     assert store.read_block("a/b") == DATA
     assert store.read_content("movie") == DATA
 

@@ -21,7 +21,7 @@ from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
-from blockyard.content.layout import belongs_to, content_prefix
+from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
 from blockyard.errors import BlockNotFoundError, BlockStoreError
 
@@ -177,7 +177,7 @@ def rm(
     """
     keys = _found(store, name, recursive=recursive)
     if dry_run:
-        for key in keys:
+        for key in keys or [name]:
             say(shown(key))
         return
     if recursive and not yes:
@@ -185,11 +185,47 @@ def rm(
             raise OSError(errno.EBADF, "standard input: it is closed: nobody can be asked; see -y")
         question = f"Delete {_counted(keys)} below {shown(name)}?"
         _ = typer.confirm(question, abort=True, err=True)
-    if recursive or keys == [name]:
-        _ = store.delete_blocks(keys)
-    else:
+    if not keys:
         store.delete_content(name)
+        say("deleted 1 content")
+        return
+    _ = store.delete_blocks(keys)
     say(f"deleted {_counted(keys)}")
+
+
+@app.command()
+@with_store
+def adopt(store: "BlockStore", content_id: ContentId) -> None:
+    """Give a content in the plain layout, which another system wrote, a manifest."""
+    info = store.adopt_content(content_id)
+    say(f"adopted {shown(content_id)}: {_exact(info.size)} in {info.blocks} blocks")
+
+
+@app.command()
+@with_store
+def clean(
+    store: "BlockStore",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What ids begin with.")] = "",
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove it; without this it is only shown.")
+    ] = False,
+    no_writers: Annotated[
+        bool,
+        typer.Option("--no-writers", help="Nobody writes there now: its age is no matter."),
+    ] = False,
+) -> None:
+    """Show what is left of contents, of writes that were killed and of what was replaced.
+
+    Blocks that no content names are removed a day after they were stored, what was replaced and
+    tombstones of deleted contents after ten minutes.
+    """
+    report = store.clean_contents(prefix, dry_run=not delete, no_writers=no_writers)
+    for state, leftovers in (("kept", report.kept), ("removed", report.removed)):
+        for each in leftovers:
+            what = f"{each.what} {each.generation}".rstrip()
+            said = state if delete or state == "kept" else "to remove"
+            say(f"{said}: {shown(each.content_id)}: {what}: {each.blocks} blocks")
+    say(f"{'removed' if delete else 'to remove'}: {_exact(report.size)}")
 
 
 @app.command()
@@ -224,14 +260,15 @@ _ = app.command()(bench)
 
 
 def _found(store: "BlockStore", name: str, *, recursive: bool) -> list[str]:
-    """The keys that `rm` is to delete. Raises `BlockNotFoundError` when there are none."""
+    """The keys that `rm` is to delete, none for a content. Raises `BlockNotFoundError`."""
     if recursive:
         keys = store.delete_by_prefix(name, dry_run=True).deleted
     elif store.block_exists(name):
         keys = [name]
     else:
-        listed = (block.key for block in store.iter_blocks(content_prefix(name)))
-        keys = [key for key in listed if belongs_to(name, key)]
+        keys = list[str]()
+        if store.content_exists(name) or any(store.iter_blocks(plain_prefix(name))):
+            return keys
     if not keys:
         what = "nothing below that prefix" if recursive else "no block or content of that name"
         raise BlockNotFoundError(f"rm {name!r}: there is {what}")

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,7 +16,7 @@ from blockyard.cli.process import named
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
-    from blockyard.content.layout import ContentInfo
+    from blockyard.content.listing import ContentEntry
     from blockyard.content.transfers import Progress
 
 
@@ -46,18 +45,18 @@ def shown(key: str) -> str:
     return key.encode("unicode_escape").decode()
 
 
-def row(listed: BlockInfo | ContentInfo) -> str:
-    """One line of `ls`: size, time in UTC, and key or content id."""
-    name = listed.key if isinstance(listed, BlockInfo) else listed.content_id
+def row(listed: BlockInfo | ContentEntry) -> str:
+    """One line of `ls`: size of a block, time in UTC, and key or content id."""
     modified = f"{listed.last_modified:%Y-%m-%d %H:%M:%S}" if listed.last_modified else ""
-    return f"{human(listed.size):>10}  {modified:19}  {shown(name)}"
+    if isinstance(listed, BlockInfo):
+        return f"{human(listed.size):>10}  {modified:19}  {shown(listed.key)}"
+    return f"{modified:19}  {shown(listed.content_id)}"
 
 
-def json_row(listed: BlockInfo | ContentInfo) -> str:
+def json_row(listed: BlockInfo | ContentEntry) -> str:
     """One line of `ls --json`."""
     modified = listed.last_modified.isoformat() if listed.last_modified else None
-    fields = listed._asdict() if isinstance(listed, BlockInfo) else asdict(listed)
-    return json.dumps({**fields, "last_modified": modified})
+    return json.dumps({**listed._asdict(), "last_modified": modified})
 
 
 def watched() -> bool:

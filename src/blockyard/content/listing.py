@@ -1,100 +1,132 @@
-"""Finding out what is stored of a content, by listing its keys."""
+"""Finding contents: which version of one is there, and what contents a folder has."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import NamedTuple
 
 from blockyard.content.layout import (
-    BLOCKS_PER_CHUNK,
-    ContentInfo,
+    MAX_CONTENT_ID_BYTES,
     Layout,
-    ListedContents,
-    Piece,
-    block_index,
-    block_key,
-    chunk_prefix,
-    content_prefix,
-    is_staged,
-    whole_layout,
+    check_content_id,
+    plain_index,
+    plain_key,
+    plain_layout,
+    plain_prefix,
 )
+from blockyard.content.manifest import LEAST_SIZE, SUFFIX, is_generation, manifest_key
+from blockyard.content.register import Register
 from blockyard.context import Context
-from blockyard.errors import IntegrityError
-from blockyard.model import BlockInfo
-from blockyard.operations import Operations, all_pages, each_page
+from blockyard.errors import BlockNotFoundError
+from blockyard.model import BLOCK_SIZE, BlockInfo
+from blockyard.operations import Operations, all_pages
 from blockyard.stores.base import ListRequest
 
 
-class Found(NamedTuple):
-    """The blocks of a content by index, the keys of rewrites that were begun, and the pages."""
+class ContentEntry(NamedTuple):
+    """A content in a listing: its id, and when it was stored, in UTC, where that is known."""
 
-    blocks: dict[int, BlockInfo]
-    staged: list[str]
-    pages: int
+    content_id: str
+    last_modified: datetime | None = None
 
 
 class ContentListing:
-    """Lists contents. One request shows a thousand blocks, which are 4 GiB of content."""
+    """Finds contents, by their manifests, or by listing blocks in the plain layout."""
 
-    def __init__(self, operations: Operations, block_size: int) -> None:
+    def __init__(
+        self, operations: Operations, register: Register, block_size: int = BLOCK_SIZE
+    ) -> None:
         self._operations = operations
+        self._register = register
         self._block_size = block_size
 
-    async def find(self, ctx: Context, content_id: str) -> Found:
-        """What is there of the content, whether it makes a whole one or not."""
-        listed, pages = await self._all(ctx, content_prefix(content_id))
-        numbered = ((block_index(content_id, block.key), block) for block in listed)
-        blocks = {index: block for index, block in numbered if index is not None}
-        staged = [block.key for block in listed if is_staged(content_id, block.key)]
-        return Found(blocks, staged, pages)
+    async def layout(
+        self, ctx: Context, content_id: str, operation: str, *, cached: bool = True
+    ) -> Layout:
+        """The version that is there now: one request, and a listing where there is no manifest.
 
-    async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
-        """The layout of a whole content.
-
-        Raises `BlockNotFoundError` when nothing is stored of it, and `IntegrityError` when it
-        is unfinished, has a hole, or was written again while it was listed.
+        Raises `BlockNotFoundError` when there is no such content, `IntegrityError` for a manifest
+        that is damaged, and for blocks in the plain layout that make no whole content.
         """
-        blocks, staged, pages = await self.find(ctx, content_id)
-        if 0 not in blocks and staged:
-            raise IntegrityError(
-                f"{operation} {content_id!r}: the content is unfinished: a rewrite of it was "
-                f"interrupted or is under way; {staged[0]!r} is part of that"
-            )
-        layout = whole_layout(operation, content_id, blocks, self._block_size)
-        if pages > 1:  # the later ones may show another content than the first
-            again, _ = await self._all(ctx, block_key(content_id, 0))
-            if layout.blocks[0] not in again:
-                raise layout.changed(layout.blocks[0].key)
-        return layout
+        content_id = check_content_id(operation, content_id)
+        found = await self._register.look(ctx, content_id, operation, cached=cached)
+        if found.live is not None:
+            return Layout.of_manifest(operation, content_id, found.live, found.stored_at)
+        if found.manifest is not None:
+            raise BlockNotFoundError(f"{operation} {content_id!r}: there is no such content")
+        blocks = await self.plain(ctx, content_id, operation)
+        return plain_layout(operation, content_id, blocks, self._block_size)
 
-    async def contents(self, ctx: Context, prefix: str) -> list[ContentInfo]:
-        """The contents whose ids begin with the literal `prefix`; see `ListedContents`."""
-        listed = ListedContents(prefix, self._block_size)
-        request = ListRequest(prefix, operation="list_contents")
-        await each_page(self._operations, ctx, request, lambda page: listed.add(page.blocks))
-        return listed.infos()
+    async def plain(self, ctx: Context, content_id: str, operation: str) -> dict[int, BlockInfo]:
+        """The blocks that are there in the plain layout, by their index."""
+        request = ListRequest(plain_prefix(content_id), operation=operation)
+        pages = await all_pages(self._operations, ctx, request)
+        numbered = (
+            (plain_index(content_id, block.key), block) for page in pages for block in page.blocks
+        )
+        return {index: block for index, block in numbered if index is not None}
 
-    async def check_unchanged(self, ctx: Context, layout: Layout, pieces: list[Piece]) -> None:
-        """Raise `IntegrityError` unless the blocks that were read are still those of `layout`.
+    async def exists(self, ctx: Context, content_id: str) -> bool:
+        """Whether there is a content of that id."""
+        operation = "content_exists"
+        content_id = check_content_id(operation, content_id)
+        self._operations.check_open(operation, ctx)
+        try:
+            info = await self._operations.store.stat_block(ctx, manifest_key(content_id))
+        except BlockNotFoundError:
+            return await self._operations.block_exists(ctx, plain_key(content_id, 0))
+        return info.size >= LEAST_SIZE
 
-        Their ETags then were the same before and after, so the bytes are all of one content.
+    async def entries(self, ctx: Context, prefix: str) -> list[ContentEntry]:
+        """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
+
+        One listing of each folder that may hold some; what belongs to a content is not listed.
         """
+        found: dict[str, ContentEntry] = {}
+        folders = [prefix]
+        while folders:
+            listed = await ctx.gather(lambda folder: self._folder(ctx, folder), folders)
+            folders = list[str]()
+            for entries, below in listed:
+                for entry in entries:
+                    if entry.content_id.startswith(prefix):
+                        _ = found.setdefault(entry.content_id, entry)
+                folders += below
+        return sorted(found.values(), key=lambda entry: entry.content_id.encode())
 
-        async def list_chunk(chunk: int) -> list[BlockInfo]:
-            found, _ = await self._all(ctx, chunk_prefix(layout.content_id, chunk))
-            return found
+    async def _folder(self, ctx: Context, prefix: str) -> tuple[list[ContentEntry], list[str]]:
+        """The contents directly below a prefix, and the folders to look into."""
+        request = ListRequest(prefix, delimiter="/", operation="list_contents")
+        pages = await all_pages(self._operations, ctx, request)
+        entries = [
+            ContentEntry(block.key.removesuffix(SUFFIX), block.last_modified)
+            for page in pages
+            for block in page.blocks
+            if block.key.endswith(SUFFIX) and block.size >= LEAST_SIZE
+        ]
+        below: list[str] = []
+        for folder in (folder for page in pages for folder in page.folders):
+            name = folder[:-1].rpartition("/")[2]
+            if name == "chunk-0" and "/" in folder[:-1]:
+                entries += await self._plain_entry(ctx, folder[: -len("/chunk-0/")])
+            if not is_generation(name):
+                below.append(folder)
+        return [entry for entry in entries if _fits(entry.content_id)], below
 
-        chunks = sorted({piece.index // BLOCKS_PER_CHUNK for piece in pieces})
-        now = {
-            (block.key, block.size, block.etag)
-            for chunk in await ctx.gather(list_chunk, chunks)
-            for block in chunk
-        }
-        for piece in pieces:
-            block = piece.block
-            if (block.key, block.size, block.etag) not in now:
-                raise layout.changed(block.key)
+    async def _plain_entry(self, ctx: Context, content_id: str) -> Iterable[ContentEntry]:
+        """A content in the plain layout, unless a tombstone hides it."""
+        store = self._operations.store
+        try:
+            first = await store.stat_block(ctx, plain_key(content_id, 0))
+        except BlockNotFoundError:
+            return ()
+        try:
+            _ = await store.stat_block(ctx, manifest_key(content_id))
+        except BlockNotFoundError:
+            return (ContentEntry(content_id, first.last_modified),)
+        return ()
 
-    async def _all(self, ctx: Context, prefix: str) -> tuple[list[BlockInfo], int]:
-        """All that is below a literal prefix, and how many pages that took."""
-        pages = await all_pages(self._operations, ctx, ListRequest(prefix))
-        return [block for page in pages for block in page.blocks], len(pages)
+
+def _fits(content_id: str) -> bool:
+    return bool(content_id) and len(content_id.encode()) <= MAX_CONTENT_ID_BYTES

@@ -1,19 +1,23 @@
 """Reading contents: whole or a range, to bytes, into a file, or block by block.
 
-Every read begins with a listing, which shows that the content is whole, and ends with a second
-one of the chunks it touched, which shows that it was not replaced meanwhile. Only the blocks
-that a range touches are read, and of the outer ones only the part within.
+Every read begins with the manifest, or with a listing where there is none, and is of that one
+version: blocks of a generation are never written twice, and those of the plain layout are read in
+the version that was listed. Only the blocks that a range touches are read, and of the outer ones
+only the part within. A block that is gone says that the content was replaced: a read of bytes
+begins anew then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from blockyard import arguments
-from blockyard.content.layout import ContentInfo, Layout, Piece, block_key, check_content_id
-from blockyard.content.listing import ContentListing
+from blockyard.content.layout import ContentInfo, Layout, Piece, check_content_id
+from blockyard.content.listing import ContentEntry, ContentListing
+from blockyard.content.register import Register
 from blockyard.content.targets import (
     ContentTarget,
     NewFile,
@@ -27,11 +31,22 @@ from blockyard.content.targets import (
 from blockyard.content.transfers import Progress, Tally
 from blockyard.content.window import Window
 from blockyard.context import Context
-from blockyard.errors import BlockNotFoundError, InvalidRangeError
+from blockyard.crc32c import crc32c
+from blockyard.errors import (
+    BlockNotFoundError,
+    BlockStoreError,
+    ContentReplacedError,
+    IntegrityError,
+    InvalidRangeError,
+    PreconditionFailedError,
+)
 from blockyard.iterators import Fetch, Fetched
 from blockyard.model import BLOCK_SIZE
 from blockyard.operations import Operations
 from blockyard.stores.base import ReadRequest
+
+_READS = 8
+"""How often a read begins anew since the content was replaced meanwhile."""
 
 
 class ContentRange(NamedTuple):
@@ -47,20 +62,29 @@ class ContentReader:
 
     def __init__(self, operations: Operations, block_size: int = BLOCK_SIZE) -> None:
         self._operations = operations
-        self._block_size = block_size
-        self._listing = ContentListing(operations, block_size)
+        self._register = Register(operations)
+        self._listing = ContentListing(operations, self._register, block_size)
 
     async def stat_content(self, ctx: Context, content_id: str) -> ContentInfo:
         return (await self.layout(ctx, content_id, "stat_content")).info
 
     async def content_exists(self, ctx: Context, content_id: str) -> bool:
-        content_id = check_content_id("content_exists", content_id)
-        return await self._operations.block_exists(ctx, block_key(content_id, 0))
+        return await self._listing.exists(ctx, content_id)
 
-    async def list_contents(self, ctx: Context, prefix: str) -> list[ContentInfo]:
-        return await self._listing.contents(ctx, arguments.prefix("list_contents", prefix))
+    async def list_contents(self, ctx: Context, prefix: str) -> list[ContentEntry]:
+        return await self._listing.entries(ctx, arguments.prefix("list_contents", prefix))
 
     async def read_content(
+        self, ctx: Context, content_id: str, offset: int, length: int | None
+    ) -> bytes:
+        for _ in range(_READS - 1):
+            try:
+                return await self._read_content(ctx, content_id, offset, length)
+            except ContentReplacedError:
+                ctx = replace(ctx, cache="refresh") if ctx.cache == "use" else ctx
+        return await self._read_content(ctx, content_id, offset, length)
+
+    async def _read_content(
         self, ctx: Context, content_id: str, offset: int, length: int | None
     ) -> bytes:
         found = await self.find(ctx, content_id, "read_content", offset, length)
@@ -94,14 +118,12 @@ class ContentReader:
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
-        content_id = check_content_id(operation, content_id)
         return await self._listing.layout(ctx, content_id, operation)
 
     async def find(
         self, ctx: Context, content_id: str, operation: str, offset: int, length: int | None
     ) -> ContentRange:
-        """List a content and find what to read for a range of it."""
-        content_id = check_content_id(operation, content_id)
+        """Find a content, and what to read for a range of it."""
         offset, length = arguments.span(operation, content_id, offset, length)
         layout = await self._listing.layout(ctx, content_id, operation)
         start, stop = layout.span(offset, length)
@@ -124,13 +146,11 @@ class ContentReader:
 
     def window(self) -> Window:
         """For one reader of a content."""
-        return Window(self._read_unchanged)
+        return Window(self._read)
 
     async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
-        """Read pieces, several at a time, and check that they are all of the content listed."""
-        blocks = await ctx.gather(partial(self._read, ctx, layout), pieces)
-        await self._listing.check_unchanged(ctx, layout, pieces)
-        return blocks
+        """Read pieces, several at a time."""
+        return await ctx.gather(partial(self._read, ctx, layout), pieces)
 
     async def _fetch_block(
         self, window: Window, layout: Layout, span: tuple[int, int], ctx: Context
@@ -145,24 +165,39 @@ class ContentReader:
             return Fetched((block,), None)
         return Fetched((block,), partial(self._fetch_block, window, layout, (start, stop)))
 
-    async def _read_unchanged(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
-        """A piece of the content that was listed."""
-        data = await self._read(ctx, layout, piece)
-        await self._listing.check_unchanged(ctx, layout, [piece])
-        return data
-
     async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
-        key = piece.block.key
+        """The bytes of one piece, verified against the manifest."""
+        if layout.inline is not None:
+            return layout.inline[piece.offset : piece.offset + piece.length]
+        request = ReadRequest(piece.key, if_match=piece.etag, operation=layout.operation)
+        if not piece.whole:
+            request.offset, request.length = piece.offset, piece.length
+        self._operations.check_open(layout.operation, ctx)
         try:
-            request = ReadRequest(key)
-            if not piece.whole:
-                request = ReadRequest(key, piece.offset, piece.length, operation="read_block_range")
-            data = await self._operations.read_version(ctx, request, piece.block.etag)
-        except (BlockNotFoundError, InvalidRangeError) as error:
-            raise layout.changed(key) from error
-        if len(data) != piece.length:
-            raise layout.changed(key)
-        return data
+            block = await self._operations.store.read(ctx, request)
+        except (BlockNotFoundError, InvalidRangeError, PreconditionFailedError) as error:
+            raise await self._gone(ctx, layout, piece) from error
+        if block.size != piece.length:
+            raise await self._gone(ctx, layout, piece)
+        if piece.crc32c is not None:
+            found = None if block.checksums is None else block.checksums.block_crc32c
+            if found is None:  # else the bytes were verified against it
+                found = crc32c(block.data) if piece.whole else piece.crc32c
+            if found != piece.crc32c:
+                raise IntegrityError(
+                    f"{layout.where}: {piece.key!r}: its CRC32C is {found:08x}, the manifest says "
+                    f"{piece.crc32c:08x}"
+                )
+        return block.data
+
+    async def _gone(self, ctx: Context, layout: Layout, piece: Piece) -> BlockStoreError:
+        """The error for a block that is not there, or not as it was: damaged, or replaced."""
+        if layout.manifest is None:
+            return layout.replaced()
+        found = await self._register.look(ctx, layout.content_id, layout.operation)
+        if found.live is None or found.live.id != layout.info.version:
+            return layout.replaced()
+        return IntegrityError(f"{layout.where}: {piece.key!r} is missing, or not as it was written")
 
     async def _into_stream(
         self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
@@ -208,7 +243,6 @@ class ContentReader:
         try:
             await ctx.runtime.blocking(file.create)
             _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx, found.layout))
-            await self._listing.check_unchanged(ctx, found.layout, found.pieces)
             await ctx.runtime.blocking(file.commit)
         finally:
             file.close()

@@ -1,72 +1,132 @@
-"""Writing, copying and deleting contents so that whatever can be read is whole.
+"""Writing, copying and deleting contents: blocks first, then the manifest in one step.
 
-Block 0 is the mark of a whole content: it is the last block to be put in place and the first
-to be taken away. A new content is written in place. What replaces a content is written beside
-it first (`CONTENT/chunk-new-.../chunk-C/block-B`) and then put in place by copies inside the
-service, so that the old content stays readable until the new one has arrived whole.
-docs/decisions/content-layout.md says what follows from that.
+A write stores its blocks below a name of its own, its *generation*, which nothing reads before the
+manifest names it. The manifest is then replaced in one step (`register.py`), so that readers see
+the old content or the new one, whole, whatever is killed when. What was replaced stays readable for
+`SWEPT` seconds, and is deleted by the next write or delete, or by `clean`.
 """
 
 from __future__ import annotations
 
-import os
+import json
+import struct
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from blockyard import arguments
 from blockyard.content.layout import (
-    STAGED_NONCE_BYTES,
     ContentInfo,
     Layout,
-    block_key,
     check_content_id,
-    staged_id,
+    info_of,
+    plain_key,
 )
-from blockyard.content.listing import ContentListing, Found
-from blockyard.content.sources import AsyncContentSource, Source, source_of
+from blockyard.content.listing import ContentListing
+from blockyard.content.manifest import (
+    BLOCKS_PER_CHUNK,
+    INLINE_LIMIT,
+    METADATA_LIMIT,
+    MOST_BLOCKS,
+    Manifest,
+    generation_key,
+)
+from blockyard.content.register import Change, Condition, Found, Register
+from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Block
 from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
+from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
+    BlockNotFoundError,
     BlockStoreError,
-    DeadlineExceededError,
+    BlockTooLargeError,
+    ContentChangedError,
+    ContentExistsError,
+    ContentReplacedError,
     IntegrityError,
-    LocalStorageError,
-    StoreClosedError,
+    OutcomeUnknownError,
+    UnsupportedError,
 )
-from blockyard.model import BLOCK_SIZE, BlockInfo, CopyResult
+from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 
-Result = TypeVar("Result")
-
 TIDY_SECONDS = 30.0
-"""How long an operation that failed or was interrupted may take to leave things in order."""
-BEGUN = "its replacement had begun"
-"""In the note on an error whose call went on for `TIDY_SECONDS`, and could not end that."""
-_TRIES_TO_END = 3
+"""How long a write that failed or was interrupted may take to delete its blocks."""
 _PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still take back what it wrote."""
+"""Seconds past the call's own deadline in which it may still delete them."""
+LONGEST_WRITE = 12 * 3600.0
+"""Seconds after which a write is given up: half of the age from which `clean` deletes blocks that
+no manifest names."""
+_COPIES = 8
+"""How often a copy begins anew since its source was replaced meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """What a writer says of a content; see `BlockStore.write_content`."""
+
+    if_absent: bool = False
+    if_match: str | None = None
+    block_size: int | None = None
+    content_type: str = ""
+    modified: datetime | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 class ContentWriter:
-    """Writes the contents of one store. To each content, one writer at a time."""
+    """Writes the contents of one store."""
 
-    def __init__(self, operations: Operations, block_size: int = BLOCK_SIZE) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        block_size: int = BLOCK_SIZE,
+        inline_limit: int = INLINE_LIMIT,
+    ) -> None:
         self._operations = operations
         self._block_size = block_size
-        self._listing = ContentListing(operations, block_size)
+        self._inline_limit = inline_limit
+        self._register = Register(operations)
+        self._listing = ContentListing(operations, self._register, block_size)
 
     async def write_content(
-        self, ctx: Context, content_id: str, source: AsyncContentSource, progress: Progress | None
+        self,
+        ctx: Context,
+        content_id: str,
+        source: AsyncContentSource,
+        progress: Progress | None,
+        options: WriteOptions,
     ) -> ContentInfo:
         content_id = check_content_id("write_content", content_id)
-        blocks = await source_of(ctx, source, self._block_size)
+        described, condition = self._described(content_id, options)
+        blocks = await source_of(ctx, source, described.block_size)
         tally = Tally(ctx, arguments.progress("write_content", progress))
-        found = await self._listing.find(ctx, content_id)
-        write = self._rewrite if 0 in found.blocks else self._write_new
-        return await write(ctx, content_id, found, blocks, tally)
+        change = Change("write_content", content_id)
+        if options.if_absent or options.if_match is not None:
+            await self._fail_early(ctx, change, condition)
+        described = replace(described, id=self._register.new_id(ctx))
+        look = partial(self._register.look, ctx, content_id, "write_content")
+        upload = _Upload(
+            self._operations,
+            ctx,
+            content_id,
+            described,
+            tally=tally,
+            look=look,
+            inline_limit=self._inline_limit,
+        )
+        try:
+            await blocks.feed(ctx, upload.write, self._at_once(ctx, described.block_size))
+            manifest = await upload.complete()
+            guess = upload.found or self._register.guess(ctx, content_id)
+            within = upload.within_time(condition)
+            await self._register.replace(ctx, change, manifest, within, guess)
+        except BaseException as error:
+            await self._discard(ctx, error, change, upload)
+            raise
+        return info_of(content_id, manifest)
 
     async def copy_content(
         self, ctx: Context, source_id: str, target_id: str, progress: Progress | None
@@ -74,330 +134,329 @@ class ContentWriter:
         source_id = check_content_id("copy_content", source_id, "source_id")
         target_id = check_content_id("copy_content", target_id, "target_id")
         tally = Tally(ctx, arguments.progress("copy_content", progress))
-        layout = await self._listing.layout(ctx, source_id, "copy_content")
-        if source_id == target_id:
-            return layout.info
-        old = await self._listing.find(ctx, target_id)
-        replaces = 0 in old.blocks
-        place = staged_id(target_id, os.urandom(STAGED_NONCE_BYTES)) if replaces else target_id
-        await self._copy_all(ctx, layout, place, old, tally)
-        if replaces:
-            await self._replace(ctx, target_id, old, place, len(layout.blocks))
-        elif old.staged:
-            await self._remove_staged(ctx, target_id)
-        return ContentInfo(target_id, layout.size, len(layout.blocks))
+        for tries in range(_COPIES, 0, -1):
+            layout = await self._listing.layout(ctx, source_id, "copy_content", cached=False)
+            if source_id == target_id:
+                return layout.info
+            try:
+                return await self._copy(ctx, layout, target_id, tally)
+            except ContentReplacedError:
+                if tries == 1:
+                    raise
+                tally.done = 0
+        raise AssertionError("unreachable")
 
     async def delete_content(self, ctx: Context, content_id: str) -> None:
         content_id = check_content_id("delete_content", content_id)
-        found = await self._listing.find(ctx, content_id)
-        await self._remove_blocks(ctx, found.blocks, found.staged)
+        change = Change("delete_content", content_id)
+        found: list[Found] = []
 
-    async def _copy_all(
-        self, ctx: Context, layout: Layout, place: str, old: Found, tally: Tally
-    ) -> None:
-        """Copy all blocks of a content to a place where nothing can be read.
+        async def look() -> dict[int, BlockInfo]:
+            found.append(await self._register.look(ctx, content_id, "delete_content"))
+            return {}
 
-        Of a copy that failed, or whose source changed meanwhile, nothing is left.
-        """
+        plain, _ = await ctx.runtime.gather(
+            lambda call: call(),
+            (lambda: self._listing.plain(ctx, content_id, "delete_content"), look),
+            2,
+        )
+        if 0 in plain:  # first, and before the manifest that may hide it
+            await self._operations.delete_block(ctx, plain[0].key)
+        await self._delete_blocks(ctx, [block.key for block in plain.values()])
+        removed = await self._register.remove(ctx, change, found[0])
+        if removed is None:
+            return
+        if removed.layout == "generation" and not removed.deleted:
+            keys = [_key(content_id, removed, index) for index in range(removed.blocks)]
+            await self._delete_blocks(ctx, keys)
+        for each in removed.history:
+            if each.blocks:
+                await self._register.delete_generation(ctx, content_id, each.id)
 
-        first = _Change()
+    def _described(self, content_id: str, options: WriteOptions) -> tuple[Manifest, Condition]:
+        """The manifest as far as the writer says what is in it, and the condition of the write."""
+        operation = "write_content"
+        absent = arguments.flag(operation, options.if_absent, "if_absent")
+        match = arguments.etag(operation, options.if_match, "if_match")
+        if absent and match is not None:
+            raise ValueError(f"{operation} {content_id!r}: if_match: expected no if_absent with it")
+        block_size = self._block_size
+        if options.block_size is not None:
+            block_size = arguments.whole(operation, options.block_size, "block_size")
+        if not 1 <= block_size <= MAX_BLOCK_SIZE:
+            raise ValueError(f"{operation}: block_size: expected 1 to {MAX_BLOCK_SIZE} bytes")
+        described = Manifest(
+            "",
+            block_size=block_size,
+            chunk_blocks=BLOCKS_PER_CHUNK,
+            content_type=arguments.text(operation, options.content_type, "content_type"),
+            modified=_seconds(operation, options.modified),
+            metadata=_metadata(operation, options.metadata),
+        )
+        return described, partial(self._refused, content_id, options)
+
+    def _refused(
+        self, content_id: str, options: WriteOptions, found: Found
+    ) -> BlockStoreError | None:
+        """Why a write may not replace what was found."""
+        where = f"write_content {content_id!r}"
+        if not options.if_absent and options.if_match is None:
+            return None
+        if not self._register.conditional:
+            return UnsupportedError(
+                f"{where}: the service ignores the conditions of writes: it was not written"
+            )
+        live = found.live
+        if options.if_absent:
+            return None if live is None else ContentExistsError(f"{where}: it is there already")
+        if live is None:
+            return ContentChangedError(f"{where}: if_match {options.if_match!r}: it is not there")
+        if live.id != options.if_match:
+            return ContentChangedError(
+                f"{where}: if_match {options.if_match!r}: its version is {live.id!r}"
+            )
+        return None
+
+    async def _fail_early(self, ctx: Context, change: Change, condition: Condition) -> None:
+        """Raise at once where the condition of a write does not hold now."""
+        found = await self._register.look(ctx, change.content_id, change.operation)
+        error = condition(found)
+        if error is not None:
+            raise error
+        if found.manifest is None and 0 in await self._listing.plain(
+            ctx, change.content_id, change.operation
+        ):
+            raise ContentExistsError(f"{change.where}: it is there already, in the plain layout")
+
+    def _at_once(self, ctx: Context, block_size: int) -> int:
+        """How many blocks a source may hold at a time."""
+        return self._operations.at_once(ctx, block_size)
+
+    async def _copy(
+        self, ctx: Context, layout: Layout, target_id: str, tally: Tally
+    ) -> ContentInfo:
+        """Copy one version. Raises `ContentReplacedError` when the source is not there any more."""
+        change = Change("copy_content", target_id)
+        source = layout.manifest
+        manifest = Manifest(self._register.new_id(ctx), size=layout.size, layout="generation")
+        if source is not None:
+            manifest = replace(source, id=manifest.id, history=(), etags=())
+        if manifest.layout != "inline":
+            manifest = replace(manifest, layout="generation", block_size=layout.block_size)
+        look = partial(self._register.look, ctx, target_id, "copy_content")
+        copy = _Upload(self._operations, ctx, target_id, manifest, tally=tally, look=look)
+        copy.count = manifest.blocks
 
         async def put(index: int) -> None:
-            block = layout.blocks[index]
-            key = block_key(place, index)
-            if index:
-                _ = await _finished(ctx, self._operations.copy_block(ctx, block.key, key))
-            else:
-                _ = await first.make(
-                    ctx, lambda own: self._operations.copy_block(own, block.key, key)
-                )
-            await tally.add(block.size)
+            await copy.beside_look(
+                self._copy_block(ctx, layout, index, _key(target_id, manifest, index))
+            )
+            await tally.add(min(layout.block_size, layout.size - index * layout.block_size))
 
         try:
-            _ = await ctx.gather(put, range(1, len(layout.blocks)))
-            if 0 not in old.blocks:
-                await self._remove(ctx, _from(len(layout.blocks), old.blocks))
-            pieces = layout.pieces(0, layout.size)
-            await self._listing.check_unchanged(ctx, layout, pieces)
-            await put(0)  # with it a mixture could be read, which a kill would leave
-            await self._listing.check_unchanged(ctx, layout, pieces[:1])
+            _ = await ctx.gather(put, range(manifest.blocks))
+            if layout.inline is not None:
+                await tally.add(layout.size)
+            guess = copy.found or self._register.guess(ctx, target_id)
+            within = copy.within_time(lambda _: None)
+            await self._register.replace(ctx, change, manifest, within, guess)
         except BaseException as error:
-            await self._take_back(ctx, error, place, first)
+            await self._discard(ctx, error, change, copy)
             raise
+        return info_of(target_id, manifest)
 
-    def _at_once(self, ctx: Context) -> int:
-        """How many blocks a source may hold at a time; block 0 is kept to the end besides."""
-        return self._operations.at_once(ctx, self._block_size) - 1
-
-    async def _write_new(
-        self,
-        ctx: Context,
-        content_id: str,
-        found: Found,
-        source: Source,
-        tally: Tally,
-    ) -> ContentInfo:
-        """Write where nothing can be read; of a write that failed, nothing is left."""
-        upload = _Upload(self._operations, ctx, content_id, tally)
+    async def _copy_block(self, ctx: Context, layout: Layout, index: int, key: str) -> None:
+        """Copy a block inside the service; of the plain layout, the version that was listed."""
+        piece = layout.pieces(index * layout.block_size, index * layout.block_size + 1)[0]
         try:
-            await source.feed(ctx, upload.write, self._at_once(ctx))
-            await self._remove(ctx, _from(upload.count, found.blocks))
-            _ = await upload.complete()
-        except BaseException as error:
-            await self._take_back(ctx, error, content_id, upload.first)
-            raise
-        if found.staged:
-            await self._remove_staged(ctx, content_id)
-        return ContentInfo(content_id, tally.done, upload.count)
-
-    async def _rewrite(
-        self,
-        ctx: Context,
-        content_id: str,
-        found: Found,
-        source: Source,
-        tally: Tally,
-    ) -> ContentInfo:
-        """Write beside the old content, then put the new one in its place."""
-        staged = staged_id(content_id, os.urandom(STAGED_NONCE_BYTES))
-        upload = _Upload(self._operations, ctx, staged, tally)
-        try:
-            await source.feed(ctx, upload.write, self._at_once(ctx))
-            at_once = _is_one_for_one(found.blocks, upload.count)
-            if not at_once:
-                _ = await upload.complete()
-                await self._prove_copying(ctx, staged, upload.count)
-        except BaseException as error:
-            await self._take_back(ctx, error, staged, upload.first)
-            raise
-        if not at_once:
-            await self._replace(ctx, content_id, found, staged, upload.count)
-        else:
-            key = block_key(content_id, 0)
-            _ = await _finished(ctx, self._operations.write_block(ctx, key, upload.held_back))
-            if found.staged:
-                await self._remove_staged(ctx, content_id)
-        return ContentInfo(content_id, tally.done, upload.count)
-
-    async def _prove_copying(self, ctx: Context, staged: str, count: int) -> None:
-        """Copy a block before anything is taken away, for there are services that can't.
-
-        Once is enough. Where the copy goes it leaves a hole, so that it never counts as content.
-        """
-        if self._operations.copying_works:
+            copy = self._operations.copy_block(ctx, piece.key, key)
+            _ = await ctx.runtime.finish(copy, TIDY_SECONDS)
+        except BlockNotFoundError:
+            now = await self._register.look(ctx, layout.content_id, layout.operation)
+            if now.live is not None and now.live.id == layout.info.version:
+                raise IntegrityError(f"{layout.where}: {piece.key!r} is missing") from None
+            raise layout.replaced() from None
+        if piece.etag is None:
             return
-        proof = block_key(staged, count + 1)
-        _ = await _finished(
-            ctx, self._operations.copy_block(ctx, block_key(staged, count - 1), proof)
-        )
-        await self._operations.delete_block(ctx, proof)
-        self._operations.copying_works = True
+        info = await self._operations.stat_block(ctx, piece.key)
+        if info.etag != piece.etag or info.size != piece.size:
+            raise layout.replaced()
 
-    async def _replace(
-        self, ctx: Context, content_id: str, found: Found, staged: str, count: int
+    async def _discard(
+        self, ctx: Context, error: BaseException, change: Change, upload: _Upload
     ) -> None:
-        """Let the `count` blocks of the whole content `staged` take the place of what is there.
+        """Delete the blocks of a write that failed, unless a manifest may name them yet."""
+        if upload.count == 0 or isinstance(error, OutcomeUnknownError) or change.sent:
+            if upload.count:
+                error.add_note(
+                    f"and the blocks below {upload.place!r} are left, for it may be done yet"
+                )
+            return
+        left = [f"and blocks below {upload.place!r} may be left: `clean` removes them"]
+        now, seconds = ctx.runtime.now(), TIDY_SECONDS
+        if ctx.deadline is not None:
+            seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
 
-        From when block 0 of the old one is deleted neither content can be read until it ends. When
-        it is interrupted then, the way back is to finish it. Where a request for that delete may be
-        carried out yet, the staged blocks stay: it would take the new block 0.
-        """
-        old = found.blocks
-        taken = _Change()
-        placed = False
-
-        def put(ctx: Context, index: int) -> Coroutine[Any, Any, CopyResult]:
-            source, target = block_key(staged, index), block_key(content_id, index)
-            return _finished(ctx, self._operations.copy_block(ctx, source, target))
-
-        async def put_all(ctx: Context) -> None:
-            nonlocal placed
-            if not _is_one_for_one(old, count):
-                delete = self._operations.delete_block
-                await taken.make(ctx, lambda own: delete(own, old[0].key))
-            _ = await ctx.gather(partial(put, ctx), range(1, count))
-            await self._remove(ctx, _from(count, old))
-            _ = await put(ctx, 0)
-            placed = True
-
-        async def finish(ctx: Context, _: str) -> None:
-            if not placed:
-                await put_all(ctx)
-            if not taken.in_doubt:  # else the delete may come yet, for the new block 0
-                await self._remove_staged(ctx, content_id)
-
-        try:
-            await finish(ctx, content_id)
-        except BaseException as error:
-            # a folder that failed may have deleted it all the same
-            if taken.done or taken.in_doubt or isinstance(error, LocalStorageError):
-                left = staged if placed else content_id
-                await self._tidy(ctx, error, left, finish, must_end=not placed)
+        async def discard() -> None:
+            own = replace(ctx, deadline=now + seconds, tidying=True)
+            try:
+                await self._delete_blocks(own, upload.keys())
+            except BlockStoreError as failure:
+                left[0] += f": {failure}"
             else:
-                await self._tidy(ctx, error, staged, self._remove_content)
-            if placed:
-                error.add_note(f"{content_id!r} was replaced all the same")
-            raise
-
-    async def _tidy(
-        self,
-        ctx: Context,
-        error: BaseException,
-        content_id: str,
-        step: Callable[[Context, str], Coroutine[Any, Any, None]],
-        *,
-        must_end: bool = False,
-    ) -> None:
-        """Leave things in order after `error`; a note on it says when that failed as well.
-
-        The call's own deadline may be what passed, so this has another: soon after it, but for
-        what `must_end`, since neither content can be read before. That is tried more than once, for
-        a single request that is never answered takes all of the time that it is given.
-        """
-        now = ctx.runtime.now
-        seconds = TIDY_SECONDS
-        if ctx.deadline is not None and not must_end:
-            seconds = min(seconds, max(ctx.deadline - now(), 0) + _PAST_DEADLINE)
-        ends = now() + seconds
-        left = [f"and {content_id!r} may be left unfinished"]
-        if must_end:
-            left[0] += f", as {BEGUN}"
-
-        async def tidy() -> None:
-            why = ""
-            for tries in range(_TRIES_TO_END if must_end else 1, 0, -1):
-                deadline = now() + (ends - now()) / tries
-                try:
-                    await step(replace(ctx, deadline=deadline, tidying=True), content_id)
-                except BlockStoreError as failure:
-                    why = str(failure)
-                    if not isinstance(failure, DeadlineExceededError):
-                        break
-                else:
-                    left.clear()
-                    return
-            left[0] += f": {why}"
+                left.clear()
 
         try:
-            await ctx.runtime.finish(tidy(), seconds)
-        except BaseException as again:  # cancelled once more meanwhile: that is what is raised
-            for note in left:
-                again.add_note(note)
-            raise
+            await ctx.runtime.finish(discard(), seconds)
         finally:
             for note in left:
                 error.add_note(note)
 
-    async def _take_back(
-        self, ctx: Context, error: BaseException, content_id: str, first: _Change
-    ) -> None:
-        """Remove what a write or copy that ended in `error` has put in place.
-
-        But leave it where block 0 may be stored later than that: alone it would be a content, a
-        shorter one than was written; with the others in place it makes that whole. A mixture, which
-        the copy of a source that changed is, goes at any rate.
-        """
-        if first.in_doubt and not isinstance(error, IntegrityError):
-            error.add_note(
-                f"and {content_id!r} may be left unfinished, or be whole: whether "
-                "its block 0 was stored, or will be, is not known"
-            )
-        else:
-            await self._tidy(ctx, error, content_id, self._remove_content)
-
-    async def _remove_content(self, ctx: Context, content_id: str) -> None:
-        """Take back what was written, but leave an interrupted rewrite, which may be whole."""
-        await self._remove_blocks(ctx, (await self._listing.find(ctx, content_id)).blocks, [])
-
-    async def _remove_blocks(
-        self, ctx: Context, blocks: Mapping[int, BlockInfo], others: list[str]
-    ) -> None:
-        if 0 in blocks:
-            await _finished(ctx, self._operations.delete_block(ctx, blocks[0].key))
-        await self._remove(ctx, _from(1, blocks) + others)
-
-    async def _remove_staged(self, ctx: Context, content_id: str) -> None:
-        await self._remove(ctx, (await self._listing.find(ctx, content_id)).staged)
-
-    async def _remove(self, ctx: Context, keys: list[str]) -> None:
+    async def _delete_blocks(self, ctx: Context, keys: list[str]) -> None:
         if keys:
-            delete = self._operations.delete_blocks(ctx, keys, raise_on_failure=False)
-            result = await _finished(ctx, delete)
-            for failure in result.failed.values():
-                if isinstance(failure, DeadlineExceededError | StoreClosedError):
-                    raise failure  # of the call, not of the key
-            result.raise_for_failures()
+            _ = await self._operations.delete_blocks(ctx, keys)
 
 
 class _Upload:
-    """Writes the blocks of a content, but holds back block 0 until it is to be complete."""
+    """The blocks of one write, on their way to its generation.
 
-    def __init__(self, operations: Operations, ctx: Context, content_id: str, tally: Tally) -> None:
+    A content that is small enough goes into its manifest instead. `manifest` is what is known of
+    it.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        ctx: Context,
+        content_id: str,
+        manifest: Manifest,
+        *,
+        tally: Tally,
+        look: Callable[[], Coroutine[Any, Any, Found]],
+        inline_limit: int = 0,
+    ) -> None:
         self._operations = operations
         self._ctx = ctx
         self._content_id = content_id
         self._tally = tally
-        self.held_back: Block = b""
-        self.first = _Change()
+        self._began = ctx.runtime.wall_time()
+        self._sums: dict[int, tuple[int, int]] = {}
+        self._held: bytes | None = None
+        self._look: Callable[[], Coroutine[Any, Any, Found]] | None = look
+        self._inline_limit = inline_limit
+        self.manifest = manifest
         self.count = 0
+        self.found: Found | None = None
+        """What was there when the first block was stored."""
+
+    @property
+    def place(self) -> str:
+        """The folder of the generation."""
+        return f"{self._content_id}/{self.manifest.id}/"
+
+    def keys(self) -> list[str]:
+        """The keys of all blocks that may have been stored."""
+        return [_key(self._content_id, self.manifest, index) for index in range(self.count)]
 
     async def write(self, index: int, data: Block) -> None:
         """Write one block. See `Source.feed`."""
-        self.count = max(self.count, index + 1)
-        if index == 0:
-            self.held_back = data
+        if index >= MOST_BLOCKS:
+            raise BlockTooLargeError(
+                f"write_content {self._content_id!r}: more than {MOST_BLOCKS} blocks; "
+                "larger ones make fewer (block_size)"
+            )
+        self._sums[index] = crc32c(data), len(data)
+        if index == 0 and len(data) <= self._inline_limit:
+            self._held = bytes(data)  # it may be all
         else:
-            _ = await _finished(self._ctx, self._put(self._ctx, index, data))
+            await self._put(index, data)
         await self._tally.add(len(data))
 
-    def complete(self) -> Coroutine[Any, Any, BlockInfo]:
-        """Write block 0: now the content is there."""
-        return self.first.make(self._ctx, lambda own: self._put(own, 0, self.held_back))
+    async def complete(self) -> Manifest:
+        """The manifest of all that was written."""
+        count = len(self._sums)
+        if count > 1 and self._held is not None:
+            await self._put(0, self._held)
+            self._held = None
+        size = sum(size for _, size in self._sums.values())
+        whole = 0
+        for index in range(count):
+            whole = combined(whole, *self._sums[index])
+        described = replace(self.manifest, size=size, crc32c=whole)
+        if self._held is not None or count == 0:
+            return replace(described, layout="inline", data=self._held or b"")
+        sums = struct.pack(f">{count}I", *(self._sums[index][0] for index in range(count)))
+        return replace(described, layout="generation", checksums=sums)
 
-    def _put(self, ctx: Context, index: int, data: Block) -> Coroutine[Any, Any, BlockInfo]:
-        return self._operations.write_block(ctx, block_key(self._content_id, index), data)
+    def within_time(self, condition: Condition) -> Condition:
+        """`condition`, and that the write has not taken so long that `clean` may have begun."""
+
+        def within(found: Found) -> BlockStoreError | None:
+            if self._ctx.runtime.wall_time() - self._began >= LONGEST_WRITE:
+                return ContentChangedError(
+                    f"{self._content_id!r}: the write took over {LONGEST_WRITE / 3600:g} hours, "
+                    "after which its blocks may have been removed as orphans"
+                )
+            return condition(found)
+
+        return within
+
+    async def _put(self, index: int, data: Block) -> None:
+        self.count = max(self.count, index + 1)
+        key = _key(self._content_id, self.manifest, index)
+        write = self._operations.write_block(self._ctx, key, data)
+        # one that is given up may be stored when its blocks are deleted: so it is awaited
+        await self.beside_look(self._ctx.runtime.finish(write, TIDY_SECONDS))
+
+    async def beside_look(self, change: Coroutine[Any, Any, object]) -> None:
+        """Await a change of a block, the first one beside a look at what the manifest is now."""
+        look, self._look = self._look, None
+        if look is None:
+            _ = await change
+            return
+
+        async def keep() -> None:
+            self.found = replace(await look(), guessed=True)
+
+        async def make() -> None:
+            _ = await change
+
+        try:
+            _ = await self._ctx.runtime.gather(lambda call: call(), (make, keep), 2)
+        finally:
+            change.close()  # where it never began
 
 
-class _Change:
-    """A change of one block, and whether it has come about.
-
-    `in_doubt` says that a request for it was given up, and may take effect yet.
-    """
-
-    def __init__(self) -> None:
-        self.done = False
-        self.in_doubt = False
-
-    async def make(
-        self, ctx: Context, change: Callable[[Context], Coroutine[Any, Any, Result]]
-    ) -> Result:
-        """Make the change, in a context of its own: see `Context.unknown_attempts`."""
-        own = replace(ctx, unknown_attempts=int(self.in_doubt))
-
-        async def watched() -> Result:
-            self.in_doubt = True  # should this be cut off
-            try:
-                result = await change(own)
-            except BlockStoreError:
-                self.in_doubt = own.unknown_attempts > 0
-                raise
-            self.done = True
-            self.in_doubt = own.unknown_attempts > 0
-            return result
-
-        return await _finished(ctx, watched())
+def _seconds(operation: str, modified: datetime | None) -> float | None:
+    """A time in seconds since the epoch. Raises `TypeError`, `ValueError`."""
+    if modified is None:
+        return None
+    if not isinstance(modified, datetime):
+        raise arguments.unsuitable(operation, "modified", "a datetime", modified)
+    if modified.tzinfo is None:
+        raise ValueError(f"{operation}: modified: expected a datetime with a time zone")
+    return modified.timestamp()
 
 
-def _finished(ctx: Context, change: Coroutine[Any, Any, Result]) -> Coroutine[Any, Any, Result]:
-    """A change that has ended when it is undone or repeated, and can't take effect afterwards."""
-    return ctx.runtime.finish(change, TIDY_SECONDS)
+def _metadata(operation: str, metadata: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Names and values of the writer's own. Raises `TypeError`, `ValueError`."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise arguments.unsuitable(operation, "metadata", "a mapping of texts", metadata)
+    known = {
+        arguments.text(operation, name, "metadata"): arguments.text(operation, value, "metadata")
+        for name, value in metadata.items()
+    }
+    size = len(json.dumps(known).encode())
+    if size > METADATA_LIMIT:
+        raise ValueError(
+            f"{operation}: metadata: {size} bytes of JSON, the limit is {METADATA_LIMIT}"
+        )
+    return known
 
 
-def _is_one_for_one(old: Mapping[int, BlockInfo], count: int) -> bool:
-    """Whether a content of one block replaces another: the store does that at once."""
-    return count == 1 and list(old) == [0]
-
-
-def _from(first: int, blocks: Mapping[int, BlockInfo]) -> list[str]:
-    """The keys of the blocks from index `first` on."""
-    return [block.key for index, block in blocks.items() if index >= first]
+def _key(content_id: str, manifest: Manifest, index: int) -> str:
+    if manifest.layout == "plain":
+        return plain_key(content_id, index)
+    return generation_key(content_id, manifest.id, index, manifest.chunk_blocks)

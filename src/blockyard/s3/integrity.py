@@ -98,6 +98,11 @@ class PageChecksums(NamedTuple):
         """What a block that has them is verified against."""
         return "page checksums"
 
+    @property
+    def block_crc32c(self) -> int:
+        """That of the whole block."""
+        return self.whole
+
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:
         """Whether the block was stored with page checksums, which may be damaged."""
@@ -210,6 +215,11 @@ class ServiceChecksum(NamedTuple):
     name: str
     stored: str
     compute: Callable[[memoryview], str]
+
+    @property
+    def block_crc32c(self) -> None:
+        """It may be of another kind."""
+        return None
 
     def mismatch(self, body: memoryview) -> Mismatch | None:
         """Verify the object's bytes against it."""

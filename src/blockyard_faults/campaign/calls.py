@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from blockyard.aio import AsyncBlockStore
-from blockyard.content.writing import BEGUN, TIDY_SECONDS
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
@@ -166,9 +165,6 @@ MARGIN = 1.0
 """Seconds past its deadline in which a call must have ended, but for those of `Watch.lateness`."""
 _ACROSS = 6  # frames of a traceback that are told
 
-REPLACED = "was replaced all the same"
-"""How the note ends that a call puts on its error when it has replaced a content."""
-
 
 class Calls:
     """Calls of one actor, one after the other.
@@ -236,13 +232,6 @@ class Calls:
 
     def _check_time(self, what: str, begun: float, ended: float, notes: Sequence[str]) -> None:
         due = begun + self.deadline
-        replaced = any(note.endswith(REPLACED) for note in notes)
-        unfinished = any(BEGUN in note for note in notes)
-        self.tally.replaced += replaced
-        self.tally.unfinished += unfinished
-        if replaced or unfinished:  # a replacement that has begun goes on
-            self.tally.longest_ending = max(self.tally.longest_ending, ended - due)
-            due += TIDY_SECONDS
         over = ended - due
         self.tally.overrun = max(self.tally.overrun, over)
         net = over

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from blockyard.content.layout import belongs_to
+from blockyard.content.manifest import SUFFIX, generation_of
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
+    ContentReplacedError,
     IntegrityError,
     InvalidRangeError,
 )
@@ -23,7 +24,6 @@ from blockyard.testing.samples import content as sample
 from blockyard_faults.campaign.actor import Draws, Writer
 from blockyard_faults.campaign.calls import RARELY, Client, Hurry, Own, Seek
 from blockyard_faults.campaign.expected import (
-    UNFINISHED,
     WRONG,
     Content,
     Tally,
@@ -31,7 +31,6 @@ from blockyard_faults.campaign.expected import (
     ends_before,
     is_absent,
     is_present,
-    is_unfinished,
     reads_as,
     size_of,
 )
@@ -47,7 +46,6 @@ from blockyard_faults.campaign.user_code import (
 )
 
 _OLD_FILE = sample(5_000)
-_UNFINISHED_NOTE = "may be left unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +81,8 @@ class ContentActor(Writer):
         if error is None:
             self.expected.became(key, [content])
             self.answered(key, lambda _: info.size == content.size, f"written: {info}")
-        else:
-            if own.interrupted or not self._ended_in_source(given):
-                self.expected.may_have_become(key, [content])
-            self._may_be_taken_back(key)
+        elif own.interrupted or not self._ended_in_source(given):
+            self.expected.may_have_become(key, [content])
         self._after_change(key)
 
     async def copy(self, origin: str, target: str, own: Own, progress: Mischief | None) -> None:
@@ -98,10 +94,8 @@ class ContentActor(Writer):
         elif isinstance(error, BlockNotFoundError):
             self.answered(origin, is_absent, "copy found no content")
         else:
-            if isinstance(error, IntegrityError):
-                self.answered(origin, is_unfinished, str(error))
-            self._may_be_taken_back(target)
-            self.expected.may_have_become(target, [*copied, UNFINISHED])
+            self._check_readable(origin, error)
+            self.expected.may_have_become(target, copied)
         self._after_change(target)
 
     async def delete(self, key: str) -> None:
@@ -109,7 +103,7 @@ class ContentActor(Writer):
         if error is None:
             self.expected.became(key, [None])
         else:
-            self.expected.may_have_become(key, [None, UNFINISHED])
+            self.expected.may_have_become(key, [None])
         self._after_change(key)
 
     async def size(self, key: str) -> None:
@@ -176,25 +170,23 @@ class ContentActor(Writer):
         path.unlink()
 
     async def list(self) -> None:
-        """Below the namespace there are blocks of contents that may be there, and no others."""
-        listed, error = await self.calls.ask("list_by_prefix", f"{self.namespace}/")
-        if error is not None:
-            return
+        """Below the namespace there are the contents that may be there, their blocks, no others."""
         known = self.expected.known
-        for key in known:
-            if any(belongs_to(key, block) for block in listed):
-                # whether the blocks of it make it whole, reads will tell
-                self.answered(key, lambda value: value is not None, "list_by_prefix: a block")
-            else:
-                self.answered(key, is_absent, "list_by_prefix: no block of it")
-        for block in listed:
-            if not any(belongs_to(key, block) for key in known):
-                self.tally.breaks(WRONG, f"list_by_prefix: {block!r}, which nobody wrote")
-
-    def _may_be_taken_back(self, key: str) -> None:
-        """A write or copy that fails removes its blocks, and those of what was unfinished there."""
-        if UNFINISHED in self.expected.values(key):
-            self.expected.may_have_become(key, [None])
+        listed, error = await self.calls.ask("list_contents", f"{self.namespace}/")
+        if error is None:
+            found = {entry.content_id for entry in listed}
+            for key in known:
+                fits = is_present if key in found else is_absent
+                self.answered(key, fits, f"list_contents: {key in found}")
+            for key in found.difference(known):
+                self.tally.breaks(WRONG, f"list_contents: {key!r}, which nobody wrote")
+        blocks, error = await self.calls.ask("list_by_prefix", f"{self.namespace}/")
+        if error is None:
+            for block in blocks:
+                generation = generation_of(block)
+                content = generation[0] if generation else block.removesuffix(SUFFIX)
+                if content not in known:
+                    self.tally.breaks(WRONG, f"list_by_prefix: {block!r}, which nobody wrote")
 
     def _ended_in_source(self, given: Given) -> bool:
         """Whether the source itself broke off, so that nothing new can be whole."""
@@ -202,12 +194,8 @@ class ContentActor(Writer):
 
     def _after_change(self, key: str) -> None:
         if self.calls.uncertain:
-            # a late write of one of its blocks, or a late delete, leaves it unfinished
-            self.expected.may_have_become(key, [UNFINISHED])
             self.expected.settle(key)
             self.settled.add(key)
-        elif any(_UNFINISHED_NOTE in note for note in self.calls.notes):
-            self.expected.may_have_become(key, [UNFINISHED])
 
     def _check_range(
         self,
@@ -237,20 +225,27 @@ class ContentActor(Writer):
             self.answered(key, fits, what)
         elif isinstance(error, BlockNotFoundError):
             self.answered(key, is_absent, "no content found")
-        elif isinstance(error, IntegrityError):
-            self.answered(key, is_unfinished, str(error))
+        else:
+            self._check_readable(key, error)
+
+    def _check_readable(self, key: str, error: BlockStoreError) -> None:
+        """A content that is there can be read: nothing of it is missing or damaged."""
+        if isinstance(error, IntegrityError) and not isinstance(error, ContentReplacedError):
+            self.tally.breaks(WRONG, f"{key!r}: {error}")
 
 
 BLOCK = 16 * KIB
 """The size of a content's blocks here, in place of 4 MiB, so that many are quickly stored."""
+INLINE = 1 * KIB
+"""The largest content that is kept in its manifest, in place of 64 KiB."""
 NAMES = ("film", "film10", "deep/er/film", "with blank", "gr\u00fc\u00df/\u03b2", "a/chunk-0/film")
 _MISCHIEF = 0.5
 
 
 def with_small_blocks() -> None:
     """Let the contents of this process, which it must not share, have blocks of `BLOCK` bytes."""
-    for maker in (ContentReader, ContentWriter):
-        _ = mock.patch.object(maker.__init__, "__defaults__", (BLOCK,)).start()
+    _ = mock.patch.object(ContentReader.__init__, "__defaults__", (BLOCK,)).start()
+    _ = mock.patch.object(ContentWriter.__init__, "__defaults__", (BLOCK, INLINE)).start()
 
 
 class ContentMix(Draws):

@@ -36,20 +36,7 @@ class Content:
         return self.data[offset : None if length is None else offset + length]
 
 
-class Unfinished:
-    """A content that can't be read: a write, copy or delete of it did not get to its end."""
-
-    def __repr__(self) -> str:
-        return "unfinished"
-
-    def __reduce__(self) -> str:
-        return "UNFINISHED"
-
-
-UNFINISHED = Unfinished()
-"""There is one of it, also in what comes from another process."""
-
-Value = Content | Unfinished | None
+Value = Content | None
 """What a key may have; None: no block, or no content."""
 
 
@@ -113,8 +100,7 @@ class Expected:
         entry = self._entry(key)
         left = frozenset(filter(fits, entry.values))
         if not left:
-            # "there is no block", or none that can be read, and there must be one
-            lost = fits(None) or (fits(UNFINISHED) and None not in entry.values)
+            lost = fits(None)  # "there is no block", and there must be one
             allowed = ", ".join(str(value) for value in entry.values)
             raise BrokenPromiseError(LOST if lost else WRONG, f"{key!r}: {what}, not {allowed}")
         if not entry.settled:
@@ -132,11 +118,6 @@ def is_absent(value: Value) -> bool:
 def is_present(value: Value) -> bool:
     """Fits the answer that there is a block."""
     return isinstance(value, Content)
-
-
-def is_unfinished(value: Value) -> bool:
-    """Fits the answer that a content is unfinished."""
-    return value is UNFINISHED
 
 
 def reads_as(value: Value, offset: int, length: int | None, data: bytes) -> bool:
@@ -178,12 +159,9 @@ class Tally:
     had been given hardly any time; `examples` has a message for each kind among the former.
     `broken` counts broken promises, of which `details` tells the first ones. `read_back` counts
     the blocks that had to be there at the end, `settled` the keys that were not written again
-    (see `Expected`), `own` the exceptions that the caller's own code raised, `replaced` the
-    contents that were replaced all the same by a call that failed, `unfinished` those whose
-    replacement it had begun and could not end; `longest_ending` is the most seconds by which such a
-    call outlived its deadline. `overrun` is the same of all calls, of those past the time that they
-    have for it; `net_overrun` without the time in which the machine ran nobody in the process (see
-    `watch`).
+    (see `Expected`), `own` the exceptions that the caller's own code raised. `overrun` is the most
+    seconds by which a call outlived its deadline, `net_overrun` without the time in which the
+    machine ran nobody in the process (see `watch`).
     """
 
     operations: Counter[str] = field(default_factory=_counter)
@@ -195,9 +173,6 @@ class Tally:
     read_back: int = 0
     settled: int = 0
     own: int = 0
-    replaced: int = 0
-    unfinished: int = 0
-    longest_ending: float = 0.0
     overrun: float = 0.0
     net_overrun: float = 0.0
 
@@ -224,9 +199,6 @@ class Tally:
         self.read_back += other.read_back
         self.settled += other.settled
         self.own += other.own
-        self.replaced += other.replaced
-        self.unfinished += other.unfinished
-        self.longest_ending = max(self.longest_ending, other.longest_ending)
         self.overrun = max(self.overrun, other.overrun)
         self.net_overrun = max(self.net_overrun, other.net_overrun)
 

@@ -233,9 +233,6 @@ def text(result: Result) -> str:
         f"read back     {tally.read_back:,} blocks that had to be there",
         f"settled       {tally.settled:,} keys that a request given up might still have changed",
         f"own           {tally.own:,} exceptions of the caller's own code, signals, cancellations",
-        f"replaced      {tally.replaced:,} contents all the same, though the call had ended",
-        f"unfinished    {tally.unfinished:,} contents whose replacement had begun when it did",
-        f"  ending took {max(tally.longest_ending, 0.0):.2f} s past a deadline at the most",
         f"overrun       {max(tally.overrun, 0.0):.2f} s past a deadline at the most, "
         f"{max(tally.net_overrun, 0.0):.2f} s of them not the machine's",
         "",

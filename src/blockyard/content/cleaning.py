@@ -1,0 +1,195 @@
+"""What is left of contents: orphans of writes that were killed, generations that were replaced.
+
+Nothing here is needed for reads to be right. Blocks that no manifest names are deleted only when
+the newest of them is a day old, and a manifest that was read after the listing does not name them:
+a write that takes half as long gives itself up (`writing.LONGEST_WRITE`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from blockyard import arguments
+from blockyard.content.layout import ContentInfo, info_of, plain_layout
+from blockyard.content.listing import ContentListing
+from blockyard.content.manifest import (
+    BLOCKS_PER_CHUNK,
+    LEAST_SIZE,
+    SUFFIX,
+    Manifest,
+    generation_of,
+    manifest_key,
+)
+from blockyard.content.register import SWEPT, Change, Found, Register
+from blockyard.content.writing import LONGEST_WRITE
+from blockyard.context import Context
+from blockyard.errors import BlockStoreError, ContentExistsError
+from blockyard.model import BLOCK_SIZE, BlockInfo
+from blockyard.operations import Operations, each_page
+from blockyard.stores.base import ListRequest
+
+ORPHANED = 2 * LONGEST_WRITE
+"""Seconds: the age of blocks from which on no write that is under way can still name them."""
+
+What = Literal["orphan", "replaced", "tombstone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that is left of a content: `blocks` of `size` bytes together, or a tombstone."""
+
+    content_id: str
+    what: What
+    generation: str = ""
+    blocks: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CleanReport:
+    """What `clean_contents` removed, or would have, and what it found that is too young yet."""
+
+    removed: list[Leftover] = field(default_factory=list[Leftover])
+    kept: list[Leftover] = field(default_factory=list[Leftover])
+
+    @property
+    def size(self) -> int:
+        """The bytes that were removed, or would have been."""
+        return sum(each.size for each in self.removed)
+
+
+@dataclass(slots=True)
+class _Generation:
+    blocks: int = 0
+    size: int = 0
+    newest: float = 0.0
+
+
+class ContentCleaner:
+    """Removes what is left of contents, and gives those in the plain layout a manifest."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self._register = Register(operations)
+        self._listing = ContentListing(operations, self._register)
+
+    async def adopt_content(self, ctx: Context, content_id: str) -> ContentInfo:
+        """See `BlockStore.adopt_content`."""
+        operation = "adopt_content"
+        layout = await self._listing.layout(ctx, content_id, operation, cached=False)
+        if layout.manifest is not None:
+            return layout.info
+        blocks = await self._listing.plain(ctx, layout.content_id, operation)
+        layout = plain_layout(operation, layout.content_id, blocks, BLOCK_SIZE)
+        manifest = Manifest(
+            self._register.new_id(ctx),
+            size=layout.size,
+            block_size=BLOCK_SIZE,
+            chunk_blocks=BLOCKS_PER_CHUNK,
+            layout="plain",
+            etags=tuple(blocks[index].etag for index in sorted(blocks)),
+        )
+
+        def still_none(found: Found) -> BlockStoreError | None:
+            where = f"{operation} {layout.content_id!r}"
+            return None if found.live is None else ContentExistsError(f"{where}: it has a manifest")
+
+        change = Change(operation, layout.content_id)
+        await self._register.replace(ctx, change, manifest, still_none)
+        return info_of(layout.content_id, manifest)
+
+    async def clean_contents(
+        self, ctx: Context, prefix: str, *, dry_run: bool, no_writers: bool
+    ) -> CleanReport:
+        """See `BlockStore.clean_contents`."""
+        operation = "clean_contents"
+        prefix = arguments.prefix(operation, prefix)
+        dry_run = arguments.flag(operation, dry_run, "dry_run")
+        no_writers = arguments.flag(operation, no_writers, "no_writers")
+        listed_at = ctx.runtime.wall_time()
+        generations: dict[str, dict[str, _Generation]] = {}
+
+        def note(blocks: Sequence[BlockInfo]) -> None:
+            for block in blocks:
+                _note(block, prefix, generations)
+
+        request = ListRequest(prefix, operation=operation)
+        await each_page(self._operations, ctx, request, lambda page: note(page.blocks))
+        report = CleanReport()
+        oldest = listed_at - (0.0 if no_writers else ORPHANED)
+
+        async def look(content_id: str) -> None:
+            found = await self._register.look(ctx, content_id, operation)
+            for leftover, removable in _leftovers(
+                content_id, generations[content_id], found, oldest, no_writers=no_writers
+            ):
+                gone = removable and (
+                    dry_run or await self._remove(ctx, leftover, found, no_writers=no_writers)
+                )
+                (report.removed if gone else report.kept).append(leftover)
+
+        _ = await ctx.gather(look, generations)
+        report.removed.sort(key=_place)
+        report.kept.sort(key=_place)
+        return report
+
+    async def _remove(
+        self, ctx: Context, leftover: Leftover, found: Found, *, no_writers: bool
+    ) -> bool:
+        """Remove it; whether it is gone."""
+        content_id = leftover.content_id
+        if leftover.what != "tombstone":
+            await self._register.delete_generation(ctx, content_id, leftover.generation)
+            return True
+        if await self._register.remove_tombstone(ctx, Change("clean_contents", content_id), found):
+            return True
+        if no_writers:
+            await self._operations.delete_block(ctx, manifest_key(content_id))
+        return no_writers
+
+
+def _note(block: BlockInfo, prefix: str, generations: dict[str, dict[str, _Generation]]) -> None:
+    """Note what a listed block is left of."""
+    if block.key.endswith(SUFFIX) and block.size < LEAST_SIZE:
+        _ = generations.setdefault(block.key.removesuffix(SUFFIX), {})
+        return
+    found = generation_of(block.key)
+    if found is None or not found[0].startswith(prefix):
+        return
+    generation = generations.setdefault(found[0], {}).setdefault(found[1], _Generation())
+    generation.blocks += 1
+    generation.size += block.size
+    if block.last_modified is not None:
+        generation.newest = max(generation.newest, block.last_modified.timestamp())
+
+
+def _leftovers(
+    content_id: str,
+    generations: dict[str, _Generation],
+    found: Found,
+    oldest: float,
+    *,
+    no_writers: bool,
+) -> list[tuple[Leftover, bool]]:
+    """What is left of a content, and whether it may be removed."""
+    left: list[tuple[Leftover, bool]] = []
+    manifest = found.manifest
+    replaced = {each.id: each.at for each in manifest.history} if manifest is not None else {}
+    for name, generation in generations.items():
+        if found.live is not None and found.live.id == name:
+            continue
+        sized = (name, generation.blocks, generation.size)
+        if name in replaced:
+            settled = no_writers or found.at - replaced[name] >= SWEPT
+            left.append((Leftover(content_id, "replaced", *sized), settled))
+        else:
+            left.append((Leftover(content_id, "orphan", *sized), generation.newest <= oldest))
+    if manifest is not None and manifest.deleted:
+        left.append((Leftover(content_id, "tombstone"), no_writers or found.settled))
+    return left
+
+
+def _place(leftover: Leftover) -> tuple[bytes, str]:
+    return leftover.content_id.encode(), leftover.generation
