@@ -90,7 +90,7 @@ def listing(store: BlockStore) -> None:
 
 def read_ranges(store: BlockStore, source: Path) -> None:
     """Ranges spread over the first chunk, many in flight, each compared with the file."""
-    keys = [f"{CONTENT}/chunk-0/block-{number}" for number in range(16)]
+    keys = store.list_by_prefix(f"{CONTENT}/")[:16]
     stride = BLOCK_SIZE // RANGES
     asked = [(number % len(keys), number * stride) for number in range(RANGES)]
     what = f"{RANGES} of {RANGE_SIZE // 1024} KiB, 32 in flight"
@@ -121,7 +121,7 @@ def delete(store: BlockStore) -> None:
     with step("delete", f"by the prefix {CONTENT}"):
         deleted = store.delete_by_prefix(CONTENT)
     left = store.list_by_prefix()
-    say("", f"{len(deleted.deleted)} blocks are gone, the {len(left)} of {COPY} are still there")
+    say("", f"{len(deleted.deleted)} keys are gone, the {len(left)} of {COPY} are still there")
 
 
 def sha256(path: Path) -> str:

@@ -33,6 +33,8 @@ _HTTP = ("transport/test_http1.py", "transport/test_exchange.py")
 _EXCHANGE = ("transport/test_exchange.py", "transport/test_transport_blocking.py")
 _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
+_MANIFEST = ("content/test_manifest.py",)
+_REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
@@ -376,11 +378,53 @@ MUTANTS = [
         _CONTENT,
     ),
     Mutant(
-        "contents: a user's own id taken for a rewrite",
-        "content/layout.py",
-        "and match[2] == _staged_sum(content_id, match[1])",
-        "and match[2]",
-        _CONTENT,
+        "contents: a damaged manifest",
+        "content/manifest.py",
+        'if f"{crc32c(memoryview(data)[head.end() :]):08x}".encode() != head[1]:',
+        "if False:",
+        _MANIFEST,
+    ),
+    Mutant(
+        "contents: a block that is not the one in the manifest",
+        "content/reading.py",
+        "if found != piece.crc32c:",
+        "if False:",
+        _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "contents: a manifest put without its condition",
+        "content/register.py",
+        "request.if_match = found.etag or None",
+        "request.if_match = None",
+        _REGISTER,
+    ),
+    Mutant(
+        "contents: a manifest put a second time where nothing is",
+        "content/register.py",
+        'if seen is None and "" in unanswered and self._conditional_puts:',
+        "if False:",
+        _REGISTER,
+    ),
+    Mutant(
+        "contents: blocks deleted that a manifest may name yet",
+        "content/writing.py",
+        "or isinstance(error, OutcomeUnknownError) or change.sent:",
+        "or isinstance(error, OutcomeUnknownError):",
+        _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "contents: a replaced one swept at once",
+        "content/register.py",
+        "if each.blocks and self.at - each.at >= SWEPT)",
+        "if each.blocks)",
+        _REGISTER,
+    ),
+    Mutant(
+        "clean: blocks of a write under way",
+        "content/cleaning.py",
+        "generation.newest <= oldest",
+        "True",
+        _REGISTER,
     ),
     Mutant(
         "folders: a copy that is cut short",
@@ -462,8 +506,8 @@ MUTANTS = [
     Mutant(
         "contents: a source that changed while it was copied",
         "content/writing.py",
-        "await self._listing.check_unchanged(ctx, layout, pieces)",
-        "pass",
+        "if info.etag != piece.etag or info.size != piece.size:",
+        "if False:",
         _CONTENT_FAULTS,
     ),
     Mutant(

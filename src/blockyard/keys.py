@@ -11,6 +11,8 @@ from __future__ import annotations
 from blockyard.errors import InvalidKeyError, InvalidRangeError
 
 MAX_KEY_BYTES = 1024
+MANIFEST_SUFFIX = ".blockyard"
+"""What the key of a content's manifest ends with, behind the content's id."""
 _REFUSED = ("\r", "\n", "\0")
 
 

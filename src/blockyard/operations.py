@@ -25,7 +25,7 @@ from blockyard.errors import (
     StoreClosedError,
 )
 from blockyard.iterators import Fetch, Fetched
-from blockyard.keys import MAX_KEY_BYTES, below
+from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below
 from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
@@ -292,8 +292,12 @@ class Operations:
         listed = prefix if literal else below(prefix)
 
         async def prefix_itself() -> tuple[list[str], str | None]:
-            named = not literal and not prefix.endswith("/")
-            return ([prefix] if named and await self.block_exists(ctx, prefix) else []), None
+            if literal or prefix.endswith("/"):
+                return [], None
+            named = (prefix, prefix + MANIFEST_SUFFIX)
+            fitting = [key for key in named if len(key.encode()) <= MAX_KEY_BYTES]
+            there = await ctx.runtime.gather(partial(self.block_exists, ctx), fitting, 2)
+            return [key for key, is_there in zip(fitting, there, strict=True) if is_there], None
 
         async def pages(token: str | None = None) -> tuple[list[str], str | None]:
             if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
@@ -305,7 +309,13 @@ class Operations:
         (keys, _), (more, token) = await ctx.runtime.gather(_called, (prefix_itself, pages), 2)
         keys += more
         while True:
-            await self._delete_some(ctx, keys, dry_run, deleted, failed)
+            if dry_run:
+                deleted += keys
+            else:
+                manifests = [key for key in keys if key.endswith(MANIFEST_SUFFIX)]
+                await self._delete_some(ctx, manifests, deleted, failed)
+                blocks = [key for key in keys if not key.endswith(MANIFEST_SUFFIX)]
+                await self._delete_some(ctx, blocks, deleted, failed)
             if token is None:
                 break
             keys, token = await pages(token)
@@ -413,13 +423,11 @@ class Operations:
         self,
         ctx: Context,
         keys: Sequence[str],
-        dry_run: bool,
         deleted: list[str],
         failed: dict[str, BlockStoreError],
     ) -> None:
         """Delete `keys`; after the first time, an error is kept against them, not raised."""
-        if dry_run or not keys:
-            deleted += keys
+        if not keys:
             return
         try:
             outcome = await self.delete_blocks(ctx, keys, raise_on_failure=False)

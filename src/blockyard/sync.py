@@ -253,11 +253,11 @@ class BlockStore:
         dry_run: bool = False,
         raise_on_failure: bool = True,
     ) -> DeleteResult:
-        """Delete the block `prefix` and every block below `prefix/`: `share1` leaves `share10/a`.
+        """Delete the block or content `prefix` and all below `prefix/`, not `prefix0/a`.
 
-        With `literal`, every key that begins with `prefix` instead; the empty prefix needs it.
-        With `dry_run` nothing is deleted, and `deleted` holds what would be. Failures are raised,
-        or not, as by `delete_blocks`.
+        Manifests go before the blocks of their contents. With `literal`, every key that begins with
+        `prefix` instead; the empty prefix needs it. With `dry_run` nothing is deleted, and
+        `deleted` holds what would be. Failures are raised, or not, as by `delete_blocks`.
         """
         return self._run_many(
             partial(

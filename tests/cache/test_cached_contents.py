@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
@@ -45,7 +46,6 @@ def test_a_content_that_was_replaced_elsewhere_is_read_whole(
         store = client.store
         _ = store.write_content("c", old)
         assert store.read_content("c", 4 * MIB, 10) == old[4 * MIB : 4 * MIB + 10]
-        _ = store.read_block("c/chunk-0/block-1")
         _ = elsewhere.write_content("c", new)
 
         for _ in range(2):
@@ -60,4 +60,22 @@ def test_a_content_that_is_read_again_comes_from_the_cache() -> None:
         assert [store.read_content("c"), store.read_content("c")] == [content] * 2
         counts = store.stats().cache
     assert counts is not None
-    assert (counts.misses, counts.memory_hits) == (3, 3)
+    assert counts.misses == 1 + 1 + 3  # the manifest, for the write too, and three blocks
+    assert counts.memory_hits == 1 + 3
+
+
+@pytest.mark.parametrize("revalidate", ["never", "always"])
+def test_the_manifest_is_asked_for_again_and_blocks_never_are(
+    revalidate: Literal["never", "always"],
+) -> None:
+    with open_store(CacheStore(MemoryStore(), memory=64 * MIB, revalidate=revalidate)) as store:
+        _ = store.write_content("c", os.urandom(SIZE))
+        _ = store.read_content("c")
+        before = store.stats().cache
+        _ = store.read_content("c")
+        after = store.stats().cache
+    assert before is not None
+    assert after is not None
+    assert after.revalidated - before.revalidated == 1
+    assert after.memory_hits - before.memory_hits == 3
+    assert after.misses == before.misses

@@ -193,8 +193,8 @@ class TestDeleting:
         assert len(keys()) == 9
 
     def test_yes_does_not_ask(self) -> None:
-        assert ok("rm", "--recursive", "--yes", "share1/a") == "deleted 2 blocks\n"
-        assert len(keys()) == 7
+        assert ok("rm", "--recursive", "--yes", "share1/a") == "deleted 3 blocks\n"
+        assert len(keys()) == 6
 
     @pytest.mark.parametrize("arguments", [["-r", "share1"], ["share1/a"]])
     def test_a_dry_run_only_shows(self, arguments: list[str]) -> None:

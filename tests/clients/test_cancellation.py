@@ -228,7 +228,9 @@ def test_a_second_cancellation_tells_what_is_left() -> None:
             go_on.set()
             with pytest.raises(asyncio.CancelledError) as raised:
                 _ = await call
-        assert any("'movie' may be left unfinished: no" in note for note in notes_of(raised.value))
+        assert any(
+            "may be left: `clean` removes them: no" in note for note in notes_of(raised.value)
+        )
 
     def notes_of(error: BaseException) -> list[str]:
         return getattr(error, "__notes__", [])

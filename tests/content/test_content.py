@@ -8,7 +8,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -618,6 +618,20 @@ class TestCleaning:
         assert len(store.list_by_prefix()) == 5
         assert store.read_content("movie") == content(100, seed=2)
 
+    @pytest.mark.parametrize(("hours", "gone"), [(23, 0), (25, 1)])
+    def test_age_is_by_the_clock_of_the_service(
+        self,
+        store: BlockStore,
+        hooked: HookedStore,
+        monkeypatch: pytest.MonkeyPatch,
+        hours: int,
+        gone: int,
+    ) -> None:
+        store.write_block("gone/20260101T000000Z-0123456789abcdef/chunk-000000/block-0000", b"x")
+        theirs = datetime.now(UTC) + timedelta(hours=hours)
+        monkeypatch.setattr(hooked, "date", lambda ctx: theirs)
+        assert len(store.clean_contents(dry_run=False).removed) == gone
+
     def test_only_below_the_prefix(self, store: BlockStore) -> None:
         for name in ("a/x", "b/x"):
             store.write_content(name, content(100, seed=1))
@@ -625,6 +639,29 @@ class TestCleaning:
         report = store.clean_contents("a/", dry_run=False, no_writers=True)
         assert [each.content_id for each in report.removed] == ["a/x"]
         assert len(store.list_by_prefix("b/")) == 9
+
+
+class TestDeletingByPrefix:
+    def test_a_content_goes_with_its_manifest(self, store: BlockStore) -> None:
+        for name in ("share1", "share1/below", "share10"):
+            store.write_content(name, content(100))
+        result = store.delete_by_prefix("share1")
+        assert "share1.blockyard" in result.deleted
+        assert [entry.content_id for entry in store.list_contents()] == ["share10"]
+        assert store.read_content("share10") == content(100)
+
+    def test_manifests_go_first(self, store: BlockStore, hooked: HookedStore) -> None:
+        for name in ("a/x", "a/y"):
+            store.write_content(name, content(100))
+        deleted: list[str] = []
+
+        async def note(operation: str, key: str) -> None:
+            if operation == "delete_blocks":
+                deleted.append(key)
+
+        hooked.hook = note
+        assert len(store.delete_by_prefix("a").deleted) == len(deleted) == 2 * (1 + 4)
+        assert deleted[:2] == ["a/x.blockyard", "a/y.blockyard"]
 
 
 class TestNames:

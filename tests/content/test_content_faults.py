@@ -782,3 +782,26 @@ def test_a_copy_of_what_is_replaced_meanwhile_is_not_left_as_a_mixture() -> None
         return trace.acted
 
     at_every_call(run)
+
+
+async def put_plain(store: Store, content_id: str, data: bytes) -> None:
+    """Store a content as other systems do, block by block."""
+    ctx = Contents(store).ctx
+    for index, start in enumerate(range(0, len(data), BLOCK)):
+        key = f"{content_id}/chunk-{index // 16}/block-{index % 16}"
+        _ = await store.write(ctx, WriteRequest(key, data[start : start + BLOCK]))
+
+
+def test_a_copy_of_plain_blocks_that_are_replaced_meanwhile_is_not_a_mixture() -> None:
+    other = OLD.upper()
+
+    async def run(place: int) -> bool:
+        store = MemoryStore()
+        await put_plain(store, "source", OLD)
+        trace = Trace(place, lambda: put_plain(store, "source", other), ever_after=False)
+        contents = Contents(HookedStore(store, trace), concurrency=1)
+        await contents.copy("source", "target")
+        assert await state(store, "target") in (OLD, other)
+        return trace.acted
+
+    at_every_call(run)

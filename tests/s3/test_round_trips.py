@@ -82,7 +82,7 @@ COSTS = [
     Row(
         '`delete_by_prefix("d")`, to 1,000 keys',
         lambda store: store.delete_by_prefix("d"),
-        3,
+        4,
         2,
     ),
     Row(

@@ -36,7 +36,7 @@ class Hook:
 
     def __init__(self) -> None:
         self.fails = False
-        self.seconds = 0.0
+        self.seconds = self.later = 0.0
         self.left = WRITES_THAT_WORK
 
     async def __call__(self, operation: str, key: str) -> None:
@@ -44,6 +44,7 @@ class Hook:
             self.left -= 1
             await asyncio.sleep(self.seconds)
             if self.fails and self.left < 0:
+                await asyncio.sleep(self.later)
                 raise TransportError("broken")
 
 
@@ -87,7 +88,7 @@ class Steps:
 
 
 async def fails(hook: Hook, steps: Steps) -> None:
-    hook.fails = True
+    hook.fails, hook.later = True, 0.05  # the source is at its slow piece by then
     async with opened(hook) as store:
         with pytest.raises(TransportError, match="broken"):
             _ = await store.write_content("movie", steps.pieces())

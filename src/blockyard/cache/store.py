@@ -47,6 +47,7 @@ from blockyard.model import (
 from blockyard.process import PerProcess
 from blockyard.s3.integrity import SMALLEST_PAGE, page_size
 from blockyard.stores.base import (
+    Lifetime,
     ReadRequest,
     Store,
     WriteRequest,
@@ -95,7 +96,12 @@ class CacheStore(WrapperStore):
         super().__init__(inner)
         self._memory = MemoryTier(memory) if memory else None
         self._disk = disk
-        self._max_age = _seconds(revalidate)
+        age = _seconds(revalidate)
+        self._max_age: dict[Lifetime, float] = {
+            "default": age,
+            "immutable": math.inf,
+            "mutable": 0.0 if age == math.inf else age,
+        }
         self._largest = MAX_BLOCK_SIZE if disk is not None else memory or 0
         self._epochs: list[object] = [self] * _SLOTS
         self._changes: dict[object, tuple[frozenset[int], float]] = {}
@@ -121,7 +127,7 @@ class CacheStore(WrapperStore):
                 epoch = self._epochs[slot]
                 if self._disk is not None:
                     epoch = (epoch, self._disk.epoch(key))
-                fresh = ctx.runtime.now() - entry.checked_at < self._max_age
+                fresh = ctx.runtime.now() - entry.checked_at < self._max_age[request.lifetime]
                 if fresh and entry.epoch == epoch and _answers(entry.info.etag, request):
                     begin, end = requested_range(request, entry.info.size)
                     data = entry.data(begin, end)
@@ -166,7 +172,7 @@ class CacheStore(WrapperStore):
 
     def _fresh(self, ctx: Context, held: Pages, request: ReadRequest) -> bool:
         """Whether a version that is held answers the request, without asking the store."""
-        young = ctx.runtime.now() - held.checked_at < self._max_age
+        young = ctx.runtime.now() - held.checked_at < self._max_age[request.lifetime]
         return young and _answers(held.info.etag, request)
 
     def _from_disk_at_once(
@@ -220,7 +226,7 @@ class CacheStore(WrapperStore):
             stale, wanted.if_none_match = held, held.info.etag
         read = partial(self._read_and_keep, ctx, wanted, begun, stale)
         try:
-            if conditional or ctx.cache == "refresh" or self._max_age == 0:
+            if conditional or ctx.cache == "refresh" or self._max_age[request.lifetime] == 0:
                 pages = await read()
             else:
                 pages = await self._shared(ctx, wanted, begun, read)

@@ -8,7 +8,7 @@ a write that takes half as long gives itself up (`writing.LONGEST_WRITE`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from blockyard import arguments
@@ -17,7 +17,6 @@ from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
     BLOCKS_PER_CHUNK,
     LEAST_SIZE,
-    SUFFIX,
     Manifest,
     generation_of,
     manifest_key,
@@ -26,6 +25,7 @@ from blockyard.content.register import SWEPT, Change, Found, Register
 from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ContentExistsError
+from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations, each_page
 from blockyard.stores.base import ListRequest
@@ -108,7 +108,6 @@ class ContentCleaner:
         prefix = arguments.prefix(operation, prefix)
         dry_run = arguments.flag(operation, dry_run, "dry_run")
         no_writers = arguments.flag(operation, no_writers, "no_writers")
-        listed_at = ctx.runtime.wall_time()
         generations: dict[str, dict[str, _Generation]] = {}
 
         def note(blocks: Sequence[BlockInfo]) -> None:
@@ -116,7 +115,9 @@ class ContentCleaner:
                 _note(block, prefix, generations)
 
         request = ListRequest(prefix, operation=operation)
-        await each_page(self._operations, ctx, request, lambda page: note(page.blocks))
+        own, began = replace(ctx, reply_headers=None), ctx.runtime.now()
+        await each_page(self._operations, own, request, lambda page: note(page.blocks))
+        listed_at = self._register.now(own) - (ctx.runtime.now() - began)
         report = CleanReport()
         oldest = listed_at - (0.0 if no_writers else ORPHANED)
 
@@ -152,8 +153,8 @@ class ContentCleaner:
 
 def _note(block: BlockInfo, prefix: str, generations: dict[str, dict[str, _Generation]]) -> None:
     """Note what a listed block is left of."""
-    if block.key.endswith(SUFFIX) and block.size < LEAST_SIZE:
-        _ = generations.setdefault(block.key.removesuffix(SUFFIX), {})
+    if block.key.endswith(MANIFEST_SUFFIX) and block.size < LEAST_SIZE:
+        _ = generations.setdefault(block.key.removesuffix(MANIFEST_SUFFIX), {})
         return
     found = generation_of(block.key)
     if found is None or not found[0].startswith(prefix):

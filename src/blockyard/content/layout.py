@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from blockyard import arguments
 from blockyard.content.manifest import (
     BLOCKS_PER_CHUNK,
-    SUFFIX,
     Manifest,
     generation_key,
 )
@@ -27,7 +26,7 @@ from blockyard.errors import (
     InvalidKeyError,
     InvalidRangeError,
 )
-from blockyard.keys import MAX_KEY_BYTES
+from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES
 from blockyard.model import BLOCK_SIZE, BlockInfo
 
 MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
@@ -160,7 +159,7 @@ class Layout:
         if stop <= start:
             return []
         if self.inline is not None:
-            return [Piece(0, self.content_id + SUFFIX, self.size, start, stop - start, 0)]
+            return [Piece(0, self.content_id + MANIFEST_SUFFIX, self.size, start, stop - start, 0)]
         first, last = start // self.block_size, (stop - 1) // self.block_size
         return [self._piece(index, start, stop) for index in range(first, last + 1)]
 
@@ -180,10 +179,15 @@ class Layout:
             self._etag(index),
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether its blocks are under keys that others may write again."""
+        return self.manifest is None or self.manifest.layout == "plain"
+
     def key(self, index: int) -> str:
         """The key of a block."""
         manifest = self.manifest
-        if manifest is None or manifest.layout == "plain":
+        if manifest is None or self.plain:
             return plain_key(self.content_id, index)
         return generation_key(self.content_id, manifest.id, index, manifest.chunk_blocks)
 
@@ -221,9 +225,9 @@ def check_content_id(operation: str, value: str, name: str = "content_id") -> st
     content_id = arguments.key(operation, value, name)
     if content_id.endswith("/"):
         raise InvalidKeyError(f"{operation}: {name} {content_id!r}: must not end with '/'")
-    if any(part.endswith(SUFFIX) for part in content_id.split("/")):
+    if any(part.endswith(MANIFEST_SUFFIX) for part in content_id.split("/")):
         raise InvalidKeyError(
-            f"{operation}: {name} {content_id!r}: no part of it may end with {SUFFIX!r}, "
+            f"{operation}: {name} {content_id!r}: no part of it may end with {MANIFEST_SUFFIX!r}, "
             "as the keys of manifests do"
         )
     size = len(content_id.encode())

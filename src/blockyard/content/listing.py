@@ -15,10 +15,11 @@ from blockyard.content.layout import (
     plain_layout,
     plain_prefix,
 )
-from blockyard.content.manifest import LEAST_SIZE, SUFFIX, is_generation, manifest_key
+from blockyard.content.manifest import LEAST_SIZE, is_generation, manifest_key
 from blockyard.content.register import Register
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError
+from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations, all_pages
 from blockyard.stores.base import ListRequest
@@ -100,10 +101,10 @@ class ContentListing:
         request = ListRequest(prefix, delimiter="/", operation="list_contents")
         pages = await all_pages(self._operations, ctx, request)
         entries = [
-            ContentEntry(block.key.removesuffix(SUFFIX), block.last_modified)
+            ContentEntry(block.key.removesuffix(MANIFEST_SUFFIX), block.last_modified)
             for page in pages
             for block in page.blocks
-            if block.key.endswith(SUFFIX) and block.size >= LEAST_SIZE
+            if block.key.endswith(MANIFEST_SUFFIX) and block.size >= LEAST_SIZE
         ]
         below: list[str] = []
         for folder in (folder for page in pages for folder in page.folders):

@@ -22,10 +22,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from blockyard.crc32c import crc32c
 from blockyard.errors import IntegrityError
+from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
 
-SUFFIX = ".blockyard"
-"""What the key of a manifest has behind the id of its content."""
 LEAST_SIZE = 1024
 """The bytes of a live manifest, at least; a tombstone has fewer."""
 INLINE_LIMIT = 64 * KIB
@@ -103,7 +102,7 @@ def block_count(size: int, block_size: int) -> int:
 
 def manifest_key(content_id: str) -> str:
     """The key of a content's manifest."""
-    return content_id + SUFFIX
+    return content_id + MANIFEST_SUFFIX
 
 
 def generation_prefix(content_id: str, generation: str) -> str:

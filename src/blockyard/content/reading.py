@@ -170,6 +170,8 @@ class ContentReader:
         if layout.inline is not None:
             return layout.inline[piece.offset : piece.offset + piece.length]
         request = ReadRequest(piece.key, if_match=piece.etag, operation=layout.operation)
+        if not layout.plain:
+            request.lifetime = "immutable"
         if not piece.whole:
             request.offset, request.length = piece.offset, piece.length
         self._operations.check_open(layout.operation, ctx)

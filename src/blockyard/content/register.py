@@ -167,18 +167,18 @@ class Register:
         own = replace(ctx, reply_headers=None)
         if not cached and ctx.cache == "use":
             own.cache = "refresh"
-        request = ReadRequest(manifest_key(content_id), operation=operation)
+        request = ReadRequest(manifest_key(content_id), operation=operation, lifetime="mutable")
         began = ctx.runtime.now()
         try:
             block = await self._operations.store.read(own, request)
         except BlockNotFoundError:
-            return Found(None, self._now(own), began)
+            return Found(None, self.now(own), began)
         info = block.info
         manifest = decode(f"{operation} {content_id!r}", block.data)
         stored_at = None if info.last_modified is None else info.last_modified.timestamp()
-        return Found(manifest, self._now(own), began, info.etag, stored_at)
+        return Found(manifest, self.now(own), began, info.etag, stored_at)
 
-    def _now(self, ctx: Context) -> float:
+    def now(self, ctx: Context) -> float:
         """The service's clock at the last reply, in seconds since the epoch; else ours."""
         date = self._operations.store.date(ctx)
         return ctx.runtime.wall_time() if date is None else date.timestamp()
@@ -186,7 +186,7 @@ class Register:
     def guess(self, ctx: Context, content_id: str) -> Found:
         """What is there if nobody else has changed it: what was put there from here, or nothing."""
         known = self._known.get(content_id)
-        return known or Found(None, self._now(ctx), ctx.runtime.now(), guessed=True)
+        return known or Found(None, self.now(ctx), ctx.runtime.now(), guessed=True)
 
     async def replace(  # noqa: PLR0912 - one branch for each rule of the protocol
         self,
@@ -208,7 +208,7 @@ class Register:
         if not self._conditional_puts:
             guess = None
         if guess is not None:  # what it replaces is replaced now
-            guess = replace(guess, at=self._now(ctx), began=ctx.runtime.now())
+            guess = replace(guess, at=self.now(ctx), began=ctx.runtime.now())
         while True:
             try:
                 found = guess or await self.look(ctx, change.content_id, change.operation)
@@ -387,7 +387,7 @@ class Register:
         return replace(found.manifest, history=found.replaced_long_ago)
 
     def _remember(self, ctx: Context, content_id: str, manifest: Manifest, etag: str) -> None:
-        at, began = self._now(ctx), ctx.runtime.now()
+        at, began = self.now(ctx), ctx.runtime.now()
         known = replace(manifest, data=b"")
         self._known[content_id] = Found(known, at, began, etag, at, guessed=True)
         while len(self._known) > _KNOWN:

@@ -308,6 +308,9 @@ class ContentWriter:
 
         try:
             await ctx.runtime.finish(discard(), seconds)
+        except BaseException as again:  # cut off once more: this is raised in its place
+            error = again
+            raise
         finally:
             for note in left:
                 error.add_note(note)

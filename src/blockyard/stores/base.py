@@ -29,6 +29,8 @@ from blockyard.model import (
     StoreStats,
 )
 
+Lifetime = Literal["default", "immutable", "mutable"]
+
 
 @dataclass(slots=True)
 class ReadRequest:
@@ -38,7 +40,9 @@ class ReadRequest:
     or its last `suffix` bytes, all of a shorter block. They are to go to the start of `into`
     (writable, flat) where that is given. `if_match` and `if_none_match` are ETags as
     `BlockInfo` has them. `operation` is what errors name. `page_sums` asks for
-    `Block.page_sums`, where the block was stored with page checksums.
+    `Block.page_sums`, where the block was stored with page checksums. `lifetime` is for caches: an
+    "immutable" block is never written twice, so none asks again whether it has changed; of a
+    "mutable" one the latest version matters, so even one asks that is told never to.
     """
 
     key: str
@@ -50,6 +54,7 @@ class ReadRequest:
     if_none_match: str | None = None
     operation: str = "read_block"
     page_sums: bool = False
+    lifetime: Lifetime = "default"
 
     @property
     def whole(self) -> bool:

@@ -106,8 +106,10 @@ class DictBucket(LoopbackServer):
             case "PUT":
                 return self._put(key, request)
             case "DELETE":
-                _ = self.objects.pop(key, None)
-                return _Reply(204)
+                refused = self._other(key, request.head)
+                if refused is None:
+                    _ = self.objects.pop(key, None)
+                return refused or _Reply(204)
             case "POST" if "delete" in query:
                 return self._delete_many(request)
             case "GET" if "list-type" in query:
@@ -125,15 +127,21 @@ class DictBucket(LoopbackServer):
             return refused
         if head.get("if-none-match") == "*" and key in self.objects:
             return _error(412, "PreconditionFailed")
-        if (expected := head.get("if-match").strip('"')) != "":
-            if key not in self.objects:
-                return _error(404, "NoSuchKey")
-            if self.objects[key].etag != expected:
-                return _error(412, "PreconditionFailed")
+        if refused := self._other(key, head):
+            return refused
         metadata = {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
         etag = md5(request.body, usedforsecurity=False).hexdigest()
         self.objects[key] = _Object(request.body, etag, metadata)
         return _Reply(200, headers={"ETag": f'"{etag}"'})
+
+    def _other(self, key: str, head: Head) -> _Reply | None:
+        """The reply to a change of another version than the one that is there."""
+        expected = head.get("if-match").strip('"')
+        if expected and key not in self.objects:
+            return _error(404, "NoSuchKey")
+        if expected and self.objects[key].etag != expected:
+            return _error(412, "PreconditionFailed")
+        return None
 
     def _copy(self, source: str, target: str) -> _Reply:
         found = self.objects.get(source)

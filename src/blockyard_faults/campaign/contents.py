@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from blockyard.content.manifest import SUFFIX, generation_of
+from blockyard.content.manifest import generation_of
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.errors import (
@@ -19,6 +19,7 @@ from blockyard.errors import (
     IntegrityError,
     InvalidRangeError,
 )
+from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import KIB
 from blockyard.testing.samples import content as sample
 from blockyard_faults.campaign.actor import Draws, Writer
@@ -184,7 +185,7 @@ class ContentActor(Writer):
         if error is None:
             for block in blocks:
                 generation = generation_of(block)
-                content = generation[0] if generation else block.removesuffix(SUFFIX)
+                content = generation[0] if generation else block.removesuffix(MANIFEST_SUFFIX)
                 if content not in known:
                     self.tally.breaks(WRONG, f"list_by_prefix: {block!r}, which nobody wrote")
 

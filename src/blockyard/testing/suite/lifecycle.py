@@ -45,6 +45,8 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "list_contents": lambda store: store.list_contents(),
     "copy_content": lambda store: store.copy_content("a", "b"),
     "delete_content": lambda store: store.delete_content("a"),
+    "adopt_content": lambda store: store.adopt_content("a"),
+    "clean_contents": lambda store: store.clean_contents(),
 }
 """One call of every method that a store does its work by."""
 
