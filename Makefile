@@ -32,7 +32,7 @@ help:
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on these servers, and over an emulated network path (root)"
-	@echo "make faults        the fault campaign: 100,000 operations, Ceph with its parts killed, the protocol of contents"
+	@echo "make faults        the fault campaign: 100,000 operations, Ceph with its parts killed, writers of contents killed, the protocol of contents"
 	@echo "make faults-short  its short form, 2 to 4 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
 	@echo "make mutants       plants mistakes in the source, which the tests must catch: 7 minutes (ONLY=word)"
@@ -70,10 +70,12 @@ faults: $(READY)
 	@$(RUN) blockyard_faults.campaign $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.campaign --outages 300 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.cache_folder --seconds 300 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.killed_contents $(if $(SEED),--seed $(SEED))
 	@BLOCKYARD_MORE_FAULTS=1 $(RUN) pytest -q --timeout=900 tests/content/test_protocol.py tests/content/test_interleavings.py
 
 faults-short: $(READY)
 	@$(RUN) blockyard_faults.campaign --operations 10000 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.killed_contents --kills 30 $(if $(SEED),--seed $(SEED))
 
 fuzz: $(FUZZ_READY)
 	@for target in $(FUZZ_TARGETS); do \

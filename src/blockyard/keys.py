@@ -13,6 +13,9 @@ from blockyard.errors import InvalidKeyError, InvalidRangeError
 MAX_KEY_BYTES = 1024
 MANIFEST_SUFFIX = ".blockyard"
 """What the key of a content's manifest ends with, behind the content's id."""
+PROBE_PREFIX = ".blockyard-probe-"
+"""What the key of an object begins with that shows what a service can do; it is there for an
+instant, or until `clean` finds it."""
 _REFUSED = ("\r", "\n", "\0")
 
 

@@ -632,6 +632,17 @@ class TestCleaning:
         monkeypatch.setattr(hooked, "date", lambda ctx: theirs)
         assert len(store.clean_contents(dry_run=False).removed) == gone
 
+    def test_probes_of_killed_processes(self, store: BlockStore) -> None:
+        store.write_block(".blockyard-probe-0123", b"probe")
+        assert [each.what for each in store.clean_contents(dry_run=False).kept] == ["probe"]
+        store.clean_contents(no_writers=True)
+        assert store.list_by_prefix() == [".blockyard-probe-0123"]
+        done = store.clean_contents(dry_run=False, no_writers=True)
+        assert [(each.content_id, each.size) for each in done.removed] == [
+            (".blockyard-probe-0123", 5)
+        ]
+        assert store.list_by_prefix() == []
+
     def test_only_below_the_prefix(self, store: BlockStore) -> None:
         for name in ("a/x", "b/x"):
             store.write_content(name, content(100, seed=1))

@@ -216,8 +216,8 @@ def clean(
 ) -> None:
     """Show what is left of contents, of writes that were killed and of what was replaced.
 
-    Blocks that no content names are removed a day after they were stored, what was replaced and
-    tombstones of deleted contents after ten minutes.
+    Blocks that no content names are removed a day after they were stored, what was replaced after
+    half an hour, tombstones of deleted contents after ten minutes.
     """
     report = store.clean_contents(prefix, dry_run=not delete, no_writers=no_writers)
     for state, leftovers in (("kept", report.kept), ("removed", report.removed)):

@@ -25,7 +25,7 @@ from blockyard.content.register import SWEPT, Change, Found, Register
 from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ContentExistsError
-from blockyard.keys import MANIFEST_SUFFIX
+from blockyard.keys import MANIFEST_SUFFIX, PROBE_PREFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations, each_page
 from blockyard.stores.base import ListRequest
@@ -33,12 +33,16 @@ from blockyard.stores.base import ListRequest
 ORPHANED = 2 * LONGEST_WRITE
 """Seconds: the age of blocks from which on no write that is under way can still name them."""
 
-What = Literal["orphan", "replaced", "tombstone"]
+What = Literal["orphan", "replaced", "tombstone", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """Something that is left of a content: `blocks` of `size` bytes together, or a tombstone."""
+    """Something that is left of a content: `blocks` of `size` bytes together, or a tombstone.
+
+    Or a "probe", whose key is its `content_id`: of a process that was killed while it found out
+    what the service can do.
+    """
 
     content_id: str
     what: What
@@ -109,10 +113,14 @@ class ContentCleaner:
         dry_run = arguments.flag(operation, dry_run, "dry_run")
         no_writers = arguments.flag(operation, no_writers, "no_writers")
         generations: dict[str, dict[str, _Generation]] = {}
+        probes: list[BlockInfo] = []
 
         def note(blocks: Sequence[BlockInfo]) -> None:
             for block in blocks:
-                _note(block, prefix, generations)
+                if block.key.startswith(PROBE_PREFIX):
+                    probes.append(block)
+                else:
+                    _note(block, prefix, generations)
 
         request = ListRequest(prefix, operation=operation)
         own, began = replace(ctx, reply_headers=None), ctx.runtime.now()
@@ -120,6 +128,13 @@ class ContentCleaner:
         listed_at = self._register.now(own) - (ctx.runtime.now() - began)
         report = CleanReport()
         oldest = listed_at - (0.0 if no_writers else ORPHANED)
+
+        async def remove_probe(probe: BlockInfo) -> None:
+            gone = _time(probe) <= oldest
+            if gone and not dry_run:
+                await self._operations.delete_block(ctx, probe.key)
+            leftover = Leftover(probe.key, "probe", blocks=1, size=probe.size)
+            (report.removed if gone else report.kept).append(leftover)
 
         async def look(content_id: str) -> None:
             found = await self._register.look(ctx, content_id, operation)
@@ -132,6 +147,7 @@ class ContentCleaner:
                 (report.removed if gone else report.kept).append(leftover)
 
         _ = await ctx.gather(look, generations)
+        _ = await ctx.gather(remove_probe, probes)
         report.removed.sort(key=_place)
         report.kept.sort(key=_place)
         return report
@@ -162,8 +178,11 @@ def _note(block: BlockInfo, prefix: str, generations: dict[str, dict[str, _Gener
     generation = generations.setdefault(found[0], {}).setdefault(found[1], _Generation())
     generation.blocks += 1
     generation.size += block.size
-    if block.last_modified is not None:
-        generation.newest = max(generation.newest, block.last_modified.timestamp())
+    generation.newest = max(generation.newest, _time(block))
+
+
+def _time(block: BlockInfo) -> float:
+    return 0.0 if block.last_modified is None else block.last_modified.timestamp()
 
 
 def _leftovers(

@@ -21,6 +21,7 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
+from blockyard.keys import PROBE_PREFIX
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.reading import Reader
@@ -97,7 +98,7 @@ class MatchingDeletes:
         """Whether the service compares ETags; tried on objects that are nobody's block."""
         own = replace(ctx, once=False)  # what it does is no change of the caller's
         for _ in range(_PROBES):
-            key = f".blockyard-probe-{ctx.runtime.nonce()}"
+            key = PROBE_PREFIX + ctx.runtime.nonce()
             full_key = self._prefix + key
             info = await self._writer.write(own, WriteRequest(key, b"probe"), full_key)
             try:
