@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,24 @@ async def drive_asyncio(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(work()) for _ in range(count)]
     return watch.sample(sum(task.result() for task in tasks))
+
+
+def drive_held(
+    call: Callable[..., Any],
+    items: Sequence[Item],
+    seconds: float,
+    size: int,
+    *,
+    count: int,
+    batch: int,
+) -> Sample:
+    """`count` threads, which keep the results of a `batch` until all of it is there."""
+    with ThreadPoolExecutor(count) as threads:
+
+        def call_all(some: list[Item]) -> list[Any]:
+            return list(threads.map(lambda item: call(*item), some))
+
+        return drive_many(call_all, items, seconds, size, batch)
 
 
 def drive_many(

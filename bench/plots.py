@@ -41,7 +41,13 @@ _COLOURS = {
     LIMIT: "#dddddd",
     _ORIGINAL: "#c9c9c9",
 }
-_MODES = {"": "", "many": " (many at once)", "asyncio": " (asyncio)", "threads": " (threads)"}
+_MODES = {
+    "": "",
+    "many": " (many at once)",
+    "asyncio": " (asyncio)",
+    "threads": " (threads)",
+    "held": " (threads, held)",
+}
 
 
 def ranges(samples: Samples, path: Path) -> None:

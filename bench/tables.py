@@ -157,7 +157,13 @@ def rate_text(workload: Workload, operations_per_second: float) -> str:
 
 def mode(contender: str) -> str:
     """Our modes by what they are called in the documentation."""
-    names = {"": "one call", "many": "many at once", "asyncio": "asyncio", "threads": "threads"}
+    names = {
+        "": "one call",
+        "many": "many at once",
+        "asyncio": "asyncio",
+        "threads": "threads",
+        "held": "threads, held",
+    }
     return names[contender.partition(" ")[2]]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.samples import Samples, cpu_per_operation, rate
-from bench.workloads import LIMIT, LISTED, is_ours, is_peer
+from bench.workloads import DELETED, LIMIT, LISTED, is_ours, is_peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ TARGETS = (
         Target(_MANY_RANGES, (ours,), (against,), at_least)
         for ours in ("blockyard many", "blockyard asyncio")
         for against, at_least in (
-            ("obstore asyncio", 5.0),
-            ("obstore threads", 2.5),
+            ("obstore asyncio", 1.5),
+            ("obstore threads", 1.2),
             ("boto3 threads", 30.0),
             (LIMIT, 0.4),
         )
@@ -62,10 +62,11 @@ TARGETS = (
     Target("read 4 MiB, one at a time", ("blockyard",), ("boto3",), 1.2),
     Target("read 4 MiB, one at a time", ("blockyard",), (LIMIT,), 1.0),
     Target("read 4 MiB, 8 in flight", _OURS_TOGETHER, _OBSTORE_TOGETHER, 1.15),
+    Target("read 4 MiB, 8 in flight", ("blockyard many",), ("obstore held",), 1.0),
     Target("write 4 MiB, one at a time", ("blockyard",), ("obstore",), 1.1),
     Target("write 4 MiB, one at a time", ("blockyard",), ("minio",), 1.1),
     Target("write 4 MiB, one at a time", ("blockyard",), ("boto3",), 1.5),
-    Target("write 4 MiB, 8 in flight", _OURS_TOGETHER, _OBSTORE_TOGETHER, 1.1),
+    Target("write 4 MiB, 8 in flight", _OURS_TOGETHER, _OBSTORE_TOGETHER, 1.0),
     Target("read 4 MiB, one at a time, TLS", ("blockyard",), ("obstore",), 1.3),
     Target("read 4 MiB, one at a time, TLS", ("blockyard",), ("boto3",), 1.3),
     *(
@@ -73,6 +74,8 @@ TARGETS = (
         for what in ("write", "read")
         for ours in ("blockyard many", "blockyard asyncio")
     ),
+    Target("copy, one at a time", ("blockyard",), ("obstore",), 1.0),
+    Target(f"delete {DELETED:,} keys", ("blockyard",), ("obstore",), 1.0),
     Target(f"list {LISTED:,} keys", ("blockyard",), ("obstore",), 1.2),
     Target(f"list {LISTED:,} keys", ("blockyard",), ("boto3",), 5.0),
 )

@@ -25,6 +25,7 @@ from bench.driving import (
     Sample,
     WrongLengthError,
     drive_asyncio,
+    drive_held,
     drive_many,
     drive_plain,
     drive_threads,
@@ -76,7 +77,7 @@ class Worker:
     def _client(self, command: Command) -> Any:
         mode, work, where = command["mode"], command["workload"], command["where"]
         many = work["in_flight"] if mode == "many" else None
-        kind = "plain" if mode == "threads" else mode
+        kind = "plain" if mode in {"threads", "held"} else mode
         wanted = (
             kind,
             where["url"],
@@ -118,6 +119,9 @@ class Worker:
                 return drive_plain(call, items, seconds, size)
             case "threads":
                 return drive_threads(call, items, seconds, size, work["in_flight"])
+            case "held":
+                count = work["in_flight"]
+                return drive_held(call, items, seconds, size, count=count, batch=batch)
             case "asyncio":
                 return self._loop.run(drive_asyncio(call, items, seconds, size, work["in_flight"]))
             case "many":

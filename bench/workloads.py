@@ -1,8 +1,8 @@
 """What is measured: the workloads, and who takes part in each.
 
 A contender is a client in one way of using it: "obstore" one call after the other, "obstore
-asyncio" that many tasks, "obstore threads" that many threads, "blockyard many" its own
-bulk calls.
+asyncio" that many tasks, "obstore threads" that many threads, "obstore held" those as well, which
+keep the results of a batch until all are there, as "blockyard many" does, its own bulk calls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RANGES = (KIB, 16 * KIB, 64 * KIB)
 RANGED_BLOCK = 4 * MIB
 
 Operation = Literal["write", "read", "range", "list", "delete", "copy"]
-Mode = Literal["plain", "threads", "asyncio", "many"]
+Mode = Literal["plain", "threads", "held", "asyncio", "many"]
 
 LISTED = 100_000
 DELETED = 10_000
@@ -98,7 +98,7 @@ def split_contender(contender: str) -> tuple[str, Mode, str]:
     match mode:
         case "":
             return peer, "plain", variant or "default"
-        case "threads" | "asyncio" | "many":
+        case "threads" | "held" | "asyncio" | "many":
             return peer, mode, variant or "default"
         case _:
             raise ValueError(f"contender {contender!r} has no mode {mode!r}")
@@ -141,6 +141,8 @@ def _ranges() -> list[Workload]:
 
 def _of_blocks(operation: Operation, size: int, in_flight: int, *, headline: bool) -> Workload:
     contenders = ALONE if in_flight == 1 else TOGETHER
+    if operation == "read" and size == 4 * MIB and in_flight > 1:
+        contenders = (*contenders, "obstore held")
     if operation == "write" and size == 4 * MIB and in_flight == 1:
         contenders = (*contenders, "boto3/defaults")
     if operation != "write" and size in {16 * KIB, 4 * MIB} and in_flight in {1, 32}:
@@ -192,8 +194,8 @@ def _services() -> list[Workload]:
     able = ("blockyard", "obstore", "minio", "boto3")
     return [
         Workload(f"list {LISTED:,} keys", "list", (*able, "s3fs"), headline=True),
-        Workload(f"delete {DELETED:,} keys", "delete", able),
-        Workload("copy, one at a time", "copy", able),
+        Workload(f"delete {DELETED:,} keys", "delete", able, headline=True),
+        Workload("copy, one at a time", "copy", able, headline=True),
     ]
 
 

@@ -285,7 +285,9 @@ class TestFigures:
         (outcome,) = [
             each
             for each in outcomes(samples)
-            if isinstance(each, Outcome) and each.target.workload == "read 4 MiB, 8 in flight"
+            if isinstance(each, Outcome)
+            and each.target.workload == "read 4 MiB, 8 in flight"
+            and "obstore threads" in each.target.against
         ]
         assert outcome.against == "obstore threads"
         assert outcome.ratio == pytest.approx(0.75)
