@@ -632,6 +632,14 @@ class TestCleaning:
         monkeypatch.setattr(hooked, "date", lambda ctx: theirs)
         assert len(store.clean_contents(dry_run=False).removed) == gone
 
+    def test_age_is_no_matter_where_nobody_writes(
+        self, store: BlockStore, hooked: HookedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.write_block("gone/20260101T000000Z-0123456789abcdef/chunk-000000/block-0000", b"x")
+        theirs = datetime.now(UTC) - timedelta(seconds=1)
+        monkeypatch.setattr(hooked, "date", lambda ctx: theirs)
+        assert len(store.clean_contents(dry_run=False, no_writers=True).removed) == 1
+
     def test_probes_of_killed_processes(self, store: BlockStore) -> None:
         store.write_block(".blockyard-probe-0123", b"probe")
         assert [each.what for each in store.clean_contents(dry_run=False).kept] == ["probe"]

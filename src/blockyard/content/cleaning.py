@@ -7,6 +7,7 @@ a write that takes half as long gives itself up (`writing.LONGEST_WRITE`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -127,7 +128,7 @@ class ContentCleaner:
         await each_page(self._operations, own, request, lambda page: note(page.blocks))
         listed_at = self._register.now(own) - (ctx.runtime.now() - began)
         report = CleanReport()
-        oldest = listed_at - (0.0 if no_writers else ORPHANED)
+        oldest = math.inf if no_writers else listed_at - ORPHANED
 
         async def remove_probe(probe: BlockInfo) -> None:
             gone = _time(probe) <= oldest

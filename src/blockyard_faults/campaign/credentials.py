@@ -52,7 +52,7 @@ drawn = random.random()
 if drawn < 0.10:
     time.sleep(random.uniform(0.5, 8))
 elif drawn < 0.13:
-    time.sleep(60)
+    time.sleep(15)  # longer than the deadlines that are drawn
 elif drawn < 0.23:
     sys.exit("the program has failed")
 elif drawn < 0.38:
