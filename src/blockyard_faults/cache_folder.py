@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import secrets
-import signal
 import struct
 import sys
 import tempfile
@@ -22,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from blockyard import open_store
 from blockyard.cache.disk import DiskCache
@@ -33,6 +30,7 @@ from blockyard.s3.integrity import PageChecksums, upload_headers
 from blockyard.stores.base import ReadRequest, requested_range
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.wrapper import WrapperStore
+from blockyard_faults.killing import Log, add_log, kill, started
 
 PROCESSES = 4
 SIZE = 16 * MIB
@@ -109,7 +107,7 @@ class Worker:
         self._number = number
         self._random = random
         self._versions = Versions(folder / "versions")
-        self._log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.tell = Log(folder / "log").tell
         self._memory = random.choice([None, 1 * MIB])
         self._disk = DiskCache(folder / "cache", SIZE, "store")
         inner = SummedStore(FilesystemStore(folder / "store"))
@@ -167,9 +165,6 @@ class Worker:
             what = f"version {version} of {least} to {most}, {data[:40]!r}, {len(data)} bytes"
             self.tell(broken=f"k{key} at {begin}: {what}, equal: {data == right}")
 
-    def tell(self, **what: Any) -> None:
-        _ = os.write(self._log, json.dumps(what).encode() + b"\n")
-
 
 def run(folder: Path, seconds: float, seed: int) -> Result:
     """Let processes share a cache in `folder` for so long, and say what they saw."""
@@ -187,13 +182,13 @@ def run(folder: Path, seconds: float, seed: int) -> Result:
         while (now := time.monotonic()) < ends:
             for number in set(range(PROCESSES)) - {number for number, _ in children.values()}:
                 lives = random.uniform(*_LIVES) if random.random() < 0.8 else seconds / 2
-                children[_started(folder, number, random.randrange(1 << 30))] = (
+                children[started(_live, folder, number, random.randrange(1 << 30))] = (
                     number,
                     now + lives,
                 )
             for child, (_, until) in list(children.items()):
                 if now >= until:
-                    _end(child)
+                    kill(child)
                     del children[child]
                     result.kills += 1
             _damage(folder / "cache", random)
@@ -201,24 +196,13 @@ def run(folder: Path, seconds: float, seed: int) -> Result:
             time.sleep(0.02)
     finally:
         for child in children:
-            _end(child)
+            kill(child)
     _read_log(folder / "log", result)
     return result
 
 
-def _started(folder: Path, number: int, seed: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        Worker(folder, number, Random(seed)).run()  # noqa: S311 - to be repeated
-    finally:
-        os._exit(1)
-
-
-def _end(child: int) -> None:
-    os.kill(child, signal.SIGKILL)
-    _ = os.waitpid(child, 0)
+def _live(folder: Path, number: int, seed: int) -> None:
+    Worker(folder, number, Random(seed)).run()  # noqa: S311 - to be repeated
 
 
 def _damage(cache: Path, random: Random) -> None:
@@ -271,12 +255,7 @@ def allocated(root: Path) -> int:
 
 
 def _read_log(path: Path, result: Result) -> None:
-    for line in path.read_text().splitlines():
-        for name, value in json.loads(line).items():
-            if name == "broken":
-                result.broken.append(value)
-            else:
-                setattr(result, name, getattr(result, name) + value)
+    add_log(path, result)
     if result.most > 1.02:
         result.broken.append(f"the folder had {result.most:.3f} of its budget")
     if not (result.hits and result.damaged and result.kills):

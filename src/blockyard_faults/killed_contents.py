@@ -13,7 +13,6 @@ import io
 import json
 import os
 import secrets
-import signal
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from blockyard import (
 from blockyard.model import KIB
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard_faults.campaign import bucket
+from blockyard_faults.killing import Log, add_log, kill, started
 
 WRITERS = 2
 READERS = 2
@@ -126,12 +126,13 @@ class Worker:
     def __init__(self, folder: Path, opened: Open, random: Random) -> None:
         self._folder = folder
         self._random = random
-        self._log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._log = Log(folder / "log")
+        self.tell = self._log.tell
         self._store = opened()
 
     def close(self) -> None:
         self._store.close()
-        os.close(self._log)
+        self._log.close()
 
     def run(self, step: Callable[[], None]) -> None:
         """Do that until killed."""
@@ -143,9 +144,6 @@ class Worker:
 
     def record(self, name: str) -> Record:
         return Record(self._folder / f"record-{name}")
-
-    def tell(self, **what: Any) -> None:
-        _ = os.write(self._log, json.dumps(what).encode() + b"\n")
 
 
 class ContentWriter(Worker):
@@ -235,25 +233,25 @@ class ContentReader(Worker):
 def run(folder: Path, opened: Open, kills: int, seed: int) -> Result:
     """Kill writers of contents in a store so many times, and say what was seen."""
     random = Random(seed)  # noqa: S311 - to be repeated
-    readers = [_started(_read_on, folder, opened, random.random()) for _ in range(READERS)]
+    readers = [started(_read_on, folder, opened, random.random()) for _ in range(READERS)]
     writers: dict[int, tuple[int, float]] = {}
     result = Result()
     try:
         while result.kills < kills:
             now = time.monotonic()
             for number in set(range(WRITERS)) - {number for number, _ in writers.values()}:
-                child = _started(_write_on, folder, opened, random.random(), number)
+                child = started(_write_on, folder, opened, random.random(), number)
                 writers[child] = (number, now + random.uniform(*_LIVES))
             for child, (_, until) in list(writers.items()):
                 if now >= until:
                     del writers[child]
-                    _end(child)
+                    kill(child)
                     result.kills += 1
             time.sleep(0.005)
     finally:
         for child in (*writers, *readers):
-            _end(child)
-    _read_log(folder / "log", result)
+            kill(child)
+    add_log(folder / "log", result)
     with opened() as store:
         check_at_the_end(folder, store, result)
     if not (result.reads and result.changes and result.read_back):
@@ -269,21 +267,6 @@ def _write_on(folder: Path, opened: Open, seed: float, number: int) -> None:
 def _read_on(folder: Path, opened: Open, seed: float) -> None:
     reader = ContentReader(folder, opened, Random(seed))  # noqa: S311 - to be repeated
     reader.run(reader.step)
-
-
-def _started(work: Callable[..., None], *given: Any) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work(*given)
-    finally:
-        os._exit(1)
-
-
-def _end(child: int) -> None:
-    os.kill(child, signal.SIGKILL)
-    _ = os.waitpid(child, 0)
 
 
 def check_at_the_end(folder: Path, store: BlockStore, result: Result) -> None:
@@ -308,15 +291,6 @@ def check_at_the_end(folder: Path, store: BlockStore, result: Result) -> None:
         store.delete_content(name)
     _ = store.clean_contents(dry_run=False, no_writers=True)
     result.broken += [f"at the end {key!r} is left" for key in store.list_by_prefix()]
-
-
-def _read_log(path: Path, result: Result) -> None:
-    for line in path.read_text().splitlines():
-        for name, value in json.loads(line).items():
-            if name == "broken":
-                result.broken.append(value)
-            else:
-                setattr(result, name, getattr(result, name) + value)
 
 
 @contextmanager
