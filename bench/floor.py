@@ -30,7 +30,6 @@ from blockyard.s3.credentials import Credentials
 from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.integrity import service_checksum
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.responses import Span
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.http1 import encode_head, parse_head
@@ -130,9 +129,9 @@ def _verified(endpoint: wire.Endpoint, wanted: Sequence[tuple[str, int, int]]) -
             address,
             signer,
             credentials,
-            Read("floor", each.key, each.key, each, Span(first, length)),
+            Read(each, each.key, 1),
         )
-        for each, (_, first, length) in zip(requests, wanted, strict=True)
+        for each in requests
     ]
 
 

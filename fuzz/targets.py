@@ -187,14 +187,15 @@ def _held(body: bytes, given: Mapping[str, str]) -> None:
     size = len(body)
     with contextlib.suppress(BlockStoreError):
         reply = Response(200, given, body, size)
-        found = verify(Read("o", "k", "k", ReadRequest("k")), reply, service_checksum_or_etag)
+        found = verify(Read(ReadRequest("k"), "k", 1), reply, service_checksum_or_etag)
         if isinstance(found, PageChecksums):
             assert (found.size, found.whole) == (size, crc32c(body))
     first = min(size, 16 * KIB)
     ranged = {**given, "content-range": f"bytes {first}-{size - 1}/{size}"}
     with contextlib.suppress(BlockStoreError):
         part = Response(206, ranged, body[first:], size - first)
-        read = Read("o", "k", "k", ReadRequest("k", first), Span(first), stated=(first, size))
+        read = Read(ReadRequest("k", first), "k", 1)
+        read.stated = first, size
         found = verify(read, part, service_checksum_or_etag)
         if isinstance(found, PageChecksums):
             assert found.size == size <= MAX_BLOCK_SIZE

@@ -282,15 +282,15 @@ MUTANTS = [
     Mutant(
         "pool: the oldest connection first",
         "transport/pool.py",
-        "idle = host.idle.pop()",
-        "idle = host.idle.popleft()",
+        "idle = None if fresh else host.idle.pop()",
+        "idle = None if fresh else host.idle.popleft()",
         _POOL,
     ),
     Mutant(
         "pool: a connection that was idle for too long",
         "transport/pool.py",
-        "if idle[0] + self._keep_alive > now:",
-        "if True:",
+        "if idle is not None and idle[0] + self._keep_alive <= now:",
+        "if False:",
         _POOL,
     ),
     Mutant(
@@ -303,15 +303,15 @@ MUTANTS = [
     Mutant(
         "pool: the limit raised by each call that went over it",
         "transport/pool.py",
-        "if not took_one(host.over_limit):\n            host.free.append(None)",
-        "host.free.append(None)",
+        "if not (host.over_limit and took_one(host.over_limit)):\n            host",
+        "if True:\n            host",
         _POOL,
     ),
     Mutant(
         "pool: nobody woken",
         "transport/connections.py",
-        "            self._pool.drop(origin)\n        self._wake_one(origin)\n        for each",
-        "            self._pool.drop(origin)\n        for each",
+        "        if self._waiting:\n            self._wake_one(origin)\n        for each",
+        "        for each",
         _EXCHANGE,
     ),
     Mutant(
@@ -338,8 +338,8 @@ MUTANTS = [
     Mutant(
         "http: a connection kept whose request was cut short",
         "transport/connection.py",
-        "if self._cut_short or surplus:",
-        "if surplus:",
+        "if self._cut_short or (tls is not None and tls.surplus()):",
+        "if tls is not None and tls.surplus():",
         _EXCHANGE,
     ),
     Mutant(

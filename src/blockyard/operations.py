@@ -122,11 +122,6 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data
 
-    async def _read_range(self, ctx: Context, span: tuple[str, int, int | None]) -> bytes:
-        request = ReadRequest(*span, operation="read_block_range")
-        block = await self.store.read(ctx, request)
-        return block.data
-
     async def read_block_with_info(
         self,
         ctx: Context,
@@ -209,15 +204,21 @@ class Operations:
 
         One that begins past the end of the block is read alone, for the store to refuse it.
         """
-        indices, data = read.indices, b""
+        data = b""
+        request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
         try:
-            data = await self._read_range(ctx, (read.key, read.offset, read.length))
+            block = await self.store.read(ctx, request)
+            data = block.data
         except InvalidRangeError:
-            if len(indices) == 1:
+            if len(read.indices) == 1:
                 raise
-        for index in indices:
+        for index in read.indices:
             piece = part(read, data, wanted[index])
-            found[index] = await self._read_range(ctx, wanted[index]) if piece is None else piece
+            if piece is None:
+                request = ReadRequest(*wanted[index], operation="read_block_range")
+                block = await self.store.read(ctx, request)
+                piece = block.data
+            found[index] = piece
 
     def write_blocks(
         self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]

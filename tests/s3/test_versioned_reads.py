@@ -284,14 +284,14 @@ def changed() -> S3Error:
 def test_what_a_read_does_after_a_failure(
     asked: dict[str, Any], before: Response | None, failure: BlockStoreError, step: Step
 ) -> None:
-    read = Read.of(ReadRequest("k", **asked), "k", PAGE)
+    read = Read(ReadRequest("k", **asked), "k", PAGE)
     if before is not None:
         _ = read.resume(broken_off(before, 5), 0)
     assert next_step(read, failure) is step
 
 
 def test_a_second_mismatch_is_the_last() -> None:
-    read = Read.of(ReadRequest("k"), "k", PAGE)
+    read = Read(ReadRequest("k"), "k", PAGE)
     read.fresh = True
     assert next_step(read, IntegrityError("wrong")) is Step.GIVE_UP
 
@@ -309,11 +309,11 @@ def test_a_mismatch_of_a_resumed_body_starts_over(s3: Pretended) -> None:
 
 def test_only_what_is_asked_of_the_whole_object_has_its_checksum_taken_on_the_way() -> None:
     address = Address(Origin("http", "h", 80), "h", "/b", "b")
-    whole = Read.of(ReadRequest("k"), "k", PAGE)
+    whole = Read(ReadRequest("k"), "k", PAGE)
     assert whole.request(address).sum_body
     _ = whole.resume(broken_off(WHOLE, 5), 0)
     assert not whole.request(address).sum_body
-    assert not Read.of(ReadRequest("k", 0), "k", PAGE).request(address).sum_body
+    assert not Read(ReadRequest("k", 0), "k", PAGE).request(address).sum_body
 
 
 def test_upload_headers_verify_the_end() -> None:

@@ -43,15 +43,15 @@ def runtime(**timeouts: float) -> AsyncioRuntime:
 def noted_threads(monkeypatch: pytest.MonkeyPatch) -> Generator[list[int]]:
     """The threads that large bodies are received on, one for each piece."""
     threads: list[int] = []
-    receive = connection.Connection._receive
+    take = connection.Connection.take
 
-    def noted(self: connection.Connection, reply: Any) -> None:
+    def noted(self: connection.Connection, reply: Any) -> bool:
         if reply.large or reply.destination is not None:
             threads.append(threading.get_ident())
-        receive(self, reply)
+        return take(self, reply)
 
     with monkeypatch.context() as patched:
-        patched.setattr(connection.Connection, "_receive", noted)
+        patched.setattr(connection.Connection, "take", noted)
         yield threads
 
 
@@ -187,16 +187,16 @@ def test_a_call_out_of_a_finalizer_there_waits_for_no_slot(
     """The one slot is held by the exchange that it interrupts, which it would wait for."""
     connections = Connections(HttpConfig(max_connections=1), TimeoutConfig())
     nested: list[Response] = []
-    receive = connection.Connection._receive
+    take = connection.Connection.take
 
-    def interrupted(self: connection.Connection, reply: Any) -> None:
+    def interrupted(self: connection.Connection, reply: Any) -> bool:
         if reply.large and not nested:
             within = BlockingRuntime(connections)
             nested.append(run_to_end(within.exchange(ask(server.url), limit=64 * KIB)))
             within.close()
-        receive(self, reply)
+        return take(self, reply)
 
-    monkeypatch.setattr(connection.Connection, "_receive", interrupted)
+    monkeypatch.setattr(connection.Connection, "take", interrupted)
 
     async def main() -> None:
         http = AsyncioRuntime(connections)

@@ -18,7 +18,7 @@ from blockyard.model import KIB, MIB
 from blockyard.testing.scripted import Pause, Receive, ScriptedServer
 from blockyard.transport import connection as transport_connection
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
-from blockyard.transport.connection import Outgoing
+from blockyard.transport.connection import Connection
 from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
 from tests.transport.runtimes import (
@@ -227,7 +227,8 @@ def test_an_unexpected_error_ends_its_exchange_as_it_is(
     with driving(runtime, no_progress=60) as driver, silent_after(OK) as url:
         with monkeypatch.context() as patch:
             patch.setattr(
-                *((ReplyReader, "feed") if place == "head" else (Outgoing, "send")), no_memory
+                *((ReplyReader, "feed") if place == "head" else (Connection, "_send_some")),
+                no_memory,
             )
             with pytest.raises(MemoryError):
                 _ = driver.exchange(ask(url))
@@ -238,15 +239,15 @@ def test_an_unexpected_error_ends_its_exchange_as_it_is(
 def test_an_unexpected_error_while_there_is_more_to_send(
     runtime: RuntimeName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = Outgoing.send
+    send = Connection._send_some
     calls = 0
 
-    def fail_later(outgoing: Outgoing) -> bool:
+    def fail_later(connection: Connection, parts: list[bytes | memoryview]) -> bool:
         nonlocal calls
         calls += 1
         if calls > 3:
             raise MemoryError
-        return send(outgoing)
+        return send(connection, parts)
 
     def slow(client: socket.socket) -> None:
         time.sleep(0.2)
@@ -255,7 +256,7 @@ def test_an_unexpected_error_while_there_is_more_to_send(
 
     with Peer(slow) as peer, driving(runtime, no_progress=60) as driver:
         with monkeypatch.context() as patch:
-            patch.setattr(Outgoing, "send", fail_later)
+            patch.setattr(Connection, "_send_some", fail_later)
             with pytest.raises(MemoryError):
                 _ = driver.exchange(ask(f"http://127.0.0.1:{peer.port}", "PUT", bytes(32 * MIB)))
         assert driver.counts() == (0, 0)

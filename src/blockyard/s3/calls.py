@@ -28,7 +28,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import StoreStats
-from blockyard.s3.credentials import Credentials, CredentialSource
+from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.endpoints import Address
 from blockyard.s3.error_responses import error_from, retry_after
 from blockyard.s3.listing import PageRequest, list_keys
@@ -190,7 +190,12 @@ class Caller:
                 if limiter.limit is not None:
                     permit = await limiter.acquire(ctx)
                 site, credentials = recovery.site, await self._credentials.current(ctx)
-                request = self._signed(ctx, call, site, credentials)
+                request = call.request(site.address)
+                request.headers["user-agent"] = USER_AGENT
+                request.once = ctx.once and call.changes
+                if credentials is not None:
+                    signed = call.payload_hash or sha256(request.body).hexdigest()
+                    site.signer.sign(request, credentials, recovery.now(ctx), signed)
                 if call.hedged and self.hedging is not None:
                     response = await self._hedged(ctx, call, request, self.hedging)
                 else:
@@ -301,17 +306,6 @@ class Caller:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
         attempts.failed = failed
         self._limiter.succeeded(attempts.paid)
-
-    def _signed(
-        self, ctx: Context, call: Call, site: Site, credentials: Credentials | None
-    ) -> Request:
-        request = call.request(site.address)
-        request.headers["user-agent"] = USER_AGENT
-        request.once = ctx.once and call.changes
-        if credentials is not None:
-            payload_hash = call.payload_hash or sha256(request.body).hexdigest()
-            site.signer.sign(request, credentials, self._recovery.now(ctx), payload_hash)
-        return request
 
     def _error_of(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
         error = error_from(

@@ -119,38 +119,31 @@ class Broken:
         return Response(reply.status, reply.headers, body, reply.size)
 
 
-@dataclass(slots=True)
 class Read(Call):
     """A read under way: what goes out next, and what has come so far.
 
-    `span` is what is requested of the service, None for the whole object; `broken` is set while a
-    body that broke off is completed.
+    To read what is `wanted`, widened to the edges of pages of `page` bytes. `span` is what is
+    requested of the service, None for the whole object; `broken` is set while a body that broke off
+    is completed; `stated` are the first byte and the object's size, as the checked reply to a range
+    says.
     """
 
-    full_key: str
-    wanted: ReadRequest
-    span: Span | None = None
-    ranges_ignored: bool = False
-    fresh: bool = False
-    broken: Broken | None = None
-    stated: tuple[int, int] = (0, 0)
-    """The first byte and the object's size, as the checked reply to a range says."""
+    __slots__ = ("broken", "fresh", "full_key", "ranges_ignored", "span", "stated", "wanted")
 
-    @classmethod
-    def of(cls, wanted: ReadRequest, full_key: str, page: int) -> Read:
-        """To read what is wanted, widened to the edges of pages of `page` bytes."""
-        ranged = wanted.offset is not None or wanted.suffix is not None
-        span = _widened(wanted, page) if ranged else None
-        return cls(
-            wanted.operation,
-            wanted.key,
-            full_key,
-            wanted,
-            span,
-            limit=MAX_BLOCK_SIZE if span is None else span.most,
-            into=wanted.into if span is None else None,
-            hedged=wanted.into is None,
-        )
+    def __init__(self, wanted: ReadRequest, full_key: str, page: int) -> None:
+        Call.__init__(self, wanted.operation, wanted.key)
+        self.wanted = wanted
+        self.full_key = full_key
+        self.hedged = wanted.into is None
+        self.ranges_ignored = self.fresh = False
+        self.broken: Broken | None = None
+        self.stated = 0, 0
+        self.span: Span | None = None
+        if wanted.offset is None and wanted.suffix is None:
+            self.limit, self.into = MAX_BLOCK_SIZE, wanted.into
+        else:
+            self.span = span = _widened(wanted, page)
+            self.limit = span.most
 
     def widen(self, page: int) -> None:
         """From now on read to the edges of pages of `page` bytes."""
@@ -304,7 +297,7 @@ class Reader:
         if wanted.length == 0 or wanted.suffix == 0:
             return await self._read_nothing(ctx, wanted, full_key)
         page = self.page_size if self._verify_ranges == "widen" else 1
-        read = Read.of(wanted, full_key, page)
+        read = Read(wanted, full_key, page)
         for _ in range(_REREADS):
             try:
                 reply, verified = await self._complete(ctx, read, find_checksum)

@@ -208,7 +208,8 @@ class RateLimiter:
 
     def succeeded(self, paid: int) -> None:
         """A call succeeded whose last retry, if any, had `paid` that many tokens."""
-        self.tokens = min(self.tokens + max(paid, 1), _TOKENS)
+        if self.tokens < _TOKENS:
+            self.tokens = min(self.tokens + max(paid, 1), _TOKENS)
         if self.limit is not None:
             grown = self.limit + 1 / self.limit
             if grown >= _UNLIMITED_FROM:

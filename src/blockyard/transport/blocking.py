@@ -225,7 +225,6 @@ class BlockingRuntime(NetworkRuntime):
             warn_of_drop()
 
     def _poller(self) -> BlockingPoller:
-        self._polling.check_open()
         return self._polling
 
 

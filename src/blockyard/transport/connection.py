@@ -34,34 +34,6 @@ _MARKS = sys.platform == "linux"
 _READABLE_OR_WRITABLE = select.POLLIN | select.POLLOUT
 
 
-class Outgoing:
-    """The head and body of a request: the caller's own buffers, neither joined nor copied."""
-
-    __slots__ = ("_parts", "_sock")
-
-    def __init__(
-        self, sock: socket.socket | TlsSocket, head: bytes, body: bytes | memoryview
-    ) -> None:
-        self._sock = sock
-        self._parts: list[bytes | memoryview] = [head, body] if body else [head]
-
-    def send(self) -> bool:
-        """Send some by one system call; whether more is to be sent.
-
-        Raises what `socket.send` does: `BlockingIOError` when the socket takes nothing now.
-        """
-        sock, parts = self._sock, self._parts
-        tls = isinstance(sock, TlsSocket)
-        if not parts:
-            return tls and not sock.flush()
-        size = sock.send(parts[0]) if tls or len(parts) == 1 else sock.sendmsg(parts)
-        while size and size >= len(parts[0]):
-            size -= len(parts.pop(0))
-        if size:
-            parts[0] = memoryview(parts[0])[size:]
-        return tls or bool(parts)
-
-
 class Connection:
     """A connection to one origin. `used` is whether it has answered a request before.
 
@@ -76,6 +48,7 @@ class Connection:
         self.fileno = sock.fileno
         self.close = sock.close
         self._sock = sock
+        self._tls = sock if isinstance(sock, TlsSocket) else None
         self._proxy = proxy
         self._mark = 1
         self._cut_short = False
@@ -84,7 +57,7 @@ class Connection:
     @property
     def tls_context(self) -> ssl.SSLContext | None:
         """The one of its handshake; None without TLS."""
-        return self._sock.context if isinstance(self._sock, TlsSocket) else None
+        return None if self._tls is None else self._tls.context
 
     def usable(self) -> bool:
         """Whether an idle connection is still open and, as it should be, silent."""
@@ -100,10 +73,12 @@ class Connection:
         (RFC 9112, section 9.5), and after it has closed.
         """
         reply.sent = monotonic()
-        _ = timeouts.wait()
-        outgoing = Outgoing(self._sock, encode_head(request, self._proxy), request.body)
+        timeouts.check()
+        parts: list[bytes | memoryview] = [encode_head(request, self._proxy)]
+        if request.body:
+            parts.append(request.body)  # the caller's own buffer, neither joined nor copied
         self._cut_short = False
-        while not self._send_on(outgoing, reply, timeouts):
+        while not self._send_on(parts, reply, timeouts):
             seconds = timeouts.wait()
             events = await poller.ready(self, _READABLE_OR_WRITABLE, seconds)
             if not events:
@@ -115,11 +90,11 @@ class Connection:
 
     async def receive(self, reply: ReplyReader, timeouts: Timeouts, poller: Poller) -> Response:
         """Read `reply` to its end. Raises `TransportError`."""
-        sock = self._sock
+        tls = self._tls
         while not reply.complete:
             if reply.large and (response := await poller.receive_large(self, reply, timeouts)):
                 return response
-            if isinstance(sock, TlsSocket) and sock.surplus() and self.take(reply):
+            if tls is not None and tls.surplus() and self.take(reply):
                 continue  # a poller knows nothing of what the TLS layer holds
             seconds = timeouts.wait()
             if reply.destination is not None:
@@ -128,8 +103,7 @@ class Connection:
             if not self.take(reply) and not ready:  # what came may have been less than the mark
                 raise reply.broken(timeouts.expired("no byte moved", seconds))
         self._mark_at(1)
-        surplus = isinstance(sock, TlsSocket) and sock.surplus()
-        if self._cut_short or surplus:
+        if self._cut_short or (tls is not None and tls.surplus()):
             reply.keep_alive = False
         self.used = True
         if self._proxy is not None:
@@ -143,22 +117,37 @@ class Connection:
 
     def take(self, reply: ReplyReader) -> bool:
         """Take what has come of `reply`; whether that was anything. Raises `TransportError`."""
+        if reply.large:
+            reply.begin_large()
+        view = reply.destination
         try:
-            self._receive(reply)
+            size = self._sock.recv_into(self._scratch if view is None else view[:_TAKEN_AT_ONCE])
+            if size == 0:
+                reply.end_of_stream()
+            elif view is None:
+                if not reply.first_byte:
+                    reply.first_byte = monotonic()
+                reply.feed(self._scratch, size)
+            else:
+                reply.filled(size)
+        except ssl.SSLWantReadError:  # a part of a TLS record
+            return True
         except BlockingIOError:
             return False
         except OSError as error:
             raise _typed(error, reply) from None
         return True
 
-    def _send_on(self, outgoing: Outgoing, reply: ReplyReader, timeouts: Timeouts) -> bool:
+    def _send_on(
+        self, parts: list[bytes | memoryview], reply: ReplyReader, timeouts: Timeouts
+    ) -> bool:
         """Send what the socket takes; whether that ends the sending.
 
         A socket that takes no more, its other side gone, may still hold an answer to read.
         """
         try:
-            while outgoing.send():
-                _ = timeouts.wait()
+            while self._send_some(parts):
+                timeouts.check()
         except BlockingIOError:
             return False
         except OSError as error:
@@ -167,6 +156,22 @@ class Connection:
                 raise _typed(error, reply) from None
             self._cut_short = True
         return True
+
+    def _send_some(self, parts: list[bytes | memoryview]) -> bool:
+        """Send some of `parts` by one system call, and take it off; whether more is to be sent.
+
+        Raises what `socket.send` does: `BlockingIOError` when the socket takes nothing now.
+        """
+        sock = self._sock
+        tls = isinstance(sock, TlsSocket)
+        if not parts:
+            return tls and not sock.flush()
+        size = sock.send(parts[0]) if tls or len(parts) == 1 else sock.sendmsg(parts)
+        while size and size >= len(parts[0]):
+            size -= len(parts.pop(0))
+        if size:
+            parts[0] = memoryview(parts[0])[size:]
+        return tls or bool(parts)
 
     def _mark_at(self, mark: int) -> None:
         """Be woken for no less than `mark` bytes: as much as is worth it, while more is to come.
@@ -178,23 +183,6 @@ class Connection:
         if mark != self._mark and _MARKS:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
             self._mark = mark
-
-    def _receive(self, reply: ReplyReader) -> None:
-        if reply.large:
-            reply.begin_large()
-        view = reply.destination
-        try:
-            size = self._sock.recv_into(self._scratch if view is None else view[:_TAKEN_AT_ONCE])
-        except ssl.SSLWantReadError:  # a part of a TLS record
-            return
-        if size == 0:
-            reply.end_of_stream()
-        elif view is None:
-            if not reply.first_byte:
-                reply.first_byte = monotonic()
-            reply.feed(self._scratch, size)
-        else:
-            reply.filled(size)
 
 
 async def connect(

@@ -34,10 +34,8 @@ class Connections:
         self._pools = PerProcess(
             partial(ConnectionPool, http, self.dialing), ConnectionPool.abandon
         )
-
-    def here(self) -> ConnectionPool:
+        self.here = self._pools.here
         """This process's pool."""
-        return self._pools.here()
 
 
 class ConnectionPool:
@@ -85,14 +83,15 @@ class ConnectionPool:
 
     def release(self, origin: Origin, connection: Connection, keep: bool) -> None:
         """Give back a connection, or close it: `keep` says whether it can be used again."""
-        surplus = [connection]
         if keep and not self._closed:
             surplus = self._pool.give_back(origin, connection, monotonic())
             if self._closed:  # meanwhile
                 surplus += self._pool.clear()
         else:
             self._pool.drop(origin)
-        self._wake_one(origin)
+            surplus = [connection]
+        if self._waiting:
+            self._wake_one(origin)
         for each in surplus:
             self._close(each)
 

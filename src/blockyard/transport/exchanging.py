@@ -89,7 +89,7 @@ class NetworkRuntime(ABC):
                 request = replace(request, fresh=True)
             finally:
                 pool.release(request.origin, connection, reply.complete and reply.keep_alive)
-                unanswered = reused and not reply.begun
+                unanswered = reused and not (reply.complete or reply.begun)
                 if unanswered and (request.fresh or timeouts.looks_dead(reply.sent)):
                     pool.drop_idle_since(request.origin, reply.sent)
 

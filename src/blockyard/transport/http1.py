@@ -43,17 +43,16 @@ def encode_head(request: Request, proxy: Proxy | None = None) -> bytes:
 
     A request to a `proxy` that is to pass it on has its target in absolute form (3.2.2).
     """
-    lines = [f"{request.method} {request.target} HTTP/1.1"]
+    method, target, headers = request.method, request.target, request.headers
+    first, last = "", "\r\n\r\n"
     if proxy is not None:
-        where = f"http://{request.headers['host']}"
-        lines = [f"{request.method} {where}{request.target} HTTP/1.1"]
+        target = f"http://{headers['host']}{target}"
         if proxy.authorization:
-            lines.append(f"proxy-authorization: {proxy.authorization}")
-    lines += [f"{name}: {value}" for name, value in request.headers.items()]
-    if request.body or request.method in {"PUT", "POST"}:
-        lines.append(f"content-length: {len(request.body)}")
-    lines.append("\r\n")
-    return "\r\n".join(lines).encode("latin-1")
+            first = f"proxy-authorization: {proxy.authorization}\r\n"
+    if request.body or method in {"PUT", "POST"}:
+        last = f"\r\ncontent-length: {len(request.body)}\r\n\r\n"
+    lines = "\r\n".join(map(": ".join, headers.items()))
+    return f"{method} {target} HTTP/1.1\r\n{first}{lines}{last}".encode("latin-1")
 
 
 def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
@@ -184,13 +183,13 @@ class ReplyReader:
 
     def feed(self, buffer: bytearray, size: int) -> None:
         """Take the first `size` bytes of `buffer`. Raises `ProtocolError`."""
-        if self._chunked is not None:
+        if self.status == 0:
+            self._feed_head(buffer, size)
+        elif self._chunked is not None:
             self._feed_chunked(self._chunked, bytes(memoryview(buffer)[:size]))
         elif self._to_stream_end is not None:
             self._to_stream_end += memoryview(buffer)[:size]
             self._check_size(len(self._to_stream_end))
-        else:
-            self._feed_head(buffer, size)
 
     def filled(self, size: int) -> None:
         """`size` more bytes were received into `destination`."""
@@ -241,20 +240,19 @@ class ReplyReader:
         view = memoryview(buffer)[:size]
         begin = 0
         while (end := buffer.find(b"\r\n\r\n", begin, size) + 4) > 3:
-            head = self._within_limit(view[begin:end])
-            status, headers, keep_alive = parse_head(head)
+            if end - begin > self._room:
+                raise _head_too_long()
+            head = view[begin:end]
+            status, self.headers, self.keep_alive = parse_head(head)
             if status >= 200:
-                self.status, self.headers, self.keep_alive = status, headers, keep_alive
+                self.status = status
                 self._begin_body(head, view[end:])
                 return
             self._room -= len(head)
             begin = end
-        self._early = bytes(self._within_limit(view[begin:]))
-
-    def _within_limit(self, head: memoryview) -> memoryview:
-        if len(head) > self._room:
-            raise ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
-        return head
+        if size - begin > self._room:
+            raise _head_too_long()
+        self._early = bytes(view[begin:])
 
     def _begin_body(self, head: memoryview, rest: memoryview) -> None:
         if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
@@ -277,7 +275,8 @@ class ReplyReader:
             )
 
     def _begin_sized(self, length: int, rest: memoryview) -> None:
-        self._check_size(length)
+        if length > self._limit:
+            self._check_size(length)
         self._expected = length
         if len(rest) > length:
             self.keep_alive = False  # bytes that nobody asked for: never reuse the connection
@@ -347,6 +346,10 @@ class ReplyReader:
                 status=self.status,
                 size=size,
             )
+
+
+def _head_too_long() -> ProtocolError:
+    return ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
 
 
 class _ChunkedBody:

@@ -134,7 +134,8 @@ class LoopPoller:
         try:
             _, found = await ready
         finally:
-            self._end(descriptor)
+            if descriptor in self._waiting:
+                self._end(descriptor)
         return found or self._none_ready()
 
     async def any_ready(
@@ -255,7 +256,8 @@ class LoopPoller:
     def _begin(
         self, descriptors: Collection[int], events: int, seconds: float
     ) -> asyncio.Future[Ready]:
-        self.check_open()
+        if self._closed:
+            raise StoreClosedError(_CLOSED)
         ready: asyncio.Future[Ready] = self.loop.create_future()
         ends = monotonic() + seconds
         if ends < self._due:

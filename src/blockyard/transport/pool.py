@@ -60,26 +60,23 @@ class Pool(Generic[Connection]):
             host = self._hosts.setdefault(origin, _Host([None] * self._max_connections))
         if not host.free and not over_limit:
             return Take.WAIT
-        idle = None if fresh else self._newest(host, now)
+        try:
+            idle = None if fresh else host.idle.pop()
+        except IndexError:
+            idle = None
+        if idle is not None and idle[0] + self._keep_alive <= now:
+            host.idle.append(idle)  # `give_back` closes it
+            idle = None
         # last: nothing that an interrupt can end comes between this and the caller
-        if not took_one(host.free):
+        try:
+            host.free.pop()
+        except IndexError:
             if not over_limit:  # another thread was quicker
                 if idle is not None:
                     host.idle.append(idle)
                 return Take.WAIT
             host.over_limit.append(None)
         return Take.OPEN if idle is None else idle[1]
-
-    def _newest(self, host: _Host[Connection], now: float) -> tuple[float, Connection] | None:
-        """The connection given back last, unless it has been idle for too long."""
-        try:
-            idle = host.idle.pop()
-        except IndexError:
-            return None
-        if idle[0] + self._keep_alive > now:
-            return idle
-        host.idle.append(idle)  # `give_back` closes it
-        return None
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not say WAIT."""
@@ -131,7 +128,7 @@ class Pool(Generic[Connection]):
         return taken, sum(len(host.idle) for host in hosts)
 
     def _free(self, host: _Host[Connection]) -> None:
-        if not took_one(host.over_limit):
+        if not (host.over_limit and took_one(host.over_limit)):
             host.free.append(None)
 
 

@@ -18,6 +18,11 @@ class Timeouts:
     idle: float
     deadline: float | None
 
+    def check(self) -> None:
+        """Raise `DeadlineExceededError` once the deadline has passed."""
+        if self.deadline is not None:
+            _ = self.wait()
+
     def wait(self) -> float:
         """Seconds that the next wait may last. Raises once the deadline has passed."""
         if self.deadline is None:
