@@ -12,10 +12,12 @@ from asyncio import Event, IncompleteReadError
 from base64 import b64encode
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from hashlib import md5, sha256
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
+from time import gmtime, strftime, time
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
@@ -26,8 +28,6 @@ from blockyard.testing.messages import Head, Message, read_body, read_head, requ
 
 BUCKET = "campaign"
 _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
-_MODIFIED = "2026-01-01T00:00:00.000Z"
-_MODIFIED_HTTP = "Thu, 01 Jan 2026 00:00:00 GMT"
 _RENDEZVOUS = re.compile(r"/rendezvous/[^/]+/(\d+)/")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
@@ -38,11 +38,17 @@ class _Object:
     data: bytes
     etag: str
     metadata: dict[str, str]
+    modified: float = 0.0
 
     @property
     def headers(self) -> dict[str, str]:
-        known = {"ETag": f'"{self.etag}"', "Last-Modified": _MODIFIED_HTTP}
-        return known | self.metadata
+        modified = formatdate(self.modified, usegmt=True)
+        return {"ETag": f'"{self.etag}"', "Last-Modified": modified} | self.metadata
+
+    @property
+    def modified_xml(self) -> str:
+        seconds = strftime("%Y-%m-%dT%H:%M:%S", gmtime(self.modified))
+        return f"<LastModified>{seconds}.000Z</LastModified>"
 
 
 _HERE = _Object(b"here", md5(b"here", usedforsecurity=False).hexdigest(), {})
@@ -131,7 +137,7 @@ class DictBucket(LoopbackServer):
             return refused
         metadata = {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
         etag = md5(request.body, usedforsecurity=False).hexdigest()
-        self.objects[key] = _Object(request.body, etag, metadata)
+        self.objects[key] = _Object(request.body, etag, metadata, time())
         return _Reply(200, headers={"ETag": f'"{etag}"'})
 
     def _other(self, key: str, head: Head) -> _Reply | None:
@@ -147,9 +153,8 @@ class DictBucket(LoopbackServer):
         found = self.objects.get(source)
         if found is None:
             return _error(404, "NoSuchKey")
-        self.objects[target] = found
-        stated = f'<LastModified>{_MODIFIED}</LastModified><ETag>"{found.etag}"</ETag>'
-        return _xml("CopyObjectResult", stated)
+        copy = self.objects[target] = replace(found, modified=time())
+        return _xml("CopyObjectResult", f'{copy.modified_xml}<ETag>"{copy.etag}"</ETag>')
 
     def _get(self, key: str, head: Head) -> _Reply:
         found = _HERE if _RENDEZVOUS.search(f"/{key}") else self.objects.get(key)
@@ -195,7 +200,7 @@ class DictBucket(LoopbackServer):
 
 def _row(key: str, stored: _Object) -> str:
     return (
-        f"<Contents><Key>{quote(key)}</Key><LastModified>{_MODIFIED}</LastModified>"
+        f"<Contents><Key>{quote(key)}</Key>{stored.modified_xml}"
         f'<ETag>"{stored.etag}"</ETag><Size>{len(stored.data)}</Size></Contents>'
     )
 
