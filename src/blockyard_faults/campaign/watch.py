@@ -37,6 +37,7 @@ _KEPT = 20_000  # ticks, which are some minutes
 class _Call:
     what: str
     hung_at: float
+    """On a clock that stands while nobody here runs."""
 
 
 class Watch:
@@ -46,6 +47,7 @@ class Watch:
         self._on_hang = on_hang
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count()
+        self._late = 0.0
         self._ticks: deque[tuple[float, float]] = deque([(time.monotonic(), 0.0)], _KEPT)
         self._runs = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -67,7 +69,8 @@ class Watch:
     def begins(self, what: str, deadline: float) -> int:
         """A call that has `deadline` seconds begins; the number is for `ends`."""
         number = next(self._numbers)
-        self._calls[number] = _Call(what, time.monotonic() + deadline + HUNG_AFTER)
+        ran = time.monotonic() - self._late
+        self._calls[number] = _Call(what, ran + deadline + HUNG_AFTER)
         return number
 
     def ends(self, number: int) -> None:
@@ -80,14 +83,14 @@ class Watch:
         return _late_until(ticks, end) - _late_until(ticks, begin)
 
     def _run(self) -> None:
-        late = 0.0
         while self._runs.wait():
             before = time.monotonic()
             time.sleep(_TICK)
             now = time.monotonic()
-            late += max(now - before - 2 * _TICK, 0.0)
-            self._ticks.append((now, late))
-            hung = [call.what for call in list(self._calls.values()) if now > call.hung_at]
+            self._late += max(now - before - 2 * _TICK, 0.0)
+            self._ticks.append((now, self._late))
+            ran = now - self._late
+            hung = [call.what for call in list(self._calls.values()) if ran > call.hung_at]
             if hung and self._on_hang is not None:
                 self._on_hang("; ".join(hung))
                 return
