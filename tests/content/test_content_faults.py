@@ -697,6 +697,23 @@ class TestConditions:
 
         asyncio.run(main())
 
+    def test_a_write_by_which_it_is_learnt_that_conditions_are_ignored(self) -> None:
+        class FoundOut(HookedStore):
+            async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+                info = await super().write(ctx, WriteRequest(request.key, request.data))
+                if request.conditional:
+                    raise UnsupportedError("stored, perhaps in place of another")
+                return info
+
+        async def main() -> None:
+            contents = Contents(FoundOut(MemoryStore()))
+            with pytest.raises(UnsupportedError, match="written, perhaps in place of another"):
+                _ = await contents.write("movie", NEW, if_absent=True)
+            assert await contents.read("movie") == NEW
+            assert await contents.nothing_is_left()
+
+        asyncio.run(main())
+
 
 READS: dict[str, Callable[[Contents], Awaitable[bytes]]] = {
     "bytes": lambda contents: contents.read("movie"),

@@ -75,6 +75,11 @@ class WriteOptions:
     modified: datetime | None = None
     metadata: Mapping[str, str] | None = None
 
+    @property
+    def conditional(self) -> bool:
+        """Whether it depends on the version that is there now."""
+        return self.if_absent or self.if_match is not None
+
 
 class ContentWriter:
     """Writes the contents of one store."""
@@ -104,7 +109,7 @@ class ContentWriter:
         blocks = await source_of(ctx, source, described.block_size)
         tally = Tally(ctx, arguments.progress("write_content", progress))
         change = Change("write_content", content_id)
-        if options.if_absent or options.if_match is not None:
+        if options.conditional:
             await self._fail_early(ctx, change, condition)
         described = replace(described, id=self._register.new_id(ctx))
         look = partial(self._register.look, ctx, content_id, "write_content")
@@ -126,6 +131,8 @@ class ContentWriter:
         except BaseException as error:
             await self._discard(ctx, error, change, upload)
             raise
+        if options.conditional and not self._register.conditional:
+            raise _unconditional(content_id, "it was written, perhaps in place of another")
         return info_of(content_id, manifest)
 
     async def copy_content(
@@ -200,12 +207,10 @@ class ContentWriter:
     ) -> BlockStoreError | None:
         """Why a write may not replace what was found."""
         where = f"write_content {content_id!r}"
-        if not options.if_absent and options.if_match is None:
+        if not options.conditional:
             return None
         if not self._register.conditional:
-            return UnsupportedError(
-                f"{where}: the service ignores the conditions of writes: it was not written"
-            )
+            return _unconditional(content_id, "it was not written")
         live = found.live
         if options.if_absent:
             return None if live is None else ContentExistsError(f"{where}: it is there already")
@@ -428,6 +433,13 @@ class _Upload:
             _ = await self._ctx.runtime.gather(lambda call: call(), (make, keep), 2)
         finally:
             change.close()  # where it never began
+
+
+def _unconditional(content_id: str, what: str) -> UnsupportedError:
+    """The error for a write under a condition; `what` says what became of it."""
+    return UnsupportedError(
+        f"write_content {content_id!r}: the service ignores the conditions of writes: {what}"
+    )
 
 
 def _seconds(operation: str, modified: datetime | None) -> float | None:
