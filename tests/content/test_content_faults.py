@@ -39,7 +39,7 @@ from blockyard.content.writing import ContentWriter, WriteOptions
 from blockyard.context import Context
 from blockyard.model import BlockInfo
 from blockyard.operations import Operations
-from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
+from blockyard.stores.base import Block, ListRequest, ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
@@ -570,9 +570,48 @@ def test_a_write_whose_outcome_stays_unknown_says_so_and_leaves_its_blocks() -> 
         with pytest.raises(OutcomeUnknownError, match="'movie'") as raised:
             _ = await contents.write("movie", NEW)
         assert "are left" in raised.value.__notes__[0]
+        assert raised.value.unknown_attempts >= 1
         assert await state(inner, "movie") == OLD
         assert len(await contents.keys()) > len(NEW) // BLOCK
         assert await Contents(inner).nothing_is_left()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda contents: contents.write("movie", NEW),
+        lambda contents: contents.copy("source", "movie"),
+        lambda contents: contents.delete("movie"),
+    ],
+    ids=["write", "copy", "delete"],
+)
+def test_whatever_ends_a_change_says_how_many_attempts_may_come_about(
+    change: Callable[[Contents], Awaitable[object]],
+) -> None:
+    class Mute(HookedStore):
+        """Loses the reply of the first change of the manifest, and may not be read after it."""
+
+        lost = False
+
+        async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+            if not request.key.endswith(".blockyard"):
+                return await super().write(ctx, request)
+            self.lost = True
+            ctx.unknown_attempts += 1
+            raise TransportConnectionError("reset")
+
+        async def read(self, ctx: Context, request: ReadRequest) -> Block:
+            if self.lost:
+                raise AccessDeniedError("no", status=403)
+            return await super().read(ctx, request)
+
+    async def main() -> None:
+        contents = Contents(Mute(await prepared({"movie": OLD, "source": NEW})))
+        with pytest.raises(AccessDeniedError) as raised:
+            _ = await change(contents)
+        assert raised.value.unknown_attempts == 1
 
     asyncio.run(main())
 

@@ -12,10 +12,12 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from blockyard.content.manifest import (
     MOST_REPLACED,
@@ -124,19 +126,41 @@ Condition = Callable[[Found], BlockStoreError | None]
 class Change:
     """One change of a content under way.
 
-    `sent` says that a request for it went out which may have taken effect or may still, `in_doubt`
-    that the outcome of one before the last is unknown.
+    `sent` says that a request for it went out which may have taken effect or may still;
+    `unknown_attempts` counts those of unknown outcome.
     """
 
     operation: str
     content_id: str
     sent: bool = False
-    in_doubt: bool = False
+    unknown_attempts: int = 0
 
     @property
     def where(self) -> str:
         """What errors begin with."""
         return f"{self.operation} {self.content_id!r}"
+
+
+Result = TypeVar("Result")
+Rest = ParamSpec("Rest")
+
+
+def _counting_attempts(
+    method: Callable[Concatenate[Register, Context, Change, Rest], Awaitable[Result]],
+) -> Callable[Concatenate[Register, Context, Change, Rest], Coroutine[Any, Any, Result]]:
+    """The method, whose errors say how many attempts of the change may take effect yet."""
+
+    @wraps(method)
+    async def counting(
+        self: Register, ctx: Context, change: Change, *args: Rest.args, **options: Rest.kwargs
+    ) -> Result:
+        try:
+            return await method(self, ctx, change, *args, **options)
+        except BlockStoreError as error:
+            error.unknown_attempts = change.unknown_attempts
+            raise
+
+    return counting
 
 
 class Register:
@@ -188,6 +212,7 @@ class Register:
         known = self._known.get(content_id)
         return known or Found(None, self.now(ctx), ctx.runtime.now(), guessed=True)
 
+    @_counting_attempts
     async def replace(  # noqa: PLR0912 - one branch for each rule of the protocol
         self,
         ctx: Context,
@@ -227,6 +252,7 @@ class Register:
                     if {"", found.etag} & unanswered:  # may take effect yet
                         raise _unknown(change, "another one is there now") from failure
                     change.sent = False
+                    change.unknown_attempts = 0
                     raise lost
                 if seen is None and "" in unanswered and self._conditional_puts:
                     await self._put_tombstone(ctx, change, found)
@@ -250,6 +276,7 @@ class Register:
                     unanswered.add(found.etag)
                     await self._pause(ctx, change, failure)
 
+    @_counting_attempts
     async def remove(
         self, ctx: Context, change: Change, found: Found | None = None
     ) -> Manifest | None:
@@ -360,6 +387,7 @@ class Register:
             return Outcome.REFUSED, error  # it is only too long ago that it was checked
         finally:
             ctx.unknown_attempts += own.unknown_attempts
+            change.unknown_attempts += own.unknown_attempts
         if not own.unknown_attempts:
             self._remember(own, change.content_id, manifest, info.etag)
         return Outcome.DONE, None
@@ -396,9 +424,8 @@ class Register:
     def _failed(self, change: Change, own: Context) -> Outcome:
         """What became of a request that failed under this context."""
         if own.unknown_attempts:
-            change.in_doubt = True
             return Outcome.UNKNOWN
-        change.sent = change.in_doubt
+        change.sent = change.unknown_attempts > 0
         return Outcome.REFUSED
 
     async def _delete(
@@ -420,6 +447,7 @@ class Register:
             return Outcome.UNKNOWN, error
         finally:
             ctx.unknown_attempts += own.unknown_attempts
+            change.unknown_attempts += own.unknown_attempts
         return Outcome.DONE, None
 
     async def _pause(self, ctx: Context, change: Change, failure: BlockStoreError | None) -> None:
