@@ -113,7 +113,7 @@ class _Verified:
         return encode_head(request)
 
     def take(self, head: memoryview, body: memoryview) -> bytes:
-        status, headers, _ = parse_head(head)
+        status, headers, _ = parse_head(bytes(head))
         reply = Response(status, headers, bytes(body), len(body))
         _ = verify(self.read, self.read.check(reply), service_checksum)
         return reply.body

@@ -170,8 +170,8 @@ MUTANTS = [
     Mutant(
         "integrity: the last page not compared",
         "s3/integrity.py",
-        "if end != self.size:\n            end -= end % self.page_size",
-        "end -= end % self.page_size",
+        "if end != size:\n            end -= end % page",
+        "end -= end % page",
         _INTEGRITY,
     ),
     Mutant(

@@ -39,6 +39,11 @@ PAGE_CHECKSUMS = "x-amz-meta-blockyard-sums"
 _EDGES = "x-amz-meta-blockyard-pages-"
 """The checksums up to the end of each page but the last, in several headers."""
 _EDGES_A_VALUE = 48  # 192 bytes, which are 256 in base64
+_PLACES = [
+    (slice(first * 4, first * 4 + 8), slice(skipped, skipped + 4))
+    for first, skipped in (divmod(place * 4, 3) for place in range(_EDGES_A_VALUE))
+]
+"""Which letters of a value hold each checksum, three bytes in four of base64, and where in them."""
 _FORMAT = "2"
 _STATED = re.compile(rf"{_FORMAT} (\d{{1,19}}) (\d{{1,19}}) ([0-9a-f]{{8}})")
 
@@ -139,9 +144,8 @@ class PageChecksums(NamedTuple):
         if edge == self.size:
             return self.whole
         value, place = divmod(edge // self.page_size - 1, _EDGES_A_VALUE)
-        first, skipped = divmod(place * 4, 3)  # three bytes are four letters of base64
-        letters = headers.get(f"{_EDGES}{value}", "")[first * 4 : first * 4 + 8]
-        packed = a2b_base64(letters, strict_mode=True)[skipped : skipped + 4]
+        letters, four = _PLACES[place]
+        packed = a2b_base64(headers.get(f"{_EDGES}{value}", "")[letters], strict_mode=True)[four]
         if len(packed) < 4:
             raise ValueError(f"the stored checksum of the first {edge} bytes is missing")
         return int.from_bytes(packed, "big")
@@ -170,18 +174,18 @@ class PageChecksums(NamedTuple):
         Looked at are the pages that lie wholly within `body`, all of them in one call;
         `crc32c_of_body` spares that for a whole block. Raises `ValueError` for damaged checksums.
         """
-        begin = -(-first // self.page_size) * self.page_size
-        end = first + len(body)
-        if end != self.size:
-            end -= end % self.page_size
+        size, page, whole = self
+        begin, end = -(-first // page) * page, first + len(body)
+        if end != size:
+            end -= end % page
         if begin >= end:
             return None
-        before = self.up_to(begin, headers) if begin else 0
-        if crc32c_of_body is None or len(body) != self.size:
+        if crc32c_of_body is None or len(body) != size:
+            before = self.up_to(begin, headers) if begin else 0
             crc32c_of_body = crc32c(body[begin - first : end - first], before)
-        if crc32c_of_body == (self.whole if end == self.size else self.up_to(end, headers)):
+        if crc32c_of_body == (whole if end == size else self.up_to(end, headers)):
             return None
-        return self._first_wrong(body, first, range(begin, end, self.page_size), headers)
+        return self._first_wrong(body, first, range(begin, end, page), headers)
 
     def _first_wrong(
         self, body: memoryview, first: int, pages: range, headers: Mapping[str, str]

@@ -125,15 +125,27 @@ class Read(Call):
     To read what is `wanted`, widened to the edges of pages of `page` bytes. `span` is what is
     requested of the service, None for the whole object; `broken` is set while a body that broke off
     is completed; `stated` are the first byte and the object's size, as the checked reply to a range
-    says.
+    says; `widened` counts how often `page` was another than that of the block.
     """
 
-    __slots__ = ("broken", "fresh", "full_key", "ranges_ignored", "span", "stated", "wanted")
+    __slots__ = (
+        "broken",
+        "fresh",
+        "full_key",
+        "page",
+        "ranges_ignored",
+        "span",
+        "stated",
+        "wanted",
+        "widened",
+    )
 
     def __init__(self, wanted: ReadRequest, full_key: str, page: int) -> None:
         Call.__init__(self, wanted.operation, wanted.key)
         self.wanted = wanted
         self.full_key = full_key
+        self.page = page
+        self.widened = 0
         self.hedged = wanted.into is None
         self.ranges_ignored = self.fresh = False
         self.broken: Broken | None = None
@@ -146,7 +158,14 @@ class Read(Call):
             self.limit = span.most
 
     def widen(self, page: int) -> None:
-        """From now on read to the edges of pages of `page` bytes."""
+        """From now on read to the edges of pages of `page` bytes. Raises `IntegrityError`."""
+        self.page = page
+        self.widened += 1
+        if self.widened == _REREADS:
+            raise IntegrityError(
+                f"{self.operation} {self.key!r}: each of {_REREADS} reads found a block of "
+                "another size"
+            )
         self.span = _widened(self.wanted, page)
         self.start_over()
 
@@ -212,8 +231,8 @@ class Read(Call):
         check_object(response)
         if self.broken is not None:
             response = self.broken.completed(response)
-        whole, span = _is_whole(response), self.span
-        if whole:
+        span = self.span
+        if _is_whole(response):
             if span is not None:
                 response = cut_from_whole(response, span)
                 self.stated = stated_range(response)
@@ -296,26 +315,36 @@ class Reader:
         """
         if wanted.length == 0 or wanted.suffix == 0:
             return await self._read_nothing(ctx, wanted, full_key)
-        page = self.page_size if self._verify_ranges == "widen" else 1
-        read = Read(wanted, full_key, page)
-        for _ in range(_REREADS):
+        read = Read(wanted, full_key, self.page_size if self._verify_ranges == "widen" else 1)
+        verified: Verified = None
+        learnt = self._caller.capabilities
+        if read.span is None:
+            read.checksum_mode = learnt.checksum_mode is not False
+        while True:
             try:
-                reply, verified = await self._complete(ctx, read, find_checksum)
+                reply = await self._caller.attempt(ctx, read, read.check)
+                if read.span is None and learnt.checksum_mode is None:
+                    # if refused, it was all that was wrong
+                    learnt.checksum_mode = read.checksum_mode
+                if read.span is None or self._verify_ranges != "off":
+                    if reply.size <= _CHECKED_INLINE or PageChecksums.stated(reply.headers):
+                        verified = verify(read, reply, find_checksum)
+                    else:
+                        verified = await ctx.runtime.blocking(
+                            partial(verify, read, reply, find_checksum)
+                        )
+            except BlockStoreError as error:
+                failure = error
+            else:
+                if self._is_all(read, reply, verified):
+                    return _block(read, reply, verified)
+                continue
+            try:
+                await self._prepare_next(ctx, read, failure)
             except InvalidRangeError as refused:
                 return await self._read_nothing(ctx, wanted, full_key, refused)
-            if wanted.if_match is not None or wanted.if_none_match is not None:
-                check_conditions(wanted, responses.unquoted(reply.headers["etag"]))
-            if read.span is None or page == 1 or not isinstance(verified, PageChecksums):
-                return _block(read, reply, verified)
-            if verified.page_size == page or _covered(read, reply, verified):
-                self.page_size = verified.page_size
-                return _block(read, reply, verified)
-            page = self.page_size = verified.page_size
-            read.widen(page)
-        raise IntegrityError(
-            f"{wanted.operation} {wanted.key!r}: each of {_REREADS} reads found a block of "
-            "another size"
-        )
+            finally:
+                del failure  # which its traceback refers to, by way of this frame
 
     async def head(self, ctx: Context, operation: str, key: str, full_key: str) -> Response:
         """The headers of an object."""
@@ -354,32 +383,21 @@ class Reader:
                 del refused  # which its traceback refers to
         return Block(b"", 0, lambda: info)
 
-    async def _complete(
-        self, ctx: Context, read: Read, find_checksum: FindChecksum
-    ) -> tuple[Response, Verified]:
-        """The reply to all that is requested, complete and verified."""
-        learnt = self._caller.capabilities
-        if read.span is None:
-            read.checksum_mode = learnt.checksum_mode is not False
-        while True:
-            try:
-                reply = await self._caller.attempt(ctx, read, read.check)
-                if read.span is None and learnt.checksum_mode is None:
-                    # if refused, it was all that was wrong
-                    learnt.checksum_mode = read.checksum_mode
-                if read.span is not None and self._verify_ranges == "off":
-                    return reply, None
-                if reply.size <= _CHECKED_INLINE or PageChecksums.stated(reply.headers):
-                    return reply, verify(read, reply, find_checksum)
-                return reply, await ctx.runtime.blocking(
-                    partial(verify, read, reply, find_checksum)
-                )
-            except BlockStoreError as error:
-                failure = error
-            try:
-                await self._prepare_next(ctx, read, failure)
-            finally:
-                del failure  # which its traceback refers to, by way of this frame
+    def _is_all(self, read: Read, reply: Response, verified: Verified) -> bool:
+        """Whether all pages that are wanted came whole; else `read` is widened to them.
+
+        Raises the error for a version that the conditions refuse, of a service that ignores them.
+        """
+        wanted = read.wanted
+        if wanted.if_match is not None or wanted.if_none_match is not None:
+            check_conditions(wanted, responses.unquoted(reply.headers["etag"]))
+        if read.span is None or read.page == 1 or not isinstance(verified, PageChecksums):
+            return True
+        self.page_size = verified.page_size
+        if verified.page_size == read.page or _covered(read, reply, verified):
+            return True
+        read.widen(verified.page_size)
+        return False
 
     async def _prepare_next(self, ctx: Context, read: Read, failure: BlockStoreError) -> None:
         """Make `read` ready for its next request, having waited; or raise what ends it."""

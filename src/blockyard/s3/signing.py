@@ -195,7 +195,7 @@ def _cached_authorization(moment: _Moment, request: Request, payload_hash: str) 
 
 def _signed_part(headers: dict[str, str]) -> tuple[str, str]:
     """The names to sign, and their lines of the canonical request, in order."""
-    names = sorted(name for name in headers if name in _SIGNED or name.startswith("x-amz-"))
+    names = sorted([name for name in headers if name in _SIGNED or name.startswith("x-amz-")])
     lines = [f"{name}:{_single_spaced(headers[name])}\n" for name in names]
     return ";".join(names), "".join(lines)
 

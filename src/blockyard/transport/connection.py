@@ -102,7 +102,8 @@ class Connection:
             ready = await poller.ready(self, select.POLLIN, seconds)
             if not self.take(reply) and not ready:  # what came may have been less than the mark
                 raise reply.broken(timeouts.expired("no byte moved", seconds))
-        self._mark_at(1)
+        if self._mark != 1:
+            self._mark_at(1)
         if self._cut_short or (tls is not None and tls.surplus()):
             reply.keep_alive = False
         self.used = True

@@ -61,9 +61,7 @@ class ConnectionPool:
             taken: Connection | Take = Take.WAIT
             try:
                 poller.check_open()
-                taken = self._pool.take(
-                    origin, monotonic(), fresh=request.fresh, over_limit=over_limit
-                )
+                taken = self._pool.take(origin, monotonic(), request.fresh, over_limit)
                 if taken is Take.WAIT:
                     over_limit = not poller.may_wait()
                     if not over_limit:

@@ -55,7 +55,7 @@ def encode_head(request: Request, proxy: Proxy | None = None) -> bytes:
     return f"{method} {target} HTTP/1.1\r\n{first}{lines}{last}".encode("latin-1")
 
 
-def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
+def parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
     """Status, headers (lower-case names) and whether the connection may be kept alive."""
     raw: dict[bytes, bytes] = {}
     collected = _Collected()
@@ -66,14 +66,13 @@ def parse_head(head: memoryview) -> tuple[int, dict[str, str], bool]:
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise ProtocolError(f"the reply's head is not valid HTTP/1.1: {error}") from None
     headers = {_names[name]: value.decode("latin-1").rstrip() for name, value in raw.items()}
-    text = bytes(head)
-    if len(headers) != text.count(b"\n") - 2:
-        headers = _joined_headers(text)
+    if len(headers) != head.count(b"\n") - 2:
+        headers = _joined_headers(head)
     status = parser.get_status_code()
     if status < 100 or status == 101:
         raise ProtocolError(f"the reply has status {status}, which nothing asked for")
     connection = headers.get("connection", "").lower()
-    if text.startswith(b"HTTP/1.1"):
+    if head.startswith(b"HTTP/1.1"):
         return status, headers, "close" not in connection
     return status, headers, "keep-alive" in connection
 
@@ -242,7 +241,7 @@ class ReplyReader:
         while (end := buffer.find(b"\r\n\r\n", begin, size) + 4) > 3:
             if end - begin > self._room:
                 raise _head_too_long()
-            head = view[begin:end]
+            head = bytes(view[begin:end])
             status, self.headers, self.keep_alive = parse_head(head)
             if status >= 200:
                 self.status = status
@@ -254,13 +253,13 @@ class ReplyReader:
             raise _head_too_long()
         self._early = bytes(view[begin:])
 
-    def _begin_body(self, head: memoryview, rest: memoryview) -> None:
+    def _begin_body(self, head: bytes, rest: memoryview) -> None:
         if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
             self._begin_sized(0, rest)
         elif (coding := self.headers.get("transfer-encoding")) is not None:
             if coding.lower() != "chunked":
                 raise ProtocolError("the reply has a transfer coding that nothing asked for")
-            self._chunked = _ChunkedBody(bytes(head))
+            self._chunked = _ChunkedBody(head)
             self._feed_chunked(self._chunked, bytes(rest))
         elif (length := self.headers.get("content-length")) is not None:
             self._begin_sized(int(length), rest)

@@ -47,7 +47,7 @@ class Pool(Generic[Connection]):
         self._hosts: dict[Origin, _Host[Connection]] = {}
 
     def take(
-        self, origin: Origin, now: float, *, fresh: bool = False, over_limit: bool = False
+        self, origin: Origin, now: float, fresh: bool = False, over_limit: bool = False
     ) -> Connection | Take:
         """An idle connection, or OPEN when the caller may make one (its slot is taken), or WAIT.
 
