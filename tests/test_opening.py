@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +61,64 @@ def test_memory_stores_are_separate() -> None:
         _ = one.write_block("a", b"1")
         assert one.list_by_prefix() == ["a"]
         assert other.list_by_prefix() == []
+
+
+def test_an_open_client_gives_the_other_client_of_its_store() -> None:
+    async def call(one: blockyard.BlockStore) -> None:
+        other = await blockyard.open_async_store(one)
+        assert await other.read_block("a") == b"1"
+        _ = await other.write_block("b", b"2")
+        again = blockyard.open_store(other)
+        assert again.read_block("b") == b"2"
+        assert (again._deadline, again._concurrency, again._cache) == (1000, 7, "bypass")
+        await other.close()
+        assert other.closed
+        for closed in (one, again):
+            assert closed.closed
+            with pytest.raises(blockyard.StoreClosedError):
+                _ = closed.read_block("a")
+        with pytest.raises(blockyard.StoreClosedError):
+            _ = await other.read_block("a")
+        again.close()
+
+    with blockyard.open_store("memory://") as store:
+        _ = store.write_block("a", b"1")
+        asyncio.run(call(store.with_options(deadline=1000, concurrency=7, cache="bypass")))
+
+
+def test_both_clients_of_a_store_have_one_cache_and_connections_of_their_own() -> None:
+    async def call(one: blockyard.BlockStore) -> None:
+        async with await blockyard.open_async_store(one) as other:
+            assert await other.read_block("a") == b"1"  # from the cache, which is to have it
+            assert one.stats().cache == other.stats().cache
+            _ = await other.write_block("a", b"2")
+            assert one.read_block("a") == b"2"
+            assert one._runtime.connections is not other._runtime.connections
+            assert one._runtime.connections.http is other._runtime.connections.http
+
+    with blockyard.open_store("memory://", cache={"memory": "1MiB"}) as store:
+        _ = store.write_block("a", b"1")
+        assert store.read_block("a") == b"1"
+        asyncio.run(call(store))
+
+
+def test_a_client_that_is_dropped_leaves_the_store_to_the_others() -> None:
+    async def call(one: blockyard.BlockStore) -> None:
+        assert await (await blockyard.open_async_store(one)).block_exists("a") is False
+
+    with blockyard.open_store("memory://") as store:
+        asyncio.run(call(store))
+        _ = gc.collect()
+        assert store.read_blocks([]) == []
+        _ = store.write_block("a", b"1")
+
+
+def test_an_open_client_takes_no_settings() -> None:
+    with (
+        blockyard.open_store("memory://") as store,
+        pytest.raises(blockyard.ConfigError, match="deadline: settings do not apply to a store"),
+    ):
+        _ = blockyard.open_async_store(store, deadline=3)
 
 
 def test_a_file_store_stays_where_it_was_opened(

@@ -6,7 +6,6 @@ A store may be used from one event loop after another: a new loop starts with fr
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,17 +13,17 @@ from typing import Any, Self, TypeVar, Unpack
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
+from blockyard.client import Client
 from blockyard.config import Settings
 from blockyard.config.loading import Source
-from blockyard.content.cleaning import CleanReport, ContentCleaner
+from blockyard.content.cleaning import CleanReport
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.layout import ContentInfo
 from blockyard.content.listing import ContentEntry
-from blockyard.content.reading import ContentReader
 from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import ContentWriter, WriteOptions
+from blockyard.content.writing import WriteOptions
 from blockyard.context import CacheUse, Context
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
@@ -33,21 +32,19 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
-    StoreStats,
     VerifyReport,
 )
 from blockyard.opening import compose
-from blockyard.operations import BulkRead, Operations
+from blockyard.operations import BulkRead
 from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
 from blockyard.user_code import deliver
-from blockyard.verifying import Verifier
 
 Result = TypeVar("Result")
 
 
-class AsyncBlockStore:
+class AsyncBlockStore(Client[AsyncioRuntime]):
     """An open block store for asyncio. Get one from `await blockyard.open_async_store(...)`.
 
     What each method does, takes and raises is said at the same method of `BlockStore`.
@@ -60,26 +57,6 @@ class AsyncBlockStore:
     All of them run in one copy of the context that the call was made in. A generator that is left
     early is closed where it ran.
     """
-
-    def __init__(
-        self,
-        operations: Operations,
-        runtime: AsyncioRuntime,
-        *,
-        deadline: float | None,
-        concurrency: int,
-        cache: CacheUse = "use",
-    ) -> None:
-        self._operations = operations
-        self._reader = ContentReader(operations)
-        self._writer = ContentWriter(operations)
-        self._cleaner = ContentCleaner(operations)
-        self._verifier = Verifier(operations)
-        self._runtime = runtime
-        self._deadline = deadline
-        self._concurrency = concurrency
-        self._cache: CacheUse = cache
-        self._endless = Context(runtime, None, concurrency, cache=cache)
 
     def with_options(
         self,
@@ -319,20 +296,6 @@ class AsyncBlockStore:
             )
         )
 
-    def stats(self) -> StoreStats:
-        """See `BlockStore.stats`; not awaited."""
-        taken, idle = self._runtime.connections.here().counts()
-        stats = self._operations.store.stats()
-        return replace(stats, connections_taken=taken, connections_idle=idle)
-
-    @property
-    def closed(self) -> bool:
-        """See `BlockStore.closed`."""
-        return self._operations.closed
-
-    def __repr__(self) -> str:
-        return self._operations.describe("AsyncBlockStore", self._deadline, self._concurrency)
-
     async def close(self) -> None:
         """See `BlockStore.close`."""
         self._operations.refuse_more()
@@ -357,12 +320,6 @@ class AsyncBlockStore:
 
     async def _run_many(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return await deliver(self._runtime.run(operation))
-
-    def _context(self) -> Context:
-        if self._deadline is None:
-            return self._endless
-        ends = self._runtime.now() + self._deadline
-        return Context(self._runtime, ends, self._concurrency, cache=self._cache)
 
 
 class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
@@ -398,14 +355,17 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
         await self._store.close()
 
 
-def open_async_store(source: Source | Store = None, **settings: Unpack[Settings]) -> OpeningStore:
+def open_async_store(
+    source: Source | Store | Client[Any] = None, **settings: Unpack[Settings]
+) -> OpeningStore:
     """Open a block store for asyncio: `await` it, or use it with `async with`. See `open_store`."""
     stack = compose("open_async_store", source, settings)
     return OpeningStore(
         AsyncBlockStore(
             stack.operations,
             AsyncioRuntime(Connections(stack.http, stack.timeouts)),
-            deadline=stack.timeouts.deadline,
+            deadline=stack.deadline,
             concurrency=stack.concurrency,
+            cache=stack.cache,
         )
     )

@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 from blockyard import arguments
+from blockyard.client import Client, Stack
 from blockyard.config import (
-    DEFAULT_CONCURRENCY,
     CacheConfig,
     FileConfig,
-    HttpConfig,
     S3Config,
     Settings,
     StoreConfig,
-    TimeoutConfig,
 )
 from blockyard.config.loading import Source, load_config
 from blockyard.errors import ConfigError
@@ -31,13 +29,17 @@ from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.connections import Connections
 
 
-def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> BlockStore:
+def open_store(
+    source: Source | Store | Client[Any] = None, **settings: Unpack[Settings]
+) -> BlockStore:
     """Open the block store that `source` names, for blocking calls.
 
     `source` is a URL (`s3://BUCKET/KEY_PREFIX?name=value&...`, `file:///FOLDER`, `memory://`),
-    the path of a YAML file, a `StoreConfig`, or a `Store` of your own, which is closed with the
-    client and takes no settings; None means the one that the environment
-    variable `BLOCKYARD_STORE` names. `settings` are those of the sections in `blockyard.config`,
+    the path of a YAML file, or a `StoreConfig`; None means the one that the environment variable
+    `BLOCKYARD_STORE` names. It may be a `Store` of your own, too, which is closed with the client,
+    or an open client of the other kind: then this is another one of the same store, with its cache
+    and options and connections of its own, and whichever is closed closes the store for both.
+    Neither takes settings. `settings` are those of the sections in `blockyard.config`,
     by their own names (`region="eu-central-1"`, `no_progress=10`); they win over the source,
     and `blockyard.config` says what else fills the gaps. Each `memory://` is a new, empty store.
 
@@ -51,27 +53,24 @@ def open_store(source: Source | Store = None, **settings: Unpack[Settings]) -> B
         stack.operations,
         BlockingRuntime(connections),
         BulkLoop(connections),
-        deadline=stack.timeouts.deadline,
+        deadline=stack.deadline,
         concurrency=stack.concurrency,
+        cache=stack.cache,
     )
 
 
-class Stack(NamedTuple):
-    """All that a client needs but for the runtime of its own kind."""
-
-    operations: Operations
-    http: HttpConfig = HttpConfig()
-    timeouts: TimeoutConfig = TimeoutConfig()
-    concurrency: int = DEFAULT_CONCURRENCY
-
-
-def compose(operation: str, source: Source | Store, settings: Mapping[str, object]) -> Stack:
+def compose(
+    operation: str, source: Source | Store | Client[Any], settings: Mapping[str, object]
+) -> Stack:
     """What is below a client. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
-    if isinstance(source, Store):
+    if isinstance(source, Store | Client):
         if settings:
             named = ", ".join(settings)
-            raise ConfigError(f"{operation}: {named}: settings do not apply to a Store of your own")
-        return Stack(Operations(source))
+            what = "a Store of your own" if isinstance(source, Store) else "a store that is open"
+            raise ConfigError(f"{operation}: {named}: settings do not apply to {what}")
+        if isinstance(source, Store):
+            return Stack(Operations(source))
+        return source._stack()  # pyright: ignore[reportPrivateUsage]  # of its other client
     config = load_config(_source(operation, source), settings, os.environ)
     _refuse_eventlet()
     match config.selected:
@@ -81,7 +80,7 @@ def compose(operation: str, source: Source | Store, settings: Mapping[str, objec
 
             store = _cached(S3Store(s3, credential_source(s3, os.environ)), config.cache)
             operations = Operations(store, s3.in_flight)
-            return Stack(operations, s3.http, s3.timeouts, s3.concurrency)
+            return Stack(operations, s3.http, s3.timeouts, s3.timeouts.deadline, s3.concurrency)
         case FileConfig() as file:
             from blockyard.stores.filesystem import FilesystemStore  # noqa: PLC0415
 
@@ -115,7 +114,7 @@ def _source(operation: str, source: Source) -> Source:
     elif isinstance(source, FileConfig):
         expected = "a StoreConfig: StoreConfig(type='file', file=...)"
     else:
-        expected = "a URL, the path of a YAML file, a StoreConfig or a Store"
+        expected = "a URL, the path of a YAML file, a StoreConfig, a Store or an open client"
     raise arguments.unsuitable(operation, "source", expected, source)
 
 

@@ -9,7 +9,6 @@ share a store safely; after a fork the child starts with fresh sockets.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from io import BufferedReader
@@ -19,15 +18,15 @@ from typing import Any, Self, TypeVar
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
-from blockyard.content.cleaning import CleanReport, ContentCleaner
+from blockyard.client import Client
+from blockyard.content.cleaning import CleanReport
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
 from blockyard.content.listing import ContentEntry
-from blockyard.content.reading import ContentReader
 from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import ContentWriter, WriteOptions
+from blockyard.content.writing import WriteOptions
 from blockyard.context import CacheUse, Context
 from blockyard.iterators import PageIterator
 from blockyard.model import (
@@ -36,19 +35,17 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
-    StoreStats,
     VerifyReport,
 )
 from blockyard.operations import BulkRead, Operations
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
-from blockyard.verifying import Verifier
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class BlockStore:
+class BlockStore(Client[BlockingRuntime]):
     """An open block store. Get one from `blockyard.open_store`; close it, or use `with`.
 
     Every method raises `StoreClosedError` after `close`, `InvalidKeyError` for a key that no
@@ -72,17 +69,10 @@ class BlockStore:
         concurrency: int,
         cache: CacheUse = "use",
     ) -> None:
-        self._operations = operations
-        self._reader = ContentReader(operations)
-        self._writer = ContentWriter(operations)
-        self._cleaner = ContentCleaner(operations)
-        self._verifier = Verifier(operations)
-        self._runtime = runtime
+        super().__init__(
+            operations, runtime, deadline=deadline, concurrency=concurrency, cache=cache
+        )
         self._bulk = bulk
-        self._deadline = deadline
-        self._concurrency = concurrency
-        self._cache: CacheUse = cache
-        self._endless = Context(runtime, None, concurrency, cache=cache)
 
     def with_options(
         self,
@@ -478,20 +468,6 @@ class BlockStore:
         clean = partial(self._cleaner.clean_contents, dry_run=dry_run, no_writers=no_writers)
         return self._run_many(clean, prefix)
 
-    def stats(self) -> StoreStats:
-        """What the store has sent and learnt so far; asks nobody, and works once it is closed."""
-        taken, idle = self._runtime.connections.here().counts()
-        stats = self._operations.store.stats()
-        return replace(stats, connections_taken=taken, connections_idle=idle)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the store was closed."""
-        return self._operations.closed
-
-    def __repr__(self) -> str:
-        return self._operations.describe("BlockStore", self._deadline, self._concurrency)
-
     def close(self) -> None:
         """Close the store and its connections. Later calls raise `StoreClosedError`.
 
@@ -516,12 +492,6 @@ class BlockStore:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _context(self) -> Context:
-        if self._deadline is None:
-            return self._endless
-        ends = self._runtime.now() + self._deadline
-        return Context(self._runtime, ends, self._concurrency, cache=self._cache)
 
     def _read_many(self, read: BulkRead) -> list[bytes]:
         if not read.missing:

@@ -29,7 +29,8 @@ class Connections:
     """How a store's connections are made, and the pool of each process that uses it."""
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
-        self.idle_timeout = timeouts.no_progress
+        self.http = http
+        self.timeouts = timeouts
         self.dialing = Dialing(http, timeouts)
         self._pools = PerProcess(
             partial(ConnectionPool, http, self.dialing), ConnectionPool.abandon

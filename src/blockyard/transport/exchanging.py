@@ -43,7 +43,7 @@ class NetworkRuntime(ABC):
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
-        self._endless = Timeouts(connections.idle_timeout, None)
+        self._endless = Timeouts(connections.timeouts.no_progress, None)
         self._threads = Threads()
 
     @abstractmethod

@@ -1,0 +1,92 @@
+"""What both clients are: the operations of an open store, and the options of their calls.
+
+`BlockStore` runs the operations on the calling thread, `AsyncBlockStore` on an event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, TimeoutConfig
+from blockyard.content.cleaning import ContentCleaner
+from blockyard.content.reading import ContentReader
+from blockyard.content.writing import ContentWriter
+from blockyard.context import CacheUse, Context
+from blockyard.model import StoreStats
+from blockyard.operations import Operations
+from blockyard.verifying import Verifier
+
+if TYPE_CHECKING:
+    from blockyard.transport.aio import AsyncioRuntime
+    from blockyard.transport.blocking import BlockingRuntime
+
+AnyRuntime = TypeVar("AnyRuntime", bound="BlockingRuntime | AsyncioRuntime")
+
+
+class Stack(NamedTuple):
+    """All that a client needs but for the runtime of its own kind."""
+
+    operations: Operations
+    http: HttpConfig = HttpConfig()
+    timeouts: TimeoutConfig = TimeoutConfig()
+    deadline: float | None = None
+    concurrency: int = DEFAULT_CONCURRENCY
+    cache: CacheUse = "use"
+
+
+class Client(Generic[AnyRuntime]):
+    """An open store. Those who share `operations` share the store, and whether it is closed."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        runtime: AnyRuntime,
+        *,
+        deadline: float | None,
+        concurrency: int,
+        cache: CacheUse = "use",
+    ) -> None:
+        self._operations = operations
+        self._reader = ContentReader(operations)
+        self._writer = ContentWriter(operations)
+        self._cleaner = ContentCleaner(operations)
+        self._verifier = Verifier(operations)
+        self._runtime = runtime
+        self._deadline = deadline
+        self._concurrency = concurrency
+        self._cache: CacheUse = cache
+        self._endless = Context(runtime, None, concurrency, cache=cache)
+
+    def stats(self) -> StoreStats:
+        """What the store has sent and learnt so far; asks nobody, and works once it is closed."""
+        taken, idle = self._runtime.connections.here().counts()
+        stats = self._operations.store.stats()
+        return replace(stats, connections_taken=taken, connections_idle=idle)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed."""
+        return self._operations.closed
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return self._operations.describe(kind, self._deadline, self._concurrency)
+
+    def _context(self) -> Context:
+        if self._deadline is None:
+            return self._endless
+        ends = self._runtime.now() + self._deadline
+        return Context(self._runtime, ends, self._concurrency, cache=self._cache)
+
+    def _stack(self) -> Stack:
+        """What another client of the same open store is made of, of either kind."""
+        connections = self._runtime.connections
+        return Stack(
+            self._operations,
+            connections.http,
+            connections.timeouts,
+            self._deadline,
+            self._concurrency,
+            self._cache,
+        )
