@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
-from blockyard.client import Client
+from blockyard.client import Client, Stack
 from blockyard.config import Settings
 from blockyard.config.loading import Source
 from blockyard.content.cleaning import CleanReport
@@ -72,6 +72,7 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
             deadline=arguments.deadline(deadline, self._deadline),
             concurrency=arguments.concurrency(concurrency, self._concurrency),
             cache=arguments.cache_use(cache, self._cache),
+            source=self._source,
         )
 
     async def write_block(
@@ -359,13 +360,16 @@ def open_async_store(
     source: Source | Store | Client[Any] = None, **settings: Unpack[Settings]
 ) -> OpeningStore:
     """Open a block store for asyncio: `await` it, or use it with `async with`. See `open_store`."""
-    stack = compose("open_async_store", source, settings)
-    return OpeningStore(
-        AsyncBlockStore(
-            stack.operations,
-            AsyncioRuntime(Connections(stack.http, stack.timeouts)),
-            deadline=stack.deadline,
-            concurrency=stack.concurrency,
-            cache=stack.cache,
-        )
+    return OpeningStore(asyncio_client(compose("open_async_store", source, settings)))
+
+
+def asyncio_client(stack: Stack) -> AsyncBlockStore:
+    """A client with connections of its own."""
+    return AsyncBlockStore(
+        stack.operations,
+        AsyncioRuntime(Connections(stack.http, stack.timeouts)),
+        deadline=stack.deadline,
+        concurrency=stack.concurrency,
+        cache=stack.cache,
+        source=stack.source,
     )

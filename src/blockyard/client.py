@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, TimeoutConfig
+from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, StoreConfig, TimeoutConfig
 from blockyard.content.cleaning import ContentCleaner
 from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
@@ -28,6 +28,8 @@ class Stack(NamedTuple):
     """All that a client needs but for the runtime of its own kind."""
 
     operations: Operations
+    source: StoreConfig | None = None
+    """What it was opened from; None for a `Store` of the caller's own."""
     http: HttpConfig = HttpConfig()
     timeouts: TimeoutConfig = TimeoutConfig()
     deadline: float | None = None
@@ -46,8 +48,10 @@ class Client(Generic[AnyRuntime]):
         deadline: float | None,
         concurrency: int,
         cache: CacheUse = "use",
+        source: StoreConfig | None = None,
     ) -> None:
         self._operations = operations
+        self._source = source
         self._reader = ContentReader(operations)
         self._writer = ContentWriter(operations)
         self._cleaner = ContentCleaner(operations)
@@ -69,6 +73,11 @@ class Client(Generic[AnyRuntime]):
         """Whether the store was closed."""
         return self._operations.closed
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from blockyard.pickling import PickledClient, pickled  # noqa: PLC0415 - few need it
+
+        return PickledClient.reopened, (pickled(self._stack(), type(self).__name__),)
+
     def __repr__(self) -> str:
         kind = type(self).__name__
         return self._operations.describe(kind, self._deadline, self._concurrency)
@@ -84,6 +93,7 @@ class Client(Generic[AnyRuntime]):
         connections = self._runtime.connections
         return Stack(
             self._operations,
+            self._source,
             connections.http,
             connections.timeouts,
             self._deadline,

@@ -47,7 +47,11 @@ def open_store(
     `ConfigError`, which lists every setting that is wrong, and `TypeError` for a source that is
     none of these.
     """
-    stack = compose("open_store", source, settings)
+    return blocking_client(compose("open_store", source, settings))
+
+
+def blocking_client(stack: Stack) -> BlockStore:
+    """A client with connections of its own."""
     connections = Connections(stack.http, stack.timeouts)
     return BlockStore(
         stack.operations,
@@ -56,6 +60,7 @@ def open_store(
         deadline=stack.deadline,
         concurrency=stack.concurrency,
         cache=stack.cache,
+        source=stack.source,
     )
 
 
@@ -71,7 +76,11 @@ def compose(
         if isinstance(source, Store):
             return Stack(Operations(source))
         return source._stack()  # pyright: ignore[reportPrivateUsage]  # of its other client
-    config = load_config(_source(operation, source), settings, os.environ)
+    return stack_of(load_config(_source(operation, source), settings, os.environ))
+
+
+def stack_of(config: StoreConfig) -> Stack:
+    """What is below a client of the store that `config` describes. Raises `ConfigError`."""
     _refuse_eventlet()
     match config.selected:
         case S3Config() as s3:
@@ -79,16 +88,22 @@ def compose(
             from blockyard.s3.store import S3Store  # noqa: PLC0415
 
             store = _cached(S3Store(s3, credential_source(s3, os.environ)), config.cache)
-            operations = Operations(store, s3.in_flight)
-            return Stack(operations, s3.http, s3.timeouts, s3.timeouts.deadline, s3.concurrency)
+            return Stack(
+                Operations(store, s3.in_flight),
+                config,
+                s3.http,
+                s3.timeouts,
+                s3.timeouts.deadline,
+                s3.concurrency,
+            )
         case FileConfig() as file:
             from blockyard.stores.filesystem import FilesystemStore  # noqa: PLC0415
 
-            return Stack(Operations(_cached(FilesystemStore(file.path), config.cache)))
+            return Stack(Operations(_cached(FilesystemStore(file.path), config.cache)), config)
         case None:
             from blockyard.stores.memory import MemoryStore  # noqa: PLC0415
 
-            return Stack(Operations(_cached(MemoryStore(), config.cache)))
+            return Stack(Operations(_cached(MemoryStore(), config.cache)), config)
 
 
 def _cached(store: Store, cache: CacheConfig | None) -> Store:

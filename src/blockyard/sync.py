@@ -19,6 +19,7 @@ from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
 from blockyard.client import Client
+from blockyard.config import StoreConfig
 from blockyard.content.cleaning import CleanReport
 from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
 from blockyard.content.layout import ContentInfo
@@ -68,9 +69,15 @@ class BlockStore(Client[BlockingRuntime]):
         deadline: float | None,
         concurrency: int,
         cache: CacheUse = "use",
+        source: StoreConfig | None = None,
     ) -> None:
         super().__init__(
-            operations, runtime, deadline=deadline, concurrency=concurrency, cache=cache
+            operations,
+            runtime,
+            deadline=deadline,
+            concurrency=concurrency,
+            cache=cache,
+            source=source,
         )
         self._bulk = bulk
 
@@ -96,6 +103,7 @@ class BlockStore(Client[BlockingRuntime]):
             deadline=arguments.deadline(deadline, self._deadline),
             concurrency=arguments.concurrency(concurrency, self._concurrency),
             cache=arguments.cache_use(cache, self._cache),
+            source=self._source,
         )
 
     def write_block(

@@ -35,7 +35,7 @@ _S3_SETTINGS = settings_below(S3Config, ("s3",))
 _BY_OWN_NAME = {path[-1]: path for path in _S3_SETTINGS}
 """Every setting of an S3 store by its own name, which is unique in all sections."""
 
-_TOGETHER = (
+TOGETHER = (
     frozenset({"access_key", "secret_key", "session_token", "anonymous"}),
     frozenset({"client_cert", "client_key"}),
 )
@@ -82,9 +82,19 @@ def load_config(
             f"file or a StoreConfig, or set {STORE}"
         )
     try:
-        return StoreConfig(**_nest(merged))
+        return as_config(merged)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def as_config(layer: Layer) -> StoreConfig:
+    """The configuration that consists of `layer`. Raises `ConfigError`."""
+    return StoreConfig(**_nest(layer))
+
+
+def layers_of_environment(environ: Mapping[str, str]) -> list[Layer]:
+    """What the environment says by itself: of the store it names, and of any. The first wins."""
+    return [_read(None, environ)[0], environment_layer(environ)]
 
 
 def _by_own_name(kind: str, settings: Mapping[str, object], origin: str = "") -> Layer:
@@ -117,7 +127,7 @@ def _merge(layers: Iterable[Layer]) -> Layer:
     """Each setting from the first layer that has it."""
     merged: Layer = {}
     for layer in layers:
-        taken = [group for group in _TOGETHER if any(path[-1] in group for path in merged)]
+        taken = [group for group in TOGETHER if any(path[-1] in group for path in merged)]
         for path, given in layer.items():
             if given.value not in (None, "") and not any(path[-1] in group for group in taken):
                 _ = merged.setdefault(path, given)
@@ -152,7 +162,8 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
     for name in names:
         path = _NAMED.get(name, ("s3", name.removeprefix(_PREFIX).lower()))
         if environ.get(name):
-            _ = layer.setdefault(path, Given(environ[name], f"from {name}"))
+            given = Given(environ[name], f"from {name}", borrowed=True)
+            _ = layer.setdefault(path, given)
     return layer
 
 
@@ -166,12 +177,16 @@ def _read(source: Source, environ: Mapping[str, str]) -> tuple[Layer, str]:
     label = f"{STORE}: " if source is None else ""
     if "://" in name:
         try:
-            return _read_url(name), f"{label}store URL"
+            layer, where = _read_url(name), f"{label}store URL"
         except ValueError as error:
             raise ConfigError(f"store URL: {error}") from None
-    from blockyard.config.yaml_file import read_yaml  # noqa: PLC0415 - only files need yaml
+    else:
+        from blockyard.config.yaml_file import read_yaml  # noqa: PLC0415 - only files need yaml
 
-    return read_yaml(os.path.expanduser(name)), f"{label}{name}"
+        layer, where = read_yaml(os.path.expanduser(name)), f"{label}{name}"
+    if source is None:
+        layer = {path: given._replace(borrowed=True) for path, given in layer.items()}
+    return layer, where
 
 
 def _read_url(url: str) -> Layer:

@@ -54,10 +54,14 @@ class Secret:
 
 
 class Given(NamedTuple):
-    """A value for a setting, and where it came from; "" where the whole source is named."""
+    """A value for a setting, and where it came from; "" where the whole source is named.
+
+    What is `borrowed` from the environment may be another one in another process.
+    """
 
     value: object
     origin: str = ""
+    borrowed: bool = False
 
 
 class Setting(NamedTuple):
@@ -156,6 +160,10 @@ class Section:
         """The settings that this was made with, without those that were left out."""
         return {name: getattr(self, name) for name in vars(self)["_given"]}
 
+    def borrowed(self) -> frozenset[str]:
+        """The names of those among them that came from the environment."""
+        return vars(self)["_borrowed"]
+
     def conflicts(self, valid: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         """Settings that are wrong beside others, and why; `valid` has those that are right."""
         return ()
@@ -168,6 +176,7 @@ class Section:
             for name, value in settings.items()
         }
         valid["_given"] = frozenset(given)
+        valid["_borrowed"] = frozenset(name for name, value in given.items() if value.borrowed)
         for name, known in self.settings.items():
             value = given[name].value if name in given else known.default
             try:

@@ -1,0 +1,143 @@
+"""Clients in pickles: the configuration goes along, and the store is opened anew where it comes.
+
+A worker gets a client with each task. The clients that come for one configuration share one open
+store in a process, which keeps the last few: so the next task finds its connections and its cache.
+What can't be opened says so when it is first used, since a process pool that can't read a task
+hangs or breaks.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from blockyard.client import Client, Stack
+from blockyard.config import StoreConfig
+from blockyard.config.portable import Portable, portable
+from blockyard.context import CacheUse
+from blockyard.errors import BlockStoreError, UnsupportedError
+from blockyard.model import StoreStats
+from blockyard.opening import blocking_client, stack_of
+from blockyard.operations import Operations
+from blockyard.stores.base import Store
+from blockyard.stores.wrapper import WrapperStore
+
+_KEPT = 16
+"""How many stores that came in pickles a process keeps open."""
+
+Kind: TypeAlias = Literal["BlockStore", "AsyncBlockStore"]
+
+
+class InMemory(NamedTuple):
+    """A `memory://` store: which one, and the process that has it."""
+
+    token: str
+    process: int
+
+    def find(self) -> Operations:
+        """What the clients of the store share. Raises `UnsupportedError` where it is not."""
+        found = _in_memory.get(self.token)
+        if self.process != os.getpid():
+            raise UnsupportedError(
+                f"a memory:// store is in the memory of the process that opened it (pid "
+                f"{self.process}), and can't be used in another one: s3:// and file:// stores can"
+            )
+        if found is None:
+            raise UnsupportedError("the memory:// store is gone with its last client")
+        return found
+
+
+class PickledClient(NamedTuple):
+    """What is in the pickle of a client."""
+
+    kind: Kind
+    source: Portable | InMemory
+    deadline: float | None
+    concurrency: int
+    cache: CacheUse
+
+    def reopened(self) -> Client[Any]:
+        """The client again, of a store that others here may have open as well."""
+        try:
+            client = self._client()
+        except BlockStoreError as error:
+            client = _client_of(self.kind, Stack(Operations(_UnusableStore(error))))
+        return client.with_options(
+            deadline=self.deadline, concurrency=self.concurrency, cache=self.cache
+        )
+
+    def _client(self) -> Any:
+        """Raises a `BlockStoreError` that says why there is none."""
+        if isinstance(self.source, InMemory):
+            stack = Stack(self.source.find(), StoreConfig(type="memory"))
+            return _client_of(self.kind, stack)
+        known = self.kind, self.source
+        client = _kept.get(known)
+        if client is None or client.closed:
+            client = _kept[known] = _client_of(self.kind, _stack(self.source))
+            while len(_kept) > _KEPT:
+                _ = _kept.pop(next(iter(_kept)), None)
+        return client
+
+
+def pickled(stack: Stack, kind: str) -> PickledClient:
+    """A client for a pickle. Raises `TypeError`."""
+    if stack.source is None:
+        raise TypeError(
+            f"a {kind} over a Store of your own can't be pickled: pickle what it is made from"
+        )
+    source = portable(stack.source)
+    if stack.source.selected is None:
+        token = _tokens.setdefault(stack.operations, os.urandom(16).hex())
+        _in_memory[token] = stack.operations
+        source = InMemory(token, os.getpid())
+    return PickledClient(cast("Kind", kind), source, stack.deadline, stack.concurrency, stack.cache)
+
+
+_kept: dict[tuple[Kind, Portable], Any] = {}
+_tokens: WeakKeyDictionary[Operations, str] = WeakKeyDictionary()
+_in_memory: WeakValueDictionary[str, Operations] = WeakValueDictionary()
+
+
+def _stack(source: Portable) -> Stack:
+    """What is below a client: of the other kind's, if there is one."""
+    for kind in ("BlockStore", "AsyncBlockStore"):
+        other = _kept.get((kind, source))
+        if other is not None and not other.closed:
+            return other._stack()
+    return stack_of(source.load(os.environ))
+
+
+def _client_of(kind: Kind, stack: Stack) -> Any:
+    if kind == "BlockStore":
+        return blocking_client(stack)
+    from blockyard.aio import asyncio_client  # noqa: PLC0415 - which imports asyncio
+
+    return asyncio_client(stack)
+
+
+class _UnusableStore(WrapperStore):
+    """In the place of a store that can't be opened here: every operation says why."""
+
+    def __init__(self, why: BlockStoreError) -> None:
+        super().__init__(cast("Store", _Raising(why)))
+
+    @property
+    def name(self) -> str:
+        return "of a pickle, which can't be opened here"
+
+    def stats(self) -> StoreStats:
+        return StoreStats()
+
+    def close(self) -> None:
+        pass
+
+
+class _Raising:
+    def __init__(self, why: BlockStoreError) -> None:
+        self._why = type(why), why.args
+
+    def __getattr__(self, name: str) -> Any:
+        kind, arguments = self._why
+        raise kind(*arguments)

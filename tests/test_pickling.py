@@ -1,0 +1,283 @@
+"""Clients in pickles: the same store in another process, and no secret that was not given."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import multiprocessing
+import os
+import pickle
+import pickletools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blockyard
+from blockyard import pickling
+from blockyard.stores.memory import MemoryStore
+from tests.small_s3 import small_s3
+
+SECRET = "wJalrXUtnFEMI"
+GIVEN = {"access_key": "AKIA", "secret_key": SECRET, "region": "eu-west-1"}
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    for name in list(os.environ):
+        if name.startswith(("BLOCKYARD_", "AWS_")):
+            monkeypatch.delenv(name)
+    kept = dict(pickling._kept)
+    pickling._kept.clear()
+    yield
+    for client in pickling._kept.values():
+        if isinstance(client, blockyard.BlockStore):
+            client.close()
+    pickling._kept.clear()
+    pickling._kept.update(kept)
+
+
+def pickled_again(client: Any) -> Any:
+    return pickle.loads(pickle.dumps(client))
+
+
+def write_there(store: blockyard.BlockStore, key: str) -> int:
+    _ = store.write_block(key, b"from a worker")
+    return os.getpid()
+
+
+async def _write(store: blockyard.AsyncBlockStore, key: str) -> None:
+    _ = await store.write_block(key, b"from a worker")
+    await store.close()
+
+
+def write_there_async(store: blockyard.AsyncBlockStore, key: str) -> int:
+    asyncio.run(_write(store, key))
+    return os.getpid()
+
+
+def refused_there(store: blockyard.BlockStore) -> list[str]:
+    told: list[str] = []
+    calls: list[Callable[[], object]] = [
+        lambda: store.write_block("a", b"1"),
+        lambda: store.write_content("a", b"1"),
+        lambda: store.read_block("a"),
+        lambda: store.read_blocks(["a"]),
+        store.list_by_prefix,
+        lambda: store.delete_by_prefix("a", literal=True),
+        lambda: store.copy_block("a", "b"),
+        store.health_check,
+    ]
+    for call in calls:
+        try:
+            told.append(f"done: {call()}")
+        except blockyard.BlockStoreError as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return [repr(store), *told]
+
+
+def in_another(method: str, function: Callable[..., Any], *args: Any) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        return pool.submit(function, *args).result(60)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("write", [write_there, write_there_async])
+def test_a_worker_process_uses_the_same_store(
+    method: str, write: Callable[..., int], tmp_path: Path
+) -> None:
+    source = tmp_path.as_uri()
+    with blockyard.open_store(source) as store:
+        client: Any = store
+        if write is write_there_async:
+            client = asyncio.run(blockyard.open_async_store(source))
+        assert in_another(method, write, client, "a/b") != os.getpid()
+        assert store.read_block("a/b") == b"from a worker"
+
+
+def test_a_worker_process_writes_to_s3() -> None:
+    with small_s3() as server:
+        settings = {**GIVEN, "endpoint": server.url, "force_path_style": True}
+        with blockyard.open_store("s3://bucket/below", **settings) as store:
+            _ = in_another("spawn", write_there, store, "a")
+            assert store.read_block("a") == b"from a worker"
+
+
+def test_the_clients_of_one_process_share_a_store_until_it_is_closed(tmp_path: Path) -> None:
+    with blockyard.open_store(tmp_path.as_uri()) as store:
+        one, other = pickled_again(store), pickled_again(store.with_options(deadline=5))
+        assert one._runtime is other._runtime
+        assert one._operations is not store._operations
+        assert (one._deadline, other._deadline) == (None, 5)
+        one.close()
+        assert other.closed
+        assert not store.closed
+        again = pickled_again(store)
+        _ = again.write_block("a", b"1")
+        assert store.read_block("a") == b"1"
+
+
+def test_both_clients_of_a_pickled_store_share_it(tmp_path: Path) -> None:
+    async def call(store: blockyard.BlockStore) -> None:
+        asynchronous = await blockyard.open_async_store(store)
+        first, second = pickled_again(store), pickled_again(asynchronous)
+        assert type(second) is blockyard.AsyncBlockStore
+        assert first._operations is second._operations
+        await second.close()
+        assert first.closed
+
+    with blockyard.open_store(tmp_path.as_uri(), cache={"memory": "1MiB"}) as store:
+        asyncio.run(call(store))
+
+
+def test_options_go_along(tmp_path: Path) -> None:
+    with blockyard.open_store(tmp_path.as_uri(), cache={"memory": "1MiB"}) as store:
+        view = store.with_options(deadline=7.5, concurrency=3, cache="refresh")
+        again = pickled_again(view)
+        assert (again._deadline, again._concurrency, again._cache) == (7.5, 3, "refresh")
+        assert again.stats().cache is not None
+
+
+def test_every_setting_goes_along(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        **GIVEN,
+        "endpoint": "http://127.0.0.1:9",
+        "force_path_style": True,
+        "deadline": 9.0,
+        "connect": 2.0,
+        "verify_ranges": "covered",
+        "max_connections": 7,
+        "proxy": "http://user:password@127.0.0.1:8",
+        "cache": {"memory": "8MiB", "revalidate": "never"},
+        "in_flight": "32MiB",
+    }
+    with blockyard.open_store("s3://bucket/below", **settings) as store:
+        again = pickled_again(store)
+        assert again._source == store._source
+        assert again._runtime.connections.http == store._runtime.connections.http
+        assert again._runtime.connections.timeouts == store._runtime.connections.timeouts
+        assert again._operations.in_flight == 32 * 2**20
+        assert pickled_again(again)._source == store._source
+
+
+@pytest.mark.parametrize("name", ["BLOCKYARD_S3_SECRET_KEY", "BLOCKYARD_STORE"])
+def test_a_secret_of_the_environment_stays_there(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = None
+    if name == "BLOCKYARD_STORE":
+        monkeypatch.setenv(name, f"s3://bucket?access_key=AKIA&secret_key={SECRET}")
+    else:
+        source = "s3://bucket"
+        monkeypatch.setenv(name, SECRET)
+        monkeypatch.setenv("BLOCKYARD_S3_ACCESS_KEY", "AKIA")
+    with blockyard.open_store(source, region="eu-west-1") as store:
+        pickle_of_it = pickle.dumps(store)
+        assert SECRET.encode() not in pickle_of_it
+        assert pickle.loads(pickle_of_it)._source == store._source
+        monkeypatch.setenv("BLOCKYARD_STORE", "s3://bucket?access_key=OTHER&secret_key=other")
+        pickling._kept.clear()
+        other = pickle.loads(pickle_of_it)
+        assert other._source.s3.access_key == "OTHER"
+        assert other._source.s3.region == "eu-west-1"
+        other.close()
+        for gone in ("BLOCKYARD_STORE", "BLOCKYARD_S3_SECRET_KEY"):
+            monkeypatch.delenv(gone, raising=False)
+        pickling._kept.clear()
+        with pytest.raises(blockyard.ConfigError, match="BLOCKYARD_S3_SECRET_KEY: expected in"):
+            _ = pickle.loads(pickle_of_it).read_block("a")
+
+
+def test_a_secret_that_was_given_goes_along() -> None:
+    with blockyard.open_store("s3://bucket", **GIVEN) as store:
+        assert SECRET.encode() in pickle.dumps(store)
+        for shown in (repr(pickling.pickled(store._stack(), "BlockStore")), repr(pickling._kept)):
+            assert SECRET not in shown
+
+
+def test_credentials_of_the_chain_stay_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with small_s3() as server:
+        source = f"s3://bucket?endpoint={server.url}&force_path_style=true&region=us-east-1"
+        with blockyard.open_store(source) as store:
+            _ = store.write_block("a", b"1")
+            assert SECRET.encode() not in pickle.dumps(store)
+            assert pickled_again(store).read_block("a") == b"1"
+
+
+def test_a_memory_store_is_found_again_by_its_process() -> None:
+    with blockyard.open_store("memory://") as store:
+        again = pickled_again(store)
+        _ = again.write_block("a", b"1")
+        assert store.read_block("a") == b"1"
+        assert pickle.dumps(again) == pickle.dumps(store)
+        assert copy.deepcopy({"store": store})["store"].read_block("a") == b"1"
+
+
+def test_a_memory_store_is_not_kept_by_its_pickles() -> None:
+    store = blockyard.open_store("memory://")
+    pickle_of_it = pickle.dumps(store)
+    assert pickle.loads(pickle_of_it).list_by_prefix() == []
+    store.close()
+    del store
+    with pytest.raises(blockyard.UnsupportedError, match="gone with its last client"):
+        _ = pickle.loads(pickle_of_it).list_by_prefix()
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_memory_store_is_refused_elsewhere(method: str) -> None:
+    with blockyard.open_store("memory://") as store:
+        _ = store.write_block("a", b"1")
+        name, *told = in_another(method, refused_there, store)
+    assert name.startswith("<BlockStore of a pickle")
+    assert len(told) == 8
+    for each in told:
+        assert each.startswith("UnsupportedError: a memory:// store is in the memory of")
+        assert str(os.getpid()) in each
+
+
+def test_what_cannot_be_opened_there_is_said_on_use(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    _ = bundle.write_text("-----BEGIN CERTIFICATE-----")
+    with blockyard.open_store("s3://bucket", **GIVEN, ca_bundle=str(bundle)) as store:
+        pickle_of_it = pickle.dumps(store)
+    bundle.unlink()
+    again = pickle.loads(pickle_of_it)
+    with pytest.raises(blockyard.ConfigError, match="ca_bundle"):
+        _ = again.read_block("a")
+    again.close()
+
+
+def test_a_store_of_the_callers_own_is_not_pickled() -> None:
+    with (
+        blockyard.open_store(MemoryStore()) as store,
+        pytest.raises(TypeError, match="BlockStore over a Store of your own"),
+    ):
+        _ = pickle.dumps(store)
+
+
+def test_a_process_keeps_a_few_stores(tmp_path: Path) -> None:
+    for number in range(20):
+        with blockyard.open_store((tmp_path / str(number)).as_uri()) as store:
+            pickled_again(store).close()
+    assert len(pickling._kept) == pickling._KEPT
+
+
+def test_a_closed_store_can_be_pickled(tmp_path: Path) -> None:
+    store = blockyard.open_store(tmp_path.as_uri())
+    store.close()
+    _ = pickled_again(store).write_block("a", b"1")
+
+
+def test_pickles_name_what_stays_importable() -> None:
+    """Of the package's own, a pickle names one method and three classes."""
+    with blockyard.open_store("s3://bucket", **GIVEN) as store:
+        named = {
+            str(argument)
+            for opcode, argument, _ in pickletools.genops(pickle.dumps(store))
+            if opcode.name == "SHORT_BINUNICODE" and str(argument).startswith("blockyard")
+        }
+    assert named == {"blockyard.pickling", "blockyard.config.portable"}
