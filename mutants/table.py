@@ -35,6 +35,8 @@ _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
+_PICKLES = ("test_pickling.py",)
+_ZARR = ("ecosystem/test_zarr.py",)
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
@@ -44,7 +46,7 @@ MUTANTS = [
     Mutant(
         "signing: header names unsorted",
         "s3/signing.py",
-        'names = sorted(name for name in headers if name in _SIGNED or name.startswith("x-amz-"))',
+        'names = sorted([name for name in headers if name in _SIGNED or name.startswith("x-amz-")])',
         'names = [name for name in headers if name in _SIGNED or name.startswith("x-amz-")]',
         _SIGNING,
     ),
@@ -600,5 +602,40 @@ MUTANTS = [
         "_mark(temporary.file)\n    os.fsync(temporary.file)",
         "_mark(temporary.file)",
         _FOLDER,
+    ),
+    Mutant(
+        "pickles: a secret of the environment goes along",
+        "config/portable.py",
+        "if section.settings[name].secret and given[name]",
+        "if False",
+        _PICKLES,
+    ),
+    Mutant(
+        "pickles: a memory store of another process taken for this one's",
+        "pickling.py",
+        "if self.process != os.getpid():",
+        "if False:",
+        _PICKLES,
+    ),
+    Mutant(
+        "zarr: metadata of a cached hierarchy never asked for again",
+        "zarr.py",
+        '(key, lifetime="mutable")',
+        "(key)",
+        _ZARR,
+    ),
+    Mutant(
+        "zarr: a missing value of many taken for an empty one",
+        "zarr.py",
+        "if None in results.values():",
+        "if False:",
+        _ZARR,
+    ),
+    Mutant(
+        "contents: errors without the attempts that may come about",
+        "content/register.py",
+        "error.unknown_attempts = change.unknown_attempts",
+        "pass",
+        _CONTENT_FAULTS,
     ),
 ]

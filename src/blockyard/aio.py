@@ -24,7 +24,7 @@ from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
 from blockyard.content.writing import WriteOptions
-from blockyard.context import CacheUse, Context
+from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
     BlockInfo,
@@ -109,6 +109,7 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         suffix: int | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        lifetime: Lifetime = "default",
     ) -> tuple[bytes, BlockInfo]:
         """See `BlockStore.read_block_with_info`."""
         return await self._operations.read_block_with_info(
@@ -119,6 +120,7 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
             suffix=suffix,
             if_match=if_match,
             if_none_match=if_none_match,
+            lifetime=lifetime,
         )
 
     async def read_blocks(self, keys: Iterable[str]) -> list[bytes]:

@@ -20,7 +20,7 @@ from operator import index
 from typing import TypeVar, cast
 
 from blockyard.buffer import Buffer
-from blockyard.context import CacheUse
+from blockyard.context import CacheUse, Lifetime
 from blockyard.errors import BlockTooLargeError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
 from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS
@@ -270,6 +270,16 @@ def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
             f"with_options: cache: expected use, bypass or refresh, got {_shown(found)}"
         )
     return cast("CacheUse", found)
+
+
+def lifetime(operation: str, value: Lifetime) -> Lifetime:
+    """How long a cache may answer a read. Raises `TypeError`, `ValueError`."""
+    found = text(operation, value, "lifetime")
+    if found not in {"default", "immutable", "mutable"}:
+        raise ValueError(
+            f"{operation}: lifetime: expected default, immutable or mutable, got {_shown(found)}"
+        )
+    return cast("Lifetime", found)
 
 
 def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:

@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 
 
 CacheUse = Literal["use", "bypass", "refresh"]
+Lifetime = Literal["default", "immutable", "mutable"]
 
 
 class Origin(NamedTuple):

@@ -31,19 +31,22 @@ class MergedRead:
     indices: list[int]
     """Which of the ranges that were requested."""
 
-    def takes(self, offset: int, length: int) -> bool:
-        """Whether a range that begins no earlier was added."""
+    def takes(self, offset: int, length: int, gap: int, most: int) -> bool:
+        """Whether a range that begins no earlier was added: see `merged`."""
         assert self.length is not None  # noqa: S101 - `merged` adds to no other
         end = self.offset + self.length
         longer = max(end, offset + length) - self.offset
-        if offset > end + _GAP or (longer > _MOST and longer > self.length):
+        if offset > end + gap or (longer > most and longer > self.length):
             return False
         self.length = longer
         return True
 
 
-def merged(ranges: Sequence[Range]) -> list[MergedRead]:
-    """The reads for `ranges`, in the order of the first range of each."""
+def merged(ranges: Sequence[Range], gap: int = _GAP, most: int = _MOST) -> list[MergedRead]:
+    """The reads for `ranges`, in the order of the first range of each.
+
+    Those at most `gap` bytes apart are read together, `most` bytes at once.
+    """
     by_key: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
     reads: list[MergedRead] = []
     for index, (key, offset, length) in enumerate(ranges):
@@ -55,7 +58,7 @@ def merged(ranges: Sequence[Range]) -> list[MergedRead]:
         of_one_block.sort()
         last: MergedRead | None = None
         for offset, length, index in of_one_block:
-            if last is not None and last.takes(offset, length):
+            if last is not None and last.takes(offset, length, gap, most):
                 last.indices.append(index)
             else:
                 last = MergedRead(key, offset, length, [index])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
-from blockyard.context import Context, UserItems
+from blockyard.context import Context, Lifetime, UserItems
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
@@ -132,6 +132,7 @@ class Operations:
         suffix: int | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        lifetime: Lifetime = "default",
     ) -> tuple[bytes, BlockInfo]:
         operation = "read_block_with_info"
         self.check_open(operation, ctx)
@@ -143,6 +144,7 @@ class Operations:
             if_match=arguments.etag(operation, if_match, "if_match"),
             if_none_match=arguments.etag(operation, if_none_match, "if_none_match"),
             operation=operation,
+            lifetime=arguments.lifetime(operation, lifetime),
         )
         if request.suffix is None and (begin or length is not None):
             request.offset, request.length = begin, length

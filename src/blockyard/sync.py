@@ -28,7 +28,7 @@ from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
 from blockyard.content.writing import WriteOptions
-from blockyard.context import CacheUse, Context
+from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import PageIterator
 from blockyard.model import (
     BlockInfo,
@@ -162,6 +162,7 @@ class BlockStore(Client[BlockingRuntime]):
         suffix: int | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        lifetime: Lifetime = "default",
     ) -> tuple[bytes, BlockInfo]:
         """The bytes of a block, or a range of them, and what block they are of, in one request.
 
@@ -169,6 +170,8 @@ class BlockStore(Client[BlockingRuntime]):
         asks for that many bytes at its end instead, all of a shorter block. `if_match` and
         `if_none_match` are ETags, as `BlockInfo.etag` has them: raises `PreconditionFailedError`
         when the block has another than the one, `NotModifiedError` when it has the other.
+        `lifetime` is for a cache in front: an "immutable" block is never written twice, so it is
+        not asked for again; a "mutable" one is, even where `revalidate` is never.
         Raises `BlockNotFoundError`, `InvalidRangeError`.
         https://www.rfc-editor.org/rfc/rfc9110#name-conditional-requests
         """
@@ -181,6 +184,7 @@ class BlockStore(Client[BlockingRuntime]):
                 suffix=suffix,
                 if_match=if_match,
                 if_none_match=if_none_match,
+                lifetime=lifetime,
             )
         )
 

@@ -48,6 +48,7 @@ ARGUMENTS: dict[str, Any] = {
     "ranges": [("a", 1, 2)],
     "blocks": [("a", b"1")],
     "if_absent": True,
+    "lifetime": "mutable",
     "literal": True,
     "dry_run": True,
     "raise_on_failure": False,

@@ -42,6 +42,7 @@ PAGES = {
         "docs/guarantees.md",
         "docs/services.md",
         "docs/testing-your-code.md",
+        "docs/zarr.md",
     )
 }
 """What users read. The code of each page runs by itself, from its top to its end."""

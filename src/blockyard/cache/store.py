@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
 from blockyard.cache.tier import MUST_WAIT, DiskTier, Pages, span_within
-from blockyard.context import Context
+from blockyard.context import Context, Lifetime
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
@@ -47,7 +47,6 @@ from blockyard.model import (
 from blockyard.process import PerProcess
 from blockyard.s3.integrity import SMALLEST_PAGE, page_size
 from blockyard.stores.base import (
-    Lifetime,
     ReadRequest,
     Store,
     WriteRequest,

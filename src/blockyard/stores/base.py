@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from blockyard.context import Context
+from blockyard.context import Context, Lifetime
 from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
 from blockyard.keys import range_past_end
 from blockyard.model import (
@@ -28,8 +28,6 @@ from blockyard.model import (
     Page,
     StoreStats,
 )
-
-Lifetime = Literal["default", "immutable", "mutable"]
 
 
 @dataclass(slots=True)

@@ -191,16 +191,20 @@ class AsyncioRuntime(NetworkRuntime):
         self._pollers.here().abandon()
         self.connections.here().abandon()
 
-    def __del__(self) -> None:
-        """Dropped without `close`: no call is under way, since one would hold this."""
+    def drop(self) -> bool:
+        """Close everything, where no call is under way; whether there were connections."""
         if self._closed or sys.is_finalizing():
-            return
+            return False
         self._closed = True
         self._threads.close()
         self._workers.close()
         self._receivers.close()
         self._pollers.here().drop()
-        if self.connections.here().close():
+        return self.connections.here().close()
+
+    def __del__(self) -> None:
+        """Dropped without `close`: no call is under way, since one would hold this."""
+        if self.drop():
             warn_of_drop()
 
     def _user_thread(

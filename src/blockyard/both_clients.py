@@ -1,0 +1,75 @@
+"""Both clients of one store, for what has blocking and asyncio methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from blockyard.aio import AsyncBlockStore, open_async_store
+from blockyard.client import Client
+from blockyard.config.loading import Source
+from blockyard.opening import open_store
+from blockyard.stores.base import Store
+from blockyard.sync import BlockStore
+from blockyard.transport.blocking import run_to_end
+
+
+class BothClients:
+    """The clients of the store that `source` names; equal where they are of the same store.
+
+    A client that is given stays the caller's, to close as well. Pickles as a client does.
+    """
+
+    def __init__(
+        self, source: Source | Store | Client[Any], settings: Mapping[str, Any] = {}
+    ) -> None:
+        self._given = source if isinstance(source, Client) else None
+        self._asyncio = source if isinstance(source, AsyncBlockStore) else None
+        if isinstance(source, BlockStore) and not settings:
+            self.blocking = source
+        else:
+            self.blocking = open_store(source, **settings)
+
+    @property
+    def asyncio(self) -> AsyncBlockStore:
+        """The asyncio client, for any event loop."""
+        if self._asyncio is None:
+            self._asyncio = run_to_end(open_async_store(self.blocking))
+        return self._asyncio
+
+    def close(self) -> None:
+        """Close the store, unless it was given, and the connections of what was made for it."""
+        if self._given is None:
+            self.blocking.close()
+        self._let_go()
+
+    def __del__(self) -> None:
+        if hasattr(self, "blocking"):  # else nothing could be opened
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the connections of the client that was made beside another one."""
+        if self.blocking is not self._given is not None:
+            self.blocking._runtime.close()  # pyright: ignore[reportPrivateUsage]
+        if self._asyncio is not None and self._asyncio is not self._given:
+            _ = self._asyncio._runtime.drop()  # pyright: ignore[reportPrivateUsage]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BothClients) and (
+            self.blocking is other.blocking or self._pickled() == other._pickled()
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BothClients, (self.blocking,)
+
+    def __repr__(self) -> str:
+        return repr(self.blocking)
+
+    def _pickled(self) -> object:
+        """What tells this store from others."""
+        try:
+            return self.blocking.__reduce__()
+        except TypeError:  # of a Store of the caller's own
+            return self.blocking._operations  # pyright: ignore[reportPrivateUsage]
