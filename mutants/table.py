@@ -35,6 +35,7 @@ _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
+_OPTIONS = ("s3/test_object_headers.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
@@ -46,8 +47,8 @@ MUTANTS = [
     Mutant(
         "signing: header names unsorted",
         "s3/signing.py",
-        'names = sorted([name for name in headers if name in _SIGNED or name.startswith("x-amz-")])',
-        'names = [name for name in headers if name in _SIGNED or name.startswith("x-amz-")]',
+        "names = sorted([name for name in headers if",
+        "names = list([name for name in headers if",
         _SIGNING,
     ),
     Mutant(
@@ -637,5 +638,26 @@ MUTANTS = [
         "error.unknown_attempts = change.unknown_attempts",
         "pass",
         _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "options: a copy without the encryption",
+        "s3/object_headers.py",
+        '"storage_class", "encryption", "kms_key_id"',
+        '"storage_class", "kms_key_id"',
+        _OPTIONS,
+    ),
+    Mutant(
+        "options: the key of the store's KMS beside another encryption",
+        "s3/object_headers.py",
+        'if "encryption" in given:',
+        "if False:",
+        _OPTIONS,
+    ),
+    Mutant(
+        "options: more metadata than fits",
+        "s3/writing.py",
+        "if size > METADATA_LIMIT:",
+        "if size > 2 * METADATA_LIMIT:",
+        _OPTIONS,
     ),
 ]

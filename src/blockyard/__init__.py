@@ -55,6 +55,7 @@ from blockyard.model import (
     FolderListing,
     HealthReport,
     Page,
+    PresignedRequest,
     StoreStats,
     VerifyReport,
 )
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         FileConfig,
         HttpConfig,
         IntegrityConfig,
+        PutConfig,
         S3Config,
         StoreConfig,
         TimeoutConfig,
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from blockyard.content.transfers import Progress
     from blockyard.context import Context
     from blockyard.opening import open_store
+    from blockyard.put_options import PutOptions
     from blockyard.stores.base import ListRequest, ReadRequest, Store
     from blockyard.stores.wrapper import WrapperStore
     from blockyard.sync import BlockStore
@@ -130,8 +133,11 @@ __all__ = [
     "Page",
     "PartialDeleteError",
     "PreconditionFailedError",
+    "PresignedRequest",
     "Progress",
     "ProtocolError",
+    "PutConfig",
+    "PutOptions",
     "ReadRequest",
     "S3Config",
     "S3Error",
@@ -168,6 +174,8 @@ _LATER = {
     "IntegrityConfig": "blockyard.config",
     "Leftover": "blockyard.content.cleaning",
     "ListRequest": "blockyard.stores.base",
+    "PutConfig": "blockyard.config",
+    "PutOptions": "blockyard.put_options",
     "Progress": "blockyard.content.transfers",
     "ReadRequest": "blockyard.stores.base",
     "S3Config": "blockyard.config",

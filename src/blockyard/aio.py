@@ -32,10 +32,13 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
+    Method,
+    PresignedRequest,
     VerifyReport,
 )
 from blockyard.opening import compose
 from blockyard.operations import BulkRead
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
@@ -82,10 +85,11 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         *,
         if_absent: bool = False,
         if_match: str | None = None,
+        options: PutOptions | None = None,
     ) -> BlockInfo:
         """See `BlockStore.write_block`."""
         return await self._operations.write_block(
-            self._context(), key, data, if_absent=if_absent, if_match=if_match
+            self._context(), key, data, if_absent=if_absent, if_match=if_match, options=options
         )
 
     async def read_block(self, key: str) -> bytes:
@@ -133,9 +137,12 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         ctx = self._context()
         return await self._read_many(ctx, self._operations.read_block_ranges(ctx, ranges))
 
-    async def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
+    async def write_blocks(
+        self, blocks: Iterable[tuple[str, Buffer]], *, options: PutOptions | None = None
+    ) -> list[BlockInfo]:
         """See `BlockStore.write_blocks`."""
-        return await self._run_many(self._operations.write_blocks(self._context(), blocks))
+        write = self._operations.write_blocks(self._context(), blocks, options=options)
+        return await self._run_many(write)
 
     async def stat_block(self, key: str) -> BlockInfo:
         """See `BlockStore.stat_block`."""
@@ -148,6 +155,19 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
     async def copy_block(self, source_key: str, target_key: str) -> CopyResult:
         """See `BlockStore.copy_block`."""
         return await self._operations.copy_block(self._context(), source_key, target_key)
+
+    async def presign(
+        self,
+        key: str,
+        method: Method = "GET",
+        expires: float = 3600,
+        *,
+        options: PutOptions | None = None,
+    ) -> PresignedRequest:
+        """See `BlockStore.presign`."""
+        return await self._operations.presign(
+            self._context(), key, method, expires, options=options
+        )
 
     async def delete_block(self, key: str, *, if_match: str | None = None) -> None:
         """See `BlockStore.delete_block`."""

@@ -17,13 +17,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Set
 from enum import Enum
 from inspect import iscoroutinefunction
 from operator import index
-from typing import TypeVar, cast
+from typing import TypeVar, cast, get_args
 
 from blockyard.buffer import Buffer
 from blockyard.context import CacheUse, Lifetime
 from blockyard.errors import BlockTooLargeError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
-from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS
+from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, Method
+from blockyard.put_options import PutOptions
 
 Item = TypeVar("Item")
 
@@ -280,6 +281,27 @@ def lifetime(operation: str, value: Lifetime) -> Lifetime:
             f"{operation}: lifetime: expected default, immutable or mutable, got {_shown(found)}"
         )
     return cast("Lifetime", found)
+
+
+def presigned(operation: str, method: Method, expires: float) -> tuple[Method, int]:
+    """What a presigned request does, and for how many seconds. Raises `TypeError`, `ValueError`."""
+    if method not in get_args(Method):
+        known = ", ".join(get_args(Method))
+        raise ValueError(f"{operation}: method: expected {known}, got {_shown(method)}")
+    if isinstance(expires, bool) or not isinstance(expires, int | float):
+        raise unsuitable(operation, "expires", "a number of seconds", expires)
+    if not 1 <= expires <= MAX_SECONDS:  # nan is neither
+        raise ValueError(
+            f"{operation}: expires: expected 1 to {MAX_SECONDS} seconds, got {_shown(expires)}"
+        )
+    return method, int(expires)
+
+
+def put_options(operation: str, value: PutOptions | None) -> PutOptions | None:
+    """How a block is to be stored, or None. Raises `TypeError`."""
+    if value is None or isinstance(value, PutOptions):
+        return value
+    raise unsuitable(operation, "options", "PutOptions", value)
 
 
 def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:

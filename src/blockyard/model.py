@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from blockyard.errors import BlockStoreError, PartialDeleteError
 
@@ -43,13 +43,36 @@ class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this i
     """What a store knows of a block without reading it.
 
     `size` is in bytes; `etag` comes without quotes and changes when the content does;
-    `last_modified` is in UTC, and None where the service did not say (a write's reply).
+    `last_modified` is in UTC, and None where the service did not say (a write's reply). The rest
+    `stat_block` alone tells: `metadata` of the caller's own (None where it was not told),
+    `content_type` and `storage_class` ("" there).
     """
 
     key: str
     size: int
     etag: str
     last_modified: datetime | None = None
+    metadata: Mapping[str, str] | None = None
+    content_type: str = ""
+    storage_class: str = ""
+
+
+Method: TypeAlias = Literal["GET", "HEAD", "PUT", "DELETE"]
+"""What a presigned request may do."""
+
+
+class PresignedRequest(NamedTuple):
+    """A request that whoever has it may send: `method` and `url`, and the `headers` that it needs.
+
+    Its `repr` hides the signature, which is as good as a key for as long as it holds.
+    """
+
+    method: Method
+    url: str
+    headers: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"PresignedRequest({self.method!r}, {self.url.partition('?')[0]!r})"
 
 
 class CopyResult(NamedTuple):

@@ -34,9 +34,18 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
+    Method,
     Page,
+    PresignedRequest,
 )
-from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
+from blockyard.put_options import PutOptions
+from blockyard.stores.base import (
+    ListRequest,
+    PresignRequest,
+    ReadRequest,
+    Store,
+    WriteRequest,
+)
 
 Result = TypeVar("Result")
 
@@ -89,6 +98,7 @@ class Operations:
         *,
         if_absent: bool = False,
         if_match: str | None = None,
+        options: PutOptions | None = None,
     ) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("write_block", ctx)
         key = arguments.key("write_block", key)
@@ -97,7 +107,8 @@ class Operations:
         match = arguments.etag("write_block", if_match, "if_match")
         if absent and match is not None:
             raise ValueError(f"write_block {key!r}: if_match: expected no if_absent with it")
-        return self.store.write(ctx, WriteRequest(key, block, absent, match))
+        given = arguments.put_options("write_block", options)
+        return self.store.write(ctx, WriteRequest(key, block, absent, match, given))
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
         self.check_open("read_block", ctx)
@@ -223,17 +234,39 @@ class Operations:
             found[index] = piece
 
     def write_blocks(
-        self, ctx: Context, blocks: Iterable[tuple[str, Buffer]]
+        self,
+        ctx: Context,
+        blocks: Iterable[tuple[str, Buffer]],
+        *,
+        options: PutOptions | None = None,
     ) -> Coroutine[Any, Any, list[BlockInfo]]:
         self.check_open("write_blocks", ctx)
+        options = arguments.put_options("write_blocks", options)
         given = arguments.blocks("write_blocks", blocks)
         if not isinstance(given, list):
             given = UserItems(given, ctx.deadline, _size, self.in_flight)
-        return ctx.gather(lambda block: self._write_one(ctx, *block), given, in_turn=_key)
+        return ctx.gather(lambda block: self._write_one(ctx, *block, options), given, in_turn=_key)
 
     def stat_block(self, ctx: Context, key: str) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("stat_block", ctx)
         return self.store.stat_block(ctx, arguments.key("stat_block", key))
+
+    async def presign(
+        self,
+        ctx: Context,
+        key: str,
+        method: Method = "GET",
+        expires: float = 3600,
+        *,
+        options: PutOptions | None = None,
+    ) -> PresignedRequest:
+        self.check_open("presign", ctx)
+        key = arguments.key("presign", key)
+        method, seconds = arguments.presigned("presign", method, expires)
+        given = arguments.put_options("presign", options)
+        if given is not None and method != "PUT":
+            raise ValueError(f"presign {key!r}: options: expected none for a {method}")
+        return await self.store.presign(ctx, PresignRequest(key, method, seconds, given))
 
     async def block_exists(self, ctx: Context, key: str) -> bool:
         self.check_open("block_exists", ctx)
@@ -390,10 +423,10 @@ class Operations:
             raise StoreClosedError(f"{operation}: the store is closed")
 
     def _write_one(
-        self, ctx: Context, key: str, data: bytes | memoryview
+        self, ctx: Context, key: str, data: bytes | memoryview, options: PutOptions | None
     ) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("write_blocks", ctx)
-        return self.store.write(ctx, WriteRequest(key, data))
+        return self.store.write(ctx, WriteRequest(key, data, options=options))
 
     async def _fetch_page(self, request: ListRequest, ctx: Context) -> Fetched[BlockInfo]:
         page = await self.list_page(ctx, request)

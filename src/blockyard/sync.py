@@ -36,9 +36,12 @@ from blockyard.model import (
     DeleteResult,
     FolderListing,
     HealthReport,
+    Method,
+    PresignedRequest,
     VerifyReport,
 )
 from blockyard.operations import BulkRead, Operations
+from blockyard.put_options import PutOptions
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
 
@@ -113,6 +116,7 @@ class BlockStore(Client[BlockingRuntime]):
         *,
         if_absent: bool = False,
         if_match: str | None = None,
+        options: PutOptions | None = None,
     ) -> BlockInfo:
         """Store `data` (any contiguous buffer, up to `MAX_BLOCK_SIZE` bytes) under `key`.
 
@@ -121,12 +125,13 @@ class BlockStore(Client[BlockingRuntime]):
         `BlockInfo.etag` has it: raises `PreconditionFailedError` when it has another,
         `BlockNotFoundError` when there is none. Neither of these two has changed anything; when a
         reply was lost and it can't be told whether the write was done, a `TransportError` says so.
-        Raises `UnsupportedError` where the service ignores the condition.
+        Raises `UnsupportedError` where the service ignores the condition, and where a folder or
+        memory has no place for something of `options`, which say how the block is to be stored.
         https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
         """
         return run_to_end(
             self._operations.write_block(
-                self._context(), key, data, if_absent=if_absent, if_match=if_match
+                self._context(), key, data, if_absent=if_absent, if_match=if_match, options=options
             )
         )
 
@@ -196,17 +201,21 @@ class BlockStore(Client[BlockingRuntime]):
         """Many ranges `(key, offset, length)` at once, in request order."""
         return self._read_many(self._operations.read_block_ranges(self._context(), ranges))
 
-    def write_blocks(self, blocks: Iterable[tuple[str, Buffer]]) -> list[BlockInfo]:
+    def write_blocks(
+        self, blocks: Iterable[tuple[str, Buffer]], *, options: PutOptions | None = None
+    ) -> list[BlockInfo]:
         """Store many blocks `(key, data)` at once, drawn from an iterator as places free up.
 
         No more is drawn while those in flight hold `in_flight` bytes (64 MiB). The first error is
         raised; blocks written before it stay. Of several blocks with one key the last is what is
-        stored: each is written when the one before it has been.
+        stored: each is written when the one before it has been. `options` are for all of them.
         """
-        return self._run_many(self._operations.write_blocks, blocks)
+        return self._run_many(partial(self._operations.write_blocks, options=options), blocks)
 
     def stat_block(self, key: str) -> BlockInfo:
-        """Size, ETag and time of the block. Raises `BlockNotFoundError`.
+        """Size, ETag and time of the block, its metadata, content type and storage class.
+
+        Raises `BlockNotFoundError`.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
         """
@@ -224,6 +233,26 @@ class BlockStore(Client[BlockingRuntime]):
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         """
         return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
+
+    def presign(
+        self,
+        key: str,
+        method: Method = "GET",
+        expires: float = 3600,
+        *,
+        options: PutOptions | None = None,
+    ) -> PresignedRequest:
+        """A request of the block that anybody may send within `expires` seconds, up to a week.
+
+        `method` is GET, HEAD, PUT or DELETE; `options` are for a PUT. The headers of the result
+        have to be sent with it as they are, and are none for most stores. Nothing is sent, and
+        nothing is checked: the credentials may run out before. Raises `UnsupportedError` for a
+        store that is not S3, or unsigned.
+        https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+        """
+        return run_to_end(
+            self._operations.presign(self._context(), key, method, expires, options=options)
+        )
 
     def delete_block(self, key: str, *, if_match: str | None = None) -> None:
         """Delete the block; no error when it is absent.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from blockyard import PutOptions
 from blockyard.aio import AsyncBlockStore
 from blockyard.client import Client
 from blockyard.config import HttpConfig, TimeoutConfig
@@ -49,6 +50,9 @@ ARGUMENTS: dict[str, Any] = {
     "blocks": [("a", b"1")],
     "if_absent": True,
     "lifetime": "mutable",
+    "method": "PUT",
+    "expires": 60,
+    "options": PutOptions(),
     "literal": True,
     "dry_run": True,
     "raise_on_failure": False,

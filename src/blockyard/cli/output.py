@@ -54,9 +54,12 @@ def row(listed: BlockInfo | ContentEntry) -> str:
 
 
 def json_row(listed: BlockInfo | ContentEntry) -> str:
-    """One line of `ls --json`."""
+    """One line of `ls --json`, with what a listing tells."""
     modified = listed.last_modified.isoformat() if listed.last_modified else None
-    return json.dumps({**listed._asdict(), "last_modified": modified})
+    told = listed._asdict()
+    if isinstance(listed, BlockInfo):
+        told = {"key": listed.key, "size": listed.size, "etag": listed.etag}
+    return json.dumps({**told, "last_modified": modified})
 
 
 def watched() -> bool:

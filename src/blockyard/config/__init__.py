@@ -12,7 +12,8 @@ from blockyard.config.sections import Secret, Section, seconds, section, setting
 from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
 from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
-from blockyard.s3.endpoints import bucket_problem, checked_region, normal_endpoint
+from blockyard.put_options import Acl, Encryption
+from blockyard.s3.endpoints import bucket_problem, checked_region, is_loopback, normal_endpoint
 
 SignPayload = Literal["auto", "always", "never"]
 VerifyRanges = Literal["widen", "covered", "off"]
@@ -85,6 +86,41 @@ class IntegrityConfig(Section, yaml_path="block_store.s3.integrity"):
     )
 
 
+class PutConfig(Section, yaml_path="block_store.s3.put"):
+    """How objects are stored, unless a write's own `PutOptions` say otherwise."""
+
+    storage_class: str = setting(
+        "a storage class such as STANDARD_IA", check=values.storage_class, default=""
+    )
+    encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = setting(
+        "AES256 (by keys of the service), aws:kms or aws:kms:dsse (by a key in KMS)",
+        one_of("", *get_args(Encryption)),
+        default="",
+    )
+    kms_key_id: str = setting("the id or ARN of a key in KMS", check=values.header, default="")
+    customer_key: SecretField = setting(
+        "the base64 of a key of 32 bytes, which every request about an object then needs",
+        check=values.customer_key,
+        default=Secret(),
+    )
+    acl: Literal["", Acl] = setting(
+        f"a canned ACL: {', '.join(get_args(Acl))}", one_of("", *get_args(Acl)), default=""
+    )
+    content_type: str = setting(
+        "a media type such as application/octet-stream", check=values.header, default=""
+    )
+    cache_control: str = setting(
+        "what Cache-Control says, such as max-age=3600", check=values.header, default=""
+    )
+
+    def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        encryption = valid.get("encryption")
+        if valid.get("kms_key_id") and encryption in {"", "AES256"}:
+            yield "kms_key_id", "encryption is not aws:kms or aws:kms:dsse"
+        if valid.get("customer_key") and encryption:
+            yield "customer_key", "encryption is given as well"
+
+
 class S3Config(Section, yaml_path="block_store.s3"):
     """One bucket, or the keys below `key_prefix` in it.
 
@@ -147,12 +183,23 @@ class S3Config(Section, yaml_path="block_store.s3"):
         within(MIB, MIB * MIB, size),
         default=DEFAULT_IN_FLIGHT,
     )
+    request_payer: bool = setting(
+        "true (whoever sends a request pays for it, as such buckets want it) or false",
+        flag,
+        default=False,
+    )
+    expected_bucket_owner: str = setting(
+        "the id of the account that has to own the bucket, of 12 digits",
+        check=values.owner,
+        default="",
+    )
     hedge_reads: bool = setting(
         "true (a read whose first byte is late is requested again on another connection, at most "
         "one in twenty) or false",
         flag,
         default=False,
     )
+    put: PutConfig = section(PutConfig, default=PutConfig())
     integrity: IntegrityConfig = section(IntegrityConfig, default=IntegrityConfig())
     timeouts: TimeoutConfig = section(TimeoutConfig, default=TimeoutConfig())
     http: HttpConfig = section(HttpConfig, default=HttpConfig())
@@ -172,6 +219,9 @@ class S3Config(Section, yaml_path="block_store.s3"):
             yield "secret_key", "access_key and secret_key go together, and one is missing"
         if access_key == "" and valid.get("session_token"):
             yield "session_token", "access_key and secret_key are missing"
+        own_key = getattr(valid.get("put"), "customer_key", None)
+        if own_key and (anywhere or "").startswith("http://") and not is_loopback(anywhere):
+            yield "put", "customer_key would be sent unencrypted to an http:// endpoint"
         if access_key and valid.get("anonymous"):
             yield "anonymous", "access_key is given as well"
 
@@ -279,6 +329,16 @@ class Settings(TypedDict, total=False):
     client_cert: str | None
     client_key: str | None
     proxy: str | Secret | None
+    request_payer: bool | None
+    expected_bucket_owner: str | None
+    storage_class: str | None
+    encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] | None
+    kms_key_id: str | None
+    customer_key: str | Secret | None
+    acl: Literal["", Acl] | None
+    content_type: str | None
+    cache_control: str | None
+    put: PutConfig | Mapping[str, Any] | None
     integrity: IntegrityConfig | Mapping[str, Any] | None
     timeouts: TimeoutConfig | Mapping[str, Any] | None
     http: HttpConfig | Mapping[str, Any] | None

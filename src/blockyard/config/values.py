@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ Reader = Callable[[Any], Any]
 _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromkeys(
     ["false", "f", "no", "n", "off", "0"], False
 )
+_ACCOUNT = re.compile(r"[0-9]{12}")
+_STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]*")
+_HEADER = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _ONE_WORD = re.compile(r"[!-~]*")
 
 
@@ -109,6 +113,39 @@ def token(text: str) -> str:
     _refuse_masked(text)
     if not _ONE_WORD.fullmatch(text):
         raise ValueError("only printable ASCII without spaces is allowed")
+    return text
+
+
+def customer_key(text: str) -> str:
+    """The base64 of 32 bytes."""
+    _refuse_masked(text)
+    try:
+        size = len(b64decode(text, validate=True))
+    except ValueError:
+        size = -1
+    if text and size != 32:
+        raise ValueError("it is not the base64 of 32 bytes")
+    return text
+
+
+def owner(text: str) -> str:
+    """An AWS account's id."""
+    if text and not _ACCOUNT.fullmatch(text):
+        raise ValueError("an account's id has 12 digits")
+    return text
+
+
+def storage_class(text: str) -> str:
+    """A storage class by the name that S3 has for it."""
+    if text and not _STORAGE_CLASS.fullmatch(text):
+        raise ValueError("its name has capital letters, digits and _")
+    return text
+
+
+def header(text: str) -> str:
+    """The value of a header."""
+    if text and not _HEADER.fullmatch(text):
+        raise ValueError("it has to be printable ASCII, without blanks at its ends")
     return text
 
 

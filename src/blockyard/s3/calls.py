@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import TypeVar
@@ -26,14 +26,16 @@ from blockyard.errors import (
     S3Error,
     ThrottledError,
     TransportError,
+    UnsupportedError,
 )
-from blockyard.model import StoreStats
+from blockyard.model import PresignedRequest, StoreStats
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.endpoints import Address
 from blockyard.s3.error_responses import error_from, retry_after
 from blockyard.s3.listing import PageRequest, list_keys
+from blockyard.s3.object_headers import ObjectHeaders
 from blockyard.s3.recovery import Capabilities, Recovery, Site
-from blockyard.s3.requests import list_objects
+from blockyard.s3.requests import list_objects, object_path
 from blockyard.s3.retry import (
     Hedging,
     RateLimiter,
@@ -43,6 +45,7 @@ from blockyard.s3.retry import (
 )
 from blockyard.s3.signing import EMPTY_SHA256
 from blockyard.s3.xml import MAX_REPLY
+from blockyard.stores.base import PresignRequest
 
 Result = TypeVar("Result")
 
@@ -87,7 +90,8 @@ class Call(ABC):
     here: the operation deals with them. `hedged` is for a read that may be sent twice, and has
     no `into`. `changes` is for a request that changes what is stored; `on_bucket` for one that is
     about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
-    keeps. `attempts` is what the call has been through, once there is something to tell.
+    keeps. `object_headers` are those of `ObjectHeaders` for its kind. `attempts` is what the call
+    has been through, once there is something to tell.
     """
 
     operation: str
@@ -100,6 +104,7 @@ class Call(ABC):
     changes: bool = field(default=False, kw_only=True)
     on_bucket: bool = field(default=False, kw_only=True)
     checksum_mode: bool = field(default=False, kw_only=True)
+    object_headers: Mapping[str, str] | None = field(default=None, kw_only=True)
     attempts: Attempts | None = field(default=None, kw_only=True)
 
     @abstractmethod
@@ -137,6 +142,7 @@ class Caller:
         self._limiter = RateLimiter()
         self.succeeded = self.error_responses = self.throttled = self.lost = self.retries = 0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
+        self.headers = ObjectHeaders(config)
         self._recovery = Recovery(config, credentials, self.capabilities)
 
     def stats(self, page_size: int) -> StoreStats:
@@ -192,6 +198,10 @@ class Caller:
                 site, credentials = recovery.site, await self._credentials.current(ctx)
                 request = call.request(site.address)
                 request.headers["user-agent"] = USER_AGENT
+                if call.object_headers:
+                    request.headers |= call.object_headers
+                if self.headers.every:
+                    request.headers |= self.headers.every
                 request.once = ctx.once and call.changes
                 if credentials is not None:
                     signed = call.payload_hash or sha256(request.body).hexdigest()
@@ -284,6 +294,24 @@ class Caller:
                 raise _final(error, call, attempts)
         finally:
             del error  # which its traceback refers to
+
+    async def presigned(
+        self, ctx: Context, wanted: PresignRequest, full_key: str
+    ) -> PresignedRequest:
+        """See `Store.presign`."""
+        site, credentials = self.site, await self._credentials.current(ctx)
+        if credentials is None:
+            raise UnsupportedError(f"presign {wanted.key!r}: the store's requests are unsigned")
+        address, headers = site.address, dict(self.headers.every)
+        if wanted.method == "PUT":
+            headers |= self.headers.write(wanted.options)
+        elif wanted.method != "DELETE":
+            headers |= self.headers.read
+        target = object_path(address, full_key)
+        signed = Request(address.origin, wanted.method, target, {"host": address.host, **headers})
+        query = site.signer.presign(signed, credentials, self._recovery.now(ctx), wanted.expires)
+        url = f"{address.origin.scheme}://{address.host}{target}?{query}"
+        return PresignedRequest(wanted.method, url, headers)
 
     def on_last_attempt(self, call: Call) -> bool:
         """Whether one more failure ends the call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from blockyard.context import Origin
 from blockyard.errors import ConfigError
@@ -54,6 +54,15 @@ def aws_endpoint(region: str, *, fips: bool = False, dualstack: bool = False) ->
     service = "s3-fips" if fips else "s3"
     stack = ".dualstack" if dualstack else ""
     return f"https://{service}{stack}.{region}.{next(domains, _DOMAIN)}"
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an endpoint is on this machine, so that nobody listens on the way to it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_aws_host(host: str) -> bool:

@@ -316,6 +316,7 @@ class Reader:
         if wanted.length == 0 or wanted.suffix == 0:
             return await self._read_nothing(ctx, wanted, full_key)
         read = Read(wanted, full_key, self.page_size if self._verify_ranges == "widen" else 1)
+        read.object_headers = self._caller.headers.read
         verified: Verified = None
         learnt = self._caller.capabilities
         if read.span is None:
@@ -348,7 +349,12 @@ class Reader:
 
     async def head(self, ctx: Context, operation: str, key: str, full_key: str) -> Response:
         """The headers of an object."""
-        call = FunctionCall(operation, key, lambda address: head_object(address, full_key))
+        call = FunctionCall(
+            operation,
+            key,
+            lambda address: head_object(address, full_key),
+            object_headers=self._caller.headers.read,
+        )
 
         def described(reply: Response) -> Response:
             check_object(reply)

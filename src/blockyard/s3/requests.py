@@ -26,6 +26,7 @@ MAX_DELETED_AT_ONCE = 1000
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._~/-]*")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+_SENT_AGAIN = ("x-amz-request-payer", "x-amz-expected-", "x-amz-server-side-")
 _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
@@ -65,7 +66,7 @@ def put_object(
     quotes, when the object has another, and 404 when there is none. Quotes are put around it,
     as RFC 9110 wants it, unless it is to go as a `bare_etag`.
     """
-    request = _request(address, "PUT", _object_path(address, key))
+    request = _request(address, "PUT", object_path(address, key))
     for name, value in (headers or {}).items():
         request.headers[name] = _header_value(name, value)
     if if_absent:
@@ -114,7 +115,7 @@ def head_object(address: Address, key: str) -> Request:
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
     """
-    return _request(address, "HEAD", _object_path(address, key))
+    return _request(address, "HEAD", object_path(address, key))
 
 
 def delete_object(
@@ -126,7 +127,7 @@ def delete_object(
     and 404 when there is none; `bare_etag` is `put_object`'s.
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
     """
-    request = _request(address, "DELETE", _object_path(address, key))
+    request = _request(address, "DELETE", object_path(address, key))
     if if_match is not None:
         request.headers["if-match"] = _etag_value(if_match, bare_etag)
     return request
@@ -137,7 +138,7 @@ def copy_object(address: Address, source_key: str, target_key: str) -> Request:
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
     """
-    request = _request(address, "PUT", _object_path(address, target_key))
+    request = _request(address, "PUT", object_path(address, target_key))
     source = f"{quote(address.bucket, safe='')}/{encode_key(source_key)}"  # no / before: for all
     request.headers["x-amz-copy-source"] = source
     return request
@@ -186,7 +187,11 @@ def delete_objects(address: Address, keys: Sequence[str]) -> Request:
 
 def with_a_body(head: Request) -> Request:
     """A GET of what a HEAD is about, as small as there is: its error response has a body."""
-    headers = {"host": head.headers["host"], "user-agent": head.headers["user-agent"]}
+    headers = {
+        name: value
+        for name, value in head.headers.items()
+        if name in {"host", "user-agent"} or name.startswith(_SENT_AGAIN)
+    }
     return Request(head.origin, "GET", head.target, {**headers, "range": "bytes=0-0"})
 
 
@@ -194,7 +199,8 @@ def _request(address: Address, method: str, target: str) -> Request:
     return Request(address.origin, method, target, {"host": address.host})
 
 
-def _object_path(address: Address, key: str) -> str:
+def object_path(address: Address, key: str) -> str:
+    """The target of an object's requests."""
     return f"{address.root}/{encode_key(key)}"
 
 

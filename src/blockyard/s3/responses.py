@@ -26,6 +26,7 @@ from blockyard.model import MAX_BLOCK_SIZE, BlockInfo
 from blockyard.s3.dates import http_date, iso_date
 from blockyard.s3.error_responses import ErrorResponse, error_from, showable
 from blockyard.s3.integrity import PageChecksums
+from blockyard.s3.object_headers import metadata_of
 from blockyard.s3.xml import Document, read_xml
 from blockyard.stores.base import within
 
@@ -47,6 +48,16 @@ def block_info(key: str, response: Response, size: int | None = None) -> BlockIn
     return BlockInfo(key, size, unquoted(headers.get("etag", "")), last_modified)
 
 
+def described(info: BlockInfo, response: Response) -> BlockInfo:
+    """`info`, with what the reply to a GET or HEAD says of the object besides."""
+    headers = response.headers
+    return info._replace(
+        metadata=metadata_of(headers),
+        content_type=showable(headers.get("content-type", "")),
+        storage_class=showable(headers.get("x-amz-storage-class", "STANDARD")),
+    )
+
+
 def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
     """What the reply to a HEAD says of the block `key`.
 
@@ -61,7 +72,7 @@ def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
             sums.check_size(info.size)
     except ValueError as error:
         raise IntegrityError(f"{operation} {key!r}: {error}") from None
-    return info
+    return described(info, response)
 
 
 def delete_outcome(

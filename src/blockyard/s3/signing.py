@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from blockyard.errors import ConfigError
 
@@ -97,6 +98,36 @@ class Signer:
             if cacheable
             else _authorization(moment, request, *_signed_part(headers), payload_hash)
         )
+
+    def presign(
+        self, request: Request, credentials: Credentials, timestamp: float, expires: int
+    ) -> str:
+        """The query that signs `request`, whose target has none, with all of its headers.
+
+        It holds for `expires` seconds; the body is not signed.
+        https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+        """
+        moment = self._moment_of(int(timestamp), credentials, None)
+        names = ";".join(sorted(request.headers))
+        lines = [f"{name}:{_single_spaced(request.headers[name])}\n" for name in names.split(";")]
+        scope = moment.authorization_prefix.partition("Credential=")[2]
+        parameters = {
+            "X-Amz-Algorithm": _ALGORITHM,
+            "X-Amz-Credential": scope,
+            "X-Amz-Date": moment.amz_date,
+            "X-Amz-Expires": str(expires),
+            "X-Amz-SignedHeaders": names,
+        }
+        if credentials.session_token:
+            parameters["X-Amz-Security-Token"] = credentials.session_token
+        query = urlencode(sorted(parameters.items()), quote_via=quote, safe="-._~")
+        canonical = (
+            f"{request.method}\n{request.target}\n{query}\n{''.join(lines)}\n{names}\n"
+            f"{UNSIGNED_PAYLOAD}"
+        )
+        hashed = sha256(canonical.encode()).hexdigest()
+        signature = moment.key.sign(moment.signed_prefix + hashed).hexdigest()
+        return f"{query}&X-Amz-Signature={signature}"
 
     def _moment_of(self, second: int, credentials: Credentials, last: _Moment | None) -> _Moment:
         amz_date = datetime.fromtimestamp(second, UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -18,6 +18,7 @@ from blockyard.model import (
     DeleteResult,
     HealthReport,
     Page,
+    PresignedRequest,
     StoreStats,
 )
 from blockyard.s3 import listing, requests, responses
@@ -32,7 +33,13 @@ from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import Writer
-from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
+from blockyard.stores.base import (
+    ListRequest,
+    PresignRequest,
+    ReadRequest,
+    Store,
+    WriteRequest,
+)
 
 Result = TypeVar("Result")
 
@@ -76,6 +83,7 @@ class S3Store(Store):
             source_key,
             lambda address: requests.copy_object(address, source, target),
             changes=True,
+            object_headers=self._caller.headers.copy,
         )
 
         def copied(reply: Response) -> CopyResult:
@@ -137,6 +145,9 @@ class S3Store(Store):
     def name(self) -> str:
         where = self._config.endpoint or self._caller.site.address.host
         return f"s3://{self._config.bucket}/{self._prefix} at {where}"
+
+    async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
+        return await self._caller.presigned(ctx, request, self._full_key(request.key))
 
     def date(self, ctx: Context) -> datetime | None:
         return None if ctx.reply_headers is None else http_date(ctx.reply_headers.get("date", ""))

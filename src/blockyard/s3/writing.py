@@ -7,7 +7,7 @@ refused since the block is there already: by the nonce the writer knows its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -30,6 +30,7 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
+from blockyard.s3.object_headers import METADATA_LIMIT, metadata_size
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import refuses_a_header
 from blockyard.s3.responses import check_stored, check_taken
@@ -87,10 +88,13 @@ class Writer:
         if self._holds_to(request) is False:
             raise _unconditional(request, "not stored")
         payload_hash, headers = await self._guards(ctx, request.data)
+        headers |= self._caller.headers.write(request.options)
         if request.conditional:
             headers[_NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
+        if request.options is not None and request.options.metadata:
+            _check_metadata(request, headers)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
         put = _Put(_OPERATION, request.key, full_key, request, headers, payload_hash=payload_hash)
@@ -260,6 +264,15 @@ class Writer:
             return signed, upload_headers(data)
 
         return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
+
+
+def _check_metadata(request: WriteRequest, headers: Mapping[str, str]) -> None:
+    size = metadata_size(headers)
+    if size > METADATA_LIMIT:
+        raise ValueError(
+            f"{_OPERATION} {request.key!r}: options: metadata: with blockyard's checksums it has "
+            f"{size} bytes, the limit is {METADATA_LIMIT}"
+        )
 
 
 def replaced(etag: str) -> str:

@@ -17,7 +17,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from blockyard.context import Context, Lifetime
-from blockyard.errors import BufferTooSmallError, NotModifiedError, PreconditionFailedError
+from blockyard.errors import (
+    BufferTooSmallError,
+    NotModifiedError,
+    PreconditionFailedError,
+    UnsupportedError,
+)
 from blockyard.keys import range_past_end
 from blockyard.model import (
     Block,
@@ -25,9 +30,12 @@ from blockyard.model import (
     CopyResult,
     DeleteResult,
     HealthReport,
+    Method,
     Page,
+    PresignedRequest,
     StoreStats,
 )
+from blockyard.put_options import PutOptions
 
 
 @dataclass(slots=True)
@@ -65,18 +73,30 @@ class WriteRequest:
     """What to store: the flat bytes `data` as the block `key`.
 
     With `if_absent` only where there is no block, with `if_match` only in place of the block that
-    has that ETag, as `BlockInfo` has it; one of the two at most.
+    has that ETag, as `BlockInfo` has it; one of the two at most. A store that can't keep something
+    of `options` raises `UnsupportedError`, and stores nothing.
     """
 
     key: str
     data: bytes | memoryview
     if_absent: bool = False
     if_match: str | None = None
+    options: PutOptions | None = None
 
     @property
     def conditional(self) -> bool:
         """Whether it depends on the block that is there now."""
         return self.if_absent or self.if_match is not None
+
+
+@dataclass(slots=True)
+class PresignRequest:
+    """A request of the block `key` that holds for `expires` seconds; `options` are for a PUT."""
+
+    key: str
+    method: Method
+    expires: int
+    options: PutOptions | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +132,17 @@ def check_match(where: str, if_match: str | None, etag: str) -> None:
     """Raise `PreconditionFailedError` for a block with another `etag` than was asked for."""
     if if_match not in {None, etag}:
         raise changed(where, if_match, etag)
+
+
+def check_options(request: WriteRequest, *kept: str) -> None:
+    """Raise `UnsupportedError` for options that a store has no place for but `kept`."""
+    if request.options is None:
+        return
+    for name in request.options.given():
+        if name not in kept:
+            raise UnsupportedError(
+                f"write_block {request.key!r}: options: {name}: this store can't keep it"
+            )
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
@@ -248,6 +279,10 @@ class Store(ABC):
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
+
+    async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
+        """A request that holds for `expires` seconds. The default is for stores without any."""
+        raise UnsupportedError(f"presign {request.key!r}: {self.name} takes no requests")
 
     def date(self, ctx: Context) -> datetime | None:
         """The store's clock at the last reply under this context, error responses included.

@@ -44,6 +44,7 @@ from blockyard.stores.base import (
     WriteRequest,
     check_conditions,
     check_match,
+    check_options,
     requested_range,
 )
 from blockyard.stores.disk import Check
@@ -81,6 +82,7 @@ class FilesystemStore(Store):
         self._walks: OrderedDict[tuple[str, str, bool], Walk] = OrderedDict()
 
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+        check_options(request)
         now = ctx.runtime.now()
         return await ctx.runtime.blocking(lambda: self._write(request, now, ctx.check_deadline))
 

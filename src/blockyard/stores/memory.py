@@ -26,6 +26,7 @@ from blockyard.errors import (
     DeadlineExceededError,
 )
 from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import (
     ListRequest,
     ReadRequest,
@@ -33,6 +34,7 @@ from blockyard.stores.base import (
     WriteRequest,
     check_conditions,
     check_match,
+    check_options,
     requested_range,
 )
 
@@ -69,7 +71,8 @@ class MemoryStore(Store):
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         key = request.key
         _check(ctx, "write_block", key)
-        block = self._block(ctx, key, bytes(request.data))
+        check_options(request, "content_type", "metadata")
+        block = self._block(ctx, key, bytes(request.data), request.options)
         if request.if_match is not None:
             self._replace(ctx, request.if_match, block)
         elif not request.if_absent:
@@ -93,7 +96,10 @@ class MemoryStore(Store):
         return self._get(ctx, "stat_block", key).info
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
-        block = self._block(ctx, target_key, self._get(ctx, "copy_block", source_key).data)
+        source = self._get(ctx, "copy_block", source_key)
+        block = self._block(ctx, target_key, source.data)
+        kept, kind = source.info.metadata, source.info.content_type
+        block = block._replace(info=block.info._replace(metadata=kept, content_type=kind))
         self._blocks[target_key] = block
         self._version = object()
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
@@ -149,11 +155,17 @@ class MemoryStore(Store):
         _check(ctx, "health_check", self.name)
         return HealthReport(latency=0.0, store=self.name)
 
-    def _block(self, ctx: Context, key: str, data: bytes) -> _Block:
+    def _block(
+        self, ctx: Context, key: str, data: bytes, options: PutOptions | None = None
+    ) -> _Block:
         modified = datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)
         # The checksum tells contents apart across stores, the count within this one.
         etag = f"{crc32c(data):08x}-{next(self._writes):x}"
-        return _Block(data, BlockInfo(key, len(data), etag, modified))
+        info = BlockInfo(key, len(data), etag, modified)
+        if options is not None:
+            kept, kind = dict(options.metadata or {}), options.content_type or ""
+            info = info._replace(metadata=kept, content_type=kind)
+        return _Block(data, info)
 
     def _replace(self, ctx: Context, if_match: str, block: _Block) -> None:
         """Put `block` in place of the one with that ETag."""

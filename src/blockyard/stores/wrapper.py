@@ -14,9 +14,16 @@ from blockyard.model import (
     DeleteResult,
     HealthReport,
     Page,
+    PresignedRequest,
     StoreStats,
 )
-from blockyard.stores.base import ListRequest, ReadRequest, Store, WriteRequest
+from blockyard.stores.base import (
+    ListRequest,
+    PresignRequest,
+    ReadRequest,
+    Store,
+    WriteRequest,
+)
 
 
 class WrapperStore(Store):
@@ -65,6 +72,9 @@ class WrapperStore(Store):
 
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)
+
+    async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
+        return await self.inner.presign(ctx, request)
 
     def date(self, ctx: Context) -> datetime | None:
         return self.inner.date(ctx)

@@ -1,0 +1,120 @@
+"""Headers that say how objects are stored, and who pays and owns, of each kind of request.
+
+S3 keeps an object's metadata and tags when it copies it, but neither storage class, encryption nor
+ACL: a copy sends the store's again. An object encrypted with the caller's own key can be read,
+described and copied with that key alone.
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from hashlib import md5
+from typing import Any
+from urllib.parse import urlencode
+
+from blockyard.config import PutConfig, S3Config
+from blockyard.put_options import PutOptions
+
+METADATA = "x-amz-meta-"
+METADATA_LIMIT = 2048
+"""Bytes of names and values that S3 keeps with an object."""
+
+_NAMES = {
+    "content_type": "content-type",
+    "cache_control": "cache-control",
+    "content_disposition": "content-disposition",
+    "content_encoding": "content-encoding",
+    "content_language": "content-language",
+    "tags": "x-amz-tagging",
+    "storage_class": "x-amz-storage-class",
+    "encryption": "x-amz-server-side-encryption",
+    "kms_key_id": "x-amz-server-side-encryption-aws-kms-key-id",
+    "kms_context": "x-amz-server-side-encryption-context",
+    "acl": "x-amz-acl",
+}
+_SENT_WITH_COPIES = ("storage_class", "encryption", "kms_key_id", "kms_context", "acl")
+
+
+class ObjectHeaders:
+    """Those of one store. `every` goes with each request, `read` with a GET or HEAD of an object
+    as well, `copy` with a CopyObject."""
+
+    def __init__(self, config: S3Config) -> None:
+        self.every: dict[str, str] = {}
+        if config.request_payer:
+            self.every["x-amz-request-payer"] = "requester"
+        if config.expected_bucket_owner:
+            self.every["x-amz-expected-bucket-owner"] = config.expected_bucket_owner
+        defaults = _defaults(config.put)
+        own_key = config.put.customer_key.reveal()
+        self.read = _own_key("", own_key)
+        self._write = _headers(defaults) | self.read
+        kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
+        self.copy = _headers(kept) | self.read | _own_key("copy-source-", own_key)
+
+    def write(self, options: PutOptions | None) -> dict[str, str]:
+        """The headers of a write: the store's, unless its own options say otherwise."""
+        if options is None:
+            return dict(self._write)
+        given = options.given()
+        headers = dict(self._write)
+        if "encryption" in given:  # of another kind: what belongs to that of the store goes
+            for name in ("encryption", "kms_key_id", "kms_context"):
+                _ = headers.pop(_NAMES[name], None)
+        return headers | _headers(given)
+
+
+def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The caller's own metadata in a reply."""
+    own = METADATA + "blockyard-"
+    return {
+        name.removeprefix(METADATA): value
+        for name, value in headers.items()
+        if name.startswith(METADATA) and not name.startswith(own)
+    }
+
+
+def metadata_size(headers: Mapping[str, str]) -> int:
+    """The bytes of metadata in a request, as S3 counts them."""
+    kept = [each for each in headers.items() if each[0].startswith(METADATA)]
+    return sum(len(name) - len(METADATA) + len(value) for name, value in kept)
+
+
+def _defaults(put: PutConfig) -> dict[str, Any]:
+    """The store's own options, by the fields of `PutOptions`."""
+    defaults: dict[str, Any] = {
+        "content_type": put.content_type,
+        "cache_control": put.cache_control,
+        "storage_class": put.storage_class,
+        "encryption": put.encryption,
+        "kms_key_id": put.kms_key_id,
+        "acl": put.acl,
+    }
+    return {name: value for name, value in defaults.items() if value}
+
+
+def _headers(options: Mapping[str, Any]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in options.items():
+        if name == "metadata":
+            headers |= {f"{METADATA}{key}": text for key, text in value.items()}
+        elif name == "tags":
+            headers[_NAMES[name]] = urlencode(value)
+        elif name == "kms_context":
+            headers[_NAMES[name]] = b64encode(json.dumps(dict(value)).encode()).decode()
+        else:
+            headers[_NAMES[name]] = value
+    return headers
+
+
+def _own_key(prefix: str, key: str) -> dict[str, str]:
+    """The key that objects are encrypted with, for the service to use and to forget."""
+    if not key:
+        return {}
+    digest = b64encode(md5(b64decode(key), usedforsecurity=False).digest()).decode()
+    name = f"x-amz-{prefix}server-side-encryption-customer-"
+    return {f"{name}algorithm": "AES256", f"{name}key": key, f"{name}key-md5": digest}
