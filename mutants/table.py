@@ -36,6 +36,7 @@ _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
+_OBSPEC = ("ecosystem/test_obspec.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
@@ -659,5 +660,20 @@ MUTANTS = [
         "if size > METADATA_LIMIT:",
         "if size > 2 * METADATA_LIMIT:",
         _OPTIONS,
+    ),
+    Mutant(
+        "obspec: pieces of several versions of an object",
+        "obspec/results.py",
+        "piece, _ = self._store.read_block_with_info(\n                    self._path, offset, "
+        "length, if_match=self._info.etag\n                )",
+        "piece, _ = self._store.read_block_with_info(self._path, offset, length)",
+        _OBSPEC,
+    ),
+    Mutant(
+        "obspec: a head that takes any version",
+        "obspec/results.py",
+        "check_conditions(request, info.etag)",
+        "pass",
+        _OBSPEC,
     ),
 ]

@@ -40,6 +40,7 @@ PAGES = {
         "docs/contents.md",
         "docs/errors.md",
         "docs/guarantees.md",
+        "docs/obspec.md",
         "docs/services.md",
         "docs/testing-your-code.md",
         "docs/zarr.md",
