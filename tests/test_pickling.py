@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import multiprocessing
 import os
 import pickle
 import pickletools
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +192,123 @@ def test_a_secret_of_the_environment_stays_there(
         pickling._kept.clear()
         with pytest.raises(blockyard.ConfigError, match="BLOCKYARD_S3_SECRET_KEY: expected in"):
             _ = pickle.loads(pickle_of_it).read_block("a")
+
+
+def test_secrets_from_two_places_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOCKYARD_STORE", f"s3://bucket?access_key=AKIA&secret_key={SECRET}")
+    monkeypatch.setenv("BLOCKYARD_S3_HTTP_PROXY", "http://user:word@127.0.0.1:9")
+    monkeypatch.setenv("BLOCKYARD_S3_PUT_CUSTOMER_KEY", "A" * 43 + "=")
+    with blockyard.open_store() as store:
+        pickle_of_it = pickle.dumps(store)
+        for secret in (SECRET, "word@", "AAAA"):
+            assert secret.encode() not in pickle_of_it
+        assert pickle.loads(pickle_of_it)._source == store._source
+        monkeypatch.delenv("BLOCKYARD_S3_PUT_CUSTOMER_KEY")
+        pickling._kept.clear()
+        with pytest.raises(
+            blockyard.ConfigError, match=r"^BLOCKYARD_S3_PUT_CUSTOMER_KEY: expected"
+        ):
+            _ = pickle.loads(pickle_of_it).read_block("a")
+
+
+def test_credentials_are_taken_whole_from_the_workers_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BLOCKYARD_S3_ACCESS_KEY", "AKIA")
+    monkeypatch.setenv("BLOCKYARD_S3_SECRET_KEY", SECRET)
+    with blockyard.open_store("s3://bucket") as store:
+        pickle_of_it = pickle.dumps(store)
+    first = pickle.loads(pickle_of_it)
+    monkeypatch.setenv("BLOCKYARD_STORE", "/not/there.yaml")  # of no use, and no hindrance
+    monkeypatch.setenv("BLOCKYARD_S3_ACCESS_KEY", "ASIA")
+    monkeypatch.setenv("BLOCKYARD_S3_SECRET_KEY", "other")
+    monkeypatch.setenv("BLOCKYARD_S3_SESSION_TOKEN", "token")
+    second = pickle.loads(pickle_of_it)
+    assert first._source.s3.access_key == "AKIA"
+    assert second._source.s3.access_key == "ASIA"
+    assert second._source.s3.session_token.reveal() == "token"
+    monkeypatch.delenv("BLOCKYARD_S3_SESSION_TOKEN")
+    third = pickle.loads(pickle.dumps(second))
+    assert not third._source.s3.session_token
+    assert third._source.s3.secret_key.reveal() == "other"
+
+
+def test_sections_of_other_types_stay_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.yaml"
+    s3 = f"{{bucket: my-data, access_key: A, secret_key: {SECRET}}}"
+    _ = path.write_text(f"block_store: {{type: file, file: {{path: {tmp_path}}}, s3: {s3}}}")
+    monkeypatch.setenv("BLOCKYARD_STORE", str(path))
+    with blockyard.open_store() as store:
+        pickle_of_it = pickle.dumps(store)
+    assert SECRET.encode() not in pickle_of_it
+    monkeypatch.delenv("BLOCKYARD_STORE")
+    assert pickle.loads(pickle_of_it).list_by_prefix() == []
+
+
+def test_threads_that_load_at_once_share_a_store(tmp_path: Path) -> None:
+    pickles: list[bytes] = []
+    for number in range(20):
+        with blockyard.open_store((tmp_path / str(number)).as_uri()) as store:
+            pickles.append(pickle.dumps(store))
+    barrier = threading.Barrier(8)
+
+    def load(_: int) -> set[int]:
+        _ = barrier.wait(30)
+        shared = {id(pickle.loads(pickles[0])._runtime) for _ in range(3)}
+        _ = barrier.wait(30)
+        for _ in range(20):  # more than are kept
+            for each in pickles:
+                _ = pickle.loads(each)
+        return shared
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            loaded = list(pool.map(load, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set.union(*loaded)) == 1
+
+
+def test_a_process_that_ends_leaves_no_connection_open() -> None:
+    program = (
+        "import pickle, sys, blockyard\n"
+        "with blockyard.open_store(sys.argv[1]) as store: told = pickle.dumps(store)\n"
+        "for number in range(20):\n"
+        "    client = pickle.loads(pickle.dumps(blockyard.open_store(sys.argv[1] + str(number))))\n"
+        "    client.write_block('a', b'1'); client.read_blocks(['a', 'a'])\n"
+        "client = pickle.loads(told)\n"
+        "client.write_block('a', b'1')\n"
+    )
+    with small_s3() as server:
+        url = server.store_url()
+        ended = subprocess.run(
+            [sys.executable, "-W", "error", "-X", "dev", "-c", program, f"{url}&key_prefix=p"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr, ended.stderr
+
+
+def test_copies_of_a_memory_store_come_and_go_without_a_word() -> None:
+    with blockyard.open_store("memory://") as store:
+        for _ in range(5):
+            _ = pickled_again(store).write_blocks([("a", b"1"), ("b", b"2")])
+        _ = gc.collect()
+        assert store.read_blocks(["a", "b"]) == [b"1", b"2"]
+
+
+def the_same(store: blockyard.BlockStore) -> blockyard.BlockStore:
+    return store
+
+
+def test_what_cannot_be_used_somewhere_comes_back_as_it_was() -> None:
+    with blockyard.open_store("memory://") as store:
+        _ = store.write_block("a", b"1")
+        assert in_another("spawn", the_same, store).read_block("a") == b"1"
 
 
 def test_a_secret_that_was_given_goes_along() -> None:

@@ -28,6 +28,7 @@ from blockyard import PutOptions
         ({"metadata": {"a": "x\ny"}}, "metadata: expected printable"),
         ({"metadata": {"a": "x "}}, "metadata: expected printable"),
         ({"tags": {str(n): "" for n in range(11)}}, "tags: expected at most 10 tags, got '11'"),
+        ({"tags": {"a": "\ud800"}}, "tags: expected text that UTF-8 can hold"),
         ({"tags": {"": "x"}}, "tags: expected names of 1 to 128"),
         ({"tags": {"a": "x" * 257}}, "tags: expected names of 1 to 128"),
     ],
@@ -50,6 +51,14 @@ def test_what_a_field_may_not_be(options: dict[str, Any], said: str) -> None:
 def test_of_what_type_a_field_is(options: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         _ = PutOptions(**options)
+
+
+def test_what_was_given_may_change_without_a_trace() -> None:
+    metadata = {"a": "b"}
+    options = PutOptions(metadata=metadata)
+    metadata["c: 1\r\nx-evil"] = "1"
+    assert options.given() == {"metadata": {"a": "b"}}
+    assert hash(options) == hash(PutOptions(metadata={}))
 
 
 def test_what_is_set_is_given() -> None:

@@ -23,35 +23,32 @@ class BothClients:
     def __init__(
         self, source: Source | Store | Client[Any], settings: Mapping[str, Any] = {}
     ) -> None:
-        self._given = source if isinstance(source, Client) else None
+        self._given: set[object] = {source} if isinstance(source, Client) else set()
         self._asyncio = source if isinstance(source, AsyncBlockStore) else None
         if isinstance(source, BlockStore) and not settings:
             self.blocking = source
         else:
             self.blocking = open_store(source, **settings)
+            if self._given:
+                self.blocking._runtime.connections.dropped_quietly = True  # pyright: ignore[reportPrivateUsage]
 
     @property
     def asyncio(self) -> AsyncBlockStore:
         """The asyncio client, for any event loop."""
         if self._asyncio is None:
-            self._asyncio = run_to_end(open_async_store(self.blocking))
+            made = run_to_end(open_async_store(self.blocking))
+            made._runtime.connections.dropped_quietly = True  # pyright: ignore[reportPrivateUsage]
+            self._asyncio = vars(self).setdefault("_made", made)  # of several threads, the first's
         return self._asyncio
 
     def close(self) -> None:
         """Close the store, unless it was given, and the connections of what was made for it."""
-        if self._given is None:
+        if not self._given:
             self.blocking.close()
-        self._let_go()
-
-    def __del__(self) -> None:
-        if hasattr(self, "blocking"):  # else nothing could be opened
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Close the connections of the client that was made beside another one."""
-        if self.blocking is not self._given is not None:
+        elif self.blocking not in self._given:
+            self.blocking._bulk.close()  # pyright: ignore[reportPrivateUsage]
             self.blocking._runtime.close()  # pyright: ignore[reportPrivateUsage]
-        if self._asyncio is not None and self._asyncio is not self._given:
+        if self._asyncio is not None and self._asyncio not in self._given:
             _ = self._asyncio._runtime.drop()  # pyright: ignore[reportPrivateUsage]
 
     def __eq__(self, other: object) -> bool:
@@ -62,7 +59,7 @@ class BothClients:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BothClients, (self.blocking,)
+        return _reopened, (self.blocking, self.asyncio)
 
     def __repr__(self) -> str:
         return repr(self.blocking)
@@ -73,3 +70,11 @@ class BothClients:
             return self.blocking.__reduce__()
         except TypeError:  # of a Store of the caller's own
             return self.blocking._operations  # pyright: ignore[reportPrivateUsage]
+
+
+def _reopened(blocking: BlockStore, asynchronous: AsyncBlockStore) -> BothClients:
+    """Those of a pickle, which the process keeps: none is to be closed."""
+    clients = BothClients(blocking)
+    clients._asyncio = asynchronous  # pyright: ignore[reportPrivateUsage]
+    clients._given.add(asynchronous)  # pyright: ignore[reportPrivateUsage]
+    return clients

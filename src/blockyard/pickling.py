@@ -8,6 +8,7 @@ hangs or breaks.
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -62,7 +63,8 @@ class PickledClient(NamedTuple):
         try:
             client = self._client()
         except BlockStoreError as error:
-            client = _client_of(self.kind, Stack(Operations(_UnusableStore(error))))
+            unusable = _UnusableStore(error, self.source)
+            client = _client_of(self.kind, Stack(Operations(unusable)))
         return client.with_options(
             deadline=self.deadline, concurrency=self.concurrency, cache=self.cache
         )
@@ -72,17 +74,26 @@ class PickledClient(NamedTuple):
         if isinstance(self.source, InMemory):
             stack = Stack(self.source.find(), StoreConfig(type="memory"))
             return _client_of(self.kind, stack)
-        known = self.kind, self.source
-        client = _kept.get(known)
+        config = self.source.load(os.environ)
+        client = _kept.get((self.kind, config))
         if client is None or client.closed:
-            client = _kept[known] = _client_of(self.kind, _stack(self.source))
-            while len(_kept) > _KEPT:
-                _ = _kept.pop(next(iter(_kept)), None)
+            made = _client_of(self.kind, _stack(config))
+            client = _kept.setdefault((self.kind, config), made)  # of several threads, the first's
+            if client.closed:
+                client = _kept[self.kind, config] = made
+            for known in list(_kept)[:-_KEPT]:
+                _ = _kept.pop(known, None)
         return client
 
 
 def pickled(stack: Stack, kind: str) -> PickledClient:
     """A client for a pickle. Raises `TypeError`."""
+    store = stack.operations.store
+    if isinstance(store, _UnusableStore):
+        kind_of_it = cast("Kind", kind)
+        return PickledClient(
+            kind_of_it, store.source, stack.deadline, stack.concurrency, stack.cache
+        )
     if stack.source is None:
         raise TypeError(
             f"a {kind} over a Store of your own can't be pickled: pickle what it is made from"
@@ -95,33 +106,46 @@ def pickled(stack: Stack, kind: str) -> PickledClient:
     return PickledClient(cast("Kind", kind), source, stack.deadline, stack.concurrency, stack.cache)
 
 
-_kept: dict[tuple[Kind, Portable], Any] = {}
+_kept: dict[tuple[Kind, StoreConfig], Any] = {}
 _tokens: WeakKeyDictionary[Operations, str] = WeakKeyDictionary()
 _in_memory: WeakValueDictionary[str, Operations] = WeakValueDictionary()
 
 
-def _stack(source: Portable) -> Stack:
+@atexit.register
+def _let_go() -> None:
+    """Close the connections of what is kept, so that none is open when the interpreter ends."""
+    for client in list(_kept.values()):
+        client._runtime.connections.here().close()
+
+
+def _stack(config: StoreConfig) -> Stack:
     """What is below a client: of the other kind's, if there is one."""
     for kind in ("BlockStore", "AsyncBlockStore"):
-        other = _kept.get((kind, source))
+        other = _kept.get((kind, config))
         if other is not None and not other.closed:
             return other._stack()
-    return stack_of(source.load(os.environ))
+    return stack_of(config)
 
 
 def _client_of(kind: Kind, stack: Stack) -> Any:
+    """A client that nobody is told to close."""
+    client: Any
     if kind == "BlockStore":
-        return blocking_client(stack)
-    from blockyard.aio import asyncio_client  # noqa: PLC0415 - which imports asyncio
+        client = blocking_client(stack)
+    else:
+        from blockyard.aio import asyncio_client  # noqa: PLC0415 - which imports asyncio
 
-    return asyncio_client(stack)
+        client = asyncio_client(stack)
+    client._runtime.connections.dropped_quietly = True
+    return client
 
 
 class _UnusableStore(WrapperStore):
     """In the place of a store that can't be opened here: every operation says why."""
 
-    def __init__(self, why: BlockStoreError) -> None:
+    def __init__(self, why: BlockStoreError, source: Portable | InMemory) -> None:
         super().__init__(cast("Store", _Raising(why)))
+        self.source = source
 
     @property
     def name(self) -> str:

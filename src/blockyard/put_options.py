@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias, cast, get_args
 
 Encryption: TypeAlias = Literal["AES256", "aws:kms", "aws:kms:dsse"]
@@ -42,15 +42,23 @@ class PutOptions:
     content_disposition: str | None = None
     content_encoding: str | None = None
     content_language: str | None = None
-    metadata: Mapping[str, str] | None = None
-    tags: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = field(default=None, hash=False)
+    tags: Mapping[str, str] | None = field(default=None, hash=False)
     storage_class: str | None = None
     encryption: Encryption | None = None
     kms_key_id: str | None = None
-    kms_context: Mapping[str, str] | None = None
+    kms_context: Mapping[str, str] | None = field(default=None, hash=False)
     acl: Acl | None = None
 
     def __post_init__(self) -> None:
+        for name in ("metadata", "tags", "kms_context"):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):  # which its owner may change
+                object.__setattr__(self, name, dict(cast("Mapping[str, str]", value)))
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError`, `TypeError` for a field that is not as it has to be."""
         for each in fields(self):
             value = getattr(self, each.name)
             if value is not None:
@@ -98,6 +106,10 @@ def _pairs(name: str, value: object) -> list[tuple[str, str]]:
     for text in (text for pair in pairs for text in pair):
         if not isinstance(text, str):
             raise TypeError(f"PutOptions: {name}: expected texts, got {type(text).__name__}")
+        try:
+            _ = text.encode()
+        except UnicodeEncodeError:
+            raise _wrong(name, "text that UTF-8 can hold", ascii(text)) from None
     return cast("list[tuple[str, str]]", pairs)
 
 

@@ -99,6 +99,9 @@ class BlockyardStore(Store):
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_shared": True}  # what is opened for all tasks is closed by none
 
+    async def _ensure_open(self) -> None:
+        self._is_open = True  # threads and tasks may come at once
+
     # With asyncio.
 
     async def get(
@@ -188,8 +191,9 @@ class BlockyardStore(Store):
         await self._ensure_open()
         folder = _folder(prefix)
         found = await self._clients.asyncio.list_folder(folder)
-        for name in (*found.folders, *(block.key for block in found.blocks)):
-            yield name.removeprefix(folder).rstrip("/")
+        keys = (*found.folders, *(block.key for block in found.blocks))
+        for name in dict.fromkeys(key.removeprefix(folder).rstrip("/") for key in keys):
+            yield name
 
     # Blocking.
 

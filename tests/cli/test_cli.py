@@ -12,12 +12,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import blockyard
+from blockyard import PutOptions
 from blockyard.cli import output
 from blockyard.cli.app import app
 from blockyard.errors import AccessDeniedError, BlockStoreError, BucketNotFoundError, ThrottledError
 from blockyard.model import BLOCK_SIZE, BlockInfo, DeleteResult
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
+from servers.endpoint import Endpoint
 
 DATA = random.Random(3).randbytes(BLOCK_SIZE + 100)  # noqa: S311 - the same every time
 
@@ -113,6 +115,30 @@ class TestLooking:
         assert f"block:    {key}\nsize:     100 bytes (100 B)\netag:" in block
         shown = f"content:  movie\nsize:     {len(DATA)} bytes (4.0 MiB)\nmodified: "
         assert ok("stat", "movie").startswith(shown)
+
+    def test_stat_tells_how_a_block_is_stored(
+        self, moto_endpoint: Endpoint, bucket: str, key_prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto_endpoint.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto_endpoint.secret_key)
+        url = moto_endpoint.store_url(bucket, key_prefix)
+        options = PutOptions(content_type="text/plain", metadata={"film": "one"})
+        with blockyard.open_store(url) as store:
+            _ = store.write_block("a", b"1", options=options)
+        told = ok("--store", url, "stat", "a")
+        assert "type:     text/plain\nclass:    STANDARD\nmetadata: film=one\n" in told
+
+    def test_a_presigned_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+        (url,) = ok("--store", "s3://my-data", "presign", "a", "--expires", "60").splitlines()
+        assert url.startswith("https://my-data.s3.us-east-1.amazonaws.com/a?X-Amz-Algorithm=")
+        assert "X-Amz-Expires=60&" in url
+        payer = "s3://my-data?request_payer=true"
+        told = ok("--store", payer, "presign", "a", "--method", "delete").splitlines()
+        assert told[1:] == ["x-amz-request-payer: requester"]
+        assert run("--store", "s3://my-data", "presign", "a", "--method", "POST").exit_code == 2
+        assert run("presign", "a").exit_code == 1  # a folder takes no requests
 
     def test_health(self, folder: Path) -> None:
         assert re.fullmatch(rf"{re.escape(str(folder))}: ok, [\d.]+ ms\n", ok("health"))

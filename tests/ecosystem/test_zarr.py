@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,74 @@ def test_a_client_that_was_given_stays_open(client: blockyard.BlockStore) -> Non
             assert await asynchronous.read_block("a") == b"1"
 
     asyncio.run(both())
+
+
+def test_what_is_made_beside_a_client_goes_with_the_store(tmp_path: Path) -> None:
+    """Not a thread, and not a word: `filterwarnings` makes an error of each."""
+    source = tmp_path.as_uri()
+    with blockyard.open_store(source) as client:
+        _ = client.write_block("a", bytes(3_000_000))
+
+    async def use() -> None:
+        async with await blockyard.open_async_store(source) as given:
+            for close in (True, False):
+                store = BlockyardStore(given)
+                ranges = [RangeByteRequest(0, 9), RangeByteRequest(2_900_000, 2_900_009)]
+                found = store.get_ranges_sync(
+                    "a", ranges, prototype=default_buffer_prototype(), max_gap_bytes=1
+                )
+                assert len(found) == 2
+                if close:
+                    store.close()
+                del store
+                _ = gc.collect()
+            assert await given.read_block("a") == bytes(3_000_000)
+
+    before = threading.active_count()
+    asyncio.run(use())
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_threads_that_come_at_once_share_the_clients(client: blockyard.BlockStore) -> None:
+    _ = client.write_block("a", b"1")
+    for _ in range(20):
+        store = BlockyardStore(client)
+        barrier = threading.Barrier(6)
+
+        def read(
+            _: int, store: BlockyardStore = store, barrier: threading.Barrier = barrier
+        ) -> int:
+            _ = barrier.wait(30)
+            assert asyncio.run(store.get("a")) is not None
+            return id(store._clients.asyncio)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len(set(pool.map(read, range(6)))) == 1
+
+
+def test_copies_of_a_process_share_both_clients(tmp_path: Path) -> None:
+    store = BlockyardStore(tmp_path.as_uri())
+    copies = [pickle.loads(pickle.dumps(store)) for _ in range(3)]
+    assert copies[0] == store
+    for kind in ("blocking", "asyncio"):
+        assert len({id(getattr(each._clients, kind)._runtime) for each in copies}) == 1
+    assert len({id(each._clients.asyncio._operations) for each in copies}) == 1
+    copies[0].close()
+    copies[1].set_sync("a", cpu.Buffer.from_bytes(b"1"))
+    assert asyncio.run(copies[2].exists("a"))
+    store.close()
+
+
+def test_a_name_that_is_a_key_and_a_folder_is_listed_once(client: blockyard.BlockStore) -> None:
+    async def listed() -> list[str]:
+        return [name async for name in BlockyardStore(client).list_dir("")]
+
+    for key in ("a", "a/b", "c"):
+        _ = client.write_block(key, b"1")
+    assert asyncio.run(listed()) == ["a", "c"]
 
 
 def test_what_cannot_be_opened_is_said_once() -> None:

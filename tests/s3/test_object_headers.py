@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from base64 import b64decode, b64encode
 from hashlib import md5
 from typing import Any
@@ -160,6 +161,51 @@ def test_metadata_that_does_not_fit_beside_the_checksums_is_refused_before_it_is
     with pytest.raises(ValueError, match=r"'key': options: metadata: .* the limit is 2048"):
         _ = s3.run(s3.store.write(s3.ctx, request))
     assert s3.requests == []
+
+
+def test_metadata_that_is_changed_in_place_is_looked_at_again() -> None:
+    options = PutOptions(metadata={"a": "b"})
+    assert isinstance(options.metadata, dict)
+    for name, value in (("x: 1\r\nx-evil", "1"), ("a", "x\r\nx-evil: 1"), ("blockyard-sums", "x")):
+        options.metadata.clear()
+        options.metadata[name] = value
+        with pytest.raises(ValueError, match="metadata: expected"):
+            _ = write(options)
+
+
+@pytest.mark.parametrize(
+    ("put", "options", "said"),
+    [
+        ({"customer_key": KEY}, PutOptions(encryption="aws:kms"), "the store has a customer_key"),
+        ({"encryption": "AES256"}, PutOptions(kms_key_id="k"), "expected aws:kms with a key"),
+        ({}, PutOptions(kms_context={"a": "b"}), "expected aws:kms with a key of KMS"),
+    ],
+)
+def test_kinds_of_encryption_are_not_mixed(
+    put: dict[str, Any], options: PutOptions, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"write_block 'key': options: encryption: .*{said}"):
+        _ = write(options, put=put)
+    request = write(PutOptions(kms_key_id="k"), put={"encryption": "aws:kms"})
+    assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "k"
+
+
+@pytest.mark.parametrize("operation", ["write", "read", "stat", "copy"])
+def test_an_own_key_is_not_in_a_traceback(operation: str) -> None:
+    _, call = OPERATIONS[operation]
+    s3 = Scripted(s3_error(403, "AccessDenied"), put={"customer_key": KEY})
+    with pytest.raises(blockyard.AccessDeniedError) as raised:
+        _ = s3.run(call(s3))
+    told = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    shown = "".join(told.format())
+    assert "operation" in shown
+    assert KEY not in shown
+
+
+def test_a_section_that_is_no_mapping_is_not_shown() -> None:
+    with pytest.raises(blockyard.ConfigError, match="a value that is not shown") as raised:
+        _ = blockyard.open_store("s3://bucket", put=KEY)  # pyright: ignore[reportArgumentType]
+    assert KEY not in str(raised.value)
 
 
 def test_stat_tells_what_the_object_is_stored_with() -> None:

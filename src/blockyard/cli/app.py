@@ -10,7 +10,7 @@ import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -24,6 +24,7 @@ from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOptio
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
 from blockyard.errors import BlockNotFoundError, BlockStoreError
+from blockyard.model import MAX_SECONDS, Method
 
 if TYPE_CHECKING:
     from blockyard.model import VerifyReport
@@ -47,6 +48,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         say(f"blockyard {__version__}")
         raise typer.Exit
+
+
+def _method_of(given: str) -> str:
+    if given.upper() not in get_args(Method):
+        raise typer.BadParameter(f"expected {', '.join(get_args(Method))}")
+    return given.upper()
 
 
 @app.callback()
@@ -130,11 +137,37 @@ def stat(store: "BlockStore", key: Key) -> None:
         block = store.stat_block(key)
         modified = _time(block.last_modified)
         _describe(block=shown(key), size=_exact(block.size), etag=block.etag, modified=modified)
+        told = {"type": shown(block.content_type), "class": block.storage_class}
+        _describe(**{name: value for name, value in told.items() if value})
+        for name, value in (block.metadata or {}).items():
+            _describe(metadata=shown(f"{name}={value}"))
         return
     with _named("stat", key):
         content = store.stat_content(key)
     modified = _time(content.last_modified)
     _describe(content=shown(key), size=_exact(content.size), modified=modified)
+
+
+@app.command()
+@with_store
+def presign(
+    store: "BlockStore",
+    key: Key,
+    method: Annotated[
+        str, typer.Option(callback=_method_of, help="GET, HEAD, PUT or DELETE.")
+    ] = "GET",
+    expires: Annotated[
+        float, typer.Option(min=1, max=MAX_SECONDS, help="For how many seconds it holds.")
+    ] = 3600.0,
+) -> None:
+    """Print a URL by which anybody may read a block, or do what --method says.
+
+    Headers that have to be sent with it come after it, one a line.
+    """
+    request = store.presign(key, cast("Method", method), expires)
+    say(request.url)
+    for name, value in request.headers.items():
+        say(f"{name}: {value}")
 
 
 @app.command()

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -92,9 +93,11 @@ def as_config(layer: Layer) -> StoreConfig:
     return StoreConfig(**_nest(layer))
 
 
-def layers_of_environment(environ: Mapping[str, str]) -> list[Layer]:
+def layers_of_environment(environ: Mapping[str, str]) -> Iterator[Layer]:
     """What the environment says by itself: of the store it names, and of any. The first wins."""
-    return [_read(None, environ)[0], environment_layer(environ)]
+    with suppress(ConfigError):  # that may be a store of somebody else's
+        yield _read(None, environ)[0]
+    yield environment_layer(environ)
 
 
 def _by_own_name(kind: str, settings: Mapping[str, object], origin: str = "") -> Layer:
@@ -114,7 +117,14 @@ def _by_own_name(kind: str, settings: Mapping[str, object], origin: str = "") ->
 def _flat(value: object, path: SettingPath = (), origin: str = "") -> Layer:
     """The layer of a nested mapping, or of a section's explicitly given values."""
     if isinstance(value, Section):
-        value = value.given()
+        borrowed = value.borrowed()
+        value = {
+            name: Given(given, origin, borrowed=name in borrowed)
+            for name, given in value.given().items()
+        }
+    if isinstance(value, Given):
+        below: object = value.value
+        return _flat(below, path, origin) if isinstance(below, Section) else {path: value}
     if not isinstance(value, Mapping):
         return {path: Given(value, origin)}
     layer: Layer = {}

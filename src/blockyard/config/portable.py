@@ -7,7 +7,7 @@ the process that opens the store anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,29 +27,47 @@ class Portable(NamedTuple):
         """The configuration again. Raises `ConfigError`."""
         layer: Layer = {path: Given(value, "from a pickle") for path, value in self.settings}
         if self.missing:
-            layer |= self._found(environ)
+            for together in self._missing_together():
+                layer |= _found(together, layers_of_environment(environ))
         return as_config(layer)
 
-    def _found(self, environ: Mapping[str, str]) -> Layer:
-        """What is missing, all of it from one place, since it belongs together."""
-        for layer in layers_of_environment(environ):
-            if layer.keys() >= set(self.missing):
-                return {path: layer[path] for path in self.missing}
-        names = ", ".join("BLOCKYARD_" + "_".join(path).upper() for path in self.missing)
-        raise ConfigError(
-            f"{names}: expected in the environment, as in the process that pickled this store: "
-            "secrets that come from there are not pickled"
-        )
+    def _missing_together(self) -> Iterable[set[SettingPath]]:
+        """What is missing, in sets of what belongs together."""
+        sets: dict[object, set[SettingPath]] = {}
+        for path in self.missing:
+            group = next((group for group in TOGETHER if path[-1] in group), path)
+            sets.setdefault(group, set()).add(path)
+        return sets.values()
 
     def __repr__(self) -> str:
         return f"Portable({len(self.settings)} settings)"  # some of them secret
 
 
+def _found(missing: set[SettingPath], layers: Iterable[Layer]) -> Layer:
+    """Settings that belong together, as one place of the environment has them."""
+    places = {path[:-1] for path in missing}
+    names = {path[-1] for path in missing}
+    for group in TOGETHER:
+        names |= group if group & names else set()
+    wanted = {(*place, name) for place in places for name in names}
+    for layer in layers:
+        if layer.keys() >= {path for path in missing if path[-1] != "session_token"}:
+            return {path: layer[path] for path in wanted & layer.keys()}
+    variables = ", ".join("BLOCKYARD_" + "_".join(path).upper() for path in sorted(missing))
+    raise ConfigError(
+        f"{variables}: expected in the environment, as in the process that pickled this store: "
+        "secrets that come from there are not pickled"
+    )
+
+
 def portable(config: StoreConfig) -> Portable:
-    """`config` for a pickle."""
-    settings: list[tuple[SettingPath, object]] = []
+    """`config` for a pickle, without the sections of other types of stores."""
+    settings: list[tuple[SettingPath, object]] = [(("type",), config.type)]
     missing: list[SettingPath] = []
-    _collect(config, (), settings, missing)
+    if config.selected is not None:
+        _collect(config.selected, (config.type,), settings, missing)
+    if config.cache is not None:
+        _collect(config.cache, ("cache",), settings, missing)
     return Portable(tuple(settings), tuple(missing))
 
 

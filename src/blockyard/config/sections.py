@@ -78,6 +78,12 @@ class Setting(NamedTuple):
         """Whether no error may show it."""
         return isinstance(self.default, Secret)
 
+    @property
+    def holds_secrets(self) -> bool:
+        """Whether it is secret, or a section with secrets."""
+        below = self.section.settings.values() if self.section else ()
+        return self.secret or any(each.holds_secrets for each in below)
+
     def convert(self, value: Any) -> object:
         """The value as it will be used. Raises `ValueError`, whose text is never the value's."""
         if value is None and self.default is None:
@@ -216,7 +222,7 @@ class _Problem(NamedTuple):
         if self.given is None:
             return f"{path}: required: {known.expected}"
         value = self.given.value
-        got = _HIDDEN if known.secret and value else shown(value)
+        got = _HIDDEN if known.holds_secrets and value else shown(value)
         because = f" ({self.reason})" if self.reason else ""
         return f"{path}: expected {known.expected}, got {got}{because}"
 

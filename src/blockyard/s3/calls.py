@@ -104,7 +104,7 @@ class Call(ABC):
     changes: bool = field(default=False, kw_only=True)
     on_bucket: bool = field(default=False, kw_only=True)
     checksum_mode: bool = field(default=False, kw_only=True)
-    object_headers: Mapping[str, str] | None = field(default=None, kw_only=True)
+    object_headers: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
     attempts: Attempts | None = field(default=None, kw_only=True)
 
     @abstractmethod
@@ -302,16 +302,18 @@ class Caller:
         site, credentials = self.site, await self._credentials.current(ctx)
         if credentials is None:
             raise UnsupportedError(f"presign {wanted.key!r}: the store's requests are unsigned")
-        address, headers = site.address, dict(self.headers.every)
-        if wanted.method == "PUT":
-            headers |= self.headers.write(wanted.options)
-        elif wanted.method != "DELETE":
-            headers |= self.headers.read
+        address = site.address
         target = object_path(address, full_key)
-        signed = Request(address.origin, wanted.method, target, {"host": address.host, **headers})
+        signed = Request(address.origin, wanted.method, target, dict(self.headers.every))
+        if wanted.method == "PUT":
+            signed.headers |= self.headers.write(f"presign {wanted.key!r}", wanted.options)
+        if wanted.method != "DELETE":
+            signed.headers |= self.headers.read
+        signed.headers["host"] = address.host
         query = site.signer.presign(signed, credentials, self._recovery.now(ctx), wanted.expires)
         url = f"{address.origin.scheme}://{address.host}{target}?{query}"
-        return PresignedRequest(wanted.method, url, headers)
+        del signed.headers["host"]
+        return PresignedRequest(wanted.method, url, signed.headers)
 
     def on_last_attempt(self, call: Call) -> bool:
         """Whether one more failure ends the call."""

@@ -52,19 +52,28 @@ class ObjectHeaders:
         defaults = _defaults(config.put)
         own_key = config.put.customer_key.reveal()
         self.read = _own_key("", own_key)
-        self._write = _headers(defaults) | self.read
+        self._encryption = config.put.encryption
+        self._write = _headers(defaults)
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
         self.copy = _headers(kept) | self.read | _own_key("copy-source-", own_key)
 
-    def write(self, options: PutOptions | None) -> dict[str, str]:
-        """The headers of a write: the store's, unless its own options say otherwise."""
-        if options is None:
-            return dict(self._write)
-        given = options.given()
+    def write(self, where: str, options: PutOptions | None) -> dict[str, str]:
+        """The headers of a write: the store's, unless its own options say otherwise.
+
+        Those of `read` go with it as well. Raises `ValueError` in the name of `where`.
+        """
         headers = dict(self._write)
-        if "encryption" in given:  # of another kind: what belongs to that of the store goes
-            for name in ("encryption", "kms_key_id", "kms_context"):
+        if options is None:
+            return headers
+        options.check()
+        given = options.given()
+        if "encryption" in given:
+            if self.read:
+                raise ValueError(f"{where}: options: encryption: the store has a customer_key")
+            for name in ("encryption", "kms_key_id", "kms_context"):  # of another kind
                 _ = headers.pop(_NAMES[name], None)
+        elif given.keys() & {"kms_key_id", "kms_context"} and "kms" not in self._encryption:
+            raise ValueError(f"{where}: options: encryption: expected aws:kms with a key of KMS")
         return headers | _headers(given)
 
 

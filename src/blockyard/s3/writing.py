@@ -88,7 +88,7 @@ class Writer:
         if self._holds_to(request) is False:
             raise _unconditional(request, "not stored")
         payload_hash, headers = await self._guards(ctx, request.data)
-        headers |= self._caller.headers.write(request.options)
+        headers |= self._caller.headers.write(f"{_OPERATION} {request.key!r}", request.options)
         if request.conditional:
             headers[_NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
@@ -99,6 +99,7 @@ class Writer:
             del headers[CHECKSUM]
         put = _Put(_OPERATION, request.key, full_key, request, headers, payload_hash=payload_hash)
         put.bare_etag = learnt.bare_etags
+        put.object_headers = self._caller.headers.read
         if self._holds_to(request) is None:
             await self._refuse_existing(ctx, put)
         try:

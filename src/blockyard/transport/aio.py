@@ -192,7 +192,7 @@ class AsyncioRuntime(NetworkRuntime):
         self.connections.here().abandon()
 
     def drop(self) -> bool:
-        """Close everything, where no call is under way; whether there were connections."""
+        """Close everything, where no call is under way; whether somebody should have done so."""
         if self._closed or sys.is_finalizing():
             return False
         self._closed = True
@@ -200,7 +200,7 @@ class AsyncioRuntime(NetworkRuntime):
         self._workers.close()
         self._receivers.close()
         self._pollers.here().drop()
-        return self.connections.here().close()
+        return self.connections.here().close() and not self.connections.dropped_quietly
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""

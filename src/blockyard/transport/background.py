@@ -105,7 +105,8 @@ class BackgroundLoop:
         if self._closed or sys.is_finalizing():
             return
         self._closed = True
-        if self._threads.here().begin_to_end(self._runtime.close):
+        begun = self._threads.here().begin_to_end(self._runtime.close)
+        if begun and not self._runtime.connections.dropped_quietly:
             warn_of_drop()
 
     def _begin(self, call: _Call[Any]) -> None:

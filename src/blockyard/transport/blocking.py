@@ -221,7 +221,7 @@ class BlockingRuntime(NetworkRuntime):
             return
         self._polling.closed = True
         self._threads.close()
-        if self.connections.here().close():
+        if self.connections.here().close() and not self.connections.dropped_quietly:
             warn_of_drop()
 
     def _poller(self) -> BlockingPoller:

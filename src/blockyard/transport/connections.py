@@ -31,6 +31,8 @@ class Connections:
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
         self.http = http
         self.timeouts = timeouts
+        self.dropped_quietly = False
+        """Whether nobody was to close the client, so that dropping it is no fault of theirs."""
         self.dialing = Dialing(http, timeouts)
         self._pools = PerProcess(
             partial(ConnectionPool, http, self.dialing), ConnectionPool.abandon
