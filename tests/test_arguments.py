@@ -185,6 +185,13 @@ WRONG: dict[str, list[Wrong]] = {
         *types(None, 1.5, "8", b"8", True, False, [8], Decimal(8)),
         *((value, ValueError) for value in (0, -1, 10_001, 10**400)),
     ],
+    "lifetime": [*types(None, 1, b"mutable"), ("", ValueError), ("forever", ValueError)],
+    "options": types(3, "text/plain", {"content_type": "text/plain"}, []),
+    "method": [*types(None, 1, b"GET", ["GET"]), ("POST", ValueError), ("get", ValueError)],
+    "expires": [
+        *types(None, "60", True, [60]),
+        *((value, ValueError) for value in (0, -1, 0.5, float("nan"), float("inf"), 604_801)),
+    ],
     "cache": [*types(None, 1, b"use", True, ["use"]), ("", ValueError), ("none", ValueError)],
 }
 """Wrong values of every parameter, by its name, and what each raises."""
@@ -499,7 +506,7 @@ def public_callables() -> dict[str, Any]:
 def test_annotations_can_be_resolved() -> None:
     """As `inspect`, pydantic, FastAPI and documentation tools do."""
     callables = public_callables()
-    assert {"BlockStore.write_block", "AsyncBlockStore.__init__", "open_store"} <= set(callables)
+    assert {"BlockStore.write_block", "AsyncBlockStore.close", "open_store"} <= set(callables)
     for name, item in callables.items():
         if name == "PartialDeleteError.__init__":  # of a type that is above it
             continue

@@ -322,8 +322,9 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
     async def close(self) -> None:
         """See `BlockStore.close`."""
         self._operations.refuse_more()
+        then = self._operations.close if self._operations.waits_to_close else None
         try:
-            await self._runtime.close()
+            await self._runtime.close(then)
         finally:
             self._operations.close()
 

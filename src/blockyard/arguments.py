@@ -285,6 +285,7 @@ def lifetime(operation: str, value: Lifetime) -> Lifetime:
 
 def presigned(operation: str, method: Method, expires: float) -> tuple[Method, int]:
     """What a presigned request does, and for how many seconds. Raises `TypeError`, `ValueError`."""
+    method = cast("Method", text(operation, method, "method"))
     if method not in get_args(Method):
         known = ", ".join(get_args(Method))
         raise ValueError(f"{operation}: method: expected {known}, got {_shown(method)}")

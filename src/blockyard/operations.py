@@ -407,6 +407,11 @@ class Operations:
         closed = ", closed" if self.closed else ""
         return f"<{kind} {self.store.name}{limits}, concurrency {concurrency}{closed}>"
 
+    @property
+    def waits_to_close(self) -> bool:
+        """Whether `close` may wait: see `Store.waits_to_close`."""
+        return self.store.waits_to_close
+
     def refuse_more(self) -> None:
         """From now on raise `StoreClosedError`, but in what tidies up."""
         self._refusing = True

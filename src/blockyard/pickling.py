@@ -154,6 +154,10 @@ class _UnusableStore(WrapperStore):
     def stats(self) -> StoreStats:
         return StoreStats()
 
+    @property
+    def waits_to_close(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 

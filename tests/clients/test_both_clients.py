@@ -96,6 +96,7 @@ class RecordedOperations:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Context, tuple[Any, ...], dict[str, Any]]] = []
         self.closed = 0
+        self.waits_to_close = False
 
     def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         async def answer() -> Any:

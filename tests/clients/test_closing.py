@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,36 @@ OLD = b"old" * 150
 NEW = b"renewed!" * 50
 
 Run = Callable[["Closed", str], None]
+
+
+def test_a_store_that_waits_for_its_disk_does_not_hold_up_the_loop() -> None:
+    went_on, closed = threading.Event(), threading.Event()
+
+    class Waiting(MemoryStore):
+        waits_to_close = True
+
+        def close(self) -> None:
+            assert went_on.wait(30)  # for the loop, which has to go on meanwhile
+            closed.set()
+
+    async def main() -> None:
+        store = await blockyard.open_async_store(Waiting())
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        _ = asyncio.get_running_loop().call_later(0.05, went_on.set)
+        await closing
+        assert closed.is_set()
+        with pytest.raises(StoreClosedError):
+            _ = await store.read_block("a")
+
+    asyncio.run(main())
+
+
+def test_a_cache_in_a_folder_waits_to_close(tmp_path: Path) -> None:
+    disk = {"path": tmp_path / "cache", "size": "8MiB"}
+    for cache, waits in (({"memory": "1MiB"}, False), ({"disk": disk}, True)):
+        with blockyard.open_store((tmp_path / "blocks").as_uri(), cache=cache) as store:
+            assert store._operations.waits_to_close is waits
 
 
 def blocking_store(store: Store) -> BlockStore:

@@ -138,9 +138,9 @@ class Trace:
 class StoreOfEqualETags(MemoryStore):
     """Equal bytes have equal ETags, as on S3."""
 
-    def _block(self, ctx: Context, key: str, data: bytes) -> Any:
+    def _block(self, ctx: Context, *block: Any) -> Any:
         self._writes = count()
-        return super()._block(ctx, key, data)
+        return super()._block(ctx, *block)
 
 
 async def prepared(

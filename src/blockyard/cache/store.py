@@ -469,6 +469,10 @@ class CacheStore(WrapperStore):
             counts.damaged += disk.get("damaged", 0)
         return replace(self.inner.stats(), cache=counts)
 
+    @property
+    def waits_to_close(self) -> bool:
+        return self._disk is not None or self.inner.waits_to_close
+
     def close(self) -> None:
         if self._memory is not None:
             self._memory.close()

@@ -295,5 +295,10 @@ class Store(ABC):
         """What was sent and learnt so far; nothing by default."""
         return StoreStats()
 
+    @property
+    def waits_to_close(self) -> bool:
+        """Whether `close` may wait, as for a disk: then no event loop is to wait with it."""
+        return False
+
     def close(self) -> None:  # noqa: B027 - a store need not hold anything
         """Let go of what the store holds. Called once; the default holds nothing."""

@@ -82,5 +82,9 @@ class WrapperStore(Store):
     def stats(self) -> StoreStats:
         return self.inner.stats()
 
+    @property
+    def waits_to_close(self) -> bool:
+        return self.inner.waits_to_close
+
     def close(self) -> None:
         self.inner.close()

@@ -169,8 +169,8 @@ class AsyncioRuntime(NetworkRuntime):
             raise TransportError(f"no way to reach the event loop: {error}") from error
         return TaskQueue(self.run, poller.post)
 
-    async def close(self) -> None:
-        """End what `run` awaits, then close every connection.
+    async def close(self, then: Callable[[], None] | None = None) -> None:
+        """End what `run` awaits, call `then` on a thread, and close every connection.
 
         What `run` awaits is cancelled, has `CLOSING_SECONDS` to tidy up, and raises
         `StoreClosedError`; other requests under way, and later ones, raise that too. Those of
@@ -179,6 +179,8 @@ class AsyncioRuntime(NetworkRuntime):
         self._closed = True
         try:
             await self._pollers.here().close(asyncio.get_running_loop())
+            if then is not None:
+                await self.blocking(then)
         finally:
             self._threads.close()
             self._workers.close()
