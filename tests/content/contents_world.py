@@ -113,6 +113,12 @@ class World(NamedTuple):
     def apply(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Any]:
         return getattr(self, f"_{action.verb}")(process, action, now, late)
 
+    def killed(self, process: str) -> World:
+        return self
+
+    def power_failed(self, now: int) -> World:
+        return self
+
     def _get(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Seen]:
         return self, Seen(self.register, now, self.modified)
 

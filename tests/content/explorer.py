@@ -12,7 +12,8 @@ fails. A request that changes something may be applied with its reply lost, once
 proxy repeats it), or be under way when its client gives up: what is under way is applied at any
 moment within `late` minutes, or never. Time passes from one of the scenario's instants to the next,
 between any two actions. A process may be killed at any point, its request under way; that it takes
-no step for a while, or for ever, needs no kill.
+no step for a while, or for ever, needs no kill. The power may fail: that kills all processes at
+once, but for those of a scenario that come afterwards.
 
 The first trace that is found is one of the shortest.
 """
@@ -58,6 +59,14 @@ class World(Protocol):
         """The world after `action`, and the reply. Raises `BrokenError`."""
         ...
 
+    def killed(self, process: str) -> World:
+        """The world once a process is gone, and what it held of the system."""
+        ...
+
+    def power_failed(self, now: int) -> World:
+        """The world after a power cut: what was not synced is gone. Raises `BrokenError`."""
+        ...
+
 
 Process = Generator[Any, Any, Any]
 
@@ -73,6 +82,9 @@ class Scenario:
     kills: int = 0
     late: int = 5
     repeats: bool = False
+    power_cuts: int = 0
+    after_power_cut: frozenset[str] = frozenset()
+    """Processes that go on when the power fails, which it does before their first step."""
 
 
 class Found(NamedTuple):
@@ -105,6 +117,7 @@ class State(NamedTuple):
     instant: int
     faults: int
     kills: int
+    power_cuts: int = 0
 
 
 class Automaton:
@@ -164,7 +177,8 @@ class Explorer:
         """Look at every state. Raises `RuntimeError` when there are more than `limit`."""
         scenario = self._scenario
         local = tuple(automaton.begin for automaton in self._automata)
-        root = State(scenario.world, local, (), 0, scenario.faults, scenario.kills)
+        left = (scenario.faults, scenario.kills, scenario.power_cuts)
+        root = State(scenario.world, local, (), 0, *left)
         for index in range(len(local)):
             root = self._local(root, index)
         self._origin = {root: None}
@@ -200,6 +214,8 @@ class Explorer:
                 yield "killed", index
         for request in state.under_way:
             yield "late", request
+        if state.power_cuts and self._none_after_power_cut(state):
+            yield "power fails", None
         if state.instant + 1 < len(self._scenario.instants):
             yield "time passes", None
 
@@ -210,6 +226,8 @@ class Explorer:
             left = tuple(request for request in state.under_way if now - request.since < late)
             return state._replace(instant=state.instant + 1, under_way=left)
         now = self._scenario.instants[state.instant]
+        if what == "power fails":
+            return self._power_fails(state, now)
         if what == "late":
             left = list(state.under_way)
             left.remove(on)
@@ -222,14 +240,36 @@ class Explorer:
             state = state._replace(world=world)
             reply = answer if what == "answered" else LOST
         if what in {"under way", "applied and under way", "killed"} and action.changes:
-            under_way = sorted([*state.under_way, UnderWay(process, action, now)], key=repr)
-            state = state._replace(under_way=tuple(under_way))
+            state = _sent(state, UnderWay(process, action, now))
         if what == "killed":
-            return self._enter(state._replace(kills=state.kills - 1), on, self._automata[on].ended)
+            state = state._replace(kills=state.kills - 1, world=state.world.killed(process))
+            return self._enter(state, on, self._automata[on].ended)
         if reply is LOST:
             state = state._replace(faults=state.faults - 1)
         after = self._automata[on].after(state.local[on], reply)
         return self._local(self._enter(state, on, after), on)
+
+    def _none_after_power_cut(self, state: State) -> bool:
+        """Whether none has begun of those that begin after a power cut."""
+        return all(
+            number == automaton.begin
+            for name, number, automaton in zip(
+                self._names, state.local, self._automata, strict=True
+            )
+            if name in self._scenario.after_power_cut
+        )
+
+    def _power_fails(self, state: State, now: int) -> State:
+        for index, (name, automaton) in enumerate(zip(self._names, self._automata, strict=True)):
+            action = automaton.actions[state.local[index]]
+            if action is None or name in self._scenario.after_power_cut:
+                continue
+            if action.changes:
+                state = _sent(state, UnderWay(name, action, now))
+            state = state._replace(world=state.world.killed(name))
+            state = self._enter(state, index, automaton.ended)
+        world = state.world.power_failed(now)
+        return state._replace(world=world, power_cuts=state.power_cuts - 1)
 
     def _local(self, state: State, index: int) -> State:
         """Take the actions of a process that are no requests."""
@@ -257,10 +297,16 @@ class Explorer:
     def _tell(self, state: State, what: str, on: Any) -> str:
         if what == "time passes":
             return f"minute {self._scenario.instants[state.instant + 1]}"
+        if what == "power fails":
+            return "the power fails"
         if what == "late":
             return f"applied late, from {on.process}: {on.action}"
         action = self._automata[on].actions[state.local[on]]
         return f"{self._names[on]}: {action}: {what}"
+
+
+def _sent(state: State, request: UnderWay) -> State:
+    return state._replace(under_way=tuple(sorted([*state.under_way, request], key=repr)))
 
 
 def explore(scenario: Scenario, limit: int = 200_000) -> Found:
