@@ -622,8 +622,8 @@ MUTANTS = [
     Mutant(
         "zarr: metadata of a cached hierarchy never asked for again",
         "zarr.py",
-        '(key, lifetime="mutable")',
-        "(key)",
+        '(key, *span, lifetime="mutable")',
+        "(key, *span)",
         _ZARR,
     ),
     Mutant(

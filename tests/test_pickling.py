@@ -375,7 +375,7 @@ def test_what_cannot_be_opened_there_is_said_on_use(tmp_path: Path) -> None:
 def test_a_store_of_the_callers_own_is_not_pickled() -> None:
     with (
         blockyard.open_store(MemoryStore()) as store,
-        pytest.raises(TypeError, match="BlockStore over a Store of your own"),
+        pytest.raises(TypeError, match=r"BlockStore over a Store of your own \(MemoryStore\)"),
     ):
         _ = pickle.dumps(store)
 

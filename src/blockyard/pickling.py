@@ -96,7 +96,8 @@ def pickled(stack: Stack, kind: str) -> PickledClient:
         )
     if stack.source is None:
         raise TypeError(
-            f"a {kind} over a Store of your own can't be pickled: pickle what it is made from"
+            f"a {kind} over a Store of your own ({type(store).__name__}) can't be pickled: "
+            "pickle what it is made from"
         )
     source = portable(stack.source)
     if stack.source.selected is None:

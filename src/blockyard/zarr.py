@@ -266,19 +266,22 @@ class BlockyardStore(Store):
 
 def _read(store: Any, key: str, byte_range: ByteRequest | None) -> Any:
     """Have a client read; what comes is a coroutine's of the asyncio client."""
+    metadata = key.rpartition("/")[2] in _METADATA
     match byte_range:
-        case None if key.rpartition("/")[2] in _METADATA:
-            return _data(store.read_block_with_info(key, lifetime="mutable"))
         case None:
-            return store.read_block(key)
+            span: tuple[int, ...] = ()
         case RangeByteRequest(start, end):
-            return store.read_block_range(key, start, end - start)
+            span = start, end - start
         case OffsetByteRequest(offset):
-            return store.read_block_range(key, offset)
+            span = (offset,)
         case SuffixByteRequest(suffix):
-            return _data(store.read_block_with_info(key, suffix=suffix))
+            lifetime = "mutable" if metadata else "default"
+            return _data(store.read_block_with_info(key, suffix=suffix, lifetime=lifetime))
         case _:  # pyright: ignore[reportUnnecessaryComparison]
             raise ValueError(f"Unexpected byte_range, got {byte_range!r}")
+    if metadata:
+        return _data(store.read_block_with_info(key, *span, lifetime="mutable"))
+    return store.read_block_range(key, *span) if span else store.read_block(key)
 
 
 def _data(read: Any) -> Any:

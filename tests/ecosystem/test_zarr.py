@@ -116,6 +116,21 @@ def test_zarrs_stateful_tests(machine: Callable[[Any], Any], cache: dict[str, An
         run_state_machine_as_test(begin, settings=SMALL)  # pyright: ignore[reportUnknownArgumentType]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("machine", [ZarrStoreStateMachine, ZarrHierarchyStateMachine])
+def test_zarrs_stateful_tests_over_s3(
+    machine: Callable[[Any], Any], moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    with blockyard.open_store(**moto_endpoint.s3_settings(bucket, key_prefix)) as client:
+
+        def begin() -> Any:
+            client.delete_by_prefix("", literal=True)
+            return machine(BlockyardStore(client))
+
+        few = settings(SMALL, max_examples=3, stateful_step_count=15)
+        run_state_machine_as_test(begin, settings=few)  # pyright: ignore[reportUnknownArgumentType]
+
+
 @pytest.fixture
 def client() -> Iterator[blockyard.BlockStore]:
     with blockyard.open_store("memory://") as client:
@@ -250,6 +265,13 @@ def test_metadata_is_asked_for_again_and_chunks_are_not() -> None:
             _ = inner.write_block(key, b"new")
         read = [store.get_sync(key) for key in ("zarr.json", "a/.zarray", "a/c/0/0")]
         assert [each.to_bytes() for each in read if each] == [b"new", b"new", b"old"]
+        for each in (RangeByteRequest(0, 2), OffsetByteRequest(1), SuffixByteRequest(1)):
+            _ = inner.write_block("a/.zarray", b"new")
+            assert store.get_sync("a/.zarray", byte_range=each) is not None
+            _ = inner.write_block("a/.zarray", b"abc")
+            found = store.get_sync("a/.zarray", byte_range=each)
+            assert found is not None
+            assert found.to_bytes() in {b"ab", b"bc", b"c"}
         other = asyncio.run(store.get("a/zarr.json.bin"))
         assert other is not None
         assert other.to_bytes() == b"old"
