@@ -376,7 +376,7 @@ def test_a_write_never_waits_for_all_that_is_in_flight(source: str, old: bytes |
             if request.key.endswith(".blockyard"):  # at the end, when all else is there
                 return await super().write(ctx, request)
             in_flight += 1
-            await ctx.runtime.sleep(0.005 * (1 + int(request.key[-1]) % 4))  # out of step
+            await ctx.runtime.sleep(0.03 * (1 + int(request.key[-1]) % 4))  # out of step
             in_flight -= 1
             waits += in_flight == 0
             return await super().write(ctx, request)
