@@ -99,6 +99,13 @@ def test_a_changed_or_missing_byte_is_found(manifest: Manifest, data: st.DataObj
         _ = decode("here", bytes(encoded))
 
 
+def test_a_length_past_the_end_is_found() -> None:
+    head, rest = encode(GONE, NONCE).split(b"\n", 1)
+    longer = head[:-3] + b"999\n" + rest
+    with pytest.raises(IntegrityError, match="it is shorter than it says"):
+        _ = decode("here", longer)
+
+
 @given(st.binary(max_size=200))
 def test_anything_else_is_an_integrity_error(data: bytes) -> None:
     with pytest.raises(IntegrityError):

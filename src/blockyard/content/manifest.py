@@ -167,7 +167,9 @@ def decode(where: str, data: bytes) -> Manifest:
         raise _damaged(where, "it does not begin as one of format 1 does")
     if f"{crc32c(memoryview(data)[head.end() :]):08x}".encode() != head[1]:
         raise _damaged(where, "its checksum does not match")
-    end = head.end() + int(head[2])
+    end = head.end() + int(head[2])  # which the checksum does not cover
+    if end > len(data):
+        raise _damaged(where, "it is shorter than it says")
     try:
         stated = json.loads(data[head.end() : end])
         return _manifest(stated, data[end:])
