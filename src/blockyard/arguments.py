@@ -261,34 +261,32 @@ def deadline(value: float | Same | None, default: float | None) -> float | None:
     return seconds
 
 
+def _one_of(operation: str, name: str, value: str, words: tuple[str, ...], expected: str) -> str:
+    """One of `words`. Raises `TypeError`, `ValueError`."""
+    found = text(operation, value, name)
+    if found not in words:
+        raise ValueError(f"{operation}: {name}: expected {expected}, got {_shown(found)}")
+    return found
+
+
 def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
     """What reads are to do with a cache. Raises `TypeError`, `ValueError`."""
     if value is SAME:
         return default
-    found = text("with_options", value, "cache")
-    if found not in {"use", "bypass", "refresh"}:
-        raise ValueError(
-            f"with_options: cache: expected use, bypass or refresh, got {_shown(found)}"
-        )
+    found = _one_of("with_options", "cache", value, get_args(CacheUse), "use, bypass or refresh")
     return cast("CacheUse", found)
 
 
 def lifetime(operation: str, value: Lifetime) -> Lifetime:
     """How long a cache may answer a read. Raises `TypeError`, `ValueError`."""
-    found = text(operation, value, "lifetime")
-    if found not in {"default", "immutable", "mutable"}:
-        raise ValueError(
-            f"{operation}: lifetime: expected default, immutable or mutable, got {_shown(found)}"
-        )
-    return cast("Lifetime", found)
+    expected = "default, immutable or mutable"
+    return cast("Lifetime", _one_of(operation, "lifetime", value, get_args(Lifetime), expected))
 
 
 def presigned(operation: str, method: Method, expires: float) -> tuple[Method, int]:
     """What a presigned request does, and for how many seconds. Raises `TypeError`, `ValueError`."""
-    method = cast("Method", text(operation, method, "method"))
-    if method not in get_args(Method):
-        known = ", ".join(get_args(Method))
-        raise ValueError(f"{operation}: method: expected {known}, got {_shown(method)}")
+    methods = get_args(Method)
+    method = cast("Method", _one_of(operation, "method", method, methods, ", ".join(methods)))
     if isinstance(expires, bool) or not isinstance(expires, int | float):
         raise unsuitable(operation, "expires", "a number of seconds", expires)
     if not 1 <= expires <= MAX_SECONDS:  # nan is neither

@@ -90,20 +90,18 @@ def pickled(stack: Stack, kind: str) -> PickledClient:
     """A client for a pickle. Raises `TypeError`."""
     store = stack.operations.store
     if isinstance(store, _UnusableStore):
-        kind_of_it = cast("Kind", kind)
-        return PickledClient(
-            kind_of_it, store.source, stack.deadline, stack.concurrency, stack.cache
-        )
-    if stack.source is None:
+        source = store.source
+    elif stack.source is None:
         raise TypeError(
             f"a {kind} over a Store of your own ({type(store).__name__}) can't be pickled: "
             "pickle what it is made from"
         )
-    source = portable(stack.source)
-    if stack.source.selected is None:
+    elif stack.source.selected is None:
         token = _tokens.setdefault(stack.operations, os.urandom(16).hex())
         _in_memory[token] = stack.operations
         source = InMemory(token, os.getpid())
+    else:
+        source = portable(stack.source)
     return PickledClient(cast("Kind", kind), source, stack.deadline, stack.concurrency, stack.cache)
 
 

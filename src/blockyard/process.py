@@ -59,7 +59,7 @@ def warn_of_drop() -> None:
     warnings.warn(
         "a block store was dropped without close(): call it, or use `with`",
         ResourceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -21,9 +21,9 @@ Acl: TypeAlias = Literal[
 RESERVED = "blockyard-"
 """What the names of blockyard's own metadata begin with."""
 MOST_TAGS = 10
-_TEXT = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+HEADER = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]*")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
-_STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,13 @@ def _wrong(name: str, expected: str, value: object) -> ValueError:
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"PutOptions: {name}: expected a text, got {type(value).__name__}")
-    if not _TEXT.fullmatch(value):
+    if not HEADER.fullmatch(value):
         raise _wrong(name, "printable ASCII without blanks at its ends", value)
 
 
 def _check_storage_class(name: str, value: object) -> None:
     _check_text(name, value)
-    if not _STORAGE_CLASS.fullmatch(str(value)):
+    if not STORAGE_CLASS.fullmatch(str(value)):
         raise _wrong(name, "a storage class such as STANDARD_IA", value)
 
 

@@ -13,7 +13,7 @@ from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
 from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
 from blockyard.put_options import Acl, Encryption
-from blockyard.s3.endpoints import bucket_problem, checked_region, is_loopback, normal_endpoint
+from blockyard.s3.endpoints import bucket_problem, can_be_overheard, checked_region, normal_endpoint
 
 SignPayload = Literal["auto", "always", "never"]
 VerifyRanges = Literal["widen", "covered", "off"]
@@ -92,7 +92,7 @@ class PutConfig(Section, yaml_path="block_store.s3.put"):
     storage_class: str = setting(
         "a storage class such as STANDARD_IA", check=values.storage_class, default=""
     )
-    encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = setting(
+    encryption: Literal["", Encryption] = setting(
         "AES256 (by keys of the service), aws:kms or aws:kms:dsse (by a key in KMS)",
         one_of("", *get_args(Encryption)),
         default="",
@@ -220,7 +220,7 @@ class S3Config(Section, yaml_path="block_store.s3"):
         if access_key == "" and valid.get("session_token"):
             yield "session_token", "access_key and secret_key are missing"
         own_key = getattr(valid.get("put"), "customer_key", None)
-        if own_key and (anywhere or "").startswith("http://") and not is_loopback(anywhere):
+        if own_key and endpoint is not None and can_be_overheard(endpoint):
             yield "put", "customer_key would be sent unencrypted to an http:// endpoint"
         if access_key and valid.get("anonymous"):
             yield "anonymous", "access_key is given as well"
@@ -332,7 +332,7 @@ class Settings(TypedDict, total=False):
     request_payer: bool | None
     expected_bucket_owner: str | None
     storage_class: str | None
-    encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] | None
+    encryption: Literal["", Encryption] | None
     kms_key_id: str | None
     customer_key: str | Secret | None
     acl: Literal["", Acl] | None

@@ -26,33 +26,27 @@ class Portable(NamedTuple):
     def load(self, environ: Mapping[str, str]) -> StoreConfig:
         """The configuration again. Raises `ConfigError`."""
         layer: Layer = {path: Given(value, "from a pickle") for path, value in self.settings}
-        if self.missing:
-            for together in self._missing_together():
-                layer |= _found(together, layers_of_environment(environ))
+        missing = set(self.missing)
+        for place, names in dict.fromkeys((path[:-1], _group(path[-1])) for path in self.missing):
+            group = {(*place, name) for name in names}
+            layer |= _found(group & missing, group, layers_of_environment(environ))
         return as_config(layer)
-
-    def _missing_together(self) -> Iterable[set[SettingPath]]:
-        """What is missing, in sets of what belongs together."""
-        sets: dict[object, set[SettingPath]] = {}
-        for path in self.missing:
-            group = next((group for group in TOGETHER if path[-1] in group), path)
-            sets.setdefault(group, set()).add(path)
-        return sets.values()
 
     def __repr__(self) -> str:
         return f"Portable({len(self.settings)} settings)"  # some of them secret
 
 
-def _found(missing: set[SettingPath], layers: Iterable[Layer]) -> Layer:
-    """Settings that belong together, as one place of the environment has them."""
-    places = {path[:-1] for path in missing}
-    names = {path[-1] for path in missing}
-    for group in TOGETHER:
-        names |= group if group & names else set()
-    wanted = {(*place, name) for place in places for name in names}
+def _group(name: str) -> frozenset[str]:
+    """The settings that mean something only with `name`, itself included."""
+    return next((group for group in TOGETHER if name in group), frozenset({name}))
+
+
+def _found(missing: set[SettingPath], group: set[SettingPath], layers: Iterable[Layer]) -> Layer:
+    """The settings of a group, as one place of the environment has them: a token or none."""
+    needed = {path for path in missing if path[-1] != "session_token"}
     for layer in layers:
-        if layer.keys() >= {path for path in missing if path[-1] != "session_token"}:
-            return {path: layer[path] for path in wanted & layer.keys()}
+        if layer.keys() >= needed:
+            return {path: layer[path] for path in group & layer.keys()}
     variables = ", ".join("BLOCKYARD_" + "_".join(path).upper() for path in sorted(missing))
     raise ConfigError(
         f"{variables}: expected in the environment, as in the process that pickled this store: "
@@ -78,10 +72,8 @@ def _collect(
     missing: list[SettingPath],
 ) -> None:
     given = section.given()
-    left = {name for name in section.borrowed() if section.settings[name].secret and given[name]}
-    for group in TOGETHER:
-        if group & left:
-            left |= group & given.keys()
+    secret = {name for name in section.borrowed() if section.settings[name].secret and given[name]}
+    left = {other for name in secret for other in _group(name) & given.keys()}
     for name, value in sorted(given.items()):
         if isinstance(value, Section):
             _collect(value, (*path, name), settings, missing)

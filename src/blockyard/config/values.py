@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from blockyard.model import parse_size
+from blockyard.put_options import HEADER, STORAGE_CLASS
 from blockyard.s3.endpoints import parse_location
 
 Reader = Callable[[Any], Any]
@@ -22,9 +23,6 @@ Reader = Callable[[Any], Any]
 _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromkeys(
     ["false", "f", "no", "n", "off", "0"], False
 )
-_ACCOUNT = re.compile(r"[0-9]{12}")
-_STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]*")
-_HEADER = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _ONE_WORD = re.compile(r"[!-~]*")
 
 
@@ -128,25 +126,20 @@ def customer_key(text: str) -> str:
     return text
 
 
-def owner(text: str) -> str:
-    """An AWS account's id."""
-    if text and not _ACCOUNT.fullmatch(text):
-        raise ValueError("an account's id has 12 digits")
-    return text
+def matching(pattern: re.Pattern[str], problem: str) -> Callable[[str], str]:
+    """A check of text, which may be empty; `problem` says what is wrong where it does not match."""
+
+    def check(text: str) -> str:
+        if text and not pattern.fullmatch(text):
+            raise ValueError(problem)
+        return text
+
+    return check
 
 
-def storage_class(text: str) -> str:
-    """A storage class by the name that S3 has for it."""
-    if text and not _STORAGE_CLASS.fullmatch(text):
-        raise ValueError("its name has capital letters, digits and _")
-    return text
-
-
-def header(text: str) -> str:
-    """The value of a header."""
-    if text and not _HEADER.fullmatch(text):
-        raise ValueError("it has to be printable ASCII, without blanks at its ends")
-    return text
+owner = matching(re.compile(r"[0-9]{12}"), "an account's id has 12 digits")
+storage_class = matching(STORAGE_CLASS, "its name has capital letters, digits and _")
+header = matching(HEADER, "it has to be printable ASCII, without blanks at its ends")
 
 
 def access_key(text: str) -> str:

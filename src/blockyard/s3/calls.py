@@ -306,7 +306,7 @@ class Caller:
         target = object_path(address, full_key)
         signed = Request(address.origin, wanted.method, target, dict(self.headers.every))
         if wanted.method == "PUT":
-            signed.headers |= self.headers.write(f"presign {wanted.key!r}", wanted.options)
+            signed.headers |= self.headers.write("presign", wanted.key, wanted.options)
         if wanted.method != "DELETE":
             signed.headers |= self.headers.read
         signed.headers["host"] = address.host

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from blockyard.context import Origin
 from blockyard.errors import ConfigError
@@ -54,15 +54,6 @@ def aws_endpoint(region: str, *, fips: bool = False, dualstack: bool = False) ->
     service = "s3-fips" if fips else "s3"
     stack = ".dualstack" if dualstack else ""
     return f"https://{service}{stack}.{region}.{next(domains, _DOMAIN)}"
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an endpoint is on this machine, so that nobody listens on the way to it."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_aws_host(host: str) -> bool:
@@ -197,6 +188,15 @@ def normal_endpoint(text: str) -> str:
     if not separator:
         scheme, location = "https", text
     return f"{scheme}://{location.partition('/')[0]}".lower() + path
+
+
+def can_be_overheard(endpoint: str) -> bool:
+    """Whether requests go unencrypted to an endpoint, "" for AWS, that is not on this machine."""
+    if endpoint == "":
+        return False
+    (scheme, host, _), _ = parse_endpoint(endpoint)
+    here = host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
+    return scheme == "http" and not here
 
 
 def parse_location(location: str) -> tuple[str, int | None]:

@@ -57,16 +57,15 @@ class ObjectHeaders:
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
         self.copy = _headers(kept) | self.read | _own_key("copy-source-", own_key)
 
-    def write(self, where: str, options: PutOptions | None) -> dict[str, str]:
+    def write(self, operation: str, key: str, options: PutOptions | None) -> dict[str, str]:
         """The headers of a write: the store's, unless its own options say otherwise.
 
-        Those of `read` go with it as well. Raises `ValueError` in the name of `where`.
+        Those of `read` go with it as well. Raises `ValueError`, which names both.
         """
-        headers = dict(self._write)
         if options is None:
-            return headers
+            return self._write
         options.check()
-        given = options.given()
+        headers, given, where = dict(self._write), options.given(), f"{operation} {key!r}"
         if "encryption" in given:
             if self.read:
                 raise ValueError(f"{where}: options: encryption: the store has a customer_key")

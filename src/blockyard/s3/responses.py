@@ -49,7 +49,7 @@ def block_info(key: str, response: Response, size: int | None = None) -> BlockIn
 
 
 def described(info: BlockInfo, response: Response) -> BlockInfo:
-    """`info`, with what the reply to a GET or HEAD says of the object besides."""
+    """`info`, with what the reply to a HEAD says of the object besides."""
     headers = response.headers
     return info._replace(
         metadata=metadata_of(headers),

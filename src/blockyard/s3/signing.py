@@ -107,7 +107,7 @@ class Signer:
         It holds for `expires` seconds; the body is not signed.
         https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
         """
-        moment = self._moment_of(int(timestamp), credentials, None)
+        moment = self._moment_of(int(timestamp), credentials, self._moment)
         names = ";".join(sorted(request.headers))
         lines = [f"{name}:{_single_spaced(request.headers[name])}\n" for name in names.split(";")]
         scope = moment.authorization_prefix.partition("Credential=")[2]

@@ -88,7 +88,7 @@ class Writer:
         if self._holds_to(request) is False:
             raise _unconditional(request, "not stored")
         payload_hash, headers = await self._guards(ctx, request.data)
-        headers |= self._caller.headers.write(f"{_OPERATION} {request.key!r}", request.options)
+        headers |= self._caller.headers.write(_OPERATION, request.key, request.options)
         if request.conditional:
             headers[_NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:

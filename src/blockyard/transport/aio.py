@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import UserCode, UserItems, UserTask, check_concurrency
 from blockyard.errors import StoreClosedError, TransportError
-from blockyard.process import PerProcess, warn_of_drop
+from blockyard.process import PerProcess
 from blockyard.transport.blocking import Inline
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.connections import Connections
@@ -194,7 +194,7 @@ class AsyncioRuntime(NetworkRuntime):
         self.connections.here().abandon()
 
     def drop(self) -> bool:
-        """Close everything, where no call is under way; whether somebody should have done so."""
+        """Close everything, where no call is under way; whether there were connections."""
         if self._closed or sys.is_finalizing():
             return False
         self._closed = True
@@ -202,12 +202,12 @@ class AsyncioRuntime(NetworkRuntime):
         self._workers.close()
         self._receivers.close()
         self._pollers.here().drop()
-        return self.connections.here().close() and not self.connections.dropped_quietly
+        return self.connections.here().close()
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""
         if self.drop():
-            warn_of_drop()
+            self.connections.warn_of_drop()
 
     def _user_thread(
         self, deadline: float | None, close: Callable[[], object] | None

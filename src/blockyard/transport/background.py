@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 from blockyard.context import CacheUse, Context
 from blockyard.errors import StoreClosedError, TransportError
-from blockyard.process import PerProcess, warn_of_drop
+from blockyard.process import PerProcess
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
@@ -105,9 +105,8 @@ class BackgroundLoop:
         if self._closed or sys.is_finalizing():
             return
         self._closed = True
-        begun = self._threads.here().begin_to_end(self._runtime.close)
-        if begun and not self._runtime.connections.dropped_quietly:
-            warn_of_drop()
+        if self._threads.here().begin_to_end(self._runtime.close):
+            self._runtime.connections.warn_of_drop()
 
     def _begin(self, call: _Call[Any]) -> None:
         """Have the loop begin `call`, before what `close` has it do."""

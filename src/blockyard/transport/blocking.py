@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 
 from blockyard.context import UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError
-from blockyard.process import warn_of_drop
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool, Connections, waits_for_itself
 from blockyard.transport.exchanging import NetworkRuntime
@@ -221,8 +220,8 @@ class BlockingRuntime(NetworkRuntime):
             return
         self._polling.closed = True
         self._threads.close()
-        if self.connections.here().close() and not self.connections.dropped_quietly:
-            warn_of_drop()
+        if self.connections.here().close():
+            self.connections.warn_of_drop()
 
     def _poller(self) -> BlockingPoller:
         return self._polling

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from blockyard.context import Origin, Request
-from blockyard.process import PerProcess
+from blockyard.process import PerProcess, warn_of_drop
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connecting import Dialing
 from blockyard.transport.connection import Connection, connect
@@ -39,6 +39,11 @@ class Connections:
         )
         self.here = self._pools.here
         """This process's pool."""
+
+    def warn_of_drop(self) -> None:
+        """Say that what had them was dropped without `close`, where somebody was to close it."""
+        if not self.dropped_quietly:
+            warn_of_drop()
 
 
 class ConnectionPool:
