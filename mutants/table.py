@@ -39,6 +39,7 @@ _OPTIONS = ("s3/test_object_headers.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
+_DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
@@ -675,5 +676,54 @@ MUTANTS = [
         "check_conditions(request, info.etag)",
         "pass",
         _OBSPEC,
+    ),
+    Mutant(
+        "distributed: the first key of a part in none",
+        "distributed/key_ranges.py",
+        "_Part(keys._replace(after=gap.bound), gap.first)",
+        "_Part(keys._replace(after=gap.first), gap.first)",
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: a surrogate as the end of a range",
+        "distributed/key_ranges.py",
+        "while code in _SURROGATES or",
+        "while",
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: the rest of a range is left",
+        "distributed/tasks.py",
+        "return count, last",
+        "return count, None",
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: blocks deleted before their manifests",
+        "distributed/__init__.py",
+        "[Delete(True, False), Delete(False, False)]",
+        "[Delete(False, False), Delete(True, False)]",
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: a tombstone is copied",
+        "distributed/tasks.py",
+        "elif block.size >= LEAST_SIZE:",
+        "else:",
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: tasks like those before",
+        "distributed/job.py",
+        'f"{self._id}-{self._made}"',
+        'f"{self._made}"',
+        _DISTRIBUTED,
+    ),
+    Mutant(
+        "distributed: tasks without the deadline",
+        "distributed/job.py",
+        "return self._store.with_options(deadline=left)",
+        "return self._store",
+        _DISTRIBUTED,
     ),
 ]

@@ -27,6 +27,7 @@ from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, Method
 from blockyard.put_options import PutOptions
 
 Item = TypeVar("Item")
+Called = TypeVar("Called", bound=Callable[..., object])
 
 _LARGEST = 2**63 - 1
 """The largest offset that files and services can hold, in bytes."""
@@ -303,8 +304,8 @@ def put_options(operation: str, value: PutOptions | None) -> PutOptions | None:
     raise unsuitable(operation, "options", "PutOptions", value)
 
 
-def progress(operation: str, value: Callable[[int], None] | None) -> Callable[[int], None] | None:
-    """What is called as a content comes along, or None. Raises `TypeError`."""
+def progress(operation: str, value: Called | None) -> Called | None:
+    """What is called as a call comes along, or None. Raises `TypeError`."""
     if value is None:
         return None
     if not callable(value):

@@ -22,6 +22,7 @@
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
     ├── LocalStorageError                               the local disk refused (read-only, full)
     ├── UnsupportedError                                the service lacks what the operation needs
+    ├── ExecutorError                                   an executor did not bring a task to its end
     ├── TransportError                                  no usable reply came
     │   ├── TransportConnectionError  (ConnectionError) refused, reset, not resolved
     │   │   └── TLSError                                the handshake or the certificate failed
@@ -144,6 +145,14 @@ class LocalStorageError(BlockStoreError):
 
 class UnsupportedError(BlockStoreError):
     """The service lacks what the operation rests on; the message says what that is."""
+
+
+class ExecutorError(BlockStoreError):
+    """The executor that was given did not bring a task to its end: see `blockyard.distributed`.
+
+    A worker was killed, it was shut down, the task could not be pickled, or a worker has no
+    blockyard; its own error is the cause.
+    """
 
 
 class TransportError(BlockStoreError):

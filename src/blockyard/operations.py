@@ -349,9 +349,9 @@ class Operations:
                 deleted += keys
             else:
                 manifests = [key for key in keys if key.endswith(MANIFEST_SUFFIX)]
-                await self._delete_some(ctx, manifests, deleted, failed)
+                await self.delete_some(ctx, manifests, deleted, failed)
                 blocks = [key for key in keys if not key.endswith(MANIFEST_SUFFIX)]
-                await self._delete_some(ctx, blocks, deleted, failed)
+                await self.delete_some(ctx, blocks, deleted, failed)
             if token is None:
                 break
             keys, token = await pages(token)
@@ -460,7 +460,7 @@ class Operations:
             result.raise_for_failures()
         return result
 
-    async def _delete_some(
+    async def delete_some(
         self,
         ctx: Context,
         keys: Sequence[str],

@@ -37,7 +37,7 @@ class Verifier:
         self, ctx: Context, prefix: str, progress: Progress | None = None
     ) -> VerifyReport:
         progress = arguments.progress("verify_by_prefix", progress)
-        walk = _Walk(self._operations, Tally(ctx, progress))
+        walk = Walk(self._operations, Tally(ctx, progress))
         prefix = arguments.prefix("verify_by_prefix", prefix)
         request = ListRequest(prefix, operation="verify_by_prefix")
         while True:
@@ -48,7 +48,7 @@ class Verifier:
             request.token = page.next_token
 
 
-class _Walk:
+class Walk:
     """One walk over a prefix, and what it has found."""
 
     def __init__(self, operations: Operations, read: Tally) -> None:
@@ -93,9 +93,9 @@ class _Walk:
         except BlockNotFoundError:  # deleted since it was listed
             return
         except IntegrityError as error:
-            self._damaged[block.key] = _bare(error)
+            self._damaged[block.key] = bare(error)
         except BlockStoreError as error:
-            self._unreadable[block.key] = _bare(error)
+            self._unreadable[block.key] = bare(error)
         else:
             await self._read.add(block.size)
             if held_to is None:
@@ -104,7 +104,7 @@ class _Walk:
                 self._verified[held_to] += 1
 
 
-def _bare(error: BlockStoreError) -> BlockStoreError:
+def bare(error: BlockStoreError) -> BlockStoreError:
     """`error` without the frames that it came through: they hold the bytes of the block."""
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)

@@ -187,10 +187,11 @@ def test_methods_are_documented_once(name: str) -> None:
 
 
 def test_every_operation_is_on_both_clients() -> None:
-    """Listings and their pages are what `iter_blocks` asks for; the others are for contents."""
+    """Listings and their pages are for `iter_blocks`; the others for contents and `distributed`."""
     others = {
         "at_once",
         "check_open",
+        "delete_some",
         "describe",
         "list_page",
         "pages",

@@ -38,6 +38,7 @@ PAGES = {
         "docs/common-mistakes.md",
         "docs/configuration.md",
         "docs/contents.md",
+        "docs/distributed.md",
         "docs/errors.md",
         "docs/guarantees.md",
         "docs/obspec.md",
