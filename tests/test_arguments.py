@@ -182,8 +182,12 @@ WRONG: dict[str, list[Wrong]] = {
         *((value, ValueError) for value in (-0.0, 7 * 24 * 3600 + 1, Decimal("nan"))),
     ],
     "concurrency": [
-        *types(None, 1.5, "8", b"8", True, False, [8], Decimal(8)),
+        *types(1.5, "8", b"8", True, False, [8], Decimal(8)),
         *((value, ValueError) for value in (0, -1, 10_001, 10**400)),
+    ],
+    "part_size": [
+        *types(None, 1.5, "8", b"8", True, [8]),
+        *((value, ValueError) for value in (0, -1, 5 * 2**20 - 1, 2**30 + 1, 10**400)),
     ],
     "lifetime": [*types(None, 1, b"mutable"), ("", ValueError), ("forever", ValueError)],
     "options": types(3, "text/plain", {"content_type": "text/plain"}, []),

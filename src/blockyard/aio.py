@@ -27,6 +27,7 @@ from blockyard.content.writing import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
+    PART_SIZE,
     BlockInfo,
     CopyResult,
     DeleteResult,
@@ -73,7 +74,9 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
             self._operations,
             self._runtime,
             deadline=arguments.deadline(deadline, self._deadline),
-            concurrency=arguments.concurrency(concurrency, self._concurrency),
+            concurrency=self._concurrency
+            if concurrency is SAME
+            else arguments.concurrency("with_options", concurrency),
             cache=arguments.cache_use(cache, self._cache),
             source=self._source,
         )
@@ -225,6 +228,33 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""
         return await self._operations.health_check(self._context())
+
+    async def write_object(
+        self,
+        key: str,
+        source: AsyncContentSource,
+        *,
+        part_size: int = PART_SIZE,
+        options: PutOptions | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        concurrency: int | None = None,
+        progress: Progress | None = None,
+    ) -> BlockInfo:
+        """See `BlockStore.write_object`. `source` may be an async iterable of buffers, too."""
+        return await self._run_many(
+            self._objects.write_object(
+                self._context(),
+                key,
+                source=source,
+                part_size=part_size,
+                options=options,
+                if_absent=if_absent,
+                if_match=if_match,
+                concurrency=concurrency,
+                progress=progress,
+            )
+        )
 
     async def write_content(
         self,

@@ -23,7 +23,7 @@ from blockyard.buffer import Buffer
 from blockyard.context import CacheUse, Lifetime
 from blockyard.errors import BlockTooLargeError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
-from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, Method
+from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, MIN_PART_SIZE, Method
 from blockyard.put_options import PutOptions
 
 Item = TypeVar("Item")
@@ -131,6 +131,28 @@ def etag(operation: str, value: str | None, name: str) -> str | None:
     return found
 
 
+def conditions(
+    operation: str, subject: str, if_absent: bool, if_match: str | None
+) -> tuple[bool, str | None]:
+    """The condition of a write of `subject`, one of the two. Raises `TypeError`, `ValueError`."""
+    absent = flag(operation, if_absent, "if_absent")
+    match = etag(operation, if_match, "if_match")
+    if absent and match is not None:
+        raise ValueError(f"{operation} {subject!r}: if_match: expected no if_absent with it")
+    return absent, match
+
+
+def part_size(operation: str, value: int) -> int:
+    """Bytes of a part of an object. Raises `TypeError`, `ValueError`."""
+    size = whole(operation, value, "part_size")
+    if not MIN_PART_SIZE <= size <= MAX_BLOCK_SIZE:
+        raise ValueError(
+            f"{operation}: part_size: expected {MIN_PART_SIZE} to {MAX_BLOCK_SIZE} bytes, "
+            f"got {_shown(size)}"
+        )
+    return size
+
+
 def ranges(
     operation: str, values: Iterable[tuple[str, int, int | None]]
 ) -> list[tuple[str, int, int | None]]:
@@ -230,14 +252,12 @@ def whole(operation: str, value: int, name: str) -> int:
     raise TypeError(f"{operation}: {name}: expected a whole number, got {_shown(value)}")
 
 
-def concurrency(value: int | Same, default: int) -> int:
+def concurrency(operation: str, value: int) -> int:
     """Requests in flight, from 1 to `MAX_CONCURRENCY`. Raises `TypeError`, `ValueError`."""
-    if value is SAME:
-        return default
-    number = whole("with_options", value, "concurrency")
+    number = whole(operation, value, "concurrency")
     if not 1 <= number <= MAX_CONCURRENCY:
         raise ValueError(
-            f"with_options: concurrency: expected a whole number from 1 to {MAX_CONCURRENCY}, "
+            f"{operation}: concurrency: expected a whole number from 1 to {MAX_CONCURRENCY}, "
             f"got {_shown(number)}"
         )
     return number

@@ -18,6 +18,15 @@ BLOCK_SIZE = 4 * MIB
 MAX_BLOCK_SIZE = 1024 * MIB
 """The largest block that can be written or read whole, in bytes."""
 
+MAX_PARTS = 10_000
+"""The most parts that an object can be uploaded in."""
+MIN_PART_SIZE = 5 * MIB
+"""The smallest part of an object but for its last one, in bytes: S3's own limit."""
+PART_SIZE = 8 * MIB
+"""The size of a part as a rule, in bytes."""
+MAX_OBJECT_SIZE = MAX_PARTS * MAX_BLOCK_SIZE
+"""The largest object that can be written, in bytes: 9.8 TiB."""
+
 MAX_CONCURRENCY = 10_000
 """The most requests that a bulk call may keep in flight."""
 
@@ -128,6 +137,39 @@ class Block:
     def info(self) -> BlockInfo:
         """The block that the bytes are of: read from the reply only when it is requested."""
         return self.describe()
+
+
+class Part(NamedTuple):
+    """A part of an object that is uploaded: `number` from 1 on, and `size` in bytes.
+
+    `etag` is what the store knows it by. `crc32c` is that of its bytes; `verified` is whether the
+    store said the same of what it has.
+    """
+
+    number: int
+    size: int
+    crc32c: int
+    etag: str
+    verified: bool = False
+
+
+class Upload(NamedTuple):
+    """An upload in parts that was begun: `id` is the store's name of it.
+
+    `started` is when, in UTC; None where the store does not say.
+    """
+
+    key: str
+    id: str
+    started: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPage:
+    """One page of a listing of uploads; `next_token` is None on the last one."""
+
+    uploads: list[Upload]
+    next_token: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,10 +103,7 @@ class Operations:
         self.check_open("write_block", ctx)
         key = arguments.key("write_block", key)
         block = arguments.data("write_block", key, data)
-        absent = arguments.flag("write_block", if_absent, "if_absent")
-        match = arguments.etag("write_block", if_match, "if_match")
-        if absent and match is not None:
-            raise ValueError(f"write_block {key!r}: if_match: expected no if_absent with it")
+        absent, match = arguments.conditions("write_block", key, if_absent, if_match)
         given = arguments.put_options("write_block", options)
         return self.store.write(ctx, WriteRequest(key, block, absent, match, given))
 

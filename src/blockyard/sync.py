@@ -31,6 +31,7 @@ from blockyard.content.writing import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import PageIterator
 from blockyard.model import (
+    PART_SIZE,
     BlockInfo,
     CopyResult,
     DeleteResult,
@@ -104,7 +105,9 @@ class BlockStore(Client[BlockingRuntime]):
             self._runtime,
             self._bulk,
             deadline=arguments.deadline(deadline, self._deadline),
-            concurrency=arguments.concurrency(concurrency, self._concurrency),
+            concurrency=self._concurrency
+            if concurrency is SAME
+            else arguments.concurrency("with_options", concurrency),
             cache=arguments.cache_use(cache, self._cache),
             source=self._source,
         )
@@ -343,6 +346,46 @@ class BlockStore(Client[BlockingRuntime]):
     def health_check(self) -> HealthReport:
         """Show that the bucket or folder can be used now; the typed error says why it can't."""
         return run_to_end(self._operations.health_check(self._context()))
+
+    def write_object(
+        self,
+        key: str,
+        source: ContentSource,
+        *,
+        part_size: int = PART_SIZE,
+        options: PutOptions | None = None,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        concurrency: int | None = None,
+        progress: Progress | None = None,
+    ) -> BlockInfo:
+        """Store what `source` holds as one object under `key`, of any size up to `MAX_OBJECT_SIZE`.
+
+        `source` is a path, a buffer, a file open for reading bytes (from its position on) or an
+        iterable of buffers. What fits in one part of `part_size` bytes (8 MiB, 5 MiB at least) is
+        written as `write_block` writes; else the parts are sent while the source is read,
+        `concurrency` of them at a time (as many as fit in 64 MiB), and put together at the end in
+        one step: readers see the old object or the new one, whole. Memory for so many parts is
+        used; they are larger where there would be more than 10,000. After a failure the parts that
+        were sent are given up, and what was there before stays. `progress` is called with the bytes
+        done so far.
+
+        `if_absent`, `if_match` and `options` are as for `write_block`, and so are the errors;
+        `OutcomeUnknownError` when replies were lost and it can't be told whether the object was put
+        in place, `LocalStorageError` when the file at a path can't be read, `BlockTooLargeError`.
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
+        """
+        write = partial(
+            self._objects.write_object,
+            source=source,
+            part_size=part_size,
+            options=options,
+            if_absent=if_absent,
+            if_match=if_match,
+            concurrency=concurrency,
+            progress=progress,
+        )
+        return self._run_many(write, key)
 
     def write_content(
         self,

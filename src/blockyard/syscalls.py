@@ -31,7 +31,7 @@ def write_all(file: int, data: bytes | memoryview) -> None:
         rest = rest[_taken(os.write(file, rest)) :]
 
 
-def write_all_at(file: int, data: bytes | memoryview, position: int) -> None:
+def write_all_at(file: int, data: bytes | bytearray | memoryview, position: int) -> None:
     """Write all of `data` at `position`. Threads may do so at the same time."""
     rest = memoryview(data)
     while rest:

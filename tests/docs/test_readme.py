@@ -41,6 +41,7 @@ PAGES = {
         "docs/distributed.md",
         "docs/errors.md",
         "docs/guarantees.md",
+        "docs/objects.md",
         "docs/obspec.md",
         "docs/services.md",
         "docs/testing-your-code.md",

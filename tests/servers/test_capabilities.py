@@ -61,6 +61,32 @@ def honours_matching_deletes(client: Any) -> bool:
     return refused and not is_refused(client.delete_object, Key="match", IfMatch=etag)
 
 
+def completes(client: Any, **condition: str) -> bool:
+    """Whether an upload in one part takes the place of an object, under the condition."""
+    named = {"Bucket": _BUCKET, "Key": "uploaded"}
+    named["UploadId"] = client.create_multipart_upload(**named)["UploadId"]
+    etag = client.upload_part(**named, PartNumber=1, Body=b"part")["ETag"]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": etag}]}
+    try:
+        client.complete_multipart_upload(**named, MultipartUpload=parts, **condition)
+    except ClientError:
+        client.abort_multipart_upload(**named)
+        return False
+    return True
+
+
+def honours_conditional_uploads(client: Any) -> bool:
+    client.put_object(Bucket=_BUCKET, Key="uploaded", Body=b"first")
+    return not completes(client, IfNoneMatch="*")
+
+
+def honours_matching_uploads(client: Any) -> bool:
+    written = client.put_object(Bucket=_BUCKET, Key="uploaded", Body=b"first")
+    if completes(client, IfMatch='"0123456789abcdef0123456789abcdef"'):
+        return False
+    return completes(client, IfMatch=written["ETag"])
+
+
 def answers_ranges_with_206(client: Any) -> bool:
     client.put_object(Bucket=_BUCKET, Key="range", Body=b"block")
     reply = client.get_object(Bucket=_BUCKET, Key="range", Range="bytes=1-2")
@@ -103,6 +129,8 @@ PROBES: dict[Capability, Callable[[Any], bool]] = {
     Capability.CONDITIONAL_WRITES: honours_conditional_writes,
     Capability.MATCHING_WRITES: honours_matching_writes,
     Capability.MATCHING_DELETES: honours_matching_deletes,
+    Capability.CONDITIONAL_UPLOADS: honours_conditional_uploads,
+    Capability.MATCHING_UPLOADS: honours_matching_uploads,
     Capability.PARTIAL_CONTENT: answers_ranges_with_206,
     Capability.UPLOAD_CHECKSUMS: verifies_checksums,
     Capability.ATOMIC_REPLACEMENT: replaces_atomically,

@@ -42,11 +42,13 @@ from blockyard.model import (
     CacheStats,
     CopyResult,
     DeleteResult,
+    Part,
     StoreStats,
 )
 from blockyard.process import PerProcess
 from blockyard.s3.integrity import SMALLEST_PAGE, page_size
 from blockyard.stores.base import (
+    OpenUpload,
     ReadRequest,
     Store,
     WriteRequest,
@@ -411,6 +413,12 @@ class CacheStore(WrapperStore):
 
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         return await self._change(ctx, [request.key], partial(self.inner.write, ctx, request))
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        call = partial(self.inner.complete_upload, ctx, upload, parts)
+        return await self._change(ctx, [upload.request.key], call)
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         call = partial(self.inner.copy_block, ctx, source_key, target_key)

@@ -1,7 +1,7 @@
 """Where the bytes of a new content come from, cut into blocks.
 
-A source feeds `write(index, data)` with every block, several at a time, and at least with block
-0, which is empty when the source is. A buffer and a regular file can be read at any place, so
+A source feeds `write(block)` with every block, several at a time, and at least with block 0, which
+is empty when the source is. A buffer and a regular file can be read at any place, so
 each of the writes in flight fetches its own block; a stream is drawn in order, its next block while
 those before it are written. No source is ever held whole.
 """
@@ -15,11 +15,14 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from io import FileIO, TextIOBase
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.content.streams import (
+    Cut,
+    Several,
+    SourceBlock,
     Stream,
     StreamSource,
     Write,
@@ -33,7 +36,6 @@ from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.user_code import pass_on_foreign
 
-_OPERATION = "write_content"
 _TICK = 0.012
 """Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
 
@@ -52,51 +54,52 @@ AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
 class Source(Protocol):
     """See the module's docstring."""
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
-        """Write every block; `at_once` is how many of them may be in memory at a time."""
+    async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
+        """Write every block; `several` is awaited before the first of more than one."""
         ...
 
 
-def source_of(
-    ctx: Context, given: AsyncContentSource, block_size: int
-) -> Coroutine[Any, Any, Source]:
+def source_of(ctx: Context, given: AsyncContentSource, cut: Cut) -> Coroutine[Any, Any, Source]:
     """The source for what a caller gave. Raises `TypeError` for what can't be one.
 
     The caller's own code already runs to find out: what gives a path or a buffer.
     """
-    find = partial(_source_of, given, block_size, ctx.runtime.awaits)
+    find = partial(_source_of, given, cut, ctx.runtime.awaits)
     return ctx.runtime.user_code(quick=True).run(find)
 
 
-def _source_of(given: AsyncContentSource, block_size: int, awaits: bool) -> Source:
+def _source_of(given: AsyncContentSource, cut: Cut, awaits: bool) -> Source:
+    operation = cut.operation
     if isinstance(given, str | os.PathLike):
-        return PathSource(arguments.path(_OPERATION, given, "source"), block_size)
+        return PathSource(arguments.path(operation, given, "source"), cut)
     if awaits and isinstance(given, AsyncIterable):
-        return StreamSource(partial(drawn_async, given, block_size), block_size)
+        return StreamSource(partial(drawn_async, given, operation), cut)
     if arguments.is_buffer(given):
-        buffer = arguments.flat(_OPERATION, cast("Buffer", given), "source")
-        return BufferSource(buffer, block_size)
+        return BufferSource(arguments.flat(operation, cast("Buffer", given), "source"), cut)
     if isinstance(given, Readable) and not isinstance(given, TextIOBase):
-        return OpenFileSource(given, block_size)
+        return OpenFileSource(given, cut)
     if isinstance(given, Iterable) and not isinstance(given, TextIOBase | Mapping):
-        return StreamSource(partial(drawn, given, block_size), block_size)
+        return StreamSource(partial(drawn, given, operation), cut)
     expected = "a path, a buffer, a file open for reading bytes or an iterable of buffers"
-    raise arguments.unsuitable(_OPERATION, "source", expected, cast("object", given))
+    raise arguments.unsuitable(operation, "source", expected, cast("object", given))
 
 
 class BufferSource:
     """A buffer, sliced: nothing is copied."""
 
-    def __init__(self, buffer: memoryview, block_size: int) -> None:
+    def __init__(self, buffer: memoryview, cut: Cut) -> None:
         self._buffer = buffer
-        self._block_size = block_size
+        self._size = cut.fitting(len(buffer)).size
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
+        size = self._size
+
         async def send(start: int) -> None:
-            stop = start + self._block_size
-            await write(start // self._block_size, self._buffer[start:stop])
+            await write(SourceBlock(start // size, start, self._buffer[start : start + size]))
 
-        _ = await ctx.gather(send, _starts(len(self._buffer), self._block_size))
+        if several is not None and len(self._buffer) > size:
+            await several()
+        _ = await ctx.gather(send, _starts(len(self._buffer), size))
 
 
 class PathSource:
@@ -107,46 +110,51 @@ class PathSource:
     are.
     """
 
-    def __init__(self, path: str, block_size: int) -> None:
+    def __init__(self, path: str, cut: Cut) -> None:
         self._path = path
-        self._block_size = block_size
+        self._cut = cut
+        self._errors = partial(local_errors, cut.operation, path)
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
         with ExitStack() as opened:  # closed also when this is cancelled while it is opened
             file = await self._open_waiting(ctx, opened)
             read = partial(self._read, file)
-            draw = partial(drawn_on_a_thread, read, self._block_size)
-            in_order = StreamSource(draw, self._block_size)
-            with local_errors(_OPERATION, self._path):
+            draw = partial(drawn_on_a_thread, read, self._cut.operation)
+            in_order = StreamSource(draw, self._cut)
+            with self._errors():
                 known = os.fstat(file.fileno())
             if not stat.S_ISREG(known.st_mode):
-                await in_order.feed(ctx, write, at_once)
+                await in_order.feed(ctx, write, several)
                 return
-            await _check_settled(ctx, self._path, file.fileno(), known)
-            if known.st_size:
-                await self._feed_regular(ctx, write, at_once, file, known.st_size)
+            checked = _Checked(self._cut.operation, self._path, file.fileno(), known)
+            await checked.settled(ctx)
+            if not known.st_size:
+                await in_order.feed(ctx, write, several)
             else:
-                await in_order.feed(ctx, write, at_once)
-            _check_unchanged(self._path, file.fileno(), known)
+                cut = self._cut.fitting(known.st_size)
+                if several is not None and known.st_size > cut.size:
+                    await several()
+                await self._feed_regular(ctx, write, cut, file, known.st_size)
+            checked.unchanged()
 
     async def _feed_regular(
-        self, ctx: Context, write: Write, at_once: int, file: FileIO, size: int
+        self, ctx: Context, write: Write, cut: Cut, file: FileIO, size: int
     ) -> None:
         free: list[bytearray] = []  # used again, as what is freed is not always to be had again
 
         async def send(start: int) -> None:
-            length = min(self._block_size, size - start)
-            buffer = free.pop() if free else bytearray(min(self._block_size, size))
+            length = min(cut.size, size - start)
+            buffer = free.pop() if free else bytearray(min(cut.size, size))
             data = memoryview(buffer)[:length]
             await ctx.runtime.blocking(partial(self._read_into, file, start, data))
-            await write(start // self._block_size, data)
+            await write(SourceBlock(start // cut.size, start, data))
             if start:  # block 0 is kept to the end
                 free.append(buffer)
 
-        _ = await ctx.runtime.gather(send, _starts(size, self._block_size), max(1, at_once))
+        _ = await ctx.runtime.gather(send, _starts(size, cut.size), max(1, cut.at_once))
         beyond = partial(self._read_some, file, size, memoryview(bytearray(1)))
         if await ctx.runtime.blocking(beyond):
-            raise _changed(self._path, f"it goes on after its {size} bytes")
+            raise self._changed(f"it goes on after its {size} bytes")
 
     async def _open_waiting(self, ctx: Context, opened: ExitStack) -> FileIO:
         """Open the file, which `opened` closes; a pipe waits for a writer, within the deadline."""
@@ -160,11 +168,11 @@ class PathSource:
             raise
 
     def _open(self) -> FileIO:
-        with local_errors(_OPERATION, self._path):
+        with self._errors():
             return FileIO(self._path)
 
     def _read(self, file: FileIO, size: int) -> bytes:
-        with local_errors(_OPERATION, self._path):
+        with self._errors():
             return cast("bytes", file.read(size))  # None, of a file that does not block, is refused
 
     def _read_into(self, file: FileIO, start: int, buffer: memoryview) -> None:
@@ -172,12 +180,15 @@ class PathSource:
         while filled < len(buffer):
             count = self._read_some(file, start + filled, buffer[filled:])
             if count == 0:
-                raise _changed(self._path, f"it ends at byte {start + filled}")
+                raise self._changed(f"it ends at byte {start + filled}")
             filled += count
 
     def _read_some(self, file: FileIO, start: int, buffer: memoryview) -> int:
-        with local_errors(_OPERATION, self._path):
+        with self._errors():
             return os.preadv(file.fileno(), [buffer], start)
+
+    def _changed(self, how: str) -> LocalStorageError:
+        return _changed(self._cut.operation, self._path, how)
 
 
 class OpenFileSource:
@@ -186,24 +197,25 @@ class OpenFileSource:
     A regular file must not change meanwhile, as one at a path; of others nobody can tell.
     """
 
-    def __init__(self, file: Readable, block_size: int) -> None:
+    def __init__(self, file: Readable, cut: Cut) -> None:
         self._file = file
-        self._block_size = block_size
+        self._cut = cut
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
+        operation = self._cut.operation
         async with ctx.user_code() as user:
-            draw = drawn_from_file(self._file.read, self._block_size, user.run)
-            in_order = Stream(draw, self._block_size)
+            draw = drawn_from_file(self._file.read, operation, user.run)
+            in_order = Stream(draw, self._cut, several)
             regular = await user.run(self._regular)
             if regular is None:
-                await in_order.pass_on(ctx, write, at_once)
+                await in_order.pass_on(ctx, write)
                 return
             name, number = regular
             try:
-                known = os.fstat(number)
-                await _check_settled(ctx, name, number, known)
-                await in_order.pass_on(ctx, write, at_once)
-                _check_unchanged(name, number, known)
+                checked = _Checked(operation, name, number, os.fstat(number))
+                await checked.settled(ctx)
+                await in_order.pass_on(ctx, write)
+                checked.unchanged()
             finally:
                 os.close(number)
 
@@ -221,26 +233,36 @@ class OpenFileSource:
             return None
 
 
-async def _check_settled(ctx: Context, name: str, file: int, known: os.stat_result) -> None:
-    """Let a file that has just been written age until a further change would show in its time.
+class _Checked(NamedTuple):
+    """A regular file of the caller's, as it was `known` to be when its reading began."""
 
-    The clock of a file system ticks only every few ms.
-    """
-    age = ctx.runtime.wall_time() - known.st_mtime
-    if age < _TICK:
-        await ctx.sleep(min(_TICK, _TICK - age))
-        _check_unchanged(name, file, known)
+    operation: str
+    name: str
+    file: int
+    known: os.stat_result
+
+    async def settled(self, ctx: Context) -> None:
+        """Let a file just written age until a further change would show in its time.
+
+        The clock of a file system ticks only every few ms.
+        """
+        age = ctx.runtime.wall_time() - self.known.st_mtime
+        if age < _TICK:
+            await ctx.sleep(min(_TICK, _TICK - age))
+            self.unchanged()
+
+    def unchanged(self) -> None:
+        """Raise `LocalStorageError` for one that has changed since."""
+        known = self.known
+        with local_errors(self.operation, self.name):
+            now = os.fstat(self.file)
+        if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
+            how = f"it had {known.st_size} bytes and now has {now.st_size}"
+            raise _changed(self.operation, self.name, how)
 
 
-def _check_unchanged(name: str, file: int, known: os.stat_result) -> None:
-    with local_errors(_OPERATION, name):
-        now = os.fstat(file)
-    if (now.st_size, now.st_mtime_ns) != (known.st_size, known.st_mtime_ns):
-        raise _changed(name, f"it had {known.st_size} bytes and now has {now.st_size}")
-
-
-def _changed(name: str, how: str) -> LocalStorageError:
-    return LocalStorageError(f"{_OPERATION}: {name!r}: the file changed while it was read: {how}")
+def _changed(operation: str, name: str, how: str) -> LocalStorageError:
+    return LocalStorageError(f"{operation}: {name!r}: the file changed while it was read: {how}")
 
 
 def _is_pipe(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -9,65 +10,137 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.context import Context
+from blockyard.stores.base import Data
 from blockyard.user_code import UserIterator
 
-Block: TypeAlias = bytes | bytearray | memoryview
-Write: TypeAlias = Callable[[int, Block], Coroutine[Any, Any, None]]
-Draw: TypeAlias = Callable[[], Coroutine[Any, Any, bytearray]]
-"""Gives full blocks, and a shorter one at the end."""
+
+class SourceBlock(NamedTuple):
+    """The block `number` of a source, from 0 on: `data`, that begins at byte `offset`."""
+
+    number: int
+    offset: int
+    data: Data
+
+
+Write: TypeAlias = Callable[[SourceBlock], Coroutine[Any, Any, None]]
+Several: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+Draw: TypeAlias = Callable[[int], Coroutine[Any, Any, bytearray]]
+"""Gives a block of so many bytes, a shorter one at the end."""
 Open: TypeAlias = Callable[[Context], AbstractAsyncContextManager[Draw]]
 Run: TypeAlias = Callable[[Callable[[], bytearray]], Coroutine[Any, Any, bytearray]]
 
 _END = memoryview(b"")
-_OPERATION = "write_content"
+_GROWTHS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a source is cut: into blocks of `size` bytes, the last one shorter.
+
+    `at_once` of them may be in memory at a time. Where there may be `most` blocks at the most,
+    they are larger when there would be more, but none has over `largest` bytes, and fewer are in
+    memory then. `operation` is what errors name.
+    """
+
+    operation: str
+    size: int
+    at_once: int
+    most: int | None = None
+    largest: int = sys.maxsize
+
+    def fitting(self, total: int) -> Cut:
+        """The same for a source that is known to hold `total` bytes."""
+        if self.most is None or total <= self.size * self.most:
+            return self
+        return self._of(-(-total // self.most))
+
+    def stages(self) -> Iterator[tuple[Cut, int]]:
+        """The same for a source whose length nobody knows, and how many blocks are to be so large.
+
+        Where their number is limited, the second half of them is larger and larger.
+        """
+        if self.most is None:
+            yield self, sys.maxsize
+            return
+        yield self, self.most // 2
+        for doubled in range(1, _GROWTHS + 1):
+            last = doubled == _GROWTHS
+            yield self._of(self.size << doubled), sys.maxsize if last else self.most // 10
+
+    def _of(self, size: int) -> Cut:
+        size = min(size, self.largest)
+        return replace(self, size=size, at_once=max(1, self.at_once * self.size // size))
 
 
 class StreamSource:
     """What can only be drawn in order; `opened` draws from it."""
 
-    def __init__(self, opened: Open, block_size: int) -> None:
+    def __init__(self, opened: Open, cut: Cut) -> None:
         self._opened = opened
-        self._block_size = block_size
+        self._cut = cut
 
-    async def feed(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
         async with self._opened(ctx) as draw:
-            await Stream(draw, self._block_size).pass_on(ctx, write, at_once)
+            await Stream(draw, self._cut, several).pass_on(ctx, write)
 
 
-class Stream(AsyncIterator[tuple[int, bytearray]]):
-    """The blocks that are drawn, numbered, at least one."""
+class Stream(AsyncIterator[SourceBlock]):
+    """The blocks that are drawn, numbered, at least one.
 
-    def __init__(self, draw: Draw, block_size: int) -> None:
+    With `several` the second one is drawn before the first is given, for that is awaited in
+    between where there is a second one.
+    """
+
+    def __init__(self, draw: Draw, cut: Cut, several: Several | None = None) -> None:
         self._draw = draw
-        self._block_size = block_size
-        self._index = 0
+        self._cut = cut
+        self._several = several
+        self._size = cut.size
+        self._left = sys.maxsize
+        self._drawn = self._offset = 0
+        self._ahead: SourceBlock | None = None
         self._ended = False
 
-    async def pass_on(self, ctx: Context, write: Write, at_once: int) -> None:
+    async def pass_on(self, ctx: Context, write: Write) -> None:
         """See `Source.feed`. One is drawn while the others are written."""
+        for cut, count in self._cut.stages():
+            self._size, self._left = cut.size, count
+            _ = await ctx.runtime.gather(write, self, max(1, cut.at_once))
+            if self._ended:
+                return
 
-        async def put(numbered: tuple[int, bytearray]) -> None:
-            await write(*numbered)
-
-        _ = await ctx.runtime.gather(put, self, max(1, at_once))
-
-    async def __anext__(self) -> tuple[int, bytearray]:
-        if self._ended:
+    async def __anext__(self) -> SourceBlock:
+        block, self._ahead = self._ahead or await self._next(), None
+        if block is None:
             raise StopAsyncIteration
-        block = await self._draw()
-        self._ended = len(block) < self._block_size
-        if not block and self._index:
-            raise StopAsyncIteration
-        self._index += 1
-        return self._index - 1, block
+        if block.number == 0 and self._several is not None:
+            self._ahead = await self._next()
+            if self._ahead is not None:
+                await self._several()
+        return block
+
+    async def _next(self) -> SourceBlock | None:
+        if self._ended or not self._left:
+            return None
+        data = await self._draw(self._size)
+        self._ended = len(data) < self._size
+        if not data and self._drawn:
+            return None
+        block = SourceBlock(self._drawn, self._offset, data)
+        self._left -= 1
+        self._drawn += 1
+        self._offset += len(data)
+        return block
 
 
 class _Cutter:
@@ -76,20 +149,20 @@ class _Cutter:
     They are copied, since an iterator may use its buffer again for the next.
     """
 
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
         self._block = bytearray()
         self._rest = memoryview(b"")
 
     def add(self, data: Buffer) -> None:
-        self._rest = arguments.flat(_OPERATION, data, "a piece of the source")
+        self._rest = arguments.flat(self._operation, data, "a piece of the source")
 
-    def fill(self) -> bool:
-        """Move what was added into the block, as far as it fits, and say whether it is full."""
-        space = self._block_size - len(self._block)
+    def fill(self, size: int) -> bool:
+        """Move what was added into the block of `size` bytes, and say whether it is full."""
+        space = size - len(self._block)
         self._block += self._rest[:space]
         self._rest = self._rest[space:]
-        return len(self._block) == self._block_size
+        return len(self._block) == size
 
     def take(self) -> bytearray:
         block, self._block = self._block, bytearray()
@@ -97,34 +170,34 @@ class _Cutter:
 
 
 @asynccontextmanager
-async def drawn(pieces: Iterable[Buffer], block_size: int, ctx: Context) -> AsyncGenerator[Draw]:
+async def drawn(pieces: Iterable[Buffer], operation: str, ctx: Context) -> AsyncGenerator[Draw]:
     """Draws from an iterable of the caller's own."""
     given = UserIterator(pieces)
     async with ctx.user_code(close=given.close) as user:
-        yield _drawn(partial(given.next, _END), block_size, user.run)
+        yield _drawn(lambda _: given.next(_END), operation, user.run)
 
 
 @asynccontextmanager
 async def drawn_on_a_thread(
-    read: Callable[[int], Buffer], block_size: int, ctx: Context
+    read: Callable[[int], Buffer], operation: str, ctx: Context
 ) -> AsyncGenerator[Draw]:
     """Draws from what may wait for ever, as a pipe does; the deadline does not wait for it."""
 
     async def run(call: Callable[[], bytearray]) -> bytearray:
         return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
 
-    yield drawn_from_file(read, block_size, run)
+    yield drawn_from_file(read, operation, run)
 
 
 @asynccontextmanager
 async def drawn_async(
-    pieces: AsyncIterable[Buffer], block_size: int, ctx: Context
+    pieces: AsyncIterable[Buffer], operation: str, ctx: Context
 ) -> AsyncGenerator[Draw]:
     """Draws from an async iterable of the caller's own."""
-    cutter = _Cutter(block_size)
+    cutter = _Cutter(operation)
 
-    async def next_block(iterator: AsyncIterator[Buffer]) -> bytearray:
-        while not cutter.fill():
+    async def next_block(size: int, iterator: AsyncIterator[Buffer]) -> bytearray:
+        while not cutter.fill(size):
             data = await anext(iterator, _END)
             if data is _END:
                 break
@@ -132,37 +205,37 @@ async def drawn_async(
         return cutter.take()
 
     async with ctx.runtime.user_task(pieces, ctx.deadline) as task:
-        yield partial(task.run, next_block)
+        yield lambda size: task.run(partial(next_block, size))
 
 
-def drawn_from_file(read: Callable[[int], Buffer], block_size: int, run: Run) -> Draw:
-    """Draws from the `read` of a file, which returns at most `size` bytes."""
+def drawn_from_file(read: Callable[[int], Buffer], operation: str, run: Run) -> Draw:
+    """Draws from the `read` of a file, which returns at most so many bytes."""
 
-    def next_piece() -> Buffer:
-        data = read(block_size)
+    def next_piece(size: int) -> Buffer:
+        data = read(size)
         # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
         return _END if isinstance(data, bytes) and not data else data
 
-    return _drawn(next_piece, block_size, run)
+    return _drawn(next_piece, operation, run)
 
 
-def _drawn(next_piece: Callable[[], Buffer], block_size: int, run: Run) -> Draw:
+def _drawn(next_piece: Callable[[int], Buffer], operation: str, run: Run) -> Draw:
     """Draws pieces, each of which may be long in coming, a whole block at a time."""
-    cutter = _Cutter(block_size)
+    cutter = _Cutter(operation)
     stopped = False
 
-    def next_block() -> bytearray:
-        while not stopped and not cutter.fill():
-            data = next_piece()
+    def next_block(size: int) -> bytearray:
+        while not stopped and not cutter.fill(size):
+            data = next_piece(size)
             if data is _END:
                 break
             cutter.add(data)
         return cutter.take()
 
-    async def draw() -> bytearray:
+    async def draw(size: int) -> bytearray:
         nonlocal stopped
         try:
-            return await run(next_block)
+            return await run(partial(next_block, size))
         except BaseException:
             stopped = True  # the call has ended, and may not wait for slow pieces of a block
             raise

@@ -35,8 +35,8 @@ from blockyard.content.manifest import (
 )
 from blockyard.content.register import Change, Condition, Found, Register
 from blockyard.content.sources import AsyncContentSource, source_of
-from blockyard.content.streams import Block
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.streams import Cut, SourceBlock
+from blockyard.content.transfers import TIDY_SECONDS, Progress, Tally, tidy_up
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
@@ -52,11 +52,8 @@ from blockyard.errors import (
 )
 from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
+from blockyard.stores.base import Data
 
-TIDY_SECONDS = 30.0
-"""How long a write that failed or was interrupted may take to delete its blocks."""
-_PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still delete them."""
 LONGEST_WRITE = 12 * 3600.0
 """Seconds after which a write is given up: half of the age from which `clean` deletes blocks that
 no manifest names."""
@@ -106,7 +103,9 @@ class ContentWriter:
     ) -> ContentInfo:
         content_id = check_content_id("write_content", content_id)
         described, condition = self._described(content_id, options)
-        blocks = await source_of(ctx, source, described.block_size)
+        block_size = described.block_size
+        cut = Cut("write_content", block_size, self._operations.at_once(ctx, block_size))
+        blocks = await source_of(ctx, source, cut)
         tally = Tally(ctx, arguments.progress("write_content", progress))
         change = Change("write_content", content_id)
         if options.conditional:
@@ -123,7 +122,7 @@ class ContentWriter:
             inline_limit=self._inline_limit,
         )
         try:
-            await blocks.feed(ctx, upload.write, self._at_once(ctx, described.block_size))
+            await blocks.feed(ctx, upload.write)
             manifest = await upload.complete()
             guess = upload.found or self._register.guess(ctx, content_id)
             within = upload.within_time(condition)
@@ -183,10 +182,7 @@ class ContentWriter:
     def _described(self, content_id: str, options: WriteOptions) -> tuple[Manifest, Condition]:
         """The manifest as far as the writer says what is in it, and the condition of the write."""
         operation = "write_content"
-        absent = arguments.flag(operation, options.if_absent, "if_absent")
-        match = arguments.etag(operation, options.if_match, "if_match")
-        if absent and match is not None:
-            raise ValueError(f"{operation} {content_id!r}: if_match: expected no if_absent with it")
+        _ = arguments.conditions(operation, content_id, options.if_absent, options.if_match)
         block_size = self._block_size
         if options.block_size is not None:
             block_size = arguments.whole(operation, options.block_size, "block_size")
@@ -232,10 +228,6 @@ class ContentWriter:
             ctx, change.content_id, change.operation
         ):
             raise ContentExistsError(f"{change.where}: it is there already, in the plain layout")
-
-    def _at_once(self, ctx: Context, block_size: int) -> int:
-        """How many blocks a source may hold at a time."""
-        return self._operations.at_once(ctx, block_size)
 
     async def _copy(
         self, ctx: Context, layout: Layout, target_id: str, tally: Tally
@@ -297,28 +289,12 @@ class ContentWriter:
                     f"and the blocks below {upload.place!r} are left, for it may be done yet"
                 )
             return
-        left = [f"and blocks below {upload.place!r} may be left: `clean` removes them"]
-        now, seconds = ctx.runtime.now(), TIDY_SECONDS
-        if ctx.deadline is not None:
-            seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
-
-        async def discard() -> None:
-            own = replace(ctx, deadline=now + seconds, tidying=True)
-            try:
-                await self._delete_blocks(own, upload.keys())
-            except BlockStoreError as failure:
-                left[0] += f": {failure}"
-            else:
-                left.clear()
-
-        try:
-            await ctx.runtime.finish(discard(), seconds)
-        except BaseException as again:  # cut off once more: this is raised in its place
-            error = again
-            raise
-        finally:
-            for note in left:
-                error.add_note(note)
+        await tidy_up(
+            ctx,
+            error,
+            lambda own: self._delete_blocks(own, upload.keys()),
+            f"and blocks below {upload.place!r} may be left: `clean` removes them",
+        )
 
     async def _delete_blocks(self, ctx: Context, keys: list[str]) -> None:
         if keys:
@@ -366,8 +342,9 @@ class _Upload:
         """The keys of all blocks that may have been stored."""
         return [_key(self._content_id, self.manifest, index) for index in range(self.count)]
 
-    async def write(self, index: int, data: Block) -> None:
+    async def write(self, block: SourceBlock) -> None:
         """Write one block. See `Source.feed`."""
+        index, _, data = block
         if index >= MOST_BLOCKS:
             raise BlockTooLargeError(
                 f"write_content {self._content_id!r}: more than {MOST_BLOCKS} blocks; "
@@ -409,7 +386,7 @@ class _Upload:
 
         return within
 
-    async def _put(self, index: int, data: Block) -> None:
+    async def _put(self, index: int, data: Data) -> None:
         self.count = max(self.count, index + 1)
         key = _key(self._content_id, self.manifest, index)
         write = self._operations.write_block(self._ctx, key, data)

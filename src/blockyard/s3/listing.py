@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus
 
 from blockyard.errors import ProtocolError
-from blockyard.model import BlockInfo, Page
+from blockyard.model import BlockInfo, Page, Upload, UploadPage
 from blockyard.s3.dates import iso_date
 from blockyard.s3.error_responses import showable
 from blockyard.s3.responses import result_document, size_of, unquoted
@@ -84,6 +84,31 @@ def list_keys(
     """The keys and the next token of what `list_page` reads, in less time."""
     _, keys, _, token = _page(response, page)
     return list(filter(None, _without(key_prefix, keys))), token
+
+
+def uploads_page(
+    response: Response, prefix: str, after: tuple[str, str] | None, key_prefix: str
+) -> UploadPage:
+    """One page of a ListMultipartUploads reply, its keys without `key_prefix`.
+
+    `after` are key and id of the last upload of the page before. Its token is those of this one's.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html
+    """
+    document = result_document(response, "list_uploads", None, "ListMultipartUploadsResult")
+    encoded = "url" in (document.text("EncodingType"), document.text("Encoding-Type"))
+    uploads: list[Upload] = []
+    for key, upload_id, initiated in document.entries("Upload", "Key", "UploadId", "Initiated"):
+        name = _url_decoded(key) if encoded else key
+        if not name.startswith(prefix) or not upload_id:
+            raise ProtocolError(f"the listing holds {name!r}, which {prefix!r} does not begin")
+        uploads.append(Upload(name[len(key_prefix) :], upload_id, iso_date(initiated)))
+    if document.text("IsTruncated") != "true":
+        return UploadPage(uploads, None)
+    marker = document.text("NextKeyMarker")
+    following = _url_decoded(marker) if encoded else marker, document.text("NextUploadIdMarker")
+    if not marker or following == after:
+        raise ProtocolError("the reply does not say how the listing of uploads goes on")
+    return UploadPage(uploads, _END.join(following))
 
 
 def _page(

@@ -40,11 +40,13 @@ class Capabilities:
 
     `answered`: the endpoint ever sent a reply. `bucket_found`: a reply proved that the bucket
     is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
-    `x-amz-checksum-mode` with a read. `delete_objects`, `copies`: it has DeleteObjects,
-    CopyObject. `conditional_writes`, `matching_writes`: it holds a write with `If-None-Match: *`,
-    with `If-Match`, to that, and does not just accept the header; `matching_deletes`: a delete with
-    `If-Match`. `bare_etags`: it takes the ETag of `If-Match` with a write as it stands, quotes and
-    all, as Ceph up to 19 does.
+    `x-amz-checksum-mode` with a read. `delete_objects`, `copies`, `uploads`: it has DeleteObjects,
+    CopyObject, multipart uploads. `conditional_writes`, `matching_writes`: it holds a write with
+    `If-None-Match: *`, with `If-Match`, to that, and does not just accept the header;
+    `conditional_uploads`, `matching_uploads`: the end of an upload; `matching_deletes`: a delete
+    with `If-Match`. `part_checksums`: it verifies the CRC32C of a part; `upload_etags`: its reply
+    to the end of an upload has the object's ETag. `bare_etags`: it takes the ETag of `If-Match`
+    with a write as it stands, quotes and all, as Ceph up to 19 does.
     """
 
     answered: bool = False
@@ -56,6 +58,11 @@ class Capabilities:
     conditional_writes: bool | None = None
     matching_writes: bool | None = None
     matching_deletes: bool | None = None
+    uploads: bool | None = None
+    part_checksums: bool | None = None
+    upload_etags: bool | None = None
+    conditional_uploads: bool | None = None
+    matching_uploads: bool | None = None
     bare_etags: bool = False
 
     def __setattr__(self, name: str, value: bool | None) -> None:
@@ -74,6 +81,11 @@ class Capabilities:
             conditional_writes=True,
             matching_writes=True,
             matching_deletes=True,
+            uploads=True,
+            part_checksums=True,
+            upload_etags=True,
+            conditional_uploads=True,
+            matching_uploads=True,
         )
 
 

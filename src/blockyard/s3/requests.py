@@ -18,10 +18,11 @@ from blockyard.errors import ProtocolError
 from blockyard.s3.endpoints import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 MAX_DELETED_AT_ONCE = 1000
 """How many keys one `delete_objects` may name."""
+_MAX_UPLOADS = 1000
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9._~/-]*")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -66,14 +67,94 @@ def put_object(
     quotes, when the object has another, and 404 when there is none. Quotes are put around it,
     as RFC 9110 wants it, unless it is to go as a `bare_etag`.
     """
-    request = _request(address, "PUT", object_path(address, key))
-    for name, value in (headers or {}).items():
-        request.headers[name] = _header_value(name, value)
-    if if_absent:
-        request.headers["if-none-match"] = "*"
-    if if_match is not None:
-        request.headers["if-match"] = _etag_value(if_match, bare_etag)
+    request = _request(address, "PUT", object_path(address, key), headers)
+    _add_conditions(request, if_absent, if_match, bare_etag)
     request.body = body
+    return request
+
+
+def create_upload(address: Address, key: str, headers: Mapping[str, str]) -> Request:
+    """Begin an upload in parts, its headers those of the object.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html
+    """
+    return _request(address, "POST", f"{object_path(address, key)}?uploads=", headers)
+
+
+def upload_part(
+    address: Address,
+    key: str,
+    upload_id: str,
+    number: int,
+    body: bytes | memoryview,
+    *,
+    headers: Mapping[str, str],
+) -> Request:
+    """Send a part. https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html"""
+    where = f"partNumber={number}&uploadId={quote(upload_id, safe='')}"
+    request = _request(address, "PUT", f"{object_path(address, key)}?{where}", headers)
+    request.body = body
+    return request
+
+
+def complete_upload(
+    address: Address,
+    key: str,
+    upload_id: str,
+    parts: Iterable[tuple[int, str, str]],
+    headers: Mapping[str, str],
+    *,
+    if_absent: bool = False,
+    if_match: str | None = None,
+    bare_etag: bool = False,
+) -> Request:
+    """Make an object of `parts`: number, ETag without quotes, and checksum or "" of each.
+
+    The conditions are those of `put_object`.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
+    """
+    target = f"{object_path(address, key)}?uploadId={quote(upload_id, safe='')}"
+    request = _request(address, "POST", target, headers)
+    _add_conditions(request, if_absent, if_match, bare_etag)
+    listed = "".join(
+        [
+            f'<Part><PartNumber>{number}</PartNumber><ETag>"{_escaped(etag)}"</ETag>'
+            f"{checksum and f'<ChecksumCRC32C>{checksum}</ChecksumCRC32C>'}</Part>"
+            for number, etag, checksum in parts
+        ]
+    )
+    request.headers["content-type"] = "application/xml"
+    request.body = (
+        f'<CompleteMultipartUpload xmlns="{_XMLNS}">{listed}</CompleteMultipartUpload>'.encode()
+    )
+    return request
+
+
+def abort_upload(address: Address, key: str, upload_id: str) -> Request:
+    """Give an upload up.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html
+    """
+    target = f"{object_path(address, key)}?uploadId={quote(upload_id, safe='')}"
+    return _request(address, "DELETE", target)
+
+
+def list_uploads(address: Address, prefix: str, after: tuple[str, str] | None) -> Request:
+    """Ask for uploads under way, those behind the one of a key and an id, keys URL-encoded.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html
+    """
+    key_marker, id_marker = after or ("", "")
+    parameters = [
+        "encoding-type=url",
+        f"key-marker={quote(key_marker, safe='')}" if key_marker else "",
+        f"max-uploads={_MAX_UPLOADS}",
+        f"prefix={quote(prefix, safe='')}" if prefix else "",
+        f"upload-id-marker={quote(id_marker, safe='')}" if id_marker else "",
+        "uploads=",
+    ]
+    request = _request(address, "GET", f"{address.path}?{'&'.join(filter(None, parameters))}")
+    request.until_close = True
     return request
 
 
@@ -195,8 +276,22 @@ def with_a_body(head: Request) -> Request:
     return Request(head.origin, "GET", head.target, {**headers, "range": "bytes=0-0"})
 
 
-def _request(address: Address, method: str, target: str) -> Request:
-    return Request(address.origin, method, target, {"host": address.host})
+def _request(
+    address: Address, method: str, target: str, headers: Mapping[str, str] | None = None
+) -> Request:
+    request = Request(address.origin, method, target, {"host": address.host})
+    for name, value in (headers or {}).items():
+        request.headers[name] = _header_value(name, value)
+    return request
+
+
+def _add_conditions(
+    request: Request, if_absent: bool, if_match: str | None, bare_etag: bool
+) -> None:
+    if if_absent:
+        request.headers["if-none-match"] = "*"
+    if if_match is not None:
+        request.headers["if-match"] = _etag_value(if_match, bare_etag)
 
 
 def object_path(address: Address, key: str) -> str:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from hashlib import md5
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockyard.context import Response
 from blockyard.errors import (
@@ -33,6 +34,8 @@ from blockyard.stores.base import within
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+    from blockyard.model import Part
 
 
 def block_info(key: str, response: Response, size: int | None = None) -> BlockInfo:
@@ -120,14 +123,65 @@ def copy_result(response: Response, source_key: str) -> tuple[str, datetime | No
     return etag, iso_date(document.text("LastModified"))
 
 
-def result_document(response: Response, operation: str, key: str | None, root: str) -> Document:
-    """The XML in a successful reply, whose root is `root`; raises the error it may hold instead."""
+class UploadResult(NamedTuple):
+    """What the reply to the end of an upload says of the object: its ETag, without quotes, and its
+    CRC32C in base64, or that of its parts; "" where it says none."""
+
+    etag: str
+    checksum: str
+
+
+def upload_id(response: Response, operation: str, key: str) -> str:
+    """The id of the upload that the reply to CreateMultipartUpload says was begun.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html
+    """
+    roots = ("InitiateMultipartUploadResult", "InitiateMultipartUpload")  # the latter of rclone
+    document = result_document(response, operation, key, *roots)
+    found = document.text("UploadId")
+    if not found:
+        raise ProtocolError("the reply to the beginning of an upload holds no UploadId")
+    return found
+
+
+def complete_result(response: Response, operation: str, key: str | None) -> UploadResult:
+    """What the reply to CompleteMultipartUpload says; raises the error it may hold instead.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
+    """
+    document = result_document(response, operation, key, "CompleteMultipartUploadResult")
+    etag = unquoted(document.text("ETag"))
+    if not etag:
+        raise ProtocolError("the reply to the end of an upload holds no ETag")
+    checksum = document.text("ChecksumCRC32C") or response.headers.get("x-amz-checksum-crc32c", "")
+    return UploadResult(etag, checksum)
+
+
+_MD5 = re.compile(r"[0-9a-f]{32}")
+
+
+def etag_of_parts(parts: Sequence[Part]) -> str | None:
+    """The ETag that most services give an object of these parts; None where theirs are no MD5."""
+    if not all(_MD5.fullmatch(part.etag) for part in parts):
+        return None
+    digests = b"".join([bytes.fromhex(part.etag) for part in parts])
+    return f"{md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+def is_etag_of_parts(etag: str, count: int) -> bool:
+    """Whether an ETag looks like that of an object of so many parts."""
+    digest, dash, number = etag.partition("-")
+    return bool(dash and _MD5.fullmatch(digest)) and number == str(count)
+
+
+def result_document(response: Response, operation: str, key: str | None, *roots: str) -> Document:
+    """The XML in a successful reply, whose root is one of `roots`; raises the error it may hold."""
     check_page(response)
     document = read_xml(response.body)
     if document.name == "Error":
         raise error_from(response, operation, key)
-    if document.name != root:
-        raise ProtocolError(f"the reply is <{showable(document.name)}>, expected <{root}>")
+    if document.name not in roots:
+        raise ProtocolError(f"the reply is <{showable(document.name)}>, expected <{roots[0]}>")
     return document
 
 

@@ -18,8 +18,11 @@ from blockyard.model import (
     DeleteResult,
     HealthReport,
     Page,
+    Part,
     PresignedRequest,
     StoreStats,
+    Upload,
+    UploadPage,
 )
 from blockyard.s3 import listing, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
@@ -32,12 +35,16 @@ from blockyard.s3.matching_deletes import MatchingDeletes
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
+from blockyard.s3.uploads import Uploads
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import (
+    Data,
     ListRequest,
+    OpenUpload,
     PresignRequest,
     ReadRequest,
     Store,
+    UploadRequest,
     WriteRequest,
 )
 
@@ -53,6 +60,13 @@ class S3Store(Store):
         self._caller = Caller(config, credentials)
         self._reader = Reader(self._caller, config.integrity.verify_ranges)
         self._writer = Writer(self._caller, self._reader, config)
+        self._uploads = Uploads(
+            self._caller,
+            self._reader,
+            self._writer,
+            config.key_prefix,
+            etag_proves=config.write_proof == "etag",
+        )
         self._deleting = Deleting(self._caller, config.key_prefix)
         self._matching_deletes = MatchingDeletes(
             self._caller, self._reader, self._writer, config.key_prefix
@@ -68,6 +82,25 @@ class S3Store(Store):
         request = ReadRequest(key, operation="verify_block")
         block = await self._reader.read(ctx, request, self._full_key(key), service_checksum_or_etag)
         return None if block.checksums is None else block.checksums.name
+
+    async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
+        return await self._uploads.start(ctx, request, self._full_key(request.key))
+
+    async def upload_part(
+        self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+    ) -> Part:
+        return await self._uploads.part(ctx, upload, number, data)
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        return await self._uploads.complete(ctx, upload, parts)
+
+    async def abort_upload(self, ctx: Context, upload: Upload) -> None:
+        return await self._uploads.abort(ctx, upload)
+
+    async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
+        return await self._uploads.list(ctx, prefix, token)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         reply = await self._reader.head(ctx, "stat_block", key, self._full_key(key))

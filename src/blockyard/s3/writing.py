@@ -35,14 +35,14 @@ from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import refuses_a_header
 from blockyard.s3.responses import check_stored, check_taken
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
-from blockyard.stores.base import WriteRequest, check_match
+from blockyard.stores.base import Data, WriteRequest, check_match
 
 _HASHED_INLINE = 64 * KIB
 """Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
-_NONCE = "x-amz-meta-blockyard-nonce"
+NONCE = "x-amz-meta-blockyard-nonce"
+"""What a write knows its own object by, when its reply was lost."""
 REPLACES = "x-amz-meta-blockyard-replaces"
 """What a block written by `if_match` says of the version that it was written in place of."""
-_OPERATION = "write_block"
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Put(Call):
 
     @property
     def where(self) -> str:
-        return f"{_OPERATION} {self.key!r}"
+        return f"{self.operation} {self.key!r}"
 
     def request(self, address: Address) -> Request:
         return requests.put_object(
@@ -82,22 +82,33 @@ class Writer:
         )
         self._etag_proves = config.write_proof == "etag"
 
+    @property
+    def signs_payload(self) -> bool:
+        """Whether the service can hold a body to a hash of it that is signed."""
+        return self._sign_payload
+
+    def payload_hash(self, data: Data) -> str:
+        """What is signed of a body."""
+        return sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
+
     async def write(self, ctx: Context, request: WriteRequest, full_key: str) -> BlockInfo:
         """See `Store.write`."""
         learnt = self._caller.capabilities
         if self._holds_to(request) is False:
             raise _unconditional(request, "not stored")
         payload_hash, headers = await self._guards(ctx, request.data)
-        headers |= self._caller.headers.write(_OPERATION, request.key, request.options)
+        headers |= self._caller.headers.write(request.operation, request.key, request.options)
         if request.conditional:
-            headers[_NONCE] = ctx.runtime.nonce()
+            headers[NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
         if request.options is not None and request.options.metadata:
             _check_metadata(request, headers)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
-        put = _Put(_OPERATION, request.key, full_key, request, headers, payload_hash=payload_hash)
+        put = _Put(
+            request.operation, request.key, full_key, request, headers, payload_hash=payload_hash
+        )
         put.bare_etag = learnt.bare_etags
         put.object_headers = self._caller.headers.read
         if self._holds_to(request) is None:
@@ -170,7 +181,7 @@ class Writer:
             with suppress(BlockNotFoundError):
                 reply = await self._head(ctx, put)
                 if reply.headers.get(PAGE_CHECKSUMS) == put.headers[PAGE_CHECKSUMS]:
-                    return responses.stat_result(reply, _OPERATION, put.asked.key)
+                    return responses.stat_result(reply, put.operation, put.asked.key)
             raise ProtocolError(
                 f"{put.where}: the service took the block, but it is not what is there: "
                 "it was lost, or replaced since"
@@ -197,7 +208,7 @@ class Writer:
         """
         request = put.asked
         if request.if_match is not None:
-            request = replace(request, if_match=put.headers[_NONCE])
+            request = replace(request, if_match=put.headers[NONCE])
         with perhaps_done(1):
             for _ in range(2 if request.if_absent else 1):
                 again = replace(put, attempts=None, asked=request)
@@ -223,8 +234,8 @@ class Writer:
         etag = None
         with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
             reply = await self._head(ctx, put)
-            if reply.headers.get(_NONCE) == put.headers[_NONCE]:
-                return responses.stat_result(reply, _OPERATION, request.key)
+            if reply.headers.get(NONCE) == put.headers[NONCE]:
+                return responses.stat_result(reply, put.operation, request.key)
             etag = _etag(reply)
             if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
                 unknown = 0  # another replaced that version, so no attempt of this one did
@@ -255,14 +266,13 @@ class Writer:
         return info
 
     def _head(self, ctx: Context, put: _Put) -> Coroutine[Any, Any, Response]:
-        return self._reader.head(ctx, _OPERATION, put.asked.key, put.full_key)
+        return self._reader.head(ctx, put.operation, put.asked.key, put.full_key)
 
     async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
         """The payload hash to sign and the checksum headers; for much data where it blocks none."""
 
         def guards() -> tuple[str, dict[str, str]]:
-            signed = sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
-            return signed, upload_headers(data)
+            return self.payload_hash(data), upload_headers(data)
 
         return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
 
@@ -271,8 +281,8 @@ def _check_metadata(request: WriteRequest, headers: Mapping[str, str]) -> None:
     size = metadata_size(headers)
     if size > METADATA_LIMIT:
         raise ValueError(
-            f"{_OPERATION} {request.key!r}: options: metadata: with blockyard's checksums it has "
-            f"{size} bytes, the limit is {METADATA_LIMIT}"
+            f"{request.operation} {request.key!r}: options: metadata: with blockyard's checksums "
+            f"it has {size} bytes, the limit is {METADATA_LIMIT}"
         )
 
 
@@ -314,6 +324,6 @@ def _unconditional(request: WriteRequest, outcome: str) -> UnsupportedError:
     if request.if_absent:
         header, option = "If-None-Match", "if_absent"
     return UnsupportedError(
-        f"{_OPERATION} {request.key!r}: {outcome}: the service does not hold writes to {header}, "
-        f"so {option} is not possible"
+        f"{request.operation} {request.key!r}: {outcome}: the service does not hold writes to "
+        f"{header}, so {option} is not possible"
     )

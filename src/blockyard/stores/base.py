@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from blockyard.context import Context, Lifetime
 from blockyard.errors import (
+    BlockTooLargeError,
     BufferTooSmallError,
     NotModifiedError,
     PreconditionFailedError,
@@ -25,6 +26,7 @@ from blockyard.errors import (
 )
 from blockyard.keys import range_past_end
 from blockyard.model import (
+    MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
     CopyResult,
@@ -32,8 +34,11 @@ from blockyard.model import (
     HealthReport,
     Method,
     Page,
+    Part,
     PresignedRequest,
     StoreStats,
+    Upload,
+    UploadPage,
 )
 from blockyard.put_options import PutOptions
 
@@ -74,7 +79,7 @@ class WriteRequest:
 
     With `if_absent` only where there is no block, with `if_match` only in place of the block that
     has that ETag, as `BlockInfo` has it; one of the two at most. A store that can't keep something
-    of `options` raises `UnsupportedError`, and stores nothing.
+    of `options` raises `UnsupportedError`, and stores nothing. `operation` is what errors name.
     """
 
     key: str
@@ -82,11 +87,43 @@ class WriteRequest:
     if_absent: bool = False
     if_match: str | None = None
     options: PutOptions | None = None
+    operation: str = "write_block"
 
     @property
     def conditional(self) -> bool:
         """Whether it depends on the block that is there now."""
         return self.if_absent or self.if_match is not None
+
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True)
+class UploadRequest:
+    """What is to be stored in parts as the block `key`, whatever its size.
+
+    The conditions and options are those of `WriteRequest`; the conditions hold at the end of it.
+    """
+
+    key: str
+    if_absent: bool = False
+    if_match: str | None = None
+    options: PutOptions | None = None
+    operation: str = "write_object"
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it depends on the block that is there at the end."""
+        return self.if_absent or self.if_match is not None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that `start_upload` has begun; `state` is what the store itself has to know."""
+
+    upload: Upload
+    request: UploadRequest
+    state: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True)
@@ -134,14 +171,14 @@ def check_match(where: str, if_match: str | None, etag: str) -> None:
         raise changed(where, if_match, etag)
 
 
-def check_options(request: WriteRequest, *kept: str) -> None:
+def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
     """Raise `UnsupportedError` for options that a store has no place for but `kept`."""
     if request.options is None:
         return
     for name in request.options.given():
         if name not in kept:
             raise UnsupportedError(
-                f"write_block {request.key!r}: options: {name}: this store can't keep it"
+                f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
 
 
@@ -181,6 +218,14 @@ def buffer_too_small(request: ReadRequest, size: int) -> BufferTooSmallError:
     return BufferTooSmallError(
         f"{request.operation} {request.key!r}: {what} {size} bytes, the buffer {capacity}"
     )
+
+
+def check_size(request: ReadRequest, size: int) -> None:
+    """Raise `BlockTooLargeError` for more bytes than a read gives at once."""
+    if request.into is None and size > MAX_BLOCK_SIZE:
+        raise BlockTooLargeError(
+            f"{request.operation} {request.key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
+        )
 
 
 class Store(ABC):
@@ -226,6 +271,46 @@ class Store(ABC):
         """
         _ = await self.read(ctx, ReadRequest(key, operation="verify_block"))
         return None
+
+    async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
+        """Begin to store the block in parts: nobody sees anything of it before its end.
+
+        What `write` refuses for its conditions or options may be refused here, or at the end. The
+        default of this and of the others is for stores that have no such thing.
+        """
+        raise UnsupportedError(f"write_object {request.key!r}: {self.name} takes no parts")
+
+    async def upload_part(
+        self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+    ) -> Part:
+        """Send the part `number`, from 1 to `MAX_PARTS`: `data`, that begins at byte `offset`.
+
+        Parts come in any order and at the same time; all but the last have `MIN_PART_SIZE` bytes
+        at least. Once this returns the store has its bytes, verified where it can.
+        """
+        raise UnsupportedError(f"write_object {upload.upload.key!r}: {self.name} takes no parts")
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        """Put the block in place in one step, of all of `parts` in their order.
+
+        Promises and raises what `write` does, and `IntegrityError` where the store says that it
+        holds other bytes than were sent; `OutcomeUnknownError` when replies were lost and it can't
+        be told whether it was done.
+        """
+        raise UnsupportedError(f"write_object {upload.upload.key!r}: {self.name} takes no parts")
+
+    async def abort_upload(self, ctx: Context, upload: Upload) -> None:
+        """Give an upload up, and free what its parts take. No error when there is none."""
+        raise UnsupportedError(f"abort_upload {upload.key!r}: {self.name} takes no parts")
+
+    async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
+        """One page of the uploads that were neither completed nor aborted, in the order of keys.
+
+        Those whose keys begin with the literal `prefix`; `token` is that of the page before.
+        """
+        return UploadPage([], None)
 
     @abstractmethod
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:

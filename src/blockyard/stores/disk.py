@@ -21,12 +21,17 @@ from typing import NamedTuple
 from blockyard import syscalls
 from blockyard.model import MIB, BlockInfo
 from blockyard.stores import locks
+from blockyard.stores.base import Data
 from blockyard.stores.locks import FolderLock, Version
 from blockyard.stores.paths import OWN_AREA, BlockPath
 from blockyard.user_code import pass_on_foreign
 
 LEFT_BEHIND = 3600.0
 """Seconds after its last change until a temporary file counts as left by a killed writer."""
+UPLOAD_LEFT_BEHIND = 24 * 3600.0
+"""The same of an upload, whose next part may be long in coming."""
+_UPLOAD = "upload-"
+"""What the names of uploads begin with."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a planted pipe must not hang the reader
@@ -115,6 +120,31 @@ def block_info(key: str, known: os.stat_result) -> BlockInfo:
     return BlockInfo(key, known.st_size, etag, modified)
 
 
+def new_upload(root: Path) -> str:
+    """The name of a new file for the parts of a block, which outlives this process."""
+    with opened_folder(root, [OWN_AREA], make=True) as area:
+        name = _UPLOAD + os.urandom(16).hex()
+        os.close(os.open(name, _NEW, 0o666, dir_fd=area))
+    return name
+
+
+@contextmanager
+def opened_upload(root: Path, name: str) -> Generator[TemporaryFile, None, None]:
+    """The file that `new_upload` made, to be written or committed."""
+    with opened_folder(root, [OWN_AREA]) as area:
+        file = os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=area)
+        try:
+            yield TemporaryFile(area, name, file)
+        finally:
+            os.close(file)
+
+
+def remove_upload(root: Path, name: str) -> None:
+    """Remove what `new_upload` made, if it is there."""
+    with suppress(FileNotFoundError), opened_folder(root, [OWN_AREA]) as area:
+        os.unlink(name, dir_fd=area)
+
+
 @contextmanager
 def temporary_file(root: Path) -> Generator[TemporaryFile, None, None]:
     """A new temporary file; what was not committed by the end is removed."""
@@ -182,6 +212,15 @@ def write_all(file: int, data: bytes | memoryview, check: Check) -> None:
         os.fdatasync(file)
         check()
         syscalls.write_all(file, view[start : start + STEP])
+
+
+def write_part(file: int, data: Data, offset: int, check: Check) -> None:
+    """Write all of `data` at `offset`, and have it reach the disk."""
+    view = memoryview(data)
+    for start in range(0, len(view), STEP):
+        check()
+        syscalls.write_all_at(file, view[start : start + STEP], offset + start)
+        os.fdatasync(file)
 
 
 def copy_all(source: int, target: int, size: int, check: Check) -> None:
@@ -295,7 +334,8 @@ def purge(temporary: TemporaryFile) -> None:
                 continue
             with syscalls.errors_ignored():  # its writer has just finished, or it is not ours
                 known = stat_file(temporary.area, entry.name)
-                if now - known.st_mtime > LEFT_BEHIND:
+                age = UPLOAD_LEFT_BEHIND if entry.name.startswith(_UPLOAD) else LEFT_BEHIND
+                if now - known.st_mtime > age:
                     os.unlink(entry.name, dir_fd=temporary.area)
 
 

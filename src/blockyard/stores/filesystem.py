@@ -11,40 +11,45 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 from blockyard import syscalls
 from blockyard.context import Context
+from blockyard.crc32c import crc32c
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     BlockStoreError,
-    BlockTooLargeError,
     DeadlineExceededError,
     LocalStorageError,
 )
 from blockyard.model import (
     KIB,
-    MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
     CopyResult,
     DeleteResult,
     HealthReport,
     Page,
+    Part,
+    Upload,
 )
 from blockyard.stores import disk
 from blockyard.stores.base import (
+    Data,
     ListRequest,
+    OpenUpload,
     ReadRequest,
     Store,
+    UploadRequest,
     WriteRequest,
     check_conditions,
     check_match,
     check_options,
+    check_size,
     requested_range,
 )
 from blockyard.stores.disk import Check
@@ -92,6 +97,35 @@ class FilesystemStore(Store):
             if block is not None:
                 return block
         return await self._reading(ctx, lambda: self._read(request, ctx.check_deadline))
+
+    async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
+        check_options(request)
+        return await ctx.runtime.blocking(lambda: self._start(request, ctx.check_deadline))
+
+    async def upload_part(
+        self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+    ) -> Part:
+        def write() -> Part:
+            with self._upload(upload, ctx.check_deadline) as temporary:
+                disk.write_part(temporary.file, data, offset, ctx.check_deadline)
+            return Part(number, len(data), crc32c(data), "")
+
+        return await ctx.runtime.blocking(write)
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        now = ctx.runtime.now()
+        return await ctx.runtime.blocking(
+            lambda: self._complete(upload, parts, now, ctx.check_deadline)
+        )
+
+    async def abort_upload(self, ctx: Context, upload: Upload) -> None:
+        def remove() -> None:
+            with self._errors(f"abort_upload {upload.key!r}"):
+                disk.remove_upload(self._root, upload.id)
+
+        await ctx.runtime.blocking(remove)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self._reading(ctx, lambda: self._stat(key, ctx.check_deadline))
@@ -151,46 +185,90 @@ class FilesystemStore(Store):
         return await ctx.runtime.blocking(call)
 
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
-        key = request.key
-        path = path_of(key)
-        with self._errors(f"write_block {key!r}"):
+        with self._errors(f"write_block {request.key!r}"):
             check()
             self._prepare()
-            version = self._expected(request, path)
+            version = self._expected(request, path_of(request.key))
             with disk.temporary_file(self._root) as temporary:
                 self._purge(temporary, now)
                 disk.write_all(temporary.file, request.data, check)
-                try:
-                    known = disk.commit(
-                        self._root,
-                        temporary,
-                        path,
-                        replace=not request.if_absent,
-                        check=check,
-                        version=version,
-                    )
-                except FileExistsError:
-                    raise _exists(key) from None
-                except (FileNotFoundError, ReplacedError):
-                    _ = self._expected(request, path)  # which says what is there instead
-                    raise
-        return disk.block_info(key, known)
+                return self._commit(request, temporary, version, check)
 
-    def _expected(self, request: WriteRequest, path: BlockPath) -> Version | None:
+    def _commit(
+        self,
+        request: WriteRequest | UploadRequest,
+        temporary: disk.TemporaryFile,
+        version: Version | None,
+        check: Check,
+    ) -> BlockInfo:
+        """Put what was written in place of the `version` that is expected there."""
+        path = path_of(request.key)
+        replace = not request.if_absent
+        try:
+            known = disk.commit(
+                self._root, temporary, path, replace=replace, check=check, version=version
+            )
+        except FileExistsError:
+            raise _exists(request) from None
+        except (FileNotFoundError, ReplacedError):
+            _ = self._expected(request, path)  # which says what is there instead
+            raise
+        return disk.block_info(request.key, known)
+
+    def _start(self, request: UploadRequest, check: Check) -> OpenUpload:
+        with self._errors(f"{request.operation} {request.key!r}"):
+            check()
+            self._prepare()
+            _ = self._expected(request, path_of(request.key))
+            return OpenUpload(Upload(request.key, disk.new_upload(self._root)), request)
+
+    def _complete(
+        self, upload: OpenUpload, parts: Sequence[Part], now: float, check: Check
+    ) -> BlockInfo:
+        request, size = upload.request, sum(part.size for part in parts)
+        with self._upload(upload, check) as temporary:
+            self._purge(temporary, now)
+            found = os.fstat(temporary.file).st_size
+            if found != size:
+                raise OSError(errno.EIO, f"the upload has {found} bytes, not {size}")
+            version = self._expected(request, path_of(request.key))
+            info = self._commit(request, temporary, version, check)
+            if request.if_absent:  # the block is a further name of the file then
+                with syscalls.errors_ignored():
+                    os.unlink(temporary.name, dir_fd=temporary.area)
+        return info
+
+    @contextmanager
+    def _upload(
+        self, upload: OpenUpload, check: Check
+    ) -> Generator[disk.TemporaryFile, None, None]:
+        """The file of an upload under way."""
+        with self._errors(f"{upload.request.operation} {upload.request.key!r}"):
+            check()
+            with ExitStack() as opened:
+                try:
+                    file = disk.opened_upload(self._root, upload.upload.id)
+                    temporary = opened.enter_context(file)
+                except FileNotFoundError:
+                    gone = "the upload is gone: it was aborted"
+                    raise FileNotFoundError(errno.ENOENT, gone) from None
+                yield temporary
+
+    def _expected(self, request: WriteRequest | UploadRequest, path: BlockPath) -> Version | None:
         """The version that is to be replaced, if any. Raises what the conditions do.
 
         Looked at before anything is written, so that what would be refused at its end is not.
         """
         key = request.key
         if request.if_match is not None:
-            return self._matching("write_block", key, request.if_match)
+            return self._matching(request.operation, key, request.if_match)
         if request.if_absent:
             with (
                 suppress(FileNotFoundError),
                 disk.opened_folder(self._root, path.folders) as folder,
             ):
                 _ = disk.stat_file(folder, path.name)
-                raise _exists(key)
+                raise _exists(request)
         return None
 
     def _matching(self, operation: str, key: str, if_match: str) -> Version:
@@ -377,11 +455,7 @@ def _span(request: ReadRequest, known: os.stat_result) -> tuple[int, int]:
     if request.if_match is not None or request.if_none_match is not None:
         check_conditions(request, disk.block_info(request.key, known).etag)
     begin, end = requested_range(request, known.st_size)
-    if request.into is None and end - begin > MAX_BLOCK_SIZE:
-        raise BlockTooLargeError(
-            f"{request.operation} {request.key!r}: {end - begin} bytes, the limit is "
-            f"{MAX_BLOCK_SIZE}"
-        )
+    check_size(request, end - begin)
     return begin, end
 
 
@@ -394,5 +468,5 @@ def _not_found(operation: str, key: str) -> BlockNotFoundError:
     return BlockNotFoundError(f"{operation} {key!r}: no block under that key")
 
 
-def _exists(key: str) -> BlockExistsError:
-    return BlockExistsError(f"write_block {key!r}: there is a block under that key")
+def _exists(request: WriteRequest | UploadRequest) -> BlockExistsError:
+    return BlockExistsError(f"{request.operation} {request.key!r}: there is a block under that key")

@@ -24,17 +24,32 @@ from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     DeadlineExceededError,
+    LocalStorageError,
 )
-from blockyard.model import Block, BlockInfo, CopyResult, DeleteResult, HealthReport, Page
+from blockyard.model import (
+    Block,
+    BlockInfo,
+    CopyResult,
+    DeleteResult,
+    HealthReport,
+    Page,
+    Part,
+    Upload,
+    UploadPage,
+)
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import (
+    Data,
     ListRequest,
+    OpenUpload,
     ReadRequest,
     Store,
+    UploadRequest,
     WriteRequest,
     check_conditions,
     check_match,
     check_options,
+    check_size,
     requested_range,
 )
 
@@ -67,30 +82,54 @@ class MemoryStore(Store):
         """Another object after each write: a list of keys made before it may lack one."""
         self._keys = _Keys(self._version, [])
         self._writes = count(1)
+        self._uploads: dict[str, tuple[Upload, dict[int, bytes]]] = {}
 
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
-        key = request.key
-        _check(ctx, "write_block", key)
-        check_options(request, "content_type", "metadata")
-        block = self._block(ctx, key, bytes(request.data), request.options)
-        if request.if_match is not None:
-            self._replace(ctx, request.if_match, block)
-        elif not request.if_absent:
-            self._blocks[key] = block
-        elif self._blocks.setdefault(key, block) is not block:
-            raise BlockExistsError(f"write_block {key!r}: there is a block under that key")
-        self._version = object()
-        return block.info
+        return self._write(ctx, request, bytes(request.data))
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         data, info = self._get(ctx, request.operation, request.key)
         check_conditions(request, info.etag)
         begin, end = requested_range(request, len(data))
         size = end - begin
+        check_size(request, size)
         if request.into is not None:
             request.into[:size] = memoryview(data)[begin:end]
             return Block(b"", size, lambda: info)
         return Block(data[begin:end], size, lambda: info)
+
+    async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
+        _check(ctx, request.operation, request.key)
+        check_options(request, "content_type", "metadata")
+        started = datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)
+        upload = Upload(request.key, f"{next(self._writes):x}", started)
+        self._uploads[upload.id] = (upload, {})
+        return OpenUpload(upload, request)
+
+    async def upload_part(
+        self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+    ) -> Part:
+        part = bytes(data)
+        self._parts(ctx, upload)[number] = part
+        return Part(number, len(part), crc32c(part), f"{number}", verified=True)
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        held = self._parts(ctx, upload)
+        data = b"".join([held[part.number] for part in parts])
+        info = self._write(ctx, upload.request, data)
+        _ = self._uploads.pop(upload.upload.id, None)
+        return info
+
+    async def abort_upload(self, ctx: Context, upload: Upload) -> None:
+        _check(ctx, "abort_upload", upload.key)
+        _ = self._uploads.pop(upload.id, None)
+
+    async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
+        _check(ctx, "list_uploads", prefix)
+        uploads = [upload for upload, _ in list(self._uploads.values())]
+        return UploadPage(sorted(each for each in uploads if each.key.startswith(prefix)), None)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return self._get(ctx, "stat_block", key).info
@@ -167,13 +206,39 @@ class MemoryStore(Store):
             info = info._replace(metadata=kept, content_type=kind)
         return _Block(data, info)
 
-    def _replace(self, ctx: Context, if_match: str, block: _Block) -> None:
+    def _write(self, ctx: Context, request: WriteRequest | UploadRequest, data: bytes) -> BlockInfo:
+        key = request.key
+        _check(ctx, request.operation, key)
+        check_options(request, "content_type", "metadata")
+        block = self._block(ctx, key, data, request.options)
+        if request.if_match is not None:
+            self._replace(ctx, request.operation, request.if_match, block)
+        elif not request.if_absent:
+            self._blocks[key] = block
+        elif self._blocks.setdefault(key, block) is not block:
+            raise BlockExistsError(f"{request.operation} {key!r}: there is a block under that key")
+        self._version = object()
+        return block.info
+
+    def _parts(self, ctx: Context, upload: OpenUpload) -> dict[int, bytes]:
+        """The parts of an upload under way."""
+        key = upload.request.key
+        _check(ctx, upload.request.operation, key)
+        try:
+            _, parts = self._uploads[upload.upload.id]
+        except KeyError:
+            raise LocalStorageError(
+                f"{upload.request.operation} {key!r}: the upload is gone: it was aborted"
+            ) from None
+        return parts
+
+    def _replace(self, ctx: Context, operation: str, if_match: str, block: _Block) -> None:
         """Put `block` in place of the one with that ETag."""
         key = block.info.key
         replaced = False
         while not replaced:
-            old = self._get(ctx, "write_block", key)
-            check_match(f"write_block {key!r}", if_match, old.info.etag)
+            old = self._get(ctx, operation, key)
+            check_match(f"{operation} {key!r}", if_match, old.info.etag)
             replaced = _swap(self._blocks, key, old, block)
 
     def _get(self, ctx: Context, operation: str, key: str) -> _Block:

@@ -14,14 +14,20 @@ from blockyard.model import (
     DeleteResult,
     HealthReport,
     Page,
+    Part,
     PresignedRequest,
     StoreStats,
+    Upload,
+    UploadPage,
 )
 from blockyard.stores.base import (
+    Data,
     ListRequest,
+    OpenUpload,
     PresignRequest,
     ReadRequest,
     Store,
+    UploadRequest,
     WriteRequest,
 )
 
@@ -45,6 +51,25 @@ class WrapperStore(Store):
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         return await self.inner.verify_block(ctx, key)
+
+    async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
+        return await self.inner.start_upload(ctx, request)
+
+    async def upload_part(
+        self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+    ) -> Part:
+        return await self.inner.upload_part(ctx, upload, number, offset, data)
+
+    async def complete_upload(
+        self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
+    ) -> BlockInfo:
+        return await self.inner.complete_upload(ctx, upload, parts)
+
+    async def abort_upload(self, ctx: Context, upload: Upload) -> None:
+        await self.inner.abort_upload(ctx, upload)
+
+    async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
+        return await self.inner.list_uploads(ctx, prefix, token)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self.inner.stat_block(ctx, key)

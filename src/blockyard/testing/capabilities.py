@@ -17,6 +17,8 @@ class Capability(Enum):
     CONDITIONAL_WRITES = "a conditional write (`If-None-Match: *`)"
     MATCHING_WRITES = "a write in place of one version (`If-Match`)"
     MATCHING_DELETES = "a delete of one version (`If-Match`)"
+    CONDITIONAL_UPLOADS = "an upload in parts where nothing is (`If-None-Match: *` at its end)"
+    MATCHING_UPLOADS = "an upload in parts in place of one version (`If-Match` at its end)"
     PARTIAL_CONTENT = "status 206 for a range"
     UPLOAD_CHECKSUMS = "verifies the checksum of an upload (`x-amz-checksum-crc32c`)"
     ATOMIC_REPLACEMENT = "readers of a block that is replaced get the old one or the new"
@@ -29,6 +31,10 @@ WITHOUT: Mapping[Capability, str] = {
     Capability.CONDITIONAL_WRITES: "`if_absent=True` raises `UnsupportedError`",
     Capability.MATCHING_WRITES: "a write with `if_match` raises `UnsupportedError`",
     Capability.MATCHING_DELETES: "a delete with `if_match` raises `UnsupportedError`",
+    Capability.CONDITIONAL_UPLOADS: (
+        "`write_object` of more than one part with `if_absent=True` raises `UnsupportedError`"
+    ),
+    Capability.MATCHING_UPLOADS: "and so it does with `if_match`",
     Capability.PARTIAL_CONTENT: "a 200 is verified against its `Content-Range`: every read works",
     Capability.UPLOAD_CHECKSUMS: "damage on the way there is found when the block is read",
     Capability.ATOMIC_REPLACEMENT: (
@@ -46,11 +52,18 @@ WITHOUT: Mapping[Capability, str] = {
 """What a store does where a service lacks it."""
 
 SERVICES: Mapping[str, frozenset[Capability]] = {
-    "moto 5": frozenset({Capability.UPLOAD_CHECKSUMS}),
+    "moto 5": frozenset({Capability.UPLOAD_CHECKSUMS, Capability.MATCHING_UPLOADS}),
     "LocalStack 4.13": frozenset({Capability.SLASHES_ALONE, Capability.MATCHING_DELETES}),
     "MiniStack 1.5": frozenset(),
     "rclone 1.75": frozenset(Capability),
-    "Ceph 16.2": frozenset({Capability.UPLOAD_CHECKSUMS, Capability.MATCHING_DELETES}),
+    "Ceph 16.2": frozenset(
+        {
+            Capability.UPLOAD_CHECKSUMS,
+            Capability.MATCHING_DELETES,
+            Capability.CONDITIONAL_UPLOADS,
+            Capability.MATCHING_UPLOADS,
+        }
+    ),
 }
 """What the servers lack that CI runs the conformance suite on."""
 

@@ -39,6 +39,7 @@ from blockyard.testing.suite.lifecycle import (  # noqa: E402
 from blockyard.testing.suite.listing import ListingTests  # noqa: E402
 from blockyard.testing.suite.many import ManyTests  # noqa: E402
 from blockyard.testing.suite.model import ModelTests  # noqa: E402
+from blockyard.testing.suite.objects import ObjectTests  # noqa: E402
 from blockyard.testing.suite.odd_keys import OddKeyTests  # noqa: E402
 from blockyard.testing.suite.ranges import RangeTests  # noqa: E402
 from blockyard.testing.suite.verifying import VerifyTests  # noqa: E402
@@ -57,6 +58,7 @@ class StoreConformance(
     ManyTests,
     VerifyTests,
     ContentTests,
+    ObjectTests,
     LifecycleTests,
     ModelTests,
 ):
