@@ -35,6 +35,7 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "iter_blocks": lambda store: list(store.iter_blocks()),
     "verify_by_prefix": lambda store: store.verify_by_prefix(),
     "health_check": lambda store: store.health_check(),
+    "write_object": lambda store: store.write_object("a", b""),
     "write_content": lambda store: store.write_content("a", b""),
     "read_content": lambda store: store.read_content("a"),
     "read_content_into": lambda store: store.read_content_into("a", io.BytesIO()),
