@@ -18,13 +18,15 @@ FUZZ_VENV := .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
 FUZZ_TARGETS := replies xml headers sums urls yaml keys
 FUZZ_SECONDS ?= 60
+EXAMPLES_VENV := .venv-examples
+EXAMPLES_READY := $(EXAMPLES_VENV)/.blockyard-ready
 BENCH_VENV := .venv-bench
 BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 
 # Tests run hundreds of programs, and each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants bench bench-path bench-path-check bench-report clean
+.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants examples bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -36,6 +38,7 @@ help:
 	@echo "make faults-short  its short form, 2 to 4 minutes"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_SECONDS=60 for each target"
 	@echo "make mutants       plants mistakes in the source, which the tests must catch: 7 minutes (ONLY=word)"
+	@echo "make examples      runs examples/ and docs/recipes.md with the libraries that they show"
 	@echo "make bench         speed, CPU and memory beside other clients (QUICK=1: 3 minutes)"
 	@echo "make bench-path    clients beside each other over an emulated network path (root)"
 	@echo "make bench-path-check  whether the emulated network path is what it says (root)"
@@ -88,6 +91,9 @@ fuzz: $(FUZZ_READY)
 mutants: $(READY)
 	@$(RUN) mutants $(if $(ONLY),--only "$(ONLY)")
 
+examples: $(EXAMPLES_READY)
+	@$(EXAMPLES_VENV)/bin/python -m pytest -q examples
+
 bench: $(BENCH_READY)
 	@bench/install-packages
 	@$(BENCH_VENV)/bin/python -m bench run $(if $(QUICK),--quick)
@@ -102,7 +108,7 @@ bench-report: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m bench report
 
 clean:
-	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(EMULATORS_VENV) $(FUZZ_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(EMULATORS_VENV) $(FUZZ_VENV) $(EXAMPLES_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
 $(READY): pyproject.toml
@@ -130,6 +136,13 @@ $(FUZZ_READY): pyproject.toml
 	@$(PYTHON) -m venv $(FUZZ_VENV)
 	@$(FUZZ_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	@$(FUZZ_VENV)/bin/python -m pip install --quiet --editable . --group fuzz
+	@touch $@
+
+$(EXAMPLES_READY): pyproject.toml
+	@echo "setting up $(EXAMPLES_VENV)"
+	@$(PYTHON) -m venv $(EXAMPLES_VENV)
+	@$(EXAMPLES_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(EXAMPLES_VENV)/bin/python -m pip install --quiet --editable ".[zarr]" --group examples
 	@touch $@
 
 $(BENCH_READY): pyproject.toml

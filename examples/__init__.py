@@ -1,0 +1,1 @@
+"""Small programs on top of blockyard: docs/recipes.md lists them, `make examples` runs them."""
