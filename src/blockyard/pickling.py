@@ -74,16 +74,23 @@ class PickledClient(NamedTuple):
         if isinstance(self.source, InMemory):
             stack = Stack(self.source.find(), StoreConfig(type="memory"))
             return _client_of(self.kind, stack)
-        config = self.source.load(os.environ)
-        client = _kept.get((self.kind, config))
-        if client is None or client.closed:
-            made = _client_of(self.kind, _stack(config))
-            client = _kept.setdefault((self.kind, config), made)  # of several threads, the first's
-            if client.closed:
-                client = _kept[self.kind, config] = made
-            for known in list(_kept)[:-_KEPT]:
-                _ = _kept.pop(known, None)
-        return client
+        return kept_client(self.kind, self.source.load(os.environ))
+
+
+def kept_client(kind: Kind, config: StoreConfig) -> Any:
+    """The client of `config` that this process keeps, for all who want one and close none.
+
+    Raises `ConfigError`.
+    """
+    client = _kept.get((kind, config))
+    if client is None or client.closed:
+        made = _client_of(kind, _stack(config))
+        client = _kept.setdefault((kind, config), made)  # of several threads, the first's
+        if client.closed:
+            client = _kept[kind, config] = made
+        for known in list(_kept)[:-_KEPT]:
+            _ = _kept.pop(known, None)
+    return client
 
 
 def pickled(stack: Stack, kind: str) -> PickledClient:

@@ -370,6 +370,10 @@ def test_keys_go_together() -> None:
     assert "access_key is given as well" in refused(
         access_key="AKIA", secret_key="hunter2", anonymous=True
     )
+    assert "access_key is given as well" in refused(
+        access_key="AKIA", secret_key="hunter2", profile="other"
+    )
+    assert "anonymous is given as well" in refused(anonymous=True, profile="other")
 
 
 @pytest.mark.parametrize("key", ["a b", "a/b", "a,b", "a=b", "ä", " a"])

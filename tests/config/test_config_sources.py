@@ -523,6 +523,7 @@ def test_credentials_are_taken_from_one_place() -> None:
     own = load_s3("s3://my-data?access_key=MINE&secret_key=mine", environ)
     assert (own.access_key, own.session_token.reveal()) == ("MINE", "")
     assert load_s3("s3://my-data?anonymous=true", environ).access_key == ""
+    assert load_s3("s3://my-data?profile=mine", environ).access_key == ""
     url = "s3://my-data?access_key=MINE&secret_key=mine&session_token=mine"
     other = load_s3(url, access_key="OTHER", secret_key="other")
     assert (other.access_key, other.session_token.reveal()) == ("OTHER", "")

@@ -40,6 +40,7 @@ PAGES = {
         "docs/contents.md",
         "docs/distributed.md",
         "docs/errors.md",
+        "docs/fsspec.md",
         "docs/guarantees.md",
         "docs/objects.md",
         "docs/obspec.md",

@@ -90,6 +90,19 @@ def test_a_profile_does_not_hide_keys_in_the_environment(
     assert find_in_chain() == run_to_end(shortcut.current(context)), "as past the chain"
 
 
+def test_a_profile_that_is_a_setting_hides_keys_in_the_environment(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_credentials(home, "[other]\naws_access_key_id = FILE\naws_secret_access_key = hunter2\n")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENV")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    source = credential_source(S3Config(bucket="my-data", profile="other"), os.environ)
+    context = Context(BlockingRuntime(Connections(HttpConfig(), TimeoutConfig())))
+    assert run_to_end(source.current(context)) == Credentials("FILE", "hunter2", "", None)
+    with pytest.raises(ConfigError, match="ProfileNotFound"):
+        _ = find_in_chain("missing")
+
+
 def test_none_found(home: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         _ = find_in_chain()

@@ -160,6 +160,11 @@ class S3Config(Section, yaml_path="block_store.s3"):
     anonymous: bool = setting(
         "true (requests go unsigned, as to a public bucket) or false", flag, default=False
     )
+    profile: str = setting(
+        "the name of a profile in AWS's shared files, which credentials are to come from",
+        check=values.header,
+        default="",
+    )
     max_attempts: int = whole(
         1, 1000, "the most tries of one request, the first included", default=10
     )
@@ -224,6 +229,8 @@ class S3Config(Section, yaml_path="block_store.s3"):
             yield "put", "customer_key would be sent unencrypted to an http:// endpoint"
         if access_key and valid.get("anonymous"):
             yield "anonymous", "access_key is given as well"
+        if valid.get("profile") and (access_key or valid.get("anonymous")):
+            yield "profile", f"{'access_key' if access_key else 'anonymous'} is given as well"
 
 
 class FileConfig(Section, yaml_path="block_store.file"):
@@ -311,6 +318,7 @@ class Settings(TypedDict, total=False):
     secret_key: str | Secret | None
     session_token: str | Secret | None
     anonymous: bool | None
+    profile: str | None
     max_attempts: int | None
     sign_payload: SignPayload | None
     write_proof: WriteProof | None

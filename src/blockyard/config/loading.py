@@ -37,7 +37,7 @@ _BY_OWN_NAME = {path[-1]: path for path in _S3_SETTINGS}
 """Every setting of an S3 store by its own name, which is unique in all sections."""
 
 TOGETHER = (
-    frozenset({"access_key", "secret_key", "session_token", "anonymous"}),
+    frozenset({"access_key", "secret_key", "session_token", "anonymous", "profile"}),
     frozenset({"client_cert", "client_key"}),
 )
 """Settings that mean something only with each other: a layer adds none to those of another."""

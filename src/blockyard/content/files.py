@@ -220,6 +220,11 @@ class AsyncContentFile:
         self.closed = True
         await self._cursor.end()
 
+    def stop(self) -> None:
+        """As `close`, from any thread, and nothing is waited for."""
+        self.closed = True
+        self._cursor.stop()
+
     async def __aenter__(self) -> Self:
         return self
 

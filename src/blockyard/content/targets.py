@@ -192,12 +192,14 @@ class NewFile:
     A process that is killed leaves nothing of it where the file system has `O_TMPFILE`. Elsewhere
     it is a temporary file beside its path, and the next one in that folder removes it when it is an
     hour old. It takes over the permissions of the file it replaces. Where the path is a symbolic
-    link, the file that it leads to is replaced. Call `close` at the end, come what may.
+    link, the file that it leads to is replaced. Errors name `operation`. Call `close` at the end,
+    come what may.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, operation: str = _OPERATION) -> None:
         self._given = path
-        with local_errors(_OPERATION, path):  # the working folder may be gone
+        self._operation = operation
+        with local_errors(operation, path):  # the working folder may be gone
             self._path = os.path.realpath(path)
         self._folder = os.path.dirname(self._path)
         self._temporary_path = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
@@ -208,7 +210,7 @@ class NewFile:
         """Make the file. Its room is taken as it is written: where a file system can't reserve
         any, the C library would write every block of it twice.
         """
-        with local_errors(_OPERATION, self._given):
+        with local_errors(self._operation, self._given):
             if _is_folder(self._path):
                 raise IsADirectoryError(None, "is a folder, not a file")
             self._open()
@@ -217,12 +219,12 @@ class NewFile:
 
     def write_at(self, position: int, data: bytes) -> None:
         """Write all of `data` at `position`. Threads may do so at the same time."""
-        with local_errors(_OPERATION, self._given):
+        with local_errors(self._operation, self._given):
             syscalls.write_all_at(self._file, data, position)
 
     def commit(self) -> None:
         """Let the file appear under its path, durably."""
-        with local_errors(_OPERATION, self._given):
+        with local_errors(self._operation, self._given):
             os.fsync(self._file)
             if not self._has_temporary_path:
                 try:

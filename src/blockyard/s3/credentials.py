@@ -178,7 +178,8 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
     """The source that `config` asks for: unsigned, its own keys, or what AWS's chain finds.
 
     Keys in AWS's environment variables come first in that chain, so they are taken from there
-    without it. Raises `ConfigError` when only one of the two is set, or one can't be used.
+    without it; one that is told a profile does not look at them. Raises `ConfigError` when only
+    one of the two is set, or one can't be used.
     """
     if config.anonymous:
         return StaticCredentials(None)
@@ -190,6 +191,8 @@ def credential_source(config: S3Config, environ: Mapping[str, str]) -> Credentia
                 config.session_token.reveal(),
             )
         )
+    if config.profile:
+        return ChainCredentials(partial(find_in_chain, config.profile))
     access_key = _variable(environ, "AWS_ACCESS_KEY_ID", values.access_key)
     secret_key = _variable(environ, "AWS_SECRET_ACCESS_KEY", values.secret_key)
     if bool(access_key) != bool(secret_key):
@@ -217,10 +220,10 @@ _LIKE_A_SECRET = re.compile(r"(?<![\w/+=])(?!/)[\w/+=-]{32,}")
 """A secret key has 40 characters, a token more: a program that failed may have printed one."""
 
 
-def find_in_chain() -> Credentials:
-    """What AWS's default chain finds now. Blocks; raises `ConfigError`.
+def find_in_chain(profile: str = "") -> Credentials:
+    """What AWS's default chain finds now, in `profile` if one is named. Raises `ConfigError`.
 
-    Each run starts afresh, so keys that were rotated in a file are seen.
+    Blocks. Each run starts afresh, so keys that were rotated in a file are seen.
     """
     try:  # optional, slow to import, and without types
         import botocore.exceptions  # noqa: PLC0415
@@ -240,6 +243,8 @@ def find_in_chain() -> Credentials:
     name = ""
     try:
         session = cast("Any", botocore.session).get_session()
+        if profile:
+            session.set_config_variable("profile", profile)
         for provider in session.get_component("credential_provider").providers:
             name = f" in {provider.METHOD}"
             credentials = provider.load()

@@ -1,0 +1,89 @@
+"""Contents as files: each under its id, whatever blocks it takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any
+
+from blockyard.aio import AsyncBlockStore
+from blockyard.buffer import Buffer
+from blockyard.content.files import AsyncContentFile
+from blockyard.errors import InvalidRangeError
+from blockyard.fsspec.files import Entry, Folder
+
+
+class ContentFiles:
+    """The contents of a store. See `Files`; a listing tells no sizes."""
+
+    def __init__(self, store: AsyncBlockStore) -> None:
+        self._store = store
+
+    async def stat(self, name: str) -> Entry:
+        info = await self._store.stat_content(name)
+        return Entry(name, info.size, info.version, info.last_modified)
+
+    async def read(self, name: str) -> bytes:
+        return await self._store.read_content(name)
+
+    async def read_range(
+        self, name: str, offset: int, length: int, version: str = ""
+    ) -> tuple[bytes, str]:
+        try:
+            return await self._store.read_content(name, offset, length), version
+        except InvalidRangeError:  # past its end
+            return b"", version
+
+    async def read_suffix(self, name: str, length: int) -> bytes:
+        size = (await self._store.stat_content(name)).size
+        return await self._store.read_content(name, max(0, size - length)) if size else b""
+
+    def pieces(self, name: str) -> AsyncIterator[bytes]:
+        return self._store.iter_content(name)
+
+    async def open(self, name: str) -> AsyncContentFile:
+        """A content open for reading."""
+        return await self._store.open_content(name)
+
+    async def download(self, name: str, path: str, callback: Any) -> None:
+        _ = await self._store.read_content_into(name, path, progress=callback.absolute_update)
+
+    async def write(
+        self, name: str, data: Buffer | AsyncIterable[bytes], if_absent: bool, **options: Any
+    ) -> None:
+        _ = await self._store.write_content(name, data, if_absent=if_absent, **options)
+
+    async def upload(
+        self, name: str, path: str, if_absent: bool, callback: Any, **options: Any
+    ) -> None:
+        _ = await self._store.write_content(
+            name, path, if_absent=if_absent, progress=callback.absolute_update, **options
+        )
+
+    async def copy(self, name: str, to: str) -> None:
+        _ = await self._store.copy_content(name, to)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            await self._store.delete_content(name)
+
+    async def delete_below(self, prefix: str) -> bool:
+        names = [entry.name for entry in await self.below(prefix)]
+        await self.delete(names)
+        return bool(names)
+
+    async def exist_below(self, prefix: str) -> bool:
+        return bool(await self._store.list_contents(prefix))
+
+    async def folder(self, prefix: str) -> Folder:
+        entries = await self.below(prefix)
+        files = [entry for entry in entries if "/" not in entry.name[len(prefix) :]]
+        folders = [
+            prefix + entry.name[len(prefix) :].partition("/")[0]
+            for entry in entries
+            if "/" in entry.name[len(prefix) :]
+        ]
+        return Folder(files, [*dict.fromkeys(folders)])
+
+    async def below(self, prefix: str) -> Sequence[Entry]:
+        found = await self._store.list_contents(prefix)
+        return [Entry(entry.content_id, None, modified=entry.last_modified) for entry in found]

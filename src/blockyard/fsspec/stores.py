@@ -1,0 +1,71 @@
+"""Which store a path leads to, and what the file in it is called there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+from blockyard.aio import AsyncBlockStore, asyncio_client
+from blockyard.client import Client
+from blockyard.config.loading import Source, load_config
+from blockyard.errors import InvalidKeyError
+from blockyard.fsspec.files import Files
+from blockyard.opening import compose
+from blockyard.pickling import kept_client
+from blockyard.stores.base import Store
+
+Given = Source | Store | Client[Any]
+
+
+class Place(NamedTuple):
+    """Where a path leads: the files of a store, the name in it, and what comes before that."""
+
+    files: Files
+    base: str
+    name: str
+
+    @property
+    def folder(self) -> str:
+        """What the names below it begin with, as in a folder."""
+        return f"{self.name}/" if self.name else ""
+
+
+class Stores:
+    """The store that was given, or that of each bucket, opened when it is first used."""
+
+    def __init__(
+        self, given: Given, settings: Mapping[str, Any], files: Callable[[AsyncBlockStore], Files]
+    ) -> None:
+        self._settings = settings
+        self._files = files
+        self.given = None if given is None else _opened(given, settings)
+        self._places: dict[str, tuple[Files, str]] = {}
+        if self.given is not None:
+            self._places[""] = files(self.given), ""
+
+    def place(self, path: str) -> Place:
+        """Where `path` leads. Raises `InvalidKeyError`, `ConfigError`."""
+        if self.given is not None:
+            return Place(*self._places[""], path)
+        bucket, _, key = path.partition("/")
+        place = self._places.get(bucket)
+        if place is None:
+            if not bucket:
+                raise InvalidKeyError(f"{path!r}: expected BUCKET/KEY, got no bucket")
+            store = _opened(f"s3://{bucket}", self._settings)
+            place = self._places.setdefault(bucket, (self._files(store), f"{bucket}/"))
+        return Place(*place, key)
+
+
+def _opened(given: Given, settings: Mapping[str, Any]) -> AsyncBlockStore:
+    """A client that nobody is told to close: what has the same settings shares it."""
+    if isinstance(given, AsyncBlockStore) and not settings:
+        return given
+    if not isinstance(given, Client | Store):
+        config = load_config(given, settings, os.environ)
+        if config.selected is not None:
+            return cast("AsyncBlockStore", kept_client("AsyncBlockStore", config))
+    client = asyncio_client(compose("BlockyardFileSystem", given, settings))
+    client._runtime.connections.dropped_quietly = True  # pyright: ignore[reportPrivateUsage]
+    return client

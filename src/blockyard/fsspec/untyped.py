@@ -1,0 +1,85 @@
+"""What is used of fsspec, with types, of which it has none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+from fsspec import asyn, callbacks, compression, core, utils
+
+if TYPE_CHECKING:
+    import asyncio
+
+    class AsyncFileSystem:
+        """See `fsspec.asyn.AsyncFileSystem`."""
+
+        asynchronous: bool
+        batch_size: int | None
+        storage_options: dict[str, Any]
+        _fs_token_: str
+        _loop: asyncio.AbstractEventLoop | None
+        _pid: int
+
+        def __init__(self, **options: Any) -> None: ...
+        def __reduce__(self) -> tuple[Any, ...]: ...
+        def exists(self, path: str) -> bool: ...
+        def info(self, path: str) -> dict[str, Any]: ...
+        def invalidate_cache(self, path: str | None = None) -> None: ...
+        def open(self, path: str, mode: str = "rb", **options: Any) -> Any: ...
+        def _walk(
+            self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **options: Any
+        ) -> AsyncIterator[Any]: ...
+        async def _expand_path(self, path: Any, **options: Any) -> list[str]: ...
+        async def _copy(self, path1: str, path2: str, **options: Any) -> None: ...
+
+    class BufferedFile:
+        """See `fsspec.spec.AbstractBufferedFile`."""
+
+        closed: bool
+        fs: Any
+        path: str
+        _details: dict[str, Any] | None
+
+        def __init__(
+            self, fs: Any, path: str, mode: str, block_size: int, **options: Any
+        ) -> None: ...
+        def close(self) -> None: ...
+
+    Cached = type
+else:
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractBufferedFile as BufferedFile
+
+    Cached = type(AsyncFileSystem)
+
+__all__ = [
+    "NO_CALLBACK",
+    "AsyncFileSystem",
+    "BufferedFile",
+    "Cached",
+    "compression_of",
+    "compressors",
+    "file_system_class",
+    "get_loop",
+    "run_in_chunks",
+    "stringify_path",
+    "sync",
+    "tokenize",
+]
+
+_fsspec: Any = fsspec
+_asyn: Any = asyn
+_compression: Any = compression
+_core: Any = core
+_utils: Any = utils
+
+NO_CALLBACK: Any = callbacks.DEFAULT_CALLBACK
+compressors: Any = _compression.compr
+compression_of: Any = _core.get_compression
+file_system_class: Any = _fsspec.get_filesystem_class
+get_loop: Any = _asyn.get_loop
+run_in_chunks: Any = _asyn._run_coros_in_chunks
+stringify_path: Any = _utils.stringify_path
+sync: Any = _asyn.sync
+tokenize: Any = _utils.tokenize

@@ -1,0 +1,931 @@
+"""Keys and contents as files: what is asked of the store, what errors say, and who may share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from upath import UPath
+
+import blockyard
+from blockyard.fsspec import BlockyardContentFileSystem, BlockyardFileSystem, files, remembered
+from blockyard.stores.memory import MemoryStore
+from servers.endpoint import Endpoint, boto3_client
+from tests.hooked_store import HookedStore
+from tests.small_s3 import small_s3
+
+DATA = random.Random(17).randbytes(100_000)  # noqa: S311
+
+
+class Counted(HookedStore):
+    """A store in memory that counts what it is asked, and answers with `error` where there is."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore(), self._note)
+        self.asked: Counter[str] = Counter()
+        self.error: Exception | None = None
+
+    async def _note(self, operation: str, key: str) -> None:
+        self.asked[operation] += 1
+        if self.error is not None:
+            raise self.error
+
+    def taken(self) -> dict[str, int]:
+        """What was asked since the last time."""
+        asked, self.asked = dict(self.asked), Counter()
+        return asked
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def fs(counted: Counted) -> Any:
+    return BlockyardFileSystem(store=counted)
+
+
+@pytest.fixture
+def client(counted: Counted) -> Iterator[blockyard.BlockStore]:
+    """Somebody else, who uses the same store."""
+    with blockyard.open_store(counted) as client:
+        yield client
+
+
+# What is there.
+
+
+def test_a_folder_of_100_000_keys_is_listed_by_one_request(
+    fs: Any, counted: Counted, client: blockyard.BlockStore
+) -> None:
+    _ = client.write_blocks((f"big/{number % 10}/{number}", b"") for number in range(100_000))
+    _ = counted.taken()
+    assert fs.ls("big", detail=False) == [f"big/{folder}" for folder in range(10)]
+    assert counted.taken() == {"list_page": 1}
+    assert len(fs.ls("big")) == 10
+    assert len(fs.find("big/3")) == 10_000
+    assert counted.taken() == {"list_page": 1 + 10}
+
+
+def test_what_is_asked_again_within_seconds_costs_nothing(fs: Any, counted: Counted) -> None:
+    """As Parquet readers do: twice `isfile`, twice `open`, and `info`."""
+    fs.pipe_file("a/b", DATA)
+    _ = counted.taken()
+    for _ in range(2):
+        assert fs.isfile("a/b")
+        with fs.open("a/b") as file:
+            _ = file.seek(-8, os.SEEK_END)
+            assert file.read(8) == DATA[-8:]
+    assert fs.info("a/b")["size"] == len(DATA)
+    asked = counted.taken()
+    assert asked.pop("stat_block") == 1
+    assert asked == {"read_block_with_info": 2}
+    _ = fs.ls("a")
+    assert fs.exists("a/b")
+    assert fs.isdir("a")
+    assert fs.isdir("a")
+    assert counted.taken() == {"list_page": 2, "stat_block": 1}
+
+
+def test_what_is_remembered_is_forgotten(
+    fs: Any, client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(remembered.time, "monotonic", lambda: clock[0])
+    _ = client.write_block("a/b", b"1")
+    assert fs.info("a/b")["size"] == 1
+    _ = client.write_block("a/b", b"22")
+    assert fs.info("a/b")["size"] == 1, "for some seconds"
+    clock[0] += remembered_seconds()
+    assert fs.info("a/b")["size"] == 2
+    for path in (None, "a/b", "a", "blockyard://a"):
+        _ = client.write_block("a/b", bytes(3))
+        fs.invalidate_cache(path)
+        assert fs.info("a/b")["size"] == 3
+        _ = client.write_block("a/b", bytes(2))
+        fs.invalidate_cache(path)
+        assert fs.info("a/b")["size"] == 2
+    asks_always = BlockyardFileSystem(store=client, listings_expiry_time=0)
+    never = BlockyardFileSystem(store=client, use_listings_cache=False)
+    for size in (5, 6):
+        _ = client.write_block("a/b", bytes(size))
+        assert asks_always.info("a/b")["size"] == never.info("a/b")["size"] == size
+
+
+def remembered_seconds() -> float:
+    from blockyard.fsspec import filesystem
+
+    return filesystem.REMEMBERED
+
+
+def test_own_changes_are_seen_at_once(fs: Any) -> None:
+    def sizes() -> list[int]:
+        return [fs.info(name)["size"] for name in fs.find("a")]
+
+    fs.pipe_file("a/b", b"1")
+    assert fs.info("a/b")["size"] == 1
+    fs.pipe_file("a/b", b"22")
+    assert fs.info("a/b")["size"] == 2
+    with fs.open("a/b", "wb") as file:
+        _ = file.write(b"333")
+    assert sizes() == [3]
+    fs.cp_file("a/b", "a/c")
+    fs.pipe_file("a/b", b"4444")
+    fs.cp_file("a/b", "a/c")
+    assert sizes() == [4, 4]
+    fs.mv("a/b", "a/d")
+    assert not fs.exists("a/b")
+    assert sizes() == [4, 4]
+    assert fs.isdir("a")
+    fs.rm("a/c")
+    fs.rm_file("a/d")
+    assert not fs.exists("a")
+    fs.pipe_file("a/b/c", b"1")
+    assert fs.isdir("a")
+    assert fs.isfile("a/b/c")
+    fs.rm("a", recursive=True)
+    assert not fs.exists("a/b/c")
+    assert not fs.isdir("a/b")
+
+
+def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
+    known = remembered.Remembered(60)
+    before = known.state
+    known.forget("a/b")
+    known.keep([{"name": "a/b", "size": 1}], before)
+    assert known.get("a/b") is None
+    known.keep([{"name": "a/b", "size": 2}], known.state)
+    assert known.get("a/b") == {"name": "a/b", "size": 2}
+
+
+def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "_MOST", 10)
+    known = remembered.Remembered(60)
+    known.keep([{"name": str(number)} for number in range(8)], known.state)
+    known.keep([{"name": "0"}, *({"name": f"{number}"} for number in range(8, 15))], known.state)
+    assert [name for name in map(str, range(15)) if known.get(name)] == [
+        "0", *map(str, range(6, 15))
+    ]  # fmt: skip
+
+
+REFUSALS = [
+    blockyard.AccessDeniedError("no", status=403),
+    blockyard.TransportConnectionError("gone"),
+    blockyard.BucketNotFoundError("none", status=404),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS)
+def test_an_error_is_not_absence(fs: Any, counted: Counted, error: Exception) -> None:
+    fs.pipe_file("a/b", b"1")
+    counted.error = error
+    calls: list[Any] = [
+        fs.exists, fs.isfile, fs.isdir, fs.info, fs.ls, fs.find, fs.du, fs.cat_file, fs.open,
+        fs.cat, fs.size, fs.created, fs.rm, fs.glob, lambda path: list(fs.walk(path)),
+        lambda path: fs.glob(f"{path}*"), lambda path: fs.rm(path, recursive=True),
+        lambda path: fs.open(path, "xb"), lambda path: fs.cp_file(path, "c"),
+        lambda path: fs.pipe_file(path, b""), lambda path: fs.get_file(path, "/dev/null"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(type(error)):
+            _ = call("a/b")
+    results = fs.cat_ranges(["a/b"], [0], [1])
+    assert [type(each) for each in results] == [type(error)]
+
+
+def test_what_is_not_there(fs: Any) -> None:
+    assert not fs.exists("a")
+    assert not fs.isfile("a")
+    assert not fs.isdir("a")
+    assert fs.find("a") == fs.glob("a/*") == list(fs.glob("a"))
+    assert fs.du("a") == 0
+    for call in (fs.info, fs.ls, fs.cat_file, fs.open, fs.size, fs.modified):
+        with pytest.raises(FileNotFoundError) as raised:
+            _ = call("a")
+        assert raised.value.filename == "a"
+    for call in (fs.cp_file, fs.mv, fs.get_file):
+        with pytest.raises(FileNotFoundError):
+            call("a", "b")
+    with pytest.raises(FileNotFoundError):
+        fs.rm("a", recursive=True)
+    fs.rm("a")
+    assert [each[1:] for each in fs.walk("a")] == [([], [])]
+    with pytest.raises(FileNotFoundError):
+        _ = list(fs.walk("a", on_error="raise"))
+
+
+def test_folders_files_and_markers(fs: Any, client: blockyard.BlockStore) -> None:
+    for key in ("x/a", "x/a/b/c", "x/empty/", "x/", "x/ab", "x0"):
+        _ = client.write_block(key, b"1")
+    assert fs.ls("x", detail=False) == ["x/a", "x/ab", "x/empty"]
+    assert [info["type"] for info in fs.ls("x")] == ["directory", "file", "file", "directory"]
+    assert fs.ls("x/empty") == []
+    assert fs.isdir("x/empty")
+    assert fs.ls("x0", detail=False) == ["x0"]
+    assert fs.find("x") == ["x/a", "x/a/b/c", "x/ab"]
+    everything = ["x", "x/a", "x/a/b", "x/a/b/c", "x/ab", "x/empty"]
+    assert fs.find("x", withdirs=True) == everything
+    assert fs.find("x", maxdepth=1) == ["x/a", "x/ab"]
+    assert fs.find("x", maxdepth=2, withdirs=True) == [
+        each for each in everything if each != "x/a/b/c"
+    ]
+    assert fs.find("x/ab") == ["x/ab"]
+    assert fs.find("") == ["x/a", "x/a/b/c", "x/ab", "x0"]
+    assert fs.glob("x*") == ["x", "x0"]
+    assert fs.glob("x/a*") == ["x/a", "x/ab"]
+    assert fs.glob("x/**/c") == ["x/a/b/c"]
+    assert fs.glob("x/?b") == ["x/ab"]
+    assert fs.du("x") == 3
+    assert fs.du("x", total=False) == {"x/a": 1, "x/a/b/c": 1, "x/ab": 1}
+    assert fs.isfile("x/a")
+    assert not fs.isdir("x/a"), "a file where there is one"
+    assert fs.isdir("x/a/b")
+
+
+def test_a_glob_asks_for_what_it_begins_with(fs: Any, counted: Counted) -> None:
+    fs.pipe({f"a/{number:05}/x": b"" for number in range(3000)})
+    fs.pipe("a/other", b"")
+    _ = counted.taken()
+    assert fs.glob("a/other*") == ["a/other"]
+    assert fs.glob("a/0000*") == [f"a/{number:05}" for number in range(10)]
+    assert counted.taken() == {"list_page": 2}
+
+
+def test_times_and_versions_of_files(fs: Any) -> None:
+    fs.pipe_file("a/b", b"1")
+    first = fs.ukey("a/b")
+    info = fs.info("a/b")
+    assert fs.modified("a/b") == fs.created("a/b") == info["LastModified"]
+    assert info["LastModified"].timestamp() == info["mtime"]
+    assert fs.ukey("a/b") == first
+    fs.pipe_file("a/b", b"2")
+    assert fs.ukey("a/b") != first
+    with pytest.raises(IsADirectoryError):
+        _ = fs.modified("a")
+    with pytest.raises(IsADirectoryError):
+        _ = fs.open("a")
+
+
+def test_folders_need_not_be_made(fs: Any, counted: Counted) -> None:
+    fs.mkdir("a")
+    fs.makedirs("a/b")
+    fs.makedirs("a/b", exist_ok=True)
+    fs.rmdir("a")
+    fs.pipe_file("a/b/c", b"1")
+    _ = counted.taken()
+    fs.makedirs("a/b", exist_ok=True)
+    assert counted.taken() == {}
+    for path in ("a/b", "a/b/c"):
+        with pytest.raises(FileExistsError):
+            fs.makedirs(path)
+
+
+# Reading.
+
+
+@pytest.mark.parametrize("start", [None, 0, 10, 99_990, 100_000, 200_000, -1, -10, -200_000])
+@pytest.mark.parametrize("end", [None, 0, 5, 20, 99_999, 100_000, 300_000, -1, -99_995])
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+def test_a_part_of_a_file_is_a_slice(
+    kind: Any, start: int | None, end: int | None, fs: Any, client: blockyard.BlockStore
+) -> None:
+    fs = kind(store=client)
+    fs.pipe_file("a", DATA)
+    assert fs.cat_file("a", start, end) == DATA[start:end]
+    assert fs.cat_ranges(["a"], start, end) == [DATA[start:end]]
+
+
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+def test_a_part_of_an_empty_file(kind: Any, client: blockyard.BlockStore, tmp_path: Path) -> None:
+    fs = kind(store=client)
+    fs.touch("a")
+    for start, end in ((None, None), (0, 5), (5, 9), (-5, None), (3, None)):
+        assert fs.cat_file("a", start, end) == b""
+    with fs.open("a") as file:
+        assert file.read() == b""
+    fs.get_file("a", str(tmp_path / "a"))
+    assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_neighbours_are_read_together(fs: Any, counted: Counted) -> None:
+    fs.pipe({"a": DATA, "b": DATA[::-1]})
+    _ = counted.taken()
+    paths = ["a", "b", "a", "a", "b", "a", "missing", "a", "a"]
+    starts = [0, 10, 50_000, 100, 5, 99_990, 0, 100_001, -10]
+    ends = [50, 20, 50_010, 200, 9, 200_000, 5, 100_009, None]
+    found = fs.cat_ranges(paths, starts, ends)
+    for index, (path, start, end) in enumerate(zip(paths, starts, ends, strict=True)):
+        if path == "missing":
+            assert isinstance(found[index], FileNotFoundError)
+        else:
+            assert found[index] == {"a": DATA, "b": DATA[::-1]}[path][start:end]
+    assert counted.taken()["read_block_with_info"] == 6  # a twice, and its end; b; missing
+    _ = fs.cat_ranges(["a", "a", "a"], [0, 100, 50_000], [50, 200, 50_010], max_gap=10)
+    assert counted.taken() == {"read_block_with_info": 3}
+    _ = fs.cat_ranges(["a", "a", "a"], [0, 100, 50_000], [50, 200, 50_010], max_gap=10**6)
+    assert counted.taken() == {"read_block_with_info": 1}
+    with pytest.raises(FileNotFoundError):
+        _ = fs.cat_ranges(["a", "missing"], 0, 5, on_error="raise")
+    with pytest.raises(ValueError, match="as many starts and ends as paths"):
+        _ = fs.cat_ranges(["a"], [0, 1], [5, 6])
+    with pytest.raises(TypeError, match="expected a list"):
+        _ = fs.cat_ranges("a", 0, 1)
+
+
+def test_a_large_file_is_read_in_pieces_of_one_version(
+    fs: Any, counted: Counted, client: blockyard.BlockStore, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(files, "PIECE", 30_000)
+    _ = client.write_block("a", DATA)
+    _ = counted.taken()
+    assert fs.cat_file("a", 5, 99_000) == DATA[5:99_000]
+    assert counted.taken() == {"read_block_with_info": 4}
+    assert fs.cat_file("a", 5) == DATA[5:]
+    target = tmp_path / "a"
+    done: list[int] = []
+    callback = fsspec.Callback(hooks={"done": lambda size, value, **_: done.append(value)})
+    _ = counted.taken()
+    fs.get_file("a", str(target), callback=callback)
+    assert target.read_bytes() == DATA
+    assert counted.taken() == {"read_block_with_info": 4}
+    assert callback.size == callback.value == max(done) == len(DATA)
+
+    async def replace(operation: str, key: str) -> None:
+        counted.asked[operation] += 1
+        if counted.asked["read_block_with_info"] == 2:
+            counted.hook = counted._note
+            _ = client.write_block("a", other)
+
+    other = DATA[::-1]
+    for call in (lambda: fs.cat_file("a", 5), lambda: fs.get_file("a", str(target))):
+        _ = counted.taken()
+        counted.hook = replace
+        with pytest.raises(blockyard.PreconditionFailedError):
+            call()
+        other = os.urandom(100_000)
+    assert target.read_bytes() == DATA, "the one before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_open_file_is_one_version(fs: Any, client: blockyard.BlockStore) -> None:
+    _ = client.write_block("a", DATA)
+    with fs.open("a", block_size=100) as file:
+        assert file.read(10) == DATA[:10]
+        _ = client.write_block("a", DATA[::-1])
+        _ = file.seek(50_000)
+        with pytest.raises(blockyard.PreconditionFailedError):
+            _ = file.read(10)
+    with fs.open("a") as file:
+        assert file.read() == DATA[::-1], "what was remembered is forgotten"
+
+
+def test_files_are_files() -> None:
+    client = blockyard.open_store("memory://")
+    lines = b"".join(b"line %d\n" % number for number in range(5000))
+    for system in (BlockyardFileSystem(store=client), BlockyardContentFileSystem(store=client)):
+        with system.open("dir/lines.txt", "wb", block_size=1000) as file:
+            for line in lines.splitlines(keepends=True):
+                assert file.write(line) == len(line)
+            assert file.tell() == len(lines)
+        with system.open("dir/lines.txt", block_size=1000) as file:
+            assert list(file) == lines.splitlines(keepends=True)
+            _ = file.seek(10)
+            copy = pickle.loads(pickle.dumps(file))
+            assert copy.read(5) == lines[10:15]
+            assert file.seek(-5, 2) == len(lines) - 5
+            assert file.read() == lines[-5:]
+        with system.open("dir/lines.txt", "r") as text:
+            assert text.read() == lines.decode()
+        with system.open("dir/text.gz", "wt", compression="gzip") as text:
+            _ = text.write("compressed")
+        with system.open("dir/text.gz", "rt", compression="gzip") as text:
+            assert text.read() == "compressed"
+        with pytest.raises(NotImplementedError, match="expected rb, wb or xb"):
+            _ = system.open("dir/lines.txt", "ab")
+
+
+def test_what_is_read_beside_a_file_that_is_there_already(fs: Any, tmp_path: Path) -> None:
+    fs.pipe({"a/b": b"1", "a/c/d": b"2"})
+    fs.get("a", str(tmp_path / "to"), recursive=True)
+    assert (tmp_path / "to" / "c" / "d").read_bytes() == b"2"
+    read, write = os.pipe()
+    fs.get_file("a/b", f"/dev/fd/{write}")
+    assert os.read(read, 10) == b"1"
+    os.close(read)
+    os.close(write)
+    with pytest.raises(blockyard.LocalStorageError, match=r"get: .*No such file"):
+        fs.get_file("a/b", str(tmp_path / "missing" / "b"))
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+@pytest.mark.parametrize("size", [0, 10, 1000, 2500])
+def test_a_file_appears_when_it_is_closed(
+    kind: Any, size: int, client: blockyard.BlockStore
+) -> None:
+    fs = kind(store=client)
+    file = fs.open("a", "wb", block_size=1000)
+    _ = file.write(memoryview(DATA[:size]))
+    file.flush()
+    assert not fs.exists("a")
+    file.close()
+    file.close()
+    assert fs.cat_file("a") == DATA[:size]
+    assert fs.info("a")["size"] == size
+    with pytest.raises(ValueError, match="closed"):
+        _ = file.write(b"more")
+
+
+def abandoned(fs: Any, how: str) -> None:
+    """Write a file, and fail meanwhile."""
+    if how == "with":
+        with fs.open("a", "wb", block_size=1000) as file:
+            _ = file.write(DATA[:2500])
+            raise KeyError(how)
+    if how == "text":
+        with fs.open("a", "w", block_size=1000) as file:
+            _ = file.write("text" * 1000)
+            raise KeyError(how)
+    if how == "compressed":
+        with fs.open("a", "wb", block_size=1000, compression="gzip") as file:
+            _ = file.write(DATA)
+            raise KeyError(how)
+    if how == "OpenFile":
+        with fsspec.core.OpenFile(fs, "a", "wb") as file:
+            _ = file.write(DATA[:2500])
+            raise KeyError(how)
+    if how == "finally":
+        file = fs.open("a", "wb", block_size=1000)
+        try:
+            _ = file.write(DATA[:2500])
+            raise KeyError(how)
+        finally:
+            file.close()
+    if how == "transaction":
+        with fs.transaction:
+            with fs.open("a", "wb", block_size=1000) as file:
+                _ = file.write(DATA[:2500])
+            raise KeyError(how)
+
+
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+@pytest.mark.parametrize(
+    "how", ["with", "text", "compressed", "OpenFile", "finally", "transaction"]
+)
+@pytest.mark.filterwarnings("ignore:.*was closed while KeyError:RuntimeWarning")
+def test_a_file_that_was_not_written_to_its_end_is_not_stored(
+    kind: Any, how: str, client: blockyard.BlockStore
+) -> None:
+    fs = kind(store=client)
+    for before in (None, b"before"):
+        if before is not None:
+            fs.pipe_file("a", before)
+        with pytest.raises(KeyError, match=how):
+            abandoned(fs, how)
+        assert fs.exists("a") == (before is not None)
+    assert fs.cat_file("a") == b"before"
+    assert [key for key in client.list_by_prefix() if key.startswith("a/")] == []
+
+
+def test_closing_in_the_middle_of_an_error_says_that_nothing_is_stored(fs: Any) -> None:
+    with (
+        pytest.warns(RuntimeWarning, match="blockyard://a was not stored: .* while KeyError"),
+        pytest.raises(KeyError),
+    ):
+        abandoned(fs, "finally")
+    try:
+        _ = {}["key"]
+    except KeyError:
+        with fs.open("a", "wb") as file:  # begun after the error, which is none of its own
+            _ = file.write(b"log")
+    assert fs.cat_file("a") == b"log"
+
+
+def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockStore) -> None:
+    for system in (fs, BlockyardContentFileSystem(store=client)):
+        for size in (10, 2500):
+            file = system.open("a", "wb", block_size=1000)
+            _ = file.write(DATA[:size])
+            with pytest.warns(RuntimeWarning, match="a was not stored: its file was never closed"):
+                file.__del__()
+            assert not system.exists("a")
+
+
+def test_a_write_that_fails_is_told_at_the_next_one_or_at_the_end(
+    fs: Any, counted: Counted, client: blockyard.BlockStore
+) -> None:
+    contents = BlockyardContentFileSystem(store=client)
+    for system in (fs, contents):
+        counted.error = None
+        file = system.open("a", "wb", block_size=1000)
+        _ = file.write(DATA[:2500])
+        counted.error = blockyard.AccessDeniedError("no", status=403)
+        with pytest.raises(blockyard.AccessDeniedError):
+            file.close()
+        assert file.closed
+        file.close()
+        counted.error = None
+        assert not system.exists("a")
+    file = contents.open("a", "wb", block_size=2**20)
+    counted.error = blockyard.AccessDeniedError("no", status=403)
+    with pytest.raises(blockyard.AccessDeniedError):
+        _ = file.write(bytes(2**25))  # thirty-two pieces
+    with pytest.raises(ValueError, match="given up"):
+        _ = file.write(b"more")
+    file.close()
+
+
+def test_exclusive_writes(fs: Any, client: blockyard.BlockStore) -> None:
+    for system in (fs, BlockyardContentFileSystem(store=client)):
+        with system.open("a", "xb") as file:
+            _ = file.write(b"first")
+        with pytest.raises(FileExistsError):
+            _ = system.open("a", "xb")
+        first, second = (system.open("b", "xb", block_size=1000) for _ in range(2))
+        for file in (first, second):
+            _ = file.write(DATA[:1500])
+        first.close()
+        with pytest.raises(FileExistsError):
+            second.close()
+        with pytest.raises(FileExistsError):
+            system.pipe_file("b", b"x", mode="create")
+        with pytest.raises(ValueError, match="overwrite or create"):
+            system.pipe_file("b", b"x", mode="append")
+        assert system.cat_file("b") == DATA[:1500]
+        system.rm(["a", "b"])
+
+
+def test_transactions(fs: Any, client: blockyard.BlockStore) -> None:
+    for system in (fs, BlockyardContentFileSystem(store=client)):
+        with system.transaction:
+            for size in (10, 2500):
+                with system.open(f"t/{size}", "wb", block_size=1000) as file:
+                    _ = file.write(DATA[:size])
+            assert not system.exists("t")
+        assert system.cat("t/*") == {"t/10": DATA[:10], "t/2500": DATA[:2500]}
+        system.rm("t", recursive=True)
+        with system.transaction:
+            with pytest.raises(KeyError), system.open("t/a", "wb") as file:
+                raise KeyError
+            with system.open("t/b", "wb") as file:
+                _ = file.write(b"1")
+        assert system.find("t") == ["t/b"]
+
+
+def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStore) -> None:
+    contents = BlockyardContentFileSystem(store=client)
+    contents.pipe_file("a", b"1", content_type="text/plain")
+    with contents.open("b", "wb", metadata={"name": "value"}) as file:
+        _ = file.write(b"1")
+    assert client.stat_content("a").content_type == "text/plain"
+    assert client.stat_content("b").metadata == {"name": "value"}
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        fs.pipe_file("a", b"1", content_typ="x")
+
+
+def test_files_are_put_and_got(client: blockyard.BlockStore, tmp_path: Path) -> None:
+    _ = (tmp_path / "a").write_bytes(DATA)
+    for system in (
+        BlockyardFileSystem(store=client),
+        BlockyardContentFileSystem(store=client),
+    ):
+        callback = fsspec.Callback()
+        system.put_file(str(tmp_path / "a"), "x/a", callback=callback)
+        assert system.cat_file("x/a") == DATA
+        assert callback.size == callback.value == len(DATA)
+        with pytest.raises(FileExistsError):
+            system.put_file(str(tmp_path / "a"), "x/a", mode="create")
+        with pytest.raises(FileNotFoundError):
+            system.put_file(str(tmp_path / "missing"), "x/b")
+        system.get_file("x/a", str(tmp_path / "b"))
+        assert (tmp_path / "b").read_bytes() == DATA
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+        (tmp_path / "b").unlink()
+
+
+# Moving and deleting.
+
+
+def test_a_folder_is_moved(fs: Any, counted: Counted) -> None:
+    fs.pipe({"a/b": b"1", "a/c/d": b"2", "ab": b"3"})
+    fs.mv("a", "z", recursive=True)
+    assert fs.find("") == ["ab", "z/b", "z/c/d"]
+    fs.mv("z/b", "z/b")
+    fs.mv("blockyard://z/b", "z/b")
+    fs.mv("z", "z/y", recursive=True)
+    assert fs.find("") == ["ab", "z/y/b", "z/y/c/d"]
+    fs.rename("z/y/b", "b")
+    assert fs.cat("b") == b"1"
+    _ = counted.taken()
+    fs.mv("b", "c")
+    assert counted.taken()["copy_block"] == 1
+
+
+def test_what_comes_while_a_folder_is_moved_stays(
+    fs: Any, counted: Counted, client: blockyard.BlockStore
+) -> None:
+    fs.pipe({"a/b": b"1", "a/c": b"2"})
+
+    async def meanwhile(operation: str, key: str) -> None:
+        if operation == "copy_block":
+            counted.hook = counted._note
+            _ = client.write_block("a/new", b"3")
+
+    counted.hook = meanwhile
+    fs.mv("a", "z", recursive=True)
+    assert client.list_by_prefix() == ["a/new", "z/b", "z/c"]
+
+
+def test_a_move_that_fails_deletes_nothing(
+    fs: Any, counted: Counted, client: blockyard.BlockStore
+) -> None:
+    fs.pipe({"a/b": b"1", "a/c": b"2"})
+
+    async def failing(operation: str, key: str) -> None:
+        if operation == "copy_block" and key == "z/c":
+            raise blockyard.ServerError("broken", status=500)
+
+    counted.hook = failing
+    with pytest.raises(blockyard.ServerError):
+        fs.mv("a", "z", recursive=True)
+    assert {"a/b", "a/c"} <= set(client.list_by_prefix())
+
+
+def test_a_folder_is_deleted_and_nothing_beside_it(fs: Any, client: blockyard.BlockStore) -> None:
+    for key in ("a/b", "a/c/d", "a/", "a", "a0/b", "a.blockyard", "b"):
+        _ = client.write_block(key, b"1")
+    fs.rm("a", recursive=True)
+    assert client.list_by_prefix() == ["a.blockyard", "a0/b", "b"]
+    fs.pipe({f"many/{number}": b"" for number in range(30)})
+    fs.rm(fs.glob("many/1*"))
+    assert len(fs.find("many")) == 30 - 11
+    fs.rm("many", recursive=True, maxdepth=1)
+    assert not fs.exists("many")
+
+
+def test_contents_are_deleted_one_by_one(client: blockyard.BlockStore) -> None:
+    fs = BlockyardContentFileSystem(store=client)
+    fs.pipe({"a/b": DATA, "a/b/c": b"1", "ab": b"2"})
+    assert fs.ls("a", detail=False) == ["a/b"]
+    assert [(name, folders, names) for name, folders, names in fs.walk("a")] == [
+        ("a", ["b"], ["b"]), ("a/b", [], ["c"])
+    ]  # fmt: skip
+    assert fs.find("a") == ["a/b", "a/b/c"]
+    fs.rm("a", recursive=True)
+    assert [each.content_id for each in client.list_contents()] == ["ab"]
+    fs.cp_file("ab", "c/d")
+    assert client.read_content("c/d") == b"2"
+    _ = client.write_content("c/e", DATA)
+    assert fs.cat("c/e") == DATA
+    assert fs.du("c") == len(DATA) + 1
+    assert fs.ls("c")[0]["size"] is None
+    assert fs.info("c/e")["size"] == len(DATA)
+    assert not fs.exists("c/e/chunk-0")
+
+
+# Who may share it.
+
+
+def test_open_stores_are_told_apart(tmp_path: Path) -> None:
+    one, two = (blockyard.open_store("memory://") for _ in range(2))
+    first, second = BlockyardFileSystem(store=one), BlockyardFileSystem(store=two)
+    first.pipe_file("a", b"1")
+    assert not second.exists("a")
+    assert first != second
+    assert first == BlockyardFileSystem(store=one)
+    assert hash(first) == hash(BlockyardFileSystem(store=one))
+    assert BlockyardFileSystem(store=one).cat("a") == b"1"
+    by_url = [BlockyardFileSystem(store=tmp_path.as_uri()) for _ in range(2)]
+    assert by_url[0] is by_url[1]
+    two.close()
+    with pytest.raises(blockyard.StoreClosedError):
+        _ = second.exists("a")
+
+
+def test_settings_do_not_apply_to_an_open_store() -> None:
+    with (
+        blockyard.open_store("memory://") as client,
+        pytest.raises(blockyard.ConfigError, match="region: settings do not apply"),
+    ):
+        _ = BlockyardFileSystem(store=client, region="x")
+
+
+def read_there(fs: Any, path: str) -> bytes:
+    return fs.cat(path)
+
+
+def test_file_systems_go_to_other_processes(tmp_path: Path) -> None:
+    fs = BlockyardFileSystem(store=tmp_path.as_uri(), listings_expiry_time=1)
+    fs.pipe_file("a", b"1")
+    memory = BlockyardFileSystem(store="memory://")
+    memory.pipe_file("a", b"2")
+    assert pickle.loads(pickle.dumps(fs)) is fs
+    assert pickle.loads(pickle.dumps(memory)).cat("a") == b"2"
+    with blockyard.open_store("memory://") as client:
+        other = BlockyardFileSystem(store=client)
+        other.pipe_file("a", b"3")
+        assert pickle.loads(pickle.dumps(other)).cat("a") == b"3"
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(read_there, fs, "a").result(60) == b"1"
+        with pytest.raises(blockyard.UnsupportedError, match="memory of the process"):
+            _ = pool.submit(read_there, memory, "a").result(60)
+
+
+def test_no_secret_of_the_environment_is_in_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")
+    fs = BlockyardFileSystem(region="eu-west-1")
+    _ = fs._stores.place("bucket/a")
+    assert b"hunter2" not in pickle.dumps(fs)
+    assert "hunter2" not in repr(fs)
+    assert "hunter2" not in fs.to_json()
+
+
+def use_there(fs: Any, results: Any) -> None:
+    with fs.open("dir/a") as file:
+        read = file.read()
+    fs.pipe_file(f"dir/{os.getpid()}", b"there")
+    fs.invalidate_cache()
+    results.put((read == DATA, fs.exists(f"dir/{os.getpid()}"), fs.cat("dir/a") == DATA))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forked_workers_after_the_parent_has_read() -> None:
+    fork = multiprocessing.get_context("fork")
+    with small_s3() as server:
+        fs = fsspec.filesystem(
+            "blockyard", store=server.store_url(), skip_instance_cache=True, deadline=60
+        )
+        fs.pipe_file("dir/a", DATA)
+        for _ in range(3):
+            results = fork.SimpleQueue()
+            with fs.open("dir/a", block_size=100) as file:
+                assert file.read(10) == DATA[:10]
+                workers = [fork.Process(target=use_there, args=(fs, results)) for _ in range(4)]
+                for worker in workers:
+                    worker.start()
+                assert fs.cat("dir/a") == DATA
+                for worker in workers:
+                    worker.join(60)
+                    assert worker.exitcode == 0
+                    assert results.get() == (True, True, True)
+                assert file.read() == DATA[10:]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_leaves_the_files_that_its_parent_writes(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    fs = BlockyardContentFileSystem(store=tmp_path.as_uri())
+    file = fs.open("a", "wb", block_size=1000)
+    _ = file.write(DATA[:2500])
+
+    def there() -> None:
+        with pytest.raises(ValueError, match="another process"):
+            _ = file.write(b"x")
+        file.close()
+        assert not fs.exists("a")
+
+    child = fork.Process(target=there)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    _ = file.write(DATA[2500:5000])
+    file.close()
+    assert fs.cat("a") == DATA[:5000]
+
+
+def test_threads_share_a_file_system(fs: Any) -> None:
+    def use(number: int) -> None:
+        for turn in range(20):
+            path = f"a/{number}/{turn}"
+            fs.pipe_file(path, b"1")
+            assert fs.exists(path)
+            fs.rm(path)
+            assert not fs.exists(path)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert fs.find("a") == []
+
+
+def test_it_is_used_from_a_loop_of_ones_own(tmp_path: Path) -> None:
+    import asyncio
+
+    async def use() -> bytes:
+        fs = BlockyardFileSystem(store=tmp_path.as_uri(), asynchronous=True)
+        await fs._pipe_file("a/b", b"1")
+        assert [each async for each in fs._walk("a")] == [("a", [], ["b"])]
+        assert await fs._exists("a/b")
+        return await fs._cat_file("a/b")
+
+    assert asyncio.run(use()) == b"1"
+
+
+# With others.
+
+
+def test_buckets(
+    moto_endpoint: Endpoint, bucket: str, cleared_bucket: str, key_prefix: str
+) -> None:
+    options = {
+        "endpoint_url": moto_endpoint.url,
+        "access_key": moto_endpoint.access_key,
+        "secret_key": moto_endpoint.secret_key,
+    }
+    url = f"blockyard://{bucket}/{key_prefix}a?force_path_style=true"
+    with fsspec.open(url, "wb", **options) as file:
+        _ = file.write(DATA)
+    s3 = boto3_client(moto_endpoint)
+    assert s3.get_object(Bucket=bucket, Key=f"{key_prefix}a")["Body"].read() == DATA
+    fs = fsspec.filesystem("blockyard", force_path_style=True, **options)
+    there = f"{cleared_bucket}/{key_prefix}b"
+    try:
+        fs.cp(f"{bucket}/{key_prefix}a", there)
+        assert fs.cat(there) == DATA
+        fs.mv(there, f"blockyard://{bucket}/{key_prefix}c")
+        assert fs.ls(f"{bucket}/{key_prefix}", detail=False) == [
+            f"{bucket}/{key_prefix}a", f"{bucket}/{key_prefix}c"
+        ]  # fmt: skip
+        assert not fs.exists(there)
+        assert fs.isdir(bucket)
+    finally:
+        fs.rm([there])
+    with pytest.raises(blockyard.BucketNotFoundError):
+        _ = fs.exists("no-such-bucket-anywhere/a")
+    fs.rm(f"{bucket}/{key_prefix}", recursive=True)
+    assert not fs.exists(f"{bucket}/{key_prefix}")
+    s3.close()
+
+
+def test_pathlib(tmp_path: Path) -> None:
+    path = UPath("blockyard://bucket/a/b.txt", store=tmp_path.as_uri())
+    assert type(path).__name__ == "BlockyardPath"
+    _ = path.write_text("text")
+    assert path.read_text() == "text"
+    assert path.stat().st_size == 4
+    assert [str(each) for each in path.parent.iterdir()] == ["blockyard://bucket/a/b.txt"]
+    assert [each.name for each in path.parent.parent.rglob("*.txt")] == ["b.txt"]
+    assert path.is_file()
+    assert path.parent.is_dir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    question = path.with_name("b?region=x")
+    _ = path.rename(question)
+    assert str(question) == "blockyard://bucket/a/b%3Fregion=x"
+    assert UPath(str(question), **question.storage_options).read_text() == "text"
+    assert str(path.relative_to(path.parent)) == "b.txt"
+    assert pickle.loads(pickle.dumps(question)).exists()
+    question.unlink()
+    assert not path.parent.exists()
+    content = UPath("bucket/a", protocol="blockyard+content", store=tmp_path.as_uri())
+    _ = content.write_bytes(b"1")
+    assert content.read_bytes() == b"1"
+
+
+def test_chained_with_fsspecs_own(fs: Any, tmp_path: Path) -> None:
+    url = tmp_path.as_uri()
+    with fsspec.open("blockyard://x/a.gz", "wt", compression="infer", store=url) as file:
+        _ = file.write("text")
+    with fsspec.open(
+        "simplecache::blockyard://x/a.gz", "rt", compression="infer",
+        blockyard={"store": url}, simplecache={"cache_storage": str(tmp_path / "cache")},
+    ) as file:  # fmt: skip
+        assert file.read() == "text"
+    mapper = fsspec.get_mapper("blockyard://m", store=url)
+    mapper["k"] = b"v"
+    assert dict(mapper) == {"k": b"v"}
+
+
+def test_nothing_of_fsspec_is_imported_with_the_package() -> None:
+    code = (
+        "import blockyard, sys; blockyard.open_store; print('fsspec' in sys.modules)\n"
+        "import blockyard.fsspec as own, fsspec; print(own is not fsspec)\n"
+        "print('upath' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\nTrue\nFalse\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_kept_instances() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction]
+    yield
+    BlockyardFileSystem.clear_instance_cache()
+    BlockyardContentFileSystem.clear_instance_cache()
