@@ -72,18 +72,20 @@ class _Upload:
         self._ctx = ctx
         self._request = request
         self._tally = tally
+        self._in_parts = False
         self._opened: OpenUpload | None = None
         self._parts: dict[int, Part] = {}
         self._done: BlockInfo | None = None
 
     async def begin(self) -> None:
         """There is more than one part: see `Source.feed`."""
+        self._in_parts = True
         self._opened = await self._store.start_upload(self._ctx, self._request)
 
     async def write(self, block: SourceBlock) -> None:
         """Send one part, or all there is. See `Source.feed`."""
         number, offset, data = block.number + 1, block.offset, block.data
-        if self._opened is None:
+        if not self._in_parts:
             request = self._request
             write = WriteRequest(
                 request.key,
@@ -94,15 +96,17 @@ class _Upload:
                 _OPERATION,
             )
             self._done = await self._store.write(self._ctx, write)
-        elif number > MAX_PARTS or offset + len(data) > MAX_OBJECT_SIZE:
+            await self._tally.add(len(data))
+            return
+        assert self._opened is not None  # noqa: S101 - that was awaited before
+        if number > MAX_PARTS or offset + len(data) > MAX_OBJECT_SIZE:
             raise BlockTooLargeError(
                 f"{_OPERATION} {self._request.key!r}: it takes more than {MAX_PARTS} parts; larger "
                 "ones make fewer (part_size)"
             )
-        else:
-            self._parts[number] = await self._store.upload_part(
-                self._ctx, self._opened, number, offset, data
-            )
+        self._parts[number] = await self._store.upload_part(
+            self._ctx, self._opened, number, offset, data
+        )
         await self._tally.add(len(data))
 
     async def end(self) -> BlockInfo:

@@ -37,6 +37,7 @@ from blockyard.model import (
     Method,
     Page,
     PresignedRequest,
+    Upload,
 )
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import (
@@ -495,6 +496,21 @@ async def all_pages(operations: Operations, ctx: Context, request: ListRequest) 
     pages: list[Page] = []
     await each_page(operations, ctx, request, pages.append)
     return pages
+
+
+async def all_uploads(
+    operations: Operations, ctx: Context, operation: str, prefix: str
+) -> list[Upload]:
+    """The uploads in parts that were neither completed nor given up."""
+    uploads: list[Upload] = []
+    token = None
+    while True:
+        operations.check_open(operation, ctx)
+        page = await operations.store.list_uploads(ctx, prefix, token)
+        uploads += page.uploads
+        token = page.next_token
+        if token is None:
+            return uploads
 
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:

@@ -545,7 +545,8 @@ class BlockStore(Client[BlockingRuntime]):
         """Remove what is left of contents whose ids begin with the literal `prefix`.
 
         Blocks of writes that were killed, a day old at least; generations that were replaced, and
-        tombstones, ten minutes old. With `dry_run` it only tells what would be removed.
+        tombstones, ten minutes old; parts of objects whose keys begin so, of uploads that began a
+        day ago and were never completed. With `dry_run` it only tells what would be removed.
         `no_writers` promises that nobody writes there, and nobody reads what was replaced: then age
         is no matter.
         """

@@ -250,14 +250,16 @@ def clean(
     """Show what is left of contents, of writes that were killed and of what was replaced.
 
     Blocks that no content names are removed a day after they were stored, what was replaced after
-    half an hour, tombstones of deleted contents after ten minutes.
+    half an hour, tombstones of deleted contents after ten minutes, and the parts of an upload that
+    was never completed a day after it began.
     """
     report = store.clean_contents(prefix, dry_run=not delete, no_writers=no_writers)
     for state, leftovers in (("kept", report.kept), ("removed", report.removed)):
         for each in leftovers:
             what = f"{each.what} {each.generation}".rstrip()
             said = state if delete or state == "kept" else "to remove"
-            say(f"{said}: {shown(each.content_id)}: {what}: {each.blocks} blocks")
+            blocks = "" if each.what == "upload" else f": {each.blocks} blocks"
+            say(f"{said}: {shown(each.content_id)}: {what}{blocks}")
     say(f"{'removed' if delete else 'to remove'}: {_exact(report.size)}")
 
 

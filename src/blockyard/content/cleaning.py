@@ -1,4 +1,4 @@
-"""What is left of contents: orphans of writes that were killed, generations that were replaced.
+"""What is left of contents and objects: orphans of writes that were killed, what was replaced.
 
 Nothing here is needed for reads to be right. Blocks that no manifest names are deleted only when
 the newest of them is a day old, and a manifest that was read after the listing does not name them:
@@ -27,14 +27,14 @@ from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ContentExistsError
 from blockyard.keys import MANIFEST_SUFFIX, PROBE_PREFIX
-from blockyard.model import BLOCK_SIZE, BlockInfo
-from blockyard.operations import Operations, each_page
+from blockyard.model import BLOCK_SIZE, BlockInfo, Upload
+from blockyard.operations import Operations, all_uploads, each_page
 from blockyard.stores.base import ListRequest
 
 ORPHANED = 2 * LONGEST_WRITE
 """Seconds: the age of blocks from which on no write that is under way can still name them."""
 
-What = Literal["orphan", "replaced", "tombstone", "probe"]
+What = Literal["orphan", "replaced", "tombstone", "probe", "upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Leftover:
     """Something that is left of a content: `blocks` of `size` bytes together, or a tombstone.
 
     Or a "probe", whose key is its `content_id`: of a process that was killed while it found out
-    what the service can do.
+    what the service can do. Or an "upload" of the object with that key, in parts, which was neither
+    completed nor given up: `generation` is its id, and what its parts take is not counted.
     """
 
     content_id: str
@@ -126,6 +127,7 @@ class ContentCleaner:
         request = ListRequest(prefix, operation=operation)
         own, began = replace(ctx, reply_headers=None), ctx.runtime.now()
         await each_page(self._operations, own, request, lambda page: note(page.blocks))
+        uploads = await all_uploads(self._operations, own, operation, prefix)
         listed_at = self._register.now(own) - (ctx.runtime.now() - began)
         report = CleanReport()
         oldest = math.inf if no_writers else listed_at - ORPHANED
@@ -147,8 +149,18 @@ class ContentCleaner:
                 )
                 (report.removed if gone else report.kept).append(leftover)
 
+        async def give_up(upload: Upload) -> None:
+            began = math.inf if upload.started is None else upload.started.timestamp()
+            gone = began <= oldest
+            if gone and not dry_run:
+                await self._operations.store.abort_upload(ctx, upload)
+            (report.removed if gone else report.kept).append(
+                Leftover(upload.key, "upload", upload.id)
+            )
+
         _ = await ctx.gather(look, generations)
         _ = await ctx.gather(remove_probe, probes)
+        _ = await ctx.gather(give_up, uploads)
         report.removed.sort(key=_place)
         report.kept.sort(key=_place)
         return report

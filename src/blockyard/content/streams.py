@@ -120,10 +120,18 @@ class Stream(AsyncIterator[SourceBlock]):
                 return
 
     async def __anext__(self) -> SourceBlock:
-        block, self._ahead = self._ahead or await self._next(), None
+        try:
+            block = await self._following()
+        except BaseException:
+            self._ended, self._ahead = True, None  # nothing more of it is to be written
+            raise
         if block is None:
             raise StopAsyncIteration
-        if block.number == 0 and self._several is not None:
+        return block
+
+    async def _following(self) -> SourceBlock | None:
+        block, self._ahead = self._ahead or await self._next(), None
+        if block is not None and block.number == 0 and self._several is not None:
             self._ahead = await self._next()
             if self._ahead is not None:
                 await self._several()
