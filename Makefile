@@ -142,7 +142,7 @@ $(EXAMPLES_READY): pyproject.toml
 	@echo "setting up $(EXAMPLES_VENV)"
 	@$(PYTHON) -m venv $(EXAMPLES_VENV)
 	@$(EXAMPLES_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(EXAMPLES_VENV)/bin/python -m pip install --quiet --editable ".[zarr]" --group examples
+	@$(EXAMPLES_VENV)/bin/python -m pip install --quiet --editable ".[fsspec,zarr]" --group examples
 	@touch $@
 
 $(BENCH_READY): pyproject.toml

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import uvicorn
 
 import blockyard
 from blockyard.iterators import AsyncPageIterator
-from examples import backup, serve, training, xarray_zarr
+from examples import backup, serve, tables, training, xarray_zarr
 from servers import moto
 from servers.endpoint import Endpoint, create_bucket
-from tests.docs.markdown_pages import fenced, page
+from tests.docs.markdown_pages import Code, fenced, page
 
 BUCKET = "my-data"
 MIB = 2**20
@@ -59,7 +60,13 @@ def test_xarray_reads_a_second_time_without_a_request(url: str) -> None:
     assert second == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_four_programs_read_one_parquet_file(url: str) -> None:
+    means = tables.main(url.removeprefix("s3://").rstrip("/"))
+    assert means == pytest.approx([means[0]] * 4)
+    assert 9000 < means[0] < 11000
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside threads
 def test_workers_share_a_cache(url: str, tmp_path: Path) -> None:
     first, *later = training.main(url, str(tmp_path / "cache"))
     assert first >= training.SAMPLES
@@ -182,11 +189,25 @@ def test_a_client_that_goes_away_leaves_nothing(url: str, served: tuple[int, Any
     assert ask(port)[2] == CONTENT
 
 
-def test_the_code_of_the_recipes_runs_in_order() -> None:
+RECIPES = fenced(page("docs/recipes.md"), "python")
+
+
+def run(codes: list[Code]) -> None:
     names: dict[str, object] = {}
-    for code in fenced(page("docs/recipes.md"), "python"):
+    for code in codes:
         text = "\n" * code.line + code.text
         exec(compile(text, "docs/recipes.md", "exec"), names)  # noqa: S102
+
+
+def test_the_code_of_the_recipes_runs_in_order() -> None:
+    run([code for code in RECIPES if "torch" not in code.text])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says that this is one process alone
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not here: it takes 5 GB")
+def test_the_code_for_torch_runs() -> None:
+    [code] = [code for code in RECIPES if "torch" in code.text]
+    run([code])
 
 
 def test_the_recipes_name_every_program() -> None:

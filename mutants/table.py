@@ -708,8 +708,8 @@ MUTANTS = [
     Mutant(
         "distributed: a tombstone is copied",
         "distributed/tasks.py",
-        "elif block.size >= LEAST_SIZE:",
-        "else:",
+        "and block.size >= LEAST_SIZE",
+        "",
         _DISTRIBUTED,
     ),
     Mutant(

@@ -26,7 +26,7 @@ from blockyard.context import Context
 from blockyard.distributed import CopyReport, copy_by_prefix, delete_by_prefix, verify_by_prefix
 from blockyard.distributed.key_ranges import KeyRange
 from blockyard.distributed.tasks import Copy, Delete, Task, Verify, run
-from blockyard.model import Page
+from blockyard.model import CopyResult, Page
 from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
@@ -203,6 +203,28 @@ def test_names_that_only_look_alike_are_copied(threads: Executor) -> None:
         _ = store.write_block("a/x", b"1")
         assert copy_by_prefix(store, "a", "ab", threads).blocks == 1
         assert store.list_by_prefix() == ["a/x", "ab/x"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_no_more_copies_at_a_time_than_the_store_allows(concurrency: int) -> None:
+    class Counted(MemoryStore):
+        now = most = 0
+
+        async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await ctx.sleep(0.001)
+            self.now -= 1
+            return await super().copy_block(ctx, source_key, target_key)
+
+    counted = Counted()
+    with blockyard.open_store(counted) as store:
+        for number in range(20):
+            _ = store.write_content(f"a/{number}", bytes(200_000), block_size=10_000)
+        _ = store.write_blocks((f"a/block-{number}", b"1") for number in range(50))
+        view = store.with_options(concurrency=concurrency)
+        assert copy_by_prefix(view, "a", "b", Recording()) == CopyReport(50, 20, {})
+    assert concurrency / 2 <= counted.most <= concurrency
 
 
 def test_leftovers_and_tombstones_of_contents_are_not_copied(threads: Executor) -> None:

@@ -34,6 +34,7 @@ def store(tmp_path: Path) -> Iterator[BlockStore]:
         yield store
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside threads
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_pool_of_processes(method: str) -> None:
     context = multiprocessing.get_context(method)

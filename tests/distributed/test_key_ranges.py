@@ -95,6 +95,13 @@ def test_every_key_is_in_one_part(
     assert store.requests < 40 + 20 * pieces
 
 
+@pytest.mark.parametrize("last", ["\t", "\x0c", "\ud7ff", "\U0010ffff"])
+def test_bounds_hold_only_what_keys_may(last: str) -> None:
+    """Behind these come characters that no key has, or none at all."""
+    store = Listed([f"a{last}{number}" for number in range(5)] + ["a\U0010ffff", "b", "c"], 2)
+    assert len(check(store, KeyRange(""), 4)) > 1
+
+
 NAMES: dict[str, Any] = {
     "numbers": [f"share/block-{number:07}" for number in range(20_000)],
     "hashes": [f"{random.Random(number).getrandbits(128):032x}" for number in range(20_000)],  # noqa: S311

@@ -7,7 +7,7 @@ lost: what it has verified, copied or deleted before is then verified or copied 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+
+_CONTENTS = 8
+"""How many contents a task copies at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,36 +161,60 @@ class _Copying:
     def __init__(self, work: Copy, operations: Operations, ctx: Context) -> None:
         self._work = work
         self._operations = operations
-        self._contents = ContentWriter(operations)
+        self._writer = ContentWriter(operations)
         self._ctx = ctx
-        self._blocks = self._copied_contents = 0
+        self._blocks = self._contents = 0
         self._failed: dict[str, BlockStoreError] = {}
 
     async def copy(self, blocks: list[BlockInfo]) -> None:
-        _ = await self._ctx.gather(self._copy_one, blocks)
+        _ = await self._ctx.gather(self._copy_block, [each for each in blocks if _is_alone(each)])
+        manifests = [each for each in blocks if _is_manifest(each)]
+        at_once = min(_CONTENTS, self._ctx.concurrency)
+        _ = await self._ctx.runtime.gather(self._copy_content, manifests, at_once)
 
     def report(self) -> CopyReport:
-        return CopyReport(self._blocks, self._copied_contents, dict(sorted(self._failed.items())))
+        return CopyReport(self._blocks, self._contents, dict(sorted(self._failed.items())))
 
-    async def _copy_one(self, block: BlockInfo) -> None:
-        if generation_of(block.key) is not None:
-            return
-        target = self._work.target + block.key.removeprefix(self._work.source)
+    async def _copy_block(self, block: BlockInfo) -> None:
+        own = replace(self._ctx, unknown_attempts=0)
+        copy = self._operations.copy_block(own, block.key, self._target(block.key))
+        if await self._copied(block.key, copy):
+            self._blocks += 1
+
+    async def _copy_content(self, manifest: BlockInfo) -> None:
+        """By a part of the requests that may be in flight, as several are copied at a time."""
+        concurrency = max(1, self._ctx.concurrency // _CONTENTS)
+        own = replace(self._ctx, unknown_attempts=0, concurrency=concurrency)
+        source = manifest.key.removesuffix(MANIFEST_SUFFIX)
+        copy = self._writer.copy_content(own, source, self._target(source), None)
+        if await self._copied(manifest.key, copy):
+            self._contents += 1
+
+    def _target(self, key: str) -> str:
+        return self._work.target + key.removeprefix(self._work.source)
+
+    async def _copied(self, key: str, copy: Coroutine[Any, Any, object]) -> bool:
+        """Whether it was; a failure is kept against the key."""
         try:
-            if not block.key.endswith(MANIFEST_SUFFIX):
-                _ = await self._operations.copy_block(self._ctx, block.key, target)
-                self._blocks += 1
-            elif block.size >= LEAST_SIZE:  # and no tombstone
-                source_id = block.key.removesuffix(MANIFEST_SUFFIX)
-                target_id = target.removesuffix(MANIFEST_SUFFIX)
-                _ = await self._contents.copy_content(self._ctx, source_id, target_id, None)
-                self._copied_contents += 1
+            _ = await copy
         except (StoreClosedError, DeadlineExceededError):
             raise
         except BlockNotFoundError:  # deleted since it was listed
-            return
+            return False
         except BlockStoreError as error:
-            self._failed[block.key] = bare(error)
+            self._failed[key] = bare(error)
+            return False
+        return True
+
+
+def _is_alone(block: BlockInfo) -> bool:
+    """Whether it is no part of a content that has a manifest."""
+    return not block.key.endswith(MANIFEST_SUFFIX) and generation_of(block.key) is None
+
+
+def _is_manifest(block: BlockInfo) -> bool:
+    """Whether it is one, and no tombstone."""
+    return block.key.endswith(MANIFEST_SUFFIX) and block.size >= LEAST_SIZE
 
 
 async def _pages(
