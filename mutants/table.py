@@ -706,9 +706,9 @@ MUTANTS = [
         _DISTRIBUTED,
     ),
     Mutant(
-        "distributed: a tombstone is copied",
+        "distributed: blocks of contents copied one by one",
         "distributed/tasks.py",
-        "and block.size >= LEAST_SIZE",
+        " and generation_of(block.key) is None",
         "",
         _DISTRIBUTED,
     ),

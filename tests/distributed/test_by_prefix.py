@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from blockyard import (
     StoreClosedError,
     VerifyReport,
 )
+from blockyard.content.manifest import Manifest, encode
 from blockyard.context import Context
 from blockyard.distributed import CopyReport, copy_by_prefix, delete_by_prefix, verify_by_prefix
 from blockyard.distributed.key_ranges import KeyRange
@@ -229,13 +232,21 @@ def test_no_more_copies_at_a_time_than_the_store_allows(concurrency: int) -> Non
 
 def test_leftovers_and_tombstones_of_contents_are_not_copied(threads: Executor) -> None:
     with blockyard.open_store("memory://") as store:
-        block = "a/one/20260101T000000Z-0123456789abcdef/chunk-000000/block-0000"
+        generation = "20260101T000000Z-0123456789abcdef"
+        block = f"a/one/{generation}/chunk-000000/block-0000"
         _ = store.write_block(block, b"of a write that was killed")
-        _ = store.write_content("a/two", b"1")
-        manifest = store.read_block("a/two.blockyard")
-        store.delete_content("a/two")
-        _ = store.write_block("a/two.blockyard", manifest[:100])
+        tombstone = encode(Manifest(generation, deleted=True), "nonce")
+        _ = store.write_block("a/two.blockyard", tombstone)
         assert copy_by_prefix(store, "a", "b", threads) == CopyReport(0, 0, {})
+
+
+def test_what_is_named_as_a_manifest_and_is_none_is_not_passed_over(threads: Executor) -> None:
+    with blockyard.open_store("memory://") as store:
+        _ = store.write_block("a/notes.blockyard", b"somebody else's")
+        _ = store.write_block("a/other", b"1")
+        report = copy_by_prefix(store, "a", "b", threads)
+    assert (report.blocks, report.contents) == (1, 0)
+    assert list(report.failed) == ["a/notes.blockyard"]
 
 
 # Tasks.
@@ -396,6 +407,16 @@ def test_an_interrupt_cancels_too(hundred: BlockStore) -> None:
     with pytest.raises(KeyboardInterrupt):
         _ = verify_by_prefix(hundred, "", executor, **SMALL)
     assert [future.cancelled() for future in executor.futures] == [True, True]
+
+
+def test_an_interrupt_while_it_waits_cancels(hundred: BlockStore) -> None:
+    executor = Held()
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        _ = verify_by_prefix(hundred, "", executor, **SMALL)
+    interrupt.join()
+    assert [future.cancelled() for future in executor.futures] == [True] * 4
 
 
 def test_the_deadline_is_that_of_the_whole_call(hundred: BlockStore) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from blockyard.content.manifest import LEAST_SIZE, generation_of
+from blockyard.content.manifest import generation_of
 from blockyard.content.transfers import Tally
 from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
@@ -168,7 +168,7 @@ class _Copying:
 
     async def copy(self, blocks: list[BlockInfo]) -> None:
         _ = await self._ctx.gather(self._copy_block, [each for each in blocks if _is_alone(each)])
-        manifests = [each for each in blocks if _is_manifest(each)]
+        manifests = [each for each in blocks if each.key.endswith(MANIFEST_SUFFIX)]
         at_once = min(_CONTENTS, self._ctx.concurrency)
         _ = await self._ctx.runtime.gather(self._copy_content, manifests, at_once)
 
@@ -199,7 +199,7 @@ class _Copying:
             _ = await copy
         except (StoreClosedError, DeadlineExceededError):
             raise
-        except BlockNotFoundError:  # deleted since it was listed
+        except BlockNotFoundError:  # deleted since it was listed, or a content's tombstone
             return False
         except BlockStoreError as error:
             self._failed[key] = bare(error)
@@ -210,11 +210,6 @@ class _Copying:
 def _is_alone(block: BlockInfo) -> bool:
     """Whether it is no part of a content that has a manifest."""
     return not block.key.endswith(MANIFEST_SUFFIX) and generation_of(block.key) is None
-
-
-def _is_manifest(block: BlockInfo) -> bool:
-    """Whether it is one, and no tombstone."""
-    return block.key.endswith(MANIFEST_SUFFIX) and block.size >= LEAST_SIZE
 
 
 async def _pages(
