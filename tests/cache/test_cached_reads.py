@@ -19,7 +19,7 @@ from blockyard.errors import (
 )
 from blockyard.model import BLOCK_SIZE, KIB, MIB, BlockInfo, CacheStats
 from blockyard.s3.store import S3Store
-from blockyard.stores.base import ListRequest, ReadRequest
+from blockyard.stores.base import ListRequest, ReadRequest, UploadRequest
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.transport.blocking import run_to_end
 from tests.cache.stores import Cached, CountingStore
@@ -613,3 +613,32 @@ def test_an_entry_has_the_checksums_of_its_writer() -> None:
     assert kept.sums == s3.read_with("k", page_sums=True).page_sums
     request = ReadRequest("k", 0, 1)
     assert cached.store.read_at_once(cached.ctx, request) is not None
+
+
+# Objects that are no blocks.
+
+
+def test_an_upload_in_parts_is_a_change() -> None:
+    cached = Cached()
+    _ = cached.write("k", BLOCK)
+    assert cached.read("k") == BLOCK
+    store, ctx = cached.store, cached.ctx
+
+    opened = run_to_end(store.start_upload(ctx, UploadRequest("k")))
+    part = run_to_end(store.upload_part(ctx, opened, 1, 0, b"another"))
+    assert cached.read("k") == BLOCK
+    _ = run_to_end(store.complete_upload(ctx, opened, [part]))
+
+    assert cached.read("k") == b"another"
+    assert run_to_end(store.list_uploads(ctx, "", None)).uploads == []
+
+
+def test_what_is_larger_than_a_block_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of it would be of megabytes, and are not verified."""
+    monkeypatch.setattr("blockyard.cache.store.MAX_BLOCK_SIZE", SIZE - 1)
+    cached = Cached()
+    _ = cached.write("k", BLOCK)
+    for _ in range(3):
+        assert cached.read("k", offset=PAGE + 1, length=10) == BLOCK[PAGE + 1 : PAGE + 11]
+    assert cached.reads == [(PAGE, PAGE)] * 3
+    assert counts(cached).filled == 0

@@ -212,6 +212,39 @@ def test_what_is_put(call: Either, kind: str, tmp_path: Path) -> None:
     assert call.got("a")[1] == DATA
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("parts", [True, False, None])
+def test_what_is_large_is_put_in_parts(
+    call: Either,
+    kind: str,
+    parts: bool | None,
+    *,
+    client: blockyard.BlockStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = bytes(range(256)) * 24_000
+    monkeypatch.setattr(sys.modules[__name__], "DATA", data)
+    path = tmp_path / "file"
+    _ = path.write_bytes(data)
+    options = {"chunk_size": 1000, "max_concurrency": 2}  # which is less than S3 takes
+
+    put = call("put", "a", SOURCES[kind](path), use_multipart=parts, **options)
+
+    assert put == {"e_tag": call("head", "a")["e_tag"], "version": None}
+    assert call.got("a")[1] == data
+    if client.stats().capabilities:
+        assert client.stats().capabilities["uploads"] == (None if parts is False else True)
+
+
+def test_a_text_is_no_path(call: Either, tmp_path: Path) -> None:
+    _ = (tmp_path / "file").write_bytes(b"secret")
+    for parts in (True, False, None):
+        with pytest.raises(TypeError):
+            _ = call("put", "a", str(tmp_path / "file"), use_multipart=parts)
+    assert list(call.store.list()) == []
+
+
 def test_an_async_source_is_put(client: blockyard.BlockStore) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield DATA[:1000]
@@ -234,8 +267,6 @@ def test_conditions_of_a_put(call: Either) -> None:
         _ = call("put", "a", b"4", mode=first)
     assert call.got("a")[1] == b"3"
     _ = call("put", "a", b"5", mode="overwrite")
-    with pytest.raises(exceptions.NotSupportedError):
-        _ = call("put", "a", b"6", use_multipart=True)
     with pytest.raises(exceptions.NotSupportedError):
         _ = call("put", "a", b"6", mode={"version": "1"})
     assert call.got("a")[1] == b"5"

@@ -11,6 +11,9 @@ from blockyard.errors import (
     AccessDeniedError,
     BlockExistsError,
     BlockNotFoundError,
+    BlockTooLargeError,
+    BufferTooSmallError,
+    IncompleteBodyError,
     IntegrityError,
     OutcomeUnknownError,
     PreconditionFailedError,
@@ -24,7 +27,7 @@ from blockyard.errors import (
 from blockyard.model import Upload, UploadPage
 from blockyard.put_options import PutOptions
 from blockyard.transport.blocking import run_to_end
-from tests.s3.pretend import Twist, reply, s3_error
+from tests.s3.pretend import Twist, broken_off, reply, s3_error
 from tests.s3.pretend_uploads import NONCE, PARTS, WHOLE, Uploading, base64_crc, short
 
 ALL = ["create", "part 1", "part 2", "part 3", "complete"]
@@ -546,3 +549,40 @@ def test_the_nonce_is_in_the_metadata() -> None:
     assert s3.stored("k").headers[NONCE] == s3.runtime.nonce()
     info = run_to_end(s3.store.stat_block(s3.ctx, "k"))
     assert info.metadata == {}
+
+
+# Reads of what is larger than a block.
+
+
+def test_a_large_object_is_read_in_ranges_and_into_a_buffer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blockyard.s3.reading.MAX_BLOCK_SIZE", 10)
+    monkeypatch.setattr("blockyard.s3.responses.MAX_BLOCK_SIZE", 10)
+    s3 = Uploading()
+    _ = s3.upload()
+
+    assert s3.read_range("k", 3, 7) == WHOLE[3:10]
+    assert s3.read_with("k", suffix=5).data == WHOLE[-5:]
+    assert s3.read_into("k", 100) == WHOLE
+    for call in (lambda: s3.read("k"), lambda: s3.read_range("k", 3)):
+        with pytest.raises(BlockTooLargeError, match=r"read_block.* 'k'"):
+            _ = call()
+    with pytest.raises(BufferTooSmallError):
+        _ = s3.read_into("k", 12)
+
+
+def test_a_large_read_into_a_buffer_is_taken_up_where_it_broke_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("blockyard.s3.reading.MAX_BLOCK_SIZE", 10)
+    s3 = Uploading()
+    _ = s3.upload()
+    broken = [15, 5]
+
+    def break_off(_: Request, sent: Response) -> Response | IncompleteBodyError:
+        return broken_off(sent, broken.pop(0)) if broken else sent
+
+    s3.s3.always = break_off
+    assert s3.read_into("k", len(WHOLE)) == WHOLE
+    assert broken == []

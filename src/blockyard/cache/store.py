@@ -376,7 +376,7 @@ class CacheStore(WrapperStore):
     def _keep(self, ctx: Context, pages: Pages, begun: _Begun) -> None:
         """Keep the whole pages of what the store gave."""
         key = pages.info.key
-        if not pages.info.etag:
+        if not pages.info.etag or pages.info.size > MAX_BLOCK_SIZE:  # whose pages are too large
             return
         if self._epochs[hash(key) & _MASK] is not begun.epoch:
             self._counts.dropped += 1

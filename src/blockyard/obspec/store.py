@@ -24,14 +24,18 @@ from blockyard.obspec.values import (
     length_of,
     listing_of,
     meta_of,
+    parts_of,
     put_result,
     ranges_of,
+    source_of_put,
     translated,
-    whole,
+    whole_if,
 )
 from blockyard.stores.base import Store
 
 _LISTED = 1000
+AT_ONCE = 8
+"""Parts of an object that a put sends at a time, unless it is told."""
 
 
 class ObspecStore:
@@ -157,16 +161,22 @@ class ObspecStore:
         mode: PutMode | None = None,
         use_multipart: bool | None = None,
         chunk_size: int = PIECE,
-        max_concurrency: int = 1,
+        max_concurrency: int = AT_ONCE,
     ) -> PutResult:
-        """Store an object in one request: see `obspec.Put`.
+        """Store an object: see `obspec.Put`.
 
-        All of `file` is held in memory; `chunk_size` and `max_concurrency` change nothing, and
-        `use_multipart=True` is a `NotSupportedError`.
+        What is larger than `chunk_size` (5 MiB at least) goes in parts of that size,
+        `max_concurrency` of them at a time, in memory for so many; with `use_multipart=False` in
+        one request, held in memory.
         """
         with translated():
-            how = how_to_put(attributes, tags, mode, use_multipart)
-            return put_result(self._clients.blocking.write_block(path, whole(file), **how))
+            how = how_to_put(attributes, tags, mode)
+            store = self._clients.blocking
+            data = whole_if(file, use_multipart, chunk_size)
+            if data is not None:
+                return put_result(store.write_block(path, data, **how))
+            parts = parts_of(chunk_size, max_concurrency)
+            return put_result(store.write_object(path, source_of_put(file), **parts, **how))
 
     async def put_async(
         self,
@@ -185,17 +195,21 @@ class ObspecStore:
         mode: PutMode | None = None,
         use_multipart: bool | None = None,
         chunk_size: int = PIECE,
-        max_concurrency: int = 1,
+        max_concurrency: int = AT_ONCE,
     ) -> PutResult:
         """See `put`. Files and iterators are read on a thread of their own."""
         with translated():
-            how = how_to_put(attributes, tags, mode, use_multipart)
-            if isinstance(file, AsyncIterable):
+            how = how_to_put(attributes, tags, mode)
+            store = self._clients.asyncio
+            if isinstance(file, AsyncIterable) and use_multipart is False:
                 pieces = [bytes(each) async for each in cast("AsyncIterable[Buffer]", file)]
                 data = b"".join(pieces)
             else:
-                data = await asyncio.to_thread(whole, file)
-            return put_result(await self._clients.asyncio.write_block(path, data, **how))
+                data = await asyncio.to_thread(whole_if, file, use_multipart, chunk_size)
+            if data is not None:
+                return put_result(await store.write_block(path, data, **how))
+            parts = parts_of(chunk_size, max_concurrency)
+            return put_result(await store.write_object(path, source_of_put(file), **parts, **how))
 
     def delete(self, paths: str | Sequence[str]) -> None:
         """Delete objects, many by one request; no error when one is absent: see `obspec.Delete`."""

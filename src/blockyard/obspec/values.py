@@ -23,7 +23,7 @@ from blockyard.errors import (
     PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.model import BlockInfo
+from blockyard.model import MIN_PART_SIZE, BlockInfo
 from blockyard.put_options import PutOptions
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -122,11 +122,8 @@ def how_to_put(
     attributes: Attributes | None,
     tags: dict[str, str] | None,
     mode: PutMode | None,
-    use_multipart: bool | None,
 ) -> dict[str, Any]:
     """The conditions and options of a write."""
-    if use_multipart:
-        raise obspec_errors.NotSupportedError("put: use_multipart: objects are stored whole")
     how: dict[str, Any] = {}
     match mode:
         case None | "overwrite":
@@ -157,16 +154,35 @@ def put_result(info: BlockInfo) -> PutResult:
     return {"e_tag": f'"{info.etag}"' if info.etag else None, "version": None}
 
 
-def whole(file: object) -> bytes | memoryview:
-    """All bytes of a source."""
+def whole_if(
+    file: object, use_multipart: bool | None, chunk_size: int
+) -> bytes | memoryview | None:
+    """All bytes of a source that is to go in one request; None for one to go in parts."""
+    try:
+        data = memoryview(cast("Buffer", file))
+    except TypeError:
+        return _whole(file) if use_multipart is False else None
+    return data if use_multipart is False or data.nbytes <= chunk_size else None
+
+
+def _whole(file: object) -> bytes:
     if isinstance(file, os.PathLike):
         return Path(cast("os.PathLike[str]", file)).read_bytes()
     if hasattr(file, "read"):
         return cast("IO[bytes]", file).read()
-    try:
-        return memoryview(cast("Buffer", file))
-    except TypeError:
-        return b"".join([bytes(piece) for piece in cast("Iterable[Buffer]", file)])
+    return b"".join([bytes(piece) for piece in cast("Iterable[Buffer]", file)])
+
+
+def source_of_put(file: Any) -> Any:
+    """What `write_object` takes for it. Raises `TypeError` for a text, which is no path here."""
+    if isinstance(file, str):
+        raise TypeError("put: file: expected a path, a buffer, a file or an iterable, got a str")
+    return file
+
+
+def parts_of(chunk_size: int, max_concurrency: int) -> dict[str, int]:
+    """How an object is cut: S3 takes no smaller parts."""
+    return {"part_size": max(chunk_size, MIN_PART_SIZE), "concurrency": max_concurrency}
 
 
 def check_overwrite(operation: str, overwrite: bool) -> None:

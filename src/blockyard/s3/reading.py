@@ -152,7 +152,7 @@ class Read(Call):
         self.stated = 0, 0
         self.span: Span | None = None
         if wanted.offset is None and wanted.suffix is None:
-            self.limit, self.into = MAX_BLOCK_SIZE, wanted.into
+            self.limit, self.into = self._most, wanted.into
         else:
             self.span = span = _widened(wanted, page)
             self.limit = span.most
@@ -174,7 +174,7 @@ class Read(Call):
         self.broken = None
         self.into = self.target
         span = self.sent
-        self.limit = MAX_BLOCK_SIZE if span is None else span.most
+        self.limit = self._most if span is None else span.most
 
     def resume(self, failure: IncompleteBodyError, failed_before: int) -> Broken:
         """Go on behind what `failure` brought."""
@@ -189,6 +189,11 @@ class Read(Call):
         if target is not None:
             self.into = target[broken.received : broken.reply.size]
         return broken
+
+    @property
+    def _most(self) -> int:
+        """The most bytes of a whole object: all that a buffer of the caller's has room for."""
+        return MAX_BLOCK_SIZE if self.wanted.into is None else len(self.wanted.into)
 
     @property
     def target(self) -> memoryview | None:
