@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from urllib.parse import parse_qs, quote, unquote
 from xml.etree import ElementTree
@@ -69,12 +69,18 @@ class _Object:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    headers: Mapping[str, str]
+    parts: dict[int, bytes] = field(default_factory=dict[int, bytes])
+
+
 class Bucket:
     """Every object in it; all names of buckets are its own."""
 
     def __init__(self) -> None:
         self._objects: dict[str, _Object] = {}
-        self._uploads: dict[str, dict[int, bytes]] = {}
+        self._uploads: dict[str, _Upload] = {}
         self._numbers = itertools.count(1)
 
     def put(
@@ -118,7 +124,7 @@ class Bucket:
 
     def write(self, request: Request, key: str, query: dict[str, str]) -> Reply:
         if "partNumber" in query:
-            self._uploads[query["uploadId"]][int(query["partNumber"])] = request.body
+            self._uploads[query["uploadId"]].parts[int(query["partNumber"])] = request.body
             return Reply(200, {"ETag": f'"{query["partNumber"]}-0"'})
         found = self._objects.get(key)
         expected = request.headers.get("if-match")
@@ -151,17 +157,22 @@ class Bucket:
         _ = self._objects.pop(key, None)
         return Reply(204)
 
-    def post(self, _request: Request, key: str, query: dict[str, str]) -> Reply:
+    def post(self, request: Request, key: str, query: dict[str, str]) -> Reply:
         """Begin an upload in parts, or complete one with all of its parts."""
         if "uploads" in query:
             upload = str(next(self._numbers))
-            self._uploads[upload] = {}
-            return _xml("InitiateMultipartUploadResult", _named(key) + _tag("UploadId", upload))
-        parts = self._uploads.pop(query["uploadId"], None)
-        if parts is None:
+            self._uploads[upload] = _Upload(request.headers)
+            begun = _xml("InitiateMultipartUploadResult", _named(key) + _tag("UploadId", upload))
+            kind = request.headers.get("x-amz-checksum-type")
+            return replace(begun, headers={"x-amz-checksum-type": kind}) if kind else begun
+        found = self._uploads.pop(query["uploadId"], None)
+        if found is None:
             return _refusal(404, "NoSuchUpload")
-        etag = self.put(key, b"".join(parts[number] for number in sorted(parts)))
-        return _xml("CompleteMultipartUploadResult", _named(key) + _tag("ETag", etag))
+        body = b"".join(found.parts[number] for number in sorted(found.parts))
+        etag = self.put(key, body, found.headers)
+        checksum = request.headers.get("x-amz-checksum-crc32c", "")
+        told = _tag("ETag", etag) + (_tag("ChecksumCRC32C", checksum) if checksum else "")
+        return _xml("CompleteMultipartUploadResult", _named(key) + told)
 
     def listing(self, _request: Request, _key: str, query: dict[str, str]) -> Reply:
         prefix, most = query.get("prefix", ""), int(query.get("max-keys", "1000"))

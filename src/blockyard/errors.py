@@ -11,13 +11,13 @@
     ├── InvalidKeyError               (ValueError)      a key or prefix that no store can hold
     ├── InvalidRangeError             (ValueError)      a range at or past the end, or negative
     ├── BufferTooSmallError           (ValueError)      the caller's buffer can't hold the block
-    ├── BlockTooLargeError            (ValueError)      a block over the stated limit
+    ├── BlockTooLargeError            (ValueError)      a block or object over the stated limit
     ├── IntegrityError                                  bytes that do not match their checksum
     │   └── ContentReplacedError                        a content that was replaced or deleted
     │                                                   while it was read
     ├── ContentExistsError                              if_absent was given and a content is there
     ├── ContentChangedError                             the content is not of the version if_match
-    ├── OutcomeUnknownError                             whether a content was changed is not known
+    ├── OutcomeUnknownError                             whether it was changed is not known
     ├── PartialDeleteError                              some keys of a delete are still there
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
     ├── LocalStorageError                               the local disk refused (read-only, full)
@@ -100,7 +100,7 @@ class BufferTooSmallError(BlockStoreError, ValueError):
 
 
 class BlockTooLargeError(BlockStoreError, ValueError):
-    """The block is larger than `blockyard.MAX_BLOCK_SIZE`."""
+    """It is larger than what it is to be read, written or copied by can hold."""
 
 
 class IntegrityError(BlockStoreError):
@@ -120,7 +120,7 @@ class ContentChangedError(BlockStoreError):
 
 
 class OutcomeUnknownError(BlockStoreError):
-    """Whether a content was written or deleted is not known, and may still come about.
+    """Whether a content, or an object in parts, was changed is not known, and may still come about.
 
     A reply was lost, and what is there now does not show it. What was there, or what was to be
     there, is whole: read it to see, or do the same again.

@@ -229,9 +229,11 @@ class BlockStore(Client[BlockingRuntime]):
         return run_to_end(self._operations.block_exists(self._context(), key))
 
     def copy_block(self, source_key: str, target_key: str) -> CopyResult:
-        """Copy a block inside the service, replacing the target. Raises `BlockNotFoundError`.
+        """Copy a block inside the service, replacing the target.
 
-        One request: `stat_block` tells the size of the copy, which its reply does not.
+        Raises `BlockNotFoundError`, and `BlockTooLargeError` for an object over 5 GiB, which S3
+        does not copy so. One request: `stat_block` tells the size of the copy, which its reply does
+        not.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         """

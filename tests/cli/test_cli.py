@@ -19,7 +19,7 @@ from blockyard.errors import AccessDeniedError, BlockStoreError, BucketNotFoundE
 from blockyard.model import BLOCK_SIZE, BlockInfo, DeleteResult
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
-from servers.endpoint import Endpoint
+from servers.endpoint import Endpoint, boto3_client
 
 DATA = random.Random(3).randbytes(BLOCK_SIZE + 100)  # noqa: S311 - the same every time
 
@@ -52,6 +52,44 @@ def ok(*arguments: object, answer: str = "") -> str:
 
 def keys(prefix: str = "") -> list[str]:
     return [json.loads(line)["key"] for line in ok("ls", "--json", prefix).splitlines()]
+
+
+class TestObjects:
+    def test_a_file_is_put_as_one_object(self, tmp_path: Path, folder: Path) -> None:
+        data = DATA * 3
+        path = tmp_path / "large"
+        path.write_bytes(data)
+        assert ok("put", "--object", path, "a/movie") == ""
+        assert keys() == ["a/movie"]
+        assert (folder / "a" / "movie=").read_bytes() == data
+        result = run("put", "--object", tmp_path / "absent", "a/movie")
+        assert (result.exit_code, "absent" in result.stderr) == (1, True)
+        assert (folder / "a" / "movie=").read_bytes() == data
+        assert [
+            each.name for each in (folder / ".blockyard").iterdir() if "upload" in each.name
+        ] == []
+
+    def test_uploads_that_were_left_are_shown_and_removed(
+        self, monkeypatch: pytest.MonkeyPatch, moto_endpoint: Endpoint, bucket: str, key_prefix: str
+    ) -> None:
+        settings = moto_endpoint.s3_settings(bucket, key_prefix)
+        url = (
+            f"s3://{bucket}/{key_prefix}?endpoint={settings['endpoint']}"
+            f"&access_key={settings['access_key']}&secret_key={settings['secret_key']}"
+        )
+        client = boto3_client(moto_endpoint)
+        named = {"Bucket": bucket, "Key": f"{key_prefix}left"}
+        upload = client.create_multipart_upload(**named)["UploadId"]
+        client.upload_part(**named, UploadId=upload, PartNumber=1, Body=b"left")
+
+        def said(*more: str) -> str:
+            return ok("--store", url, "clean", *more)
+
+        # moto says of each that it began in 2010
+        for delete, did in ((), "to remove"), (("--delete",), "removed"):
+            assert said(*delete) == f"{did}: left: upload {upload}\n{did}: 0 bytes (0 B)\n"
+        assert said() == "to remove: 0 bytes (0 B)\n"
+        client.close()
 
 
 class TestContents:

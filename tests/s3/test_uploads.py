@@ -281,15 +281,44 @@ def test_what_is_there_has_the_size_that_was_sent() -> None:
         _ = s3.upload()
 
 
-def test_what_is_not_there_was_lost() -> None:
-    s3 = Uploading(of_aws=False)
+@pytest.mark.parametrize("replaced", [True, False])
+@pytest.mark.parametrize("write_proof", ["etag", "head"])
+def test_what_is_not_there_was_lost_unless_the_reply_proves_it(
+    replaced: bool, write_proof: str
+) -> None:
+    s3 = Uploading(of_aws=False, write_proof=write_proof)
 
-    def lost(request: Request, sent: Response) -> Response:
+    def change(request: Request, sent: Response) -> Response:
         s3.s3.objects.clear()
+        if replaced:
+            s3.put("k", WHOLE, **{NONCE: "another's"})
         return s3.s3.head(request)
 
-    s3.s3.always = on("HEAD", lost)
+    s3.s3.always = on("HEAD", change)
+    if write_proof == "etag":
+        assert s3.upload().size == len(WHOLE)
+        return
     with pytest.raises(ProtocolError, match="it was lost, or replaced since") as raised:
+        _ = s3.upload()
+    assert raised.value.unknown_attempts == 1
+
+
+@pytest.mark.parametrize("write_proof", ["etag", "head"])
+def test_a_service_that_keeps_no_metadata_of_uploads(write_proof: str) -> None:
+    s3 = Uploading(of_aws=False, write_proof=write_proof)
+
+    def without(_: Request, sent: Response) -> Response:
+        headers = {name: text for name, text in sent.headers.items() if name != NONCE}
+        return Response(sent.status, headers, b"", 0)
+
+    s3.s3.always = on("HEAD", without)
+    assert s3.upload().size == len(WHOLE)
+
+
+def test_a_head_that_is_refused_leaves_it_unknown() -> None:
+    s3 = Uploading(write_proof="head")
+    answering(s3, "HEAD", reply(403, {}, b""))
+    with pytest.raises(AccessDeniedError) as raised:
         _ = s3.upload()
     assert raised.value.unknown_attempts == 1
 
@@ -454,7 +483,7 @@ def test_the_quotes_of_an_etag_may_be_too_many() -> None:
 
     assert s3.complete(opened, parts).size == len(WHOLE)
     assert s3.learnt.bare_etags
-    assert s3.sent[-4:] == ["complete", "HEAD", "complete", "HEAD"]
+    assert s3.sent[-3:] == ["complete", "HEAD", "complete"]
 
 
 @pytest.mark.parametrize("condition", ["if_absent", "if_match"])
@@ -586,3 +615,22 @@ def test_a_large_read_into_a_buffer_is_taken_up_where_it_broke_off(
     s3.s3.always = break_off
     assert s3.read_into("k", len(WHOLE)) == WHOLE
     assert broken == []
+
+
+def test_a_copy_of_what_no_copy_takes_says_so() -> None:
+    s3 = Uploading()
+    s3.put("k", b"large", etag='"one"')
+    refused = s3_error(400, "InvalidRequest")
+    length = str(5 * 2**30 + 1)
+
+    def large(_: Request, sent: Response) -> Response:
+        return Response(200, {**sent.headers, "content-length": length}, b"", 0)
+
+    s3.s3.always = on("PUT", answer(refused), answer(refused))
+    with pytest.raises(S3Error, match="InvalidRequest"):
+        s3.copy("k", "copy")
+    s3.s3.always = lambda request, sent: (
+        refused if request.method == "PUT" else large(request, sent)
+    )
+    with pytest.raises(BlockTooLargeError, match=rf"copy_block 'k': {length} bytes"):
+        s3.copy("k", "copy")

@@ -76,15 +76,22 @@ def put(
     store: "BlockStore",
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.")],
     content_id: ContentId,
+    as_object: Annotated[
+        bool, typer.Option("--object", help="As one object under that key, which any tool reads.")
+    ] = False,
 ) -> None:
     """Store a file as a content, in blocks of 4 MiB.
 
-    A put that is interrupted leaves the content that was there before, or none.
+    With --object as a plain object, by a multipart upload where it is large. A put that is
+    interrupted leaves what was there before, or nothing.
     """
     source = StandardInput() if _is_stream(file, 0) else file
     total = _size_of(source) if isinstance(source, str) else None
     with progress_bar(f"put {content_id}", total) as progress:
-        _ = store.write_content(content_id, source, progress=progress)
+        if as_object:
+            _ = store.write_object(content_id, source, progress=progress)
+        else:
+            _ = store.write_content(content_id, source, progress=progress)
 
 
 @app.command()

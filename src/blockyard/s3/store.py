@@ -9,9 +9,16 @@ from typing import Any, TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Response
-from blockyard.errors import BlockNotFoundError, InvalidKeyError, S3Error, UnsupportedError
+from blockyard.errors import (
+    BlockNotFoundError,
+    BlockTooLargeError,
+    InvalidKeyError,
+    S3Error,
+    UnsupportedError,
+)
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import (
+    MIB,
     Block,
     BlockInfo,
     CopyResult,
@@ -49,6 +56,11 @@ from blockyard.stores.base import (
 )
 
 Result = TypeVar("Result")
+
+_LARGEST_COPY = 5 * 1024 * MIB
+"""Bytes: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html"""
+_TOO_LARGE = frozenset({"InvalidRequest", "EntityTooLarge"})
+"""What the copy of a larger object may be answered with."""
 
 
 class S3Store(Store):
@@ -130,12 +142,24 @@ class S3Store(Store):
             learnt.copies = False
             raise
         except S3Error as error:
+            if error.code in _TOO_LARGE:
+                await self._refuse_large(ctx, source_key)
             if learnt.copies or not lacking(error):
                 raise
             learnt.copies = False
             raise _no_copies(source_key) from error
         learnt.copies = True
         return result
+
+    async def _refuse_large(self, ctx: Context, source_key: str) -> None:
+        """Raise `BlockTooLargeError` for an object that no CopyObject takes."""
+        reply = await self._reader.head(ctx, "copy_block", source_key, self._full_key(source_key))
+        size = responses.block_info(source_key, reply).size
+        if size > _LARGEST_COPY:
+            raise BlockTooLargeError(
+                f"copy_block {source_key!r}: {size} bytes, the limit of S3's copy is "
+                f"{_LARGEST_COPY}: read it by ranges, and write it by write_object"
+            )
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         full_key = self._full_key(key)
