@@ -74,11 +74,13 @@ faults: $(READY)
 	@$(RUN) blockyard_faults.campaign --outages 300 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.cache_folder --seconds 300 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.killed_contents $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.killed_stage $(if $(SEED),--seed $(SEED))
 	@BLOCKYARD_MORE_FAULTS=1 $(RUN) pytest -q --timeout=900 tests/content/test_protocol.py tests/content/test_interleavings.py
 
 faults-short: $(READY)
 	@$(RUN) blockyard_faults.campaign --operations 10000 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.killed_contents --kills 30 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.killed_stage --kills 30 $(if $(SEED),--seed $(SEED))
 
 fuzz: $(FUZZ_READY)
 	@for target in $(FUZZ_TARGETS); do \

@@ -43,6 +43,7 @@ _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
+_WRITE_BACK = ("cache/test_write_back.py", "cache/test_stage.py")
 _FOLDER = ("stores/test_filesystem_store.py", "content/test_content_local_files.py")
 
 MUTANTS = [
@@ -725,5 +726,75 @@ MUTANTS = [
         "return self._store.with_options(deadline=left)",
         "return self._store",
         _DISTRIBUTED,
+    ),
+    Mutant(
+        "write-back: acknowledged without a sync of the folder",
+        "cache/write_back.py",
+        "            await self._synced(ctx, request)\n",
+        "            pass\n",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: another version sent while one is in doubt",
+        "cache/doubt.py",
+        "        elif mark.version != version:",
+        "        elif False:",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: an answer ends the doubt about attempts before",
+        "cache/write_back.py",
+        "                    if known and name not in unknown:",
+        "                    if known:",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a newer version removed with the one uploaded",
+        "cache/stage.py",
+        "lock.replace(folder.number, own, version, unlink)",
+        "lock.run(unlink)",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a delete leaves what is staged",
+        "cache/write_back.py",
+        "                    await ctx.runtime.blocking(partial(self._remove, before))",
+        "                    pass",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a hit in memory instead of what is staged",
+        "cache/write_back.py",
+        "if self._stage.may_hold(self._stage.name(request.key)):",
+        "if False:",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: what is in doubt is kept by readers",
+        "cache/store.py",
+        " or (self.in_doubt and self.in_doubt(key, now))",
+        "",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: contents staged",
+        "content/writing.py",
+        "data, through=True)",
+        "data)",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a killed process's change is settled at once",
+        "cache/doubt.py",
+        "            mark = Mark(mark.version, now)",
+        "            mark = Mark(mark.version, 0.0)",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a forked child uploads what its parent staged",
+        "cache/write_back.py",
+        " and self._process == os.getpid()",
+        "",
+        _WRITE_BACK,
     ),
 ]

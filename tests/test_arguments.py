@@ -181,6 +181,10 @@ WRONG: dict[str, list[Wrong]] = {
         *((value, ValueError) for value in (0, -1, 0.0, float("nan"), float("inf"), 10**400)),
         *((value, ValueError) for value in (-0.0, 7 * 24 * 3600 + 1, Decimal("nan"))),
     ],
+    "timeout": [
+        *types("5", b"5", True, [5], {}, 5j),
+        *((value, ValueError) for value in (0, -1, float("nan"), 7 * 24 * 3600 + 1)),
+    ],
     "concurrency": [
         *types(1.5, "8", b"8", True, False, [8], Decimal(8)),
         *((value, ValueError) for value in (0, -1, 10_001, 10**400)),

@@ -35,6 +35,7 @@ from blockyard.model import (
     HealthReport,
     Method,
     PresignedRequest,
+    StagedBlock,
     VerifyReport,
 )
 from blockyard.opening import compose
@@ -224,6 +225,14 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         return await self._run_many(
             self._verifier.verify_by_prefix(self._context(), prefix, progress)
         )
+
+    async def pending(self) -> list[StagedBlock]:
+        """See `BlockStore.pending`."""
+        return await self._operations.pending(self._context())
+
+    async def drain(self, timeout: float | None = None) -> list[StagedBlock]:
+        """See `BlockStore.drain`."""
+        return await self._run_many(self._operations.drain(self._context(), timeout))
 
     async def health_check(self) -> HealthReport:
         """See `BlockStore.health_check`."""

@@ -265,21 +265,25 @@ def concurrency(operation: str, value: int) -> int:
 
 def deadline(value: float | Same | None, default: float | None) -> float | None:
     """Seconds, more than 0 and up to `MAX_SECONDS`; or None. Raises `TypeError`, `ValueError`."""
-    if value is SAME:
-        return default
+    return default if value is SAME else seconds("with_options", "deadline", value)
+
+
+def seconds(operation: str, name: str, value: float | None) -> float | None:
+    """A limit in seconds, more than 0 and up to `MAX_SECONDS`; or None.
+
+    Raises `TypeError`, `ValueError`.
+    """
     if value is None:
         return None
-    seconds = _number(value)
-    if seconds is None:
-        raise TypeError(
-            f"with_options: deadline: expected a number of seconds, got {_shown(value)}"
-        )
-    if not 0 < seconds <= MAX_SECONDS:  # nan is neither
+    limit = _number(value)
+    if limit is None:
+        raise TypeError(f"{operation}: {name}: expected a number of seconds, got {_shown(value)}")
+    if not 0 < limit <= MAX_SECONDS:  # nan is neither
         raise ValueError(
-            f"with_options: deadline: expected seconds, more than 0 and up to a week, "
+            f"{operation}: {name}: expected seconds, more than 0 and up to a week, "
             f"got {_shown(value)}"
         )
-    return seconds
+    return limit
 
 
 def _one_of(operation: str, name: str, value: str, words: tuple[str, ...], expected: str) -> str:

@@ -270,6 +270,9 @@ class Runtime(Protocol):
         """Whether this call can await the caller's own coroutines: only those under asyncio can."""
         ...
 
+    suspends: bool
+    """Whether other operations of this thread go on while one waits."""
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call that may block, on a private daemon thread, whoever waits for it.
 

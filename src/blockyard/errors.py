@@ -21,6 +21,7 @@
     ├── PartialDeleteError                              some keys of a delete are still there
     ├── ConfigError                   (ValueError)      a setting, URL or file that can't be used
     ├── LocalStorageError                               the local disk refused (read-only, full)
+    │   └── StageFullError                              too much waits in a cache to be uploaded
     ├── UnsupportedError                                the service lacks what the operation needs
     ├── ExecutorError                                   an executor did not bring a task to its end
     ├── TransportError                                  no usable reply came
@@ -141,6 +142,10 @@ class ConfigError(BlockStoreError, ValueError):
 
 class LocalStorageError(BlockStoreError):
     """The local file system refused an operation; the `OSError` is the cause."""
+
+
+class StageFullError(LocalStorageError):
+    """A cache in write-back mode holds as many blocks as it may that are not uploaded yet."""
 
 
 class UnsupportedError(BlockStoreError):

@@ -241,7 +241,8 @@ class CacheStats:
     but not all that was requested, and `misses` those that found nothing. `coalesced` of these
     waited for the same read of another. `filled` counts what was kept, `dropped` what was not since
     too much was waiting to be, `evicted` what left for lack of room, `damaged` what did not match
-    its checksum. `memory_used` is in bytes.
+    its checksum. `memory_used` is in bytes. `staged` blocks are in the folder and not in the store
+    yet, the oldest since `oldest_staged` seconds; None where the mode is not write_back.
     """
 
     memory_hits: int = 0
@@ -255,6 +256,21 @@ class CacheStats:
     evicted: int = 0
     damaged: int = 0
     memory_used: int = 0
+    staged: int | None = None
+    oldest_staged: float = 0.0
+
+
+class StagedBlock(NamedTuple):
+    """A block that was written to a cache in write-back mode, and is not in the store yet.
+
+    `size` is in bytes, `staged_at` in UTC. `error` says why this process could not upload it when
+    it last tried; None where it has not tried, or another process does.
+    """
+
+    key: str
+    size: int
+    staged_at: datetime
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

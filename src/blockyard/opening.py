@@ -15,9 +15,11 @@ from blockyard.client import Client, Stack
 from blockyard.config import (
     CacheConfig,
     FileConfig,
+    HttpConfig,
     S3Config,
     Settings,
     StoreConfig,
+    TimeoutConfig,
 )
 from blockyard.config.loading import Source, load_config
 from blockyard.errors import ConfigError
@@ -87,7 +89,8 @@ def stack_of(config: StoreConfig) -> Stack:
             from blockyard.s3.credentials import credential_source  # noqa: PLC0415
             from blockyard.s3.store import S3Store  # noqa: PLC0415
 
-            store = _cached(S3Store(s3, credential_source(s3, os.environ)), config.cache)
+            store = S3Store(s3, credential_source(s3, os.environ))
+            store = _cached(store, config.cache, s3.http, s3.timeouts)
             return Stack(
                 Operations(store, s3.in_flight),
                 config,
@@ -106,18 +109,32 @@ def stack_of(config: StoreConfig) -> Stack:
             return Stack(Operations(_cached(MemoryStore(), config.cache)), config)
 
 
-def _cached(store: Store, cache: CacheConfig | None) -> Store:
+def _cached(
+    store: Store,
+    cache: CacheConfig | None,
+    http: HttpConfig | None = None,
+    timeouts: TimeoutConfig | None = None,
+) -> Store:
     """The store with its cache in front. Its name tells it from others in the cache's folder."""
     if cache is None:
         return store
     from blockyard.cache.store import CacheStore  # noqa: PLC0415
 
-    disk = None
-    if cache.disk is not None:
-        from blockyard.cache.disk import DiskCache  # noqa: PLC0415
+    options: dict[str, Any] = {"memory": cache.memory, "revalidate": cache.revalidate}
+    if cache.disk is None:
+        return CacheStore(store, **options)
+    from blockyard.cache.disk import DiskCache  # noqa: PLC0415
 
-        disk = DiskCache(cache.disk.path, cache.disk.size, store.name)
-    return CacheStore(store, memory=cache.memory, disk=disk, revalidate=cache.revalidate)
+    path, size = cache.disk.path, cache.disk.size
+    if cache.mode == "write_through":
+        return CacheStore(store, disk=DiskCache(path, size, store.name), **options)
+    from blockyard.cache.folder import Folder  # noqa: PLC0415
+    from blockyard.cache.write_back import WriteBackStore  # noqa: PLC0415
+
+    stage = cache.disk.stage_size
+    cached = CacheStore(store, disk=DiskCache(path, size - stage, store.name), **options)
+    connections = Connections(http or HttpConfig(), timeouts or TimeoutConfig())
+    return WriteBackStore(cached, Folder(path), stage, BlockingRuntime(connections))
 
 
 def _source(operation: str, source: Source) -> Source:

@@ -37,6 +37,7 @@ from blockyard.model import (
     Method,
     Page,
     PresignedRequest,
+    StagedBlock,
     Upload,
 )
 from blockyard.put_options import PutOptions
@@ -100,13 +101,16 @@ class Operations:
         if_absent: bool = False,
         if_match: str | None = None,
         options: PutOptions | None = None,
+        through: bool = False,
     ) -> Coroutine[Any, Any, BlockInfo]:
         self.check_open("write_block", ctx)
         key = arguments.key("write_block", key)
         block = arguments.data("write_block", key, data)
         absent, match = arguments.conditions("write_block", key, if_absent, if_match)
         given = arguments.put_options("write_block", options)
-        return self.store.write(ctx, WriteRequest(key, block, absent, match, given))
+        return self.store.write(
+            ctx, WriteRequest(key, block, absent, match, given, through=through)
+        )
 
     async def read_block(self, ctx: Context, key: str) -> bytes:
         self.check_open("read_block", ctx)
@@ -154,6 +158,7 @@ class Operations:
             if_none_match=arguments.etag(operation, if_none_match, "if_none_match"),
             operation=operation,
             lifetime=arguments.lifetime(operation, lifetime),
+            with_info=True,
         )
         if request.suffix is None and (begin or length is not None):
             request.offset, request.length = begin, length
@@ -393,6 +398,20 @@ class Operations:
     def health_check(self, ctx: Context) -> Coroutine[Any, Any, HealthReport]:
         self.check_open("health_check", ctx)
         return self.store.health_check(ctx)
+
+    async def pending(self, ctx: Context) -> list[StagedBlock]:
+        self.check_open("pending")
+        ctx.check_deadline()
+        return await self.store.pending(ctx)
+
+    async def drain(self, ctx: Context, timeout: float | None) -> list[StagedBlock]:
+        self.check_open("drain")
+        ctx.check_deadline()
+        seconds = arguments.seconds("drain", "timeout", timeout)
+        if seconds is not None:
+            ends = ctx.runtime.now() + seconds
+            ctx = replace(ctx, deadline=ends if ctx.deadline is None else min(ends, ctx.deadline))
+        return await self.store.drain(ctx)
 
     @property
     def closed(self) -> bool:

@@ -39,6 +39,7 @@ from blockyard.model import (
     HealthReport,
     Method,
     PresignedRequest,
+    StagedBlock,
     VerifyReport,
 )
 from blockyard.operations import BulkRead, Operations
@@ -344,6 +345,23 @@ class BlockStore(Client[BlockingRuntime]):
         does. `progress` is called with the bytes done so far.
         """
         return self._run_many(partial(self._verifier.verify_by_prefix, progress=progress), prefix)
+
+    def pending(self) -> list[StagedBlock]:
+        """The blocks that a cache in write-back mode has not uploaded yet, the oldest first.
+
+        Those of all processes that share its folder. Raises `LocalStorageError`.
+        """
+        return run_to_end(self._operations.pending(self._context()))
+
+    def drain(self, timeout: float | None = None) -> list[StagedBlock]:
+        """Upload what a cache in write-back mode has not uploaded yet; returns what is left.
+
+        That is empty once the store has every block that was written before this call, by any
+        process that shares the folder. It tries for `timeout` seconds, at most for the client's
+        deadline; without either until each block was uploaded or refused. Raises
+        `LocalStorageError`.
+        """
+        return self._run_many(self._operations.drain, timeout)
 
     def health_check(self) -> HealthReport:
         """Show that the bucket or folder can be used now; the typed error says why it can't."""

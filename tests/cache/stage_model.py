@@ -107,7 +107,7 @@ def drain(rules: Rules) -> Process:
 
 
 def read(rules: Rules) -> Process:
-    now = yield Step("begin")
+    _ = yield Step("begin")
     if rules.stage_first:
         staged = yield Step("staged")
         if staged is not None:
@@ -115,10 +115,10 @@ def read(rules: Rules) -> Process:
             return
     doubt = False
     if not rules.doubt_after_epoch:
-        doubt = yield from _in_doubt(now)
+        doubt = yield from _in_doubt()
     _ = yield Step("look_at_epoch")
     if rules.doubt_after_epoch:
-        doubt = yield from _in_doubt(now)
+        doubt = yield from _in_doubt()
     if not rules.no_fill_in_doubt:
         doubt = False
     entry = yield Step("look_at_entry")
@@ -145,7 +145,7 @@ def evict(rules: Rules) -> Process:
     _ = yield Step("evict")
 
 
-def _in_doubt(now: int) -> Process:
+def _in_doubt() -> Process:
     mark, booted, now = yield Step("look_at_mark")
     if booted is not None and now < booted + SETTLE:
         return True

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from blockyard import open_store
 from blockyard.cache.entry import HEAD
+from blockyard.cache.folder import Folder
+from blockyard.cache.stage import Stage
 from blockyard.cli.app import app
+from blockyard.model import MIB
 from blockyard.testing.samples import content
 from tests.cache.disk_tier import pages_of, tier
+from tests.cache.staging import Process, Service
 
 BLOCK = content(200_000)
 
@@ -48,13 +54,16 @@ def test_verify_removes_what_is_damaged_and_says_so(root: Path, sums: bool) -> N
         for key in ("right", "damaged", "part"):
             end = 20_000 if key == "part" else None
             disk.fill(pages_of(key, BLOCK, 0, end, sums=sums))
-        assert run("verify", root) == {"right": 3, "damaged": 0, "size": 2 * 200_000 + 32_768}
+        none = {"staged": 0, "staged_damaged": 0}
+        right = {"right": 3, "damaged": 0, "size": 2 * 200_000 + 32_768}
+        assert run("verify", root) == right | none
         with disk.path("damaged").open("r+b") as file:
             _ = file.seek(HEAD + 150_000)
             _ = file.write(b"damage")
         _ = disk.path("right").with_name("foreign").write_text("foreign")
         assert run("verify", root, code=1)["damaged"] == 2
-        assert run("verify", root) == {"right": 2, "damaged": 0, "size": 200_000 + 32_768}
+        right = {"right": 2, "damaged": 0, "size": 200_000 + 32_768}
+        assert run("verify", root) == right | none
         assert disk.read("damaged") is None
         assert disk.read("right") == BLOCK
 
@@ -69,6 +78,69 @@ def test_clear_empties_a_folder_in_use(root: Path) -> None:
         assert run("stat", root)["entries"] == 0
         disk.fill(pages_of("k", BLOCK))
         assert disk.read("k") == BLOCK
+
+
+def test_what_is_not_uploaded_is_counted_verified_and_not_cleared(root: Path) -> None:
+    one = Process(root, Service())
+    for key in ("k", "damaged"):
+        one.write(key, BLOCK)
+    said = run("stat", root)
+    assert (said["entries"], said["staged"], said["staged_size"]) == (0, 2, 2 * len(BLOCK))
+    assert said["allocated"] > 2 * len(BLOCK)
+    assert abs(said["oldest_staged"] - time.time()) < 60
+    assert "2 blocks (390.6 KiB) not uploaded, since 20" in shown("stat", root)
+    assert run("verify", root)["staged"] == 2
+    with one.path("damaged").open("r+b") as file:
+        _ = file.seek(HEAD + 150_000)
+        _ = file.write(b"damage")
+    told = run("verify", root, code=1)
+    assert (told["damaged"], told["staged"], told["staged_damaged"]) == (0, 1, 1)
+    assert "1 of these damaged, and kept" in shown("verify", root)
+    assert run("clear", root) == {"removed": 0}
+    assert one.read("k") == BLOCK
+    assert sorted(one.staged) == ["damaged", "k"]
+
+
+def shown(command: str, root: Path) -> str:
+    return CliRunner().invoke(app, ["cache", command, str(root)]).stdout
+
+
+def test_drain_uploads_what_a_process_left_and_says_what_it_can_not(
+    tmp_path: Path, root: Path
+) -> None:
+    blocks = tmp_path / "blocks"
+    blocks.mkdir()
+    config = tmp_path / "store.yaml"
+    _ = config.write_text(
+        f"block_store: {{type: file, file: {{path: {blocks}}}, cache: {{mode: write_back, "
+        f"memory: 0, disk: {{path: {root}, size: 64MiB}}}}}}"
+    )
+    command = ["cache", "drain", "--timeout", "30", "--config", str(config)]
+    for blocked in (True, False):
+        with open_store(config) as store:
+            identity = store._operations.store.name
+        stage = Stage(Folder(root), 32 * MIB, identity)
+        for key in ("a", "b/c"):
+            _ = stage.put(key, BLOCK, 1.8e9)
+        if blocked:
+            _ = (blocks / "b").write_text("in the way")
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == blocked, done.output
+        if blocked:
+            assert "left: b/c: 195.3 KiB: " in done.stdout
+            assert "1 blocks left" in done.stdout
+            told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+            assert [each["key"] for each in told] == ["b/c"]
+            (blocks / "b").unlink()
+    assert "0 blocks left" in done.stdout
+    with open_store(f"file://{blocks}") as below:
+        assert below.read_block("b/c") == BLOCK
+
+
+def test_drain_of_a_store_without_write_back_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["cache", "drain", "--store", f"file://{tmp_path}"])
+    assert done.exit_code == 2
+    assert "expected a store with a cache whose mode is write_back" in done.output
 
 
 @pytest.mark.parametrize("command", ["stat", "verify", "clear"])

@@ -12,9 +12,11 @@ from time import monotonic
 
 import pytest
 
-from blockyard import S3Config, StoreConfig, open_store
+from blockyard import HttpConfig, S3Config, StoreConfig, TimeoutConfig, open_store
 from blockyard.cache.disk import DiskCache
+from blockyard.cache.folder import Folder
 from blockyard.cache.store import CacheStore, Revalidate
+from blockyard.cache.write_back import WriteBackStore
 from blockyard.model import KIB, MIB
 from blockyard.s3.credentials import credential_source
 from blockyard.s3.store import S3Store
@@ -26,10 +28,14 @@ from blockyard.testing.capabilities import SERVICES
 from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
 from blockyard.testing.suite.base import SuiteBase
 from blockyard.testing.suite.blocks import BlockTests
+from blockyard.testing.suite.conditions import ConditionTests
 from blockyard.testing.suite.contents import ContentTests
 from blockyard.testing.suite.many import ManyTests
 from blockyard.testing.suite.model import ModelTests
+from blockyard.testing.suite.objects import ObjectTests
 from blockyard.testing.suite.ranges import RangeTests
+from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.connections import Connections
 from servers.endpoint import Endpoint
 
 
@@ -115,6 +121,24 @@ class OnDisk(Cached):
         assert counts.disk_hits == 1
 
 
+class WriteBack(OnDisk):
+    """What was written is in the folder first, and in the store once it was uploaded or listed."""
+
+    @pytest.fixture
+    def source(self, inner: Store, tmp_path: Path) -> Store:
+        root = tmp_path / "cache"
+        disk = DiskCache(root, 32 * MIB, inner.name)
+        cache = CacheStore(inner, memory=self.memory, disk=disk, revalidate=self.revalidate)
+        runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
+        return WriteBackStore(cache, Folder(root), 32 * MIB, runtime)
+
+    def test_what_was_drained_is_in_the_store(self, store: BlockStore, inner: Store) -> None:
+        _ = store.write_block("k", b"staged")
+        assert store.drain(60) == []
+        with open_store(inner) as below:
+            assert below.read_block("k") == b"staged"
+
+
 class TestMemory(OverMemory, StoreConformance):
     pass
 
@@ -149,3 +173,15 @@ class TestMotoWithRoomForLittle(RoomForLittle, OverMoto, BlockTests, RangeTests,
 
 class TestMotoOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests):
     pass
+
+
+class TestMemoryWriteBack(WriteBack, OverMemory, StoreConformance):
+    pass
+
+
+class TestFilesWriteBack(WriteBack, OverFiles, Reads, DurabilityTests):
+    pass
+
+
+class TestMotoWriteBack(WriteBack, OverMoto, BlockTests, ConditionTests, ObjectTests):
+    memory = 40 * KIB

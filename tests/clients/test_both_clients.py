@@ -25,6 +25,7 @@ from blockyard.transport.bulk import BulkLoop
 from blockyard.transport.connections import Connections
 
 MANY = {
+    "drain",
     "delete_blocks",
     "delete_by_prefix",
     "read_block_ranges",
@@ -52,6 +53,7 @@ ARGUMENTS: dict[str, Any] = {
     "lifetime": "mutable",
     "method": "PUT",
     "expires": 60,
+    "timeout": 5.0,
     "options": PutOptions(),
     "literal": True,
     "dry_run": True,

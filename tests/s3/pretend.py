@@ -193,6 +193,7 @@ class PretendRuntime:
         raise NotImplementedError
 
     awaits = False
+    suspends = False
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         begun: Future[Result] = Future()

@@ -125,6 +125,24 @@ def encode_head(head: Head) -> bytes | None:
     return text.ljust(HEAD, b"\0")
 
 
+def encode_new(head: Head, first: int, data: bytes | memoryview, checked: bytes) -> bytes | None:
+    """The first bytes of an entry with `data`, whole pages from the page `first` on.
+
+    `checked` is as `encode_checked` gives it. None where the head would not fit.
+    """
+    text = encode_head(head)
+    if text is None:
+        return None
+    new = bytearray(text)
+    new[CHECKED_AT : CHECKED_AT + len(checked)] = checked
+    if not head.sums:
+        sums, place = own_sums(data, head.page_size), OWN_SUMS_AT + 4 * first
+        new[place : place + len(sums)] = sums
+    count = -(-len(data) // head.page_size)
+    new[PRESENT_AT + first : PRESENT_AT + first + count] = PRESENT * count
+    return bytes(new)
+
+
 def decode_head(data: bytes, name: bytes) -> Head | None:
     """What the head says; None when it is damaged, cut, or not the entry of that name."""
     if len(data) < HEAD:

@@ -114,8 +114,12 @@ class Folder:
 
     def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> int | None:
         """A descriptor of the entry; None where there is none, or another's file, or no file."""
+        return self.open_file(self.path(name), flags)
+
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int | None:
+        """A descriptor of a file of the folder; None where there is none, or none of ours."""
         try:
-            return os.open(self.path(name), flags | _OPEN)
+            return os.open(path, flags | _OPEN)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from blockyard.cache.doubt import SETTLE_SECONDS
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
 from blockyard.cache.tier import MUST_WAIT, DiskTier, Pages, span_within
@@ -60,8 +61,6 @@ from blockyard.stores.wrapper import WrapperStore
 Result = TypeVar("Result")
 Revalidate = Literal["never", "always"] | float
 
-SETTLE_SECONDS = 60.0
-"""How long a request whose outcome is unknown may still take effect."""
 _WHOLE_AT = 4
 """Ranges of a block that were missing: with this one all of it is read."""
 _MISSED_KEPT = 10_000
@@ -107,6 +106,8 @@ class CacheStore(WrapperStore):
         self._epochs: list[object] = [self] * _SLOTS
         self._changes: dict[object, tuple[frozenset[int], float]] = {}
         """Changes under way or in doubt: the slots of their keys, and until when that is so."""
+        self.in_doubt: Callable[[str, float], bool] | None = None
+        """Whether others have changed a key, or may have, at a time by `Runtime.now()`."""
         self._process = os.getpid()
         self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
         self._page = SMALLEST_PAGE
@@ -158,7 +159,7 @@ class CacheStore(WrapperStore):
             held = await self._held(ctx, request, begun)
             if held is not None and _covers(held, request) and self._fresh(ctx, held, request):
                 self._counts.disk_hits += 1
-                return _block(request, held)
+                return block_of(request, held)
         return await self._read_through(ctx, request, held, begun)
 
     def _passes(self, ctx: Context, request: ReadRequest) -> bool:
@@ -187,7 +188,7 @@ class CacheStore(WrapperStore):
             return None
         if not self._fresh(ctx, held, request):
             return None
-        block = _block(request, held)
+        block = block_of(request, held)
         self._counts.disk_hits += 1
         if begun is not None:
             self._keep_in_memory(held, begun)
@@ -245,7 +246,7 @@ class CacheStore(WrapperStore):
             pages = stale
         if span_within(request, pages.info.size) and not _covers(pages, request):
             return await self.inner.read(ctx, request)  # another size than the one it was held with
-        return _block(request, pages)
+        return block_of(request, pages)
 
     async def _learn(
         self,
@@ -350,9 +351,10 @@ class CacheStore(WrapperStore):
         """The epoch that a read begins under; None where what it gets is not to be kept."""
         epoch = self._epochs[hash(key) & _MASK]
         disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
-        if self._is_changing(ctx, key):
+        now = ctx.runtime.now()
+        if self._is_changing(ctx, key) or (self.in_doubt and self.in_doubt(key, now)):
             return None
-        return _Begun(epoch, disk_epoch, ctx.runtime.now())
+        return _Begun(epoch, disk_epoch, now)
 
     def _is_changing(self, ctx: Context, key: str) -> bool:
         """Whether a change of the key is under way or in doubt."""
@@ -522,7 +524,7 @@ def _covers(held: Pages, request: ReadRequest) -> bool:
     return span is not None and held.first <= span[0] and span[1] <= held.end
 
 
-def _block(request: ReadRequest, pages: Pages) -> Block:
+def block_of(request: ReadRequest, pages: Pages) -> Block:
     """What is requested, of `pages` that hold it."""
     info = pages.info
     begin, end = requested_range(request, info.size)

@@ -15,25 +15,38 @@ from blockyard import syscalls
 from blockyard.cache.budget import Budget
 from blockyard.cache.folder import SHARDS, Folder
 from blockyard.cache.kept import DamagedEntryError, OpenEntry
+from blockyard.cache.stage import Stage
 from blockyard.errors import ConfigError, LocalStorageError
 from blockyard.user_code import pass_on_foreign
 
 
 @dataclass(slots=True)
 class FolderUse:
-    """What a cache folder holds: `allocated` bytes on the disk, folders included."""
+    """What a cache folder holds: `allocated` bytes on the disk, folders included.
+
+    Of all stores, `staged` blocks of `staged_size` bytes wait to be uploaded, the oldest of them
+    since `oldest_staged`, in seconds since the epoch.
+    """
 
     entries: int
     allocated: int
+    staged: int = 0
+    staged_size: int = 0
+    oldest_staged: float | None = None
 
 
 @dataclass(slots=True)
 class FolderCheck:
-    """What became of the entries that were verified: `size` bytes of blocks are right."""
+    """What became of the entries that were verified: `size` bytes of blocks are right.
+
+    Blocks that wait to be uploaded are counted by themselves; damaged ones among them are kept.
+    """
 
     right: int = 0
     damaged: int = 0
     size: int = 0
+    staged: int = 0
+    staged_damaged: int = 0
 
 
 class CacheFolder:
@@ -45,12 +58,19 @@ class CacheFolder:
             raise ConfigError(f"{root}: expected a cache folder of blockyard")
         with self._errors("open"):
             self._folder.prepare()
+        self._stage = Stage(self._folder, 0, "")
 
     def use(self) -> FolderUse:
         """Count what is there."""
         with self._errors("stat"), Budget(self._folder, 0).locked() as usage:
             entries = sum(len(usage.recount(shard)) for shard in range(SHARDS))
-            return FolderUse(entries, usage.total())
+            use = FolderUse(entries, usage.total())
+            files = self._stage.files()
+            if files:
+                use.oldest_staged = files[0].staged_at
+                use.staged, use.staged_size = len(files), sum(each.size for each in files)
+                use.allocated += self._stage.used()
+            return use
 
     def verify(self) -> FolderCheck:
         """Hold every entry to its checksums; what does not match is removed."""
@@ -66,10 +86,24 @@ class CacheFolder:
                         os.unlink(path)
                 except FileNotFoundError:
                     continue
+            for each in self._stage.files():
+                self._verify_staged(each.name, check)
         return check
 
+    def _verify_staged(self, name: bytes, check: FolderCheck) -> None:
+        try:
+            staged = self._stage.find(name)
+            if staged is not None:
+                _ = staged.read(0, staged.info.size)
+                check.staged += 1
+        except DamagedEntryError:
+            check.staged_damaged += 1
+
     def clear(self) -> int:
-        """Remove every entry; returns how many went. What is being read is read to its end."""
+        """Remove every entry, but for what waits to be uploaded; returns how many went.
+
+        What is being read is read to its end.
+        """
         gone = 0
         with self._errors("clear"), Budget(self._folder, 0).locked() as usage:
             for path in self._entries():

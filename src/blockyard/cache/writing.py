@@ -35,7 +35,8 @@ class EntryWriter:
 
         Unless the key was changed meanwhile, or the entry is of a version that was seen later.
         """
-        text = entry.encode_head(head)
+        checked = entry.encode_checked(pages.checked_at, self._folder.boot)
+        text = entry.encode_new(head, pages.first // head.page_size, pages.data, checked)
         if text is None or (head.sums and pages.sums and pages.sums.page_size != head.page_size):
             self.dropped += 1
             return
@@ -119,27 +120,15 @@ class EntryWriter:
             Descriptor(os.open(temporary, _NEW, 0o600)) as file,
         ):
             try:
-                self._write_new(file.number, text, head, pages)
+                syscalls.write_all_at(file.number, text, 0)
+                syscalls.write_all_at(file.number, pages.data, HEAD + pages.first)
+                os.ftruncate(file.number, HEAD + head.info.size)
                 _ = usage.stamp(file.number)
                 return self._publish(usage, file.number, temporary, head)
             except BaseException:
                 with syscalls.errors_ignored():
                     os.unlink(temporary)
                 raise
-
-    def _write_new(self, file: int, text: bytes, head: Head, pages: Pages) -> None:
-        first = pages.first // head.page_size
-        count = -(-len(pages.data) // head.page_size)
-        mutable = bytearray(text)
-        checked = entry.encode_checked(pages.checked_at, self._folder.boot)
-        mutable[entry.CHECKED_AT : entry.CHECKED_AT + len(checked)] = checked
-        if not head.sums:
-            sums, place = entry.own_sums(pages.data, head.page_size), entry.OWN_SUMS_AT + 4 * first
-            mutable[place : place + len(sums)] = sums
-        mutable[entry.PRESENT_AT + first : entry.PRESENT_AT + first + count] = PRESENT * count
-        syscalls.write_all_at(file, bytes(mutable), 0)
-        syscalls.write_all_at(file, pages.data, HEAD + pages.first)
-        os.ftruncate(file, HEAD + head.info.size)
 
     def _publish(self, usage: Usage, file: int, temporary: str, head: Head) -> bool:
         """Give the entry its name, unless the key has another epoch; then settle it, if still."""

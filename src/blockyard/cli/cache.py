@@ -1,19 +1,23 @@
-"""`blockyard cache`: what is in a cache folder, whether it is right, and its removal."""
+"""`blockyard cache`: what is in a cache folder, whether it is right, its removal and upload."""
 
 # Annotations are not postponed here: typer reads them when a command is defined.
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blockyard.cli.exits import FAILED, reported
-from blockyard.cli.output import human, say
+from blockyard.cli.output import human, say, shown
+from blockyard.cli.session import with_store
+from blockyard.errors import ConfigError
 
 if TYPE_CHECKING:
     from blockyard.cache.upkeep import CacheFolder
+    from blockyard.sync import BlockStore
 
 cache = typer.Typer(no_args_is_help=True, help="Look at a cache folder, verify it, clear it.")
 
@@ -37,6 +41,9 @@ def stat(context: typer.Context, folder: FolderArgument, as_json: JsonOption = F
             return
         say(f"{use.entries} entries")
         say(f"{use.allocated} bytes ({human(use.allocated)}) allocated")
+        if use.oldest_staged is not None:
+            since = datetime.fromtimestamp(use.oldest_staged, UTC).isoformat(" ", "seconds")
+            say(f"{use.staged} blocks ({human(use.staged_size)}) not uploaded, since {since}")
 
 
 @cache.command()
@@ -50,13 +57,50 @@ def verify(context: typer.Context, folder: FolderArgument, as_json: JsonOption =
             say(f"{check.right} entries verified")
             say(f"{check.damaged} damaged, and removed")
             say(f"{human(check.size)} read")
-        if check.damaged:
+            if check.staged or check.staged_damaged:
+                say(f"{check.staged} blocks verified that are not uploaded")
+                say(f"{check.staged_damaged} of these damaged, and kept")
+        if check.damaged or check.staged_damaged:
             raise typer.Exit(FAILED)
 
 
 @cache.command()
 def clear(context: typer.Context, folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Remove every entry, also while other processes use the folder."""
+    """Remove every entry, also while other processes use the folder.
+
+    What is not uploaded yet stays.
+    """
     with reported(debug=context.obj.debug):
         gone = _opened(folder).clear()
         say(json.dumps({"removed": gone}) if as_json else f"{gone} entries removed")
+
+
+@cache.command()
+@with_store
+def drain(
+    store: "BlockStore",
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Try for so long at most.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload what a store's cache has not uploaded yet. Exits with 1 while anything is left.
+
+    The store is named with its cache, in a file (`--config`) or the environment.
+    """
+    counts = store.stats().cache
+    if counts is None or counts.staged is None:
+        raise ConfigError("cache drain: expected a store with a cache whose mode is write_back")
+    left = store.drain(timeout)
+    if as_json:
+        say(
+            json.dumps(
+                [{**each._asdict(), "staged_at": each.staged_at.isoformat()} for each in left]
+            )
+        )
+    else:
+        for each in left:
+            say(f"left: {shown(each.key)}: {human(each.size)}: {each.error or 'not tried'}")
+        say(f"{len(left)} blocks left")
+    if left:
+        raise typer.Exit(FAILED)

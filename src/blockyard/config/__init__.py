@@ -239,6 +239,9 @@ class FileConfig(Section, yaml_path="block_store.file"):
     path: Path = setting("the path of a folder", path_text, values.folder)
 
 
+SMALLEST_DISK = 8 * MIB
+
+
 class CacheDiskConfig(Section, yaml_path="block_store.cache.disk"):
     """A folder that holds what was read, shared by the processes of this machine."""
 
@@ -247,8 +250,18 @@ class CacheDiskConfig(Section, yaml_path="block_store.cache.disk"):
     )
     size: int = setting(
         "a size from 8MiB to 1PiB such as 20GiB (the bytes that the folder may take)",
-        within(8 * MIB, 1024 * MIB * MIB, size),
+        within(SMALLEST_DISK, 1024 * MIB * MIB, size),
     )
+    stage: int | None = setting(
+        "a size from 1MiB such as 5GiB (the bytes of `size` for blocks that are not uploaded yet)",
+        within(1 * MIB, 1024 * MIB * MIB, values.size),
+        default=None,
+    )
+
+    @property
+    def stage_size(self) -> int:
+        """`stage` in bytes, half of `size` where it is left out."""
+        return self.size // 2 if self.stage is None else self.stage
 
 
 class CacheConfig(Section, yaml_path="block_store.cache"):
@@ -266,15 +279,31 @@ class CacheConfig(Section, yaml_path="block_store.cache"):
         values.either(one_of("never", "always"), within(0.0, MAX_SECONDS, values.number)),
         default=60.0,
     )
-    mode: Literal["write_through"] = setting(
-        "write_through (a write has reached the store when it returns)",
-        one_of("write_through"),
+    mode: Literal["write_through", "write_back"] = setting(
+        "write_through (a write has reached the store when it returns) or write_back (it has "
+        "reached the folder)",
+        one_of("write_through", "write_back"),
         default="write_through",
     )
 
     def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if valid.get("memory") == 0 and valid.get("disk", ...) is None:
             yield "memory", "there is no disk either"
+        if valid.get("mode") == "write_back" and valid.get("disk", ...) is None:
+            yield "mode", "there is no disk to write to"
+        disk: object = valid.get("disk")
+        if isinstance(disk, CacheDiskConfig):
+            yield from self._stage_conflicts(vars(disk), valid.get("mode"))
+
+    @staticmethod
+    def _stage_conflicts(disk: Mapping[str, Any], mode: object) -> Iterator[tuple[str, str]]:
+        stage: int | None = disk.get("stage")
+        if mode == "write_through" and stage is not None:
+            yield "disk", "stage: nothing is staged unless the mode is write_back"
+        if mode == "write_back" and "size" in disk:
+            left = disk["size"] - (disk["size"] // 2 if stage is None else stage)
+            if left < SMALLEST_DISK:
+                yield "disk", "stage: 8MiB of size or more have to be left for blocks that are read"
 
 
 class StoreConfig(Section, yaml_path="block_store"):

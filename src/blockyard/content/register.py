@@ -191,7 +191,8 @@ class Register:
         own = replace(ctx, reply_headers=None)
         if not cached and ctx.cache == "use":
             own.cache = "refresh"
-        request = ReadRequest(manifest_key(content_id), operation=operation, lifetime="mutable")
+        key = manifest_key(content_id)
+        request = ReadRequest(key, operation=operation, lifetime="mutable", with_info=True)
         began = ctx.runtime.now()
         try:
             block = await self._operations.store.read(own, request)
@@ -360,7 +361,7 @@ class Register:
     ) -> tuple[Outcome, BlockStoreError | None]:
         """Put a manifest in the place of what was found, and of nothing else."""
         key = manifest_key(change.content_id)
-        request = WriteRequest(key, encode(manifest, ctx.runtime.nonce()))
+        request = WriteRequest(key, encode(manifest, ctx.runtime.nonce()), through=True)
         if self._conditional_puts:
             request.if_match = found.etag or None
             request.if_absent = not found.etag

@@ -389,7 +389,7 @@ class _Upload:
     async def _put(self, index: int, data: Data) -> None:
         self.count = max(self.count, index + 1)
         key = _key(self._content_id, self.manifest, index)
-        write = self._operations.write_block(self._ctx, key, data)
+        write = self._operations.write_block(self._ctx, key, data, through=True)
         # one that is given up may be stored when its blocks are deleted: so it is awaited
         await self.beside_look(self._ctx.runtime.finish(write, TIDY_SECONDS))
 

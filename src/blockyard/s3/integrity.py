@@ -68,15 +68,21 @@ def page_size(size: int) -> int:
     return page
 
 
+def running_checksums(data: bytes | memoryview) -> list[int]:
+    """The CRC32C of a block up to the end of each of its pages; one at least."""
+    view = memoryview(data)
+    page = page_size(len(view))
+    running, sums = 0, list[int]()
+    for start in range(0, max(1, len(view)), page):
+        running = crc32c(view[start : start + page], running)
+        sums.append(running)
+    return sums
+
+
 def upload_headers(data: bytes | memoryview) -> dict[str, str]:
     """The headers that a block is stored with: its page checksums, and one for the server."""
-    view = memoryview(data)
-    size, page = len(view), page_size(len(view))
-    running, edges = 0, list[int]()
-    for edge in range(page, size, page):
-        running = crc32c(view[edge - page : edge], running)
-        edges.append(running)
-    whole = crc32c(view[len(edges) * page :], running)
+    size, page = len(data), page_size(len(data))
+    *edges, whole = running_checksums(data)
     headers = {
         CHECKSUM: _base64(whole.to_bytes(4, "big")),
         PAGE_CHECKSUMS: f"{_FORMAT} {size} {page} {whole:08x}",

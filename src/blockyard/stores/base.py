@@ -36,6 +36,7 @@ from blockyard.model import (
     Page,
     Part,
     PresignedRequest,
+    StagedBlock,
     StoreStats,
     Upload,
     UploadPage,
@@ -53,7 +54,8 @@ class ReadRequest:
     `BlockInfo` has them. `operation` is what errors name. `page_sums` asks for
     `Block.page_sums`, where the block was stored with page checksums. `lifetime` is for caches: an
     "immutable" block is never written twice, so none asks again whether it has changed; of a
-    "mutable" one the latest version matters, so even one asks that is told never to.
+    "mutable" one the latest version matters, so even one asks that is told never to. Without
+    `with_info` nobody looks at more of `Block.info` than its size.
     """
 
     key: str
@@ -66,6 +68,7 @@ class ReadRequest:
     operation: str = "read_block"
     page_sums: bool = False
     lifetime: Lifetime = "default"
+    with_info: bool = False
 
     @property
     def whole(self) -> bool:
@@ -80,6 +83,7 @@ class WriteRequest:
     With `if_absent` only where there is no block, with `if_match` only in place of the block that
     has that ETag, as `BlockInfo` has it; one of the two at most. A store that can't keep something
     of `options` raises `UnsupportedError`, and stores nothing. `operation` is what errors name.
+    `through` is for caches: what comes after it rests on the block being in the store.
     """
 
     key: str
@@ -88,6 +92,7 @@ class WriteRequest:
     if_match: str | None = None
     options: PutOptions | None = None
     operation: str = "write_block"
+    through: bool = False
 
     @property
     def conditional(self) -> bool:
@@ -368,6 +373,14 @@ class Store(ABC):
     async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
         """A request that holds for `expires` seconds. The default is for stores without any."""
         raise UnsupportedError(f"presign {request.key!r}: {self.name} takes no requests")
+
+    async def pending(self, ctx: Context) -> builtins.list[StagedBlock]:
+        """The blocks that wait to be uploaded, the oldest first; none by default."""
+        return []
+
+    async def drain(self, ctx: Context) -> builtins.list[StagedBlock]:
+        """Upload them, and return those that could not be: `pending`."""
+        return []
 
     def date(self, ctx: Context) -> datetime | None:
         """The store's clock at the last reply under this context, error responses included.

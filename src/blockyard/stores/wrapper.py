@@ -16,6 +16,7 @@ from blockyard.model import (
     Page,
     Part,
     PresignedRequest,
+    StagedBlock,
     StoreStats,
     Upload,
     UploadPage,
@@ -100,6 +101,12 @@ class WrapperStore(Store):
 
     async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
         return await self.inner.presign(ctx, request)
+
+    async def pending(self, ctx: Context) -> builtins.list[StagedBlock]:
+        return await self.inner.pending(ctx)
+
+    async def drain(self, ctx: Context) -> builtins.list[StagedBlock]:
+        return await self.inner.drain(ctx)
 
     def date(self, ctx: Context) -> datetime | None:
         return self.inner.date(ctx)

@@ -111,6 +111,8 @@ class AsyncioRuntime(NetworkRuntime):
     def awaits(self) -> bool:
         return calling_thread.get() is None
 
+    suspends = True
+
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
         seconds = None if deadline is None else deadline - self.now()
         if not await in_time(told_when_done(future), seconds):

@@ -159,6 +159,7 @@ class BlockingRuntime(NetworkRuntime):
         raise NotImplementedError("a blocking store awaits no coroutine of the caller's")
 
     awaits = False
+    suspends = False
 
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
         seconds = None if deadline is None else deadline - monotonic()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from blockyard.errors import BlockStoreError
+from blockyard.model import BlockInfo
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability, held_together
 from blockyard.testing.clients import CLIENTS, Client, ClientName, Source, open_client
@@ -41,6 +42,12 @@ class SuiteBase:
     def store(self, client: Client) -> BlockStore:
         """The client's store, called as a `BlockStore`."""
         return client.store
+
+
+def stored(store: BlockStore, key: str, data: bytes) -> BlockInfo:
+    """Write a block, and wait for its ETag, which a cache in write-back mode does not know yet."""
+    info = store.write_block(key, data)
+    return info if info.etag else store.stat_block(key)
 
 
 def kind_raised(call: Callable[[], Any]) -> type[Exception] | None:

@@ -19,7 +19,7 @@ from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.clients import Client
 from blockyard.testing.samples import SIZES, WRITABLE, content, filled
-from blockyard.testing.suite.base import SuiteBase
+from blockyard.testing.suite.base import SuiteBase, stored
 
 KEY = "share/content/chunk-0/block-0"
 _RACERS = 8
@@ -90,10 +90,10 @@ class BlockTests(SuiteBase):
     def test_a_write_replaces_all_of_the_old_block(
         self, store: BlockStore, old: int, new: int
     ) -> None:
-        first = store.write_block(KEY, content(old, seed=1))
+        first = stored(store, KEY, content(old, seed=1))
         data = content(new, seed=2)
 
-        second = store.write_block(KEY, data)
+        second = stored(store, KEY, data)
 
         assert store.read_block(KEY) == data
         assert second.etag != first.etag
@@ -101,12 +101,12 @@ class BlockTests(SuiteBase):
         assert store.list_by_prefix() == [KEY]
 
     def test_stat_describes_the_block(self, store: BlockStore) -> None:
-        written = store.write_block(KEY, b"block")
+        info = stored(store, KEY, b"block")
 
         known = store.stat_block(KEY)
 
         assert isinstance(known, BlockInfo)
-        assert (known.key, known.size, known.etag) == (KEY, 5, written.etag)
+        assert (known.key, known.size, known.etag) == (KEY, 5, info.etag)
         assert known.etag
         assert '"' not in known.etag
         assert known.last_modified is not None

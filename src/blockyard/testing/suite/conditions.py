@@ -10,7 +10,7 @@ from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.clients import Client
 from blockyard.testing.samples import content
-from blockyard.testing.suite.base import SuiteBase
+from blockyard.testing.suite.base import SuiteBase, stored
 
 KEY = "share/counter"
 _ANOTHER = "0123456789abcdef0123456789abcdef"
@@ -23,7 +23,7 @@ class ConditionTests(SuiteBase):
 
     def test_if_match_replaces_the_version_it_names(self, store: BlockStore) -> None:
         self._need_matching_writes()
-        known = store.write_block(KEY, content(70_000))
+        known = stored(store, KEY, content(70_000))
 
         for number in range(3):
             data = content(100 * number, seed=number)
@@ -35,8 +35,8 @@ class ConditionTests(SuiteBase):
 
     def test_if_match_leaves_another_version(self, store: BlockStore) -> None:
         self._need_matching_writes()
-        first = store.write_block(KEY, b"first")
-        second = store.write_block(KEY, b"second")
+        first = stored(store, KEY, b"first")
+        second = stored(store, KEY, b"second")
 
         for etag in (first.etag, _ANOTHER):
             with pytest.raises(PreconditionFailedError) as refused:
@@ -49,7 +49,7 @@ class ConditionTests(SuiteBase):
         assert store.stat_block(KEY).etag == second.etag
 
     def test_if_match_writes_nothing_where_there_is_no_block(self, store: BlockStore) -> None:
-        known = store.write_block(KEY, b"first")
+        known = stored(store, KEY, b"first")
         store.delete_block(KEY)
 
         for key in (KEY, "share/counter/below", "elsewhere/absent"):
@@ -81,7 +81,7 @@ class ConditionTests(SuiteBase):
     def test_if_match_is_refused_where_the_service_would_ignore_it(self, store: BlockStore) -> None:
         if Capability.MATCHING_WRITES not in self.lacks:
             pytest.skip("the service honours `If-Match` with a write")
-        first = store.write_block(KEY, b"first")
+        first = stored(store, KEY, b"first")
 
         with pytest.raises(PreconditionFailedError):
             _ = store.write_block(KEY, b"second", if_match=_ANOTHER)
@@ -92,7 +92,7 @@ class ConditionTests(SuiteBase):
 
     def test_if_match_deletes_the_version_it_names(self, store: BlockStore) -> None:
         self._need_matching_deletes()
-        known = store.write_block(KEY, content(70_000))
+        known = stored(store, KEY, content(70_000))
         _ = store.write_block("share/other", b"other")
 
         assert store.delete_block(KEY, if_match=known.etag) is None
@@ -105,8 +105,8 @@ class ConditionTests(SuiteBase):
 
     def test_if_match_does_not_delete_another_version(self, store: BlockStore) -> None:
         self._need_matching_deletes()
-        first = store.write_block(KEY, b"first")
-        second = store.write_block(KEY, b"second")
+        first = stored(store, KEY, b"first")
+        second = stored(store, KEY, b"second")
 
         for etag in (first.etag, _ANOTHER):
             with pytest.raises(PreconditionFailedError) as refused:
@@ -121,7 +121,7 @@ class ConditionTests(SuiteBase):
 
     def test_if_match_deletes_nothing_where_there_is_no_block(self, store: BlockStore) -> None:
         self._need_matching_deletes()
-        known = store.write_block(KEY, b"first")
+        known = stored(store, KEY, b"first")
         store.delete_block(KEY)
 
         for key in (KEY, "share/counter/below", "elsewhere/absent"):
@@ -135,7 +135,7 @@ class ConditionTests(SuiteBase):
         self._need_matching_writes()
         self._need_matching_deletes()
         for number in range(_ROUNDS):
-            known = client.store.write_block(KEY, str(number).encode())
+            known = stored(client.store, KEY, str(number).encode())
 
             def change(store: BlockStore, number: int, etag: str = known.etag) -> BlockInfo | None:
                 if number % 2:
@@ -156,7 +156,7 @@ class ConditionTests(SuiteBase):
     ) -> None:
         if Capability.MATCHING_DELETES not in self.lacks:
             pytest.skip("the service honours `If-Match` with a delete")
-        known = store.write_block(KEY, b"first")
+        known = stored(store, KEY, b"first")
 
         for etag in (_ANOTHER, known.etag):
             with pytest.raises(UnsupportedError, match=rf"delete_block '{KEY}': not deleted"):

@@ -35,6 +35,8 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "iter_blocks": lambda store: list(store.iter_blocks()),
     "verify_by_prefix": lambda store: store.verify_by_prefix(),
     "health_check": lambda store: store.health_check(),
+    "pending": lambda store: store.pending(),
+    "drain": lambda store: store.drain(),
     "write_object": lambda store: store.write_object("a", b""),
     "write_content": lambda store: store.write_content("a", b""),
     "read_content": lambda store: store.read_content("a"),
@@ -54,6 +56,14 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
 
 class LifecycleTests(SuiteBase):
     """A store says that it can be used, and is left in order."""
+
+    def test_nothing_is_pending_once_it_was_drained(self, store: BlockStore) -> None:
+        _ = store.write_block("a", b"block")
+
+        assert store.drain(60) == []
+
+        assert store.pending() == []
+        assert store.read_block("a") == b"block"
 
     def test_health(self, store: BlockStore) -> None:
         _ = store.write_block("a", b"")

@@ -17,7 +17,7 @@ from blockyard.model import MIN_PART_SIZE
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.samples import content
-from blockyard.testing.suite.base import SuiteBase
+from blockyard.testing.suite.base import SuiteBase, stored
 
 KEY = "files/large"
 _PART = MIN_PART_SIZE
@@ -45,8 +45,9 @@ class ObjectTests(SuiteBase):
         info = store.write_object(KEY, _SOURCES[kind](data), part_size=_PART, progress=done.append)
 
         assert (info.key, info.size) == (KEY, size)
-        assert store.stat_block(KEY).etag == info.etag
-        assert store.stat_block(KEY).size == size
+        known = store.stat_block(KEY)
+        assert info.etag in {known.etag, ""}  # which a cache in write-back mode does not know yet
+        assert known.size == size
         assert store.read_block(KEY) == data
         if size > _PART:
             around = store.read_block_range(KEY, _PART - 100, 200)
@@ -95,7 +96,7 @@ class ObjectTests(SuiteBase):
         data = content(_PART + 1)
         with pytest.raises(BlockNotFoundError, match=f"write_object '{KEY}'"):
             _ = store.write_object(KEY, data, part_size=_PART, if_match=_ANOTHER)
-        first = store.write_block(KEY, b"first")
+        first = stored(store, KEY, b"first")
         with pytest.raises(PreconditionFailedError, match=f"write_object '{KEY}'"):
             _ = store.write_object(KEY, data, part_size=_PART, if_match=_ANOTHER)
         assert store.read_block(KEY) == b"first"
@@ -112,7 +113,7 @@ class ObjectTests(SuiteBase):
         lacked = Capability.CONDITIONAL_UPLOADS if absent else Capability.MATCHING_UPLOADS
         if lacked not in self.lacks:
             pytest.skip(f"the service honours {condition} with an upload")
-        first = store.write_block(KEY, b"first")
+        first = stored(store, KEY, b"first")
         given: dict[str, Any] = {"if_absent": True} if absent else {"if_match": first.etag}
 
         for _ in range(2):

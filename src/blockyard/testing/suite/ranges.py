@@ -15,7 +15,7 @@ from blockyard.errors import (
 from blockyard.model import KIB, MIB
 from blockyard.sync import BlockStore
 from blockyard.testing.samples import content
-from blockyard.testing.suite.base import SuiteBase
+from blockyard.testing.suite.base import SuiteBase, stored
 
 KEY = "share/content/chunk-0/block-1"
 _PAGE = 16 * KIB
@@ -64,13 +64,13 @@ class RangeTests(SuiteBase):
 
     def test_bytes_and_the_block_they_are_of(self, store: BlockStore) -> None:
         data = content(_SIZE)
-        written = store.write_block(KEY, data)
+        known = stored(store, KEY, data)
 
         for offset, length in _WITHIN:
             read, info = store.read_block_with_info(KEY, offset, length)
             assert type(read) is bytes
             assert read == data[offset:][:length], (offset, length)
-            assert (info.key, info.size, info.etag) == (KEY, _SIZE, written.etag)
+            assert (info.key, info.size, info.etag) == (KEY, _SIZE, known.etag)
             assert info.last_modified is not None
         for offset, length in _BEYOND:
             with pytest.raises(InvalidRangeError, match="read_block_with_info"):
@@ -90,13 +90,13 @@ class RangeTests(SuiteBase):
         "asked", [{}, {"offset": 5, "length": 9}, {"suffix": 7}, {"suffix": 0}], ids=str
     )
     def test_reads_of_one_version(self, store: BlockStore, asked: dict[str, Any]) -> None:
-        old = store.write_block(KEY, content(_SIZE)).etag
+        old = stored(store, KEY, content(_SIZE)).etag
         _, info = store.read_block_with_info(KEY, **asked, if_match=old, if_none_match="another")
         assert info.etag == old
         with pytest.raises(NotModifiedError, match=KEY):
             _ = store.read_block_with_info(KEY, **asked, if_none_match=old)
 
-        new = store.write_block(KEY, content(_SIZE)[::-1]).etag
+        new = stored(store, KEY, content(_SIZE)[::-1]).etag
         assert new != old
         with pytest.raises(PreconditionFailedError, match=KEY):
             _ = store.read_block_with_info(KEY, **asked, if_match=old)

@@ -1,0 +1,285 @@
+"""The stage of a cache folder: blocks that are written, and not in the store yet.
+
+    stage/NAME     the version of a block that is to be uploaded: an entry (`entry.py`), synced
+    stage/.RANDOM  what is being written
+    locks/lock-..  held for a moment by whoever changes what is staged: see `stores/locks.py`
+    locks/uploads, doubt/NAME: see `key_locks.py` and `doubt.py`
+
+A version that is staged is never changed: another one replaces it in one step, and its removal
+makes sure that it is still that one. In the place of an ETag its head has a name of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from math import inf
+from typing import NamedTuple
+
+from blockyard import syscalls
+from blockyard.cache import entry
+from blockyard.cache.entry import HEAD, Head, name_of
+from blockyard.cache.folder import Descriptor, Folder
+from blockyard.cache.kept import DamagedEntryError, OpenEntry
+from blockyard.cache.tier import Pages
+from blockyard.model import MIB, BlockInfo
+from blockyard.s3.integrity import running_checksums
+from blockyard.stores.locks import FolderLock, ReplacedError, Version, version_of
+from blockyard.user_code import pass_on_foreign
+
+SMALLEST_STAGE = 1 * MIB
+_LARGEST_BLOCK = 32 * MIB
+_LARGEST_SHARE = 4
+_MOST_BLOCKS = 100_000
+_SHARE_BETWEEN_LOOKS = 8
+"""A process that has taken one part in so many of the room looks again how much there is."""
+_ABANDONED_SECONDS = 3600.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class NoRoomError(Exception):
+    """There is no room now: what is staged has to be uploaded first."""
+
+
+class Waiting(NamedTuple):
+    """A file in the stage: since when, in seconds since the epoch, and the bytes of its block."""
+
+    staged_at: float
+    name: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One version of a block in the stage, open: it can be read when it is there no more."""
+
+    entry: OpenEntry
+    file: Version
+    """What tells its file from one that replaced it."""
+
+    @property
+    def info(self) -> BlockInfo:
+        """The block, without the ETag that it will have."""
+        return self.entry.head.info._replace(etag="")
+
+    @property
+    def version(self) -> str:
+        """The name of this version, which no other one has."""
+        return self.entry.head.info.etag
+
+    def read(self, begin: int, end: int) -> Pages:
+        """The pages that hold these bytes. Raises `DamagedEntryError`, `OSError`."""
+        pages = self.entry.read(begin, end, wait=True)
+        if not pages.data and begin < end:
+            raise DamagedEntryError
+        return pages
+
+
+class Stage:
+    """What the store `identity` has staged in a folder, of `size` bytes for all stores.
+
+    Raises `OSError`, and `NoRoomError` for what has no room.
+    """
+
+    def __init__(self, folder: Folder, size: int, identity: str) -> None:
+        self.size = size
+        self.largest = min(_LARGEST_BLOCK, size // _LARGEST_SHARE)
+        """Bytes of the largest block that is staged."""
+        self._folder = folder
+        self._identity = identity
+        self._root = f"{folder.root}/stage"
+        self._locks = f"{folder.root}/locks"
+        self._unclaimed = 0
+        """Bytes that may be staged before the next look at how much there is."""
+        self._keys: dict[bytes, str] = {}
+
+    def prepare(self) -> None:
+        """Make its folders."""
+        for path in (self._root, self._locks):
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        syscalls.sync_folder_at(str(self._folder.root))
+
+    def name(self, key: str) -> bytes:
+        """The name of the file of a key."""
+        return name_of(self._identity, key)
+
+    def put(self, key: str, data: bytes | memoryview, now: float) -> BlockInfo:
+        """Stage a version, in place of the one that is there. It is safe once `sync` returned.
+
+        `now` is in seconds since the epoch.
+        """
+        staged_at = datetime.fromtimestamp(now, UTC)
+        info = BlockInfo(key, len(data), os.urandom(12).hex(), staged_at)
+        sums = running_checksums(data)
+        head = Head(self.name(key), info, 0, struct.pack(f">{len(sums)}I", *sums))
+        text = entry.encode_new(head, 0, data, entry.encode_checked(-inf, self._folder.boot))
+        assert text is not None  # noqa: S101 - keys are checked
+        self._make_room(HEAD + len(data))
+        try:
+            self._put(head.name, text, data)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise NoRoomError from error
+            raise
+        return info._replace(etag="")
+
+    def sync(self) -> None:
+        """Have what was staged and removed before on the disk."""
+        with self._opened(self._root) as folder:
+            syscalls.sync_folder(folder.number)
+
+    def find(self, name: bytes) -> Staged | None:
+        """The version that is staged now. Raises `DamagedEntryError`."""
+        number = self._folder.open_file(self._path(name))
+        if number is None:
+            return None
+        found = version_of(os.fstat(number))
+        return Staged(OpenEntry(number, name, 0, self._folder.boot, wait=True), found)
+
+    def remove(self, name: bytes, version: Version) -> bool:
+        """Remove this version; False where another one is staged by now, or none."""
+        own = name.hex()
+        with (
+            self._opened(self._root) as folder,
+            self._opened(self._locks) as area,
+            FolderLock(area.number, (own,), needed=True) as lock,
+        ):
+            unlink = partial(os.unlink, own, dir_fd=folder.number)
+            try:
+                lock.replace(folder.number, own, version, unlink)
+            except (ReplacedError, FileNotFoundError):
+                return False
+        return True
+
+    def version(self, name: bytes) -> Version | None:
+        """What is staged under a name now, damaged or not; None where nothing is."""
+        try:
+            return version_of(os.stat(self._path(name), follow_symlinks=False))
+        except FileNotFoundError:
+            return None
+
+    def may_hold(self, name: bytes) -> bool:
+        """Whether something is staged under a name, or that can't be told."""
+        try:
+            return self.version(name) is not None
+        except OSError as error:
+            pass_on_foreign(error)
+            return True
+
+    def used(self) -> int:
+        """Bytes of all that is staged, of all stores."""
+        return sum(each.size + HEAD for each in self.files())
+
+    def waiting(self) -> list[Waiting]:
+        """What this store has staged, by whichever process, the oldest first."""
+        return [each for each in self.files() if self.key(each.name) is not None]
+
+    def key(self, name: bytes) -> str | None:
+        """The key of a file in the stage; None where it is another store's, damaged or gone."""
+        known = self._keys.get(name)
+        if known is None:
+            try:
+                staged = self.find(name)
+            except DamagedEntryError:
+                return None
+            if staged is None or self.name(staged.info.key) != name:
+                return None
+            if len(self._keys) >= _MOST_BLOCKS:
+                self._keys.clear()
+            known = self._keys[name] = staged.info.key
+        return known
+
+    def is_empty(self) -> bool:
+        """Whether nothing is staged, of any store."""
+        try:
+            with os.scandir(self._root) as found:
+                return all(each.name.startswith(".") for each in found)
+        except FileNotFoundError:
+            return True
+
+    def _path(self, name: bytes) -> str:
+        return f"{self._root}/{name.hex()}"
+
+    def _put(self, name: bytes, text: bytes, data: bytes | memoryview) -> None:
+        temporary, own = f".{os.urandom(8).hex()}", name.hex()
+        with (
+            self._opened(self._root) as folder,
+            self._opened(self._locks) as area,
+            Descriptor(os.open(temporary, _NEW, 0o600, dir_fd=folder.number)) as file,
+        ):
+            try:
+                syscalls.write_all_at(file.number, text, 0)
+                syscalls.write_all_at(file.number, data, HEAD)
+                os.fsync(file.number)
+                with FolderLock(area.number, (own,), needed=True) as lock:
+                    syscalls.rename(
+                        file.number,
+                        temporary,
+                        own,
+                        src_dir_fd=folder.number,
+                        dst_dir_fd=folder.number,
+                        run=lock.run,
+                    )
+            except BaseException:
+                with syscalls.errors_ignored():
+                    os.unlink(temporary, dir_fd=folder.number)
+                raise
+
+    def _make_room(self, need: int) -> None:
+        """Raise `NoRoomError` where there is none.
+
+        Each process looks after it has taken a share of the room that was left when it looked
+        last: so no counts are kept between processes, which a kill would put wrong.
+        """
+        if need > self._unclaimed:
+            files = self.files()
+            left = self.size - sum(each.size + HEAD for each in files)
+            if left < need or len(files) >= _MOST_BLOCKS:
+                raise NoRoomError
+            self._unclaimed = max(need, left // _SHARE_BETWEEN_LOOKS)
+        self._unclaimed -= need
+
+    def files(self) -> list[Waiting]:
+        """All files of the stage, the oldest first. Those that killed writers left are removed."""
+        files = list[Waiting]()
+        try:
+            with os.scandir(self._root) as found:
+                for each in found:
+                    with suppress(FileNotFoundError, ValueError):
+                        known = each.stat(follow_symlinks=False)
+                        if each.name.startswith("."):
+                            self._remove_abandoned(each.path, known.st_mtime)
+                        else:
+                            name = bytes.fromhex(each.name)
+                            size = max(0, known.st_size - HEAD)
+                            files.append(Waiting(known.st_mtime, name, size))
+        except FileNotFoundError:
+            return []
+        return sorted(files)
+
+    def _remove_abandoned(self, path: str, modified: float) -> None:
+        """Remove what is being written since an hour: its writer was killed."""
+        newest = os.stat(self._root).st_mtime
+        if newest - modified > _ABANDONED_SECONDS:
+            with syscalls.errors_ignored():
+                os.unlink(path)
+
+    @contextmanager
+    def _opened(self, path: str) -> Generator[Descriptor]:
+        try:
+            number = os.open(path, _DIRECTORY)
+        except FileNotFoundError:  # the folder was removed
+            self._folder.prepare()
+            self.prepare()
+            number = os.open(path, _DIRECTORY)
+        with Descriptor(number) as folder:
+            yield folder

@@ -1,0 +1,338 @@
+"""Writers through a cache in write-back mode that are killed at any moment.
+
+Several processes write, copy and delete the same keys through one cache folder, and others read
+them. What each call did is noted with its times, and a call of a process that was killed may have
+come about until shortly after. A read, and what the store holds once everything was drained, has
+to be of a change that no acknowledged one came after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import tempfile
+import time
+import traceback
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from blockyard import BlockNotFoundError, BlockStore, S3Config, StoreConfig, open_store
+from blockyard.cache import doubt
+from blockyard.cache import store as cache_store
+from blockyard.model import KIB
+from blockyard_faults.campaign import bucket
+from blockyard_faults.killing import Log, kill, started
+
+WRITERS = 2
+READERS = 1
+KEYS = [f"k{number}" for number in range(6)]
+_LARGEST = 40 * KIB
+_LIVES = (0.02, 0.8)
+"""Seconds that a writer lives."""
+_SETTLE = 0.5
+"""On loopback no request takes effect later than that after its client was killed."""
+_COPIES_FOLLOWED = 4
+NOTHING = ""
+"""What is read of a key without a block."""
+
+Open = Callable[[], BlockStore]
+
+
+def bytes_of(version: str) -> bytes:
+    """All bytes of a version: its name, over and over."""
+    size = Random(version).randrange(len(version) + 1, _LARGEST)  # noqa: S311 - to be repeated
+    unit = version.encode() + b";"
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def version_of(data: bytes) -> str:
+    """The name in the bytes of a version; what is damaged has none of ours."""
+    version = data.partition(b";")[0].decode(errors="replace")
+    return version if data == bytes_of(version) else f"damaged: {data[:40]!r}, {len(data)} bytes"
+
+
+@dataclass(slots=True)
+class Change:
+    """A change of a key, by a call that began and ended then; `done` if it was acknowledged.
+
+    Written is `version`, or what the key `source` held.
+    """
+
+    key: str
+    began: float
+    version: str | None = None
+    source: str | None = None
+    ended: float = inf
+    done: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """What was seen: `broken` says what should not have been."""
+
+    changes: int = 0
+    reads: int = 0
+    kills: int = 0
+    broken: list[str] = field(default_factory=list[str])
+
+
+class History:
+    """All changes that were made, and what a reader may have found."""
+
+    def __init__(self, changes: list[Change]) -> None:
+        self._by_end: dict[str, list[Change]] = defaultdict(list)
+        self._done: dict[str, list[Change]] = defaultdict(list)
+        for key in KEYS:
+            self._by_end[key].append(Change(key, 0, NOTHING, ended=0, done=True))
+        for each in sorted(changes, key=lambda change: change.ended):
+            self._by_end[each.key].append(each)
+            if each.done:
+                self._done[each.key].append(each)
+        self._latest: dict[str, list[float]] = {}
+        """Of all that were done by the end of each: when the last of them began."""
+        for key, done in self._done.items():
+            latest, begins = -inf, list[float]()
+            for each in done:
+                latest = max(latest, each.began)
+                begins.append(latest)
+            self._latest[key] = begins
+
+    def allows(self, key: str, version: str, began: float, ended: float, depth: int = 0) -> bool:
+        """Whether a read that began and ended then may have found that version."""
+        if depth > _COPIES_FOLLOWED:
+            return True
+        done = self._done[key]
+        count = bisect_right(done, began, key=lambda change: change.ended)
+        since = self._latest[key][count - 1] if count else -inf
+        changes = self._by_end[key]
+        for each in changes[bisect_left(changes, since, key=lambda change: change.ended) :]:
+            if each.began > ended:
+                continue
+            if each.source is None:
+                if each.version == version:
+                    return True
+            elif self.allows(each.source, version, each.began, min(each.ended, ended), depth + 1):
+                return True
+        return False
+
+
+class Worker:
+    """What the processes have in common: the store and the log of what they did."""
+
+    def __init__(self, folder: Path, opened: Open, random: Random) -> None:
+        doubt.SETTLE_SECONDS = cache_store.SETTLE_SECONDS = _SETTLE
+        self._random = random
+        self._name = secrets.token_hex(4)
+        self._count = 0
+        self._log = Log(folder / "log")
+        self._store = opened()
+
+    def run(self, step: Callable[[], None]) -> None:
+        """Do that until killed."""
+        while True:
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - none is expected, and each is told
+                self._log.tell(broken=traceback.format_exc())
+
+    def write(self) -> None:
+        """Change a key, or two."""
+        key, other = self._random.sample(KEYS, 2)
+        what = self._random.random()
+        if what < 0.6:
+            self._count += 1
+            version = f"{key}:{self._name}:{self._count}"
+            data = bytes_of(version)
+            self._change(lambda: self._store.write_block(key, data), {key: {"version": version}})
+        elif what < 0.75:
+            self._change(lambda: self._store.copy_block(other, key), {key: {"source": other}})
+        elif what < 0.9:
+            self._change(lambda: self._store.delete_block(key), {key: {"version": NOTHING}})
+        else:
+            both = {each: {"version": NOTHING} for each in (key, other)}
+            self._change(lambda: self._store.delete_blocks([key, other]), both)
+
+    def _change(self, call: Callable[[], object], changes: dict[str, dict[str, str]]) -> None:
+        self._count += 1
+        number = f"{self._name}:{self._count}"
+        self._log.tell(call=number, by=os.getpid(), at=time.monotonic(), changes=changes)
+        try:
+            _ = call()
+        except BlockNotFoundError:  # a copy of what is not there
+            self._log.tell(refused=number)
+        else:
+            self._log.tell(done=number, at=time.monotonic())
+
+    def read(self) -> None:
+        """Read a key."""
+        key = self._random.choice(KEYS)
+        began = time.monotonic()
+        found = found_in(self._store, key)
+        self._log.tell(read=key, version=found, began=began, ended=time.monotonic())
+
+
+def found_in(store: BlockStore, key: str) -> str:
+    """The version that the store gives of a key."""
+    try:
+        return version_of(store.read_block(key))
+    except BlockNotFoundError:
+        return NOTHING
+
+
+def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
+    """Kill writers so many times, and say what was seen.
+
+    `below` opens the store behind the cache.
+    """
+    random = Random(seed)  # noqa: S311 - to be repeated
+    opened = _cached(below, folder / "cache")
+    readers = [started(_work, folder, opened, random.random(), "read") for _ in range(READERS)]
+    writers: dict[int, float] = {}
+    killed: dict[int, float] = {}
+    try:
+        while len(killed) < kills:
+            now = time.monotonic()
+            while len(writers) < WRITERS:
+                child = started(_work, folder, opened, random.random(), "write")
+                writers[child] = now + random.uniform(*_LIVES)
+            for child, until in list(writers.items()):
+                if now >= until:
+                    del writers[child]
+                    kill(child)
+                    killed[child] = time.monotonic()
+            time.sleep(0.005)
+    finally:
+        for child in writers:
+            kill(child)
+            killed[child] = time.monotonic()
+        for child in readers:
+            kill(child)
+    result = Result(kills=len(killed))
+    check(folder / "log", killed, opened, below, result)
+    return result
+
+
+def _cached(below: Open, cache: Path) -> Open:
+    def opened() -> BlockStore:
+        with below() as plain:
+            config = plain._source  # pyright: ignore[reportPrivateUsage]
+        assert config is not None
+        settings: dict[str, Any] = {"type": config.type, config.type: config.selected}
+        settings["cache"] = {
+            "memory": "1MiB",
+            "mode": "write_back",
+            "disk": {"path": str(cache), "size": "64MiB"},
+        }
+        return open_store(StoreConfig(**settings))
+
+    return opened
+
+
+def _work(folder: Path, opened: Open, seed: float, what: str) -> None:
+    worker = Worker(folder, opened, Random(seed))  # noqa: S311 - to be repeated
+    worker.run(worker.write if what == "write" else worker.read)
+
+
+def check(log: Path, killed: dict[int, float], opened: Open, below: Open, result: Result) -> None:
+    """Hold what was read, and what is there once all was drained, to what was acknowledged."""
+    calls, reads = dict[str, list[Change]](), list[dict[str, Any]]()
+    for line in log.read_text().splitlines():
+        _add(json.loads(line), killed, calls, reads, result)
+    changes = [change for each in calls.values() for change in each]
+    history = History(changes)
+    result.changes, result.reads = sum(change.done for change in changes), len(reads)
+    for read in reads:
+        if not history.allows(read["read"], read["version"], read["began"], read["ended"]):
+            result.broken.append(f"read, and replaced before: {read}")
+    doubt.SETTLE_SECONDS = cache_store.SETTLE_SECONDS = _SETTLE
+    time.sleep(_SETTLE)
+    with opened() as store:
+        result.broken += [f"left after a drain: {each}" for each in store.drain(60)]
+        told = {key: found_in(store, key) for key in KEYS}
+    with below() as plain:
+        there = {key: found_in(plain, key) for key in KEYS}
+    if there != told:
+        result.broken.append(f"the cache tells {told}, the store has {there}")
+    for key, version in there.items():
+        if not history.allows(key, version, inf, inf):
+            result.broken.append(f"at the end {key} is {version!r}, replaced before")
+    if not (result.changes and result.reads):
+        result.broken.append("nothing was changed or read: nothing was tested")
+
+
+def _add(
+    line: dict[str, Any],
+    killed: dict[int, float],
+    calls: dict[str, list[Change]],
+    reads: list[dict[str, Any]],
+    result: Result,
+) -> None:
+    match line:
+        case {"call": number, "by": process, "at": at, "changes": changes}:
+            ended = killed[process] + _SETTLE
+            calls[number] = [Change(key, at, ended=ended, **what) for key, what in changes.items()]
+        case {"done": number, "at": at}:
+            for change in calls[number]:
+                change.ended, change.done = at, True
+        case {"refused": number}:
+            del calls[number]
+        case {"read": _}:
+            reads.append(line)
+        case _:
+            result.broken.append(line["broken"])
+
+
+@contextmanager
+def _on_s3() -> Generator[Open]:
+    with bucket.serve() as url:
+        s3 = S3Config(
+            bucket=bucket.BUCKET,
+            endpoint=url,
+            access_key="campaign",
+            secret_key="campaign",  # noqa: S106 - nobody's
+        )
+        yield lambda: open_store(StoreConfig(s3=s3))
+
+
+@contextmanager
+def _in_folder() -> Generator[Open]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield lambda: open_store(f"file://{folder}")
+
+
+PLACES = {"s3": _on_s3, "file": _in_folder}
+
+
+def main() -> int:
+    """Run for `--kills` in each kind of store; 0 when nothing was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    _ = parser.add_argument("--kills", type=int, default=200)
+    _ = parser.add_argument("--seed", type=int, help="repeats the choices, but not the moments")
+    options = parser.parse_args()
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    broken = 0
+    for kind, place in PLACES.items():
+        with place() as below, tempfile.TemporaryDirectory() as folder:
+            result = run(Path(folder), below, options.kills, seed)
+        said = [
+            *result.broken[:10],
+            f"{kind}, seed {seed}: {result.changes} changes, {result.reads} reads beside, "
+            f"{result.kills} writers killed, {len(result.broken)} broken",
+        ]
+        _ = sys.stdout.write("\n".join(said) + "\n")
+        broken += len(result.broken)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

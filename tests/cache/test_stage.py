@@ -1,0 +1,411 @@
+"""What a stage is made of: its files, the marks of doubt, the locks of keys, the upload threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from blockyard.cache import folder as folder_module
+from blockyard.cache.doubt import SETTLE_SECONDS, Doubt
+from blockyard.cache.entry import HEAD
+from blockyard.cache.folder import Folder
+from blockyard.cache.kept import DamagedEntryError
+from blockyard.cache.key_locks import KeyLocks
+from blockyard.cache.stage import NoRoomError, Stage, Waiting
+from blockyard.cache.uploads import PARALLEL, Uploads
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.model import MIB
+from blockyard.testing.samples import content
+from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.connections import Connections
+from tests.cache.staging import NoThreads
+
+NOW = 1.8e9
+NAME, OTHER = b"n" * 16, b"o" * 16
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    made = Folder(tmp_path / "cache")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def stage(folder: Folder) -> Stage:
+    made = Stage(folder, 64 * MIB, "store")
+    made.prepare()
+    return made
+
+
+def found(stage: Stage, key: str) -> bytes | None:
+    staged = stage.find(stage.name(key))
+    return None if staged is None else staged.read(0, staged.info.size).data
+
+
+@pytest.mark.parametrize("size", [0, 1, 16384, 16385, 4 * MIB, 5 * MIB + 1])
+def test_what_is_staged_is_found_as_it_was(stage: Stage, size: int) -> None:
+    data = content(size)
+    info = stage.put("k", memoryview(data), NOW)
+    staged = stage.find(stage.name("k"))
+    assert staged is not None
+    assert staged.info == info
+    assert (info.size, info.etag, staged.info.key) == (size, "", "k")
+    assert info.last_modified is not None
+    assert info.last_modified.timestamp() == NOW
+    assert staged.read(0, size).data == data
+    if size > 1:
+        pages = staged.read(size - 1, size)
+        assert pages.data == data[pages.first :]
+    assert found(stage, "l") is None
+
+
+def test_it_is_synced_before_it_gets_its_name(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+
+    def noted(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            did.append(name)
+            return real(*given, **more)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("pwrite", "fsync", "rename"):
+        noted(name)
+    stage.put("k", b"x", NOW)
+    stage.sync()
+    assert did == ["pwrite", "pwrite", "fsync", "rename", "fsync"]
+
+
+def test_only_the_version_that_is_meant_is_removed(stage: Stage) -> None:
+    name = stage.name("k")
+    stage.put("k", b"1", NOW)
+    first = stage.version(name)
+    stage.put("k", b"2", NOW)
+    second = stage.version(name)
+    assert first is not None
+    assert second is not None
+    assert stage.remove(name, first) is False
+    assert found(stage, "k") == b"2"
+    assert stage.remove(name, second) is True
+    assert stage.remove(name, second) is False
+    assert stage.version(name) is None
+
+
+def test_who_has_it_open_reads_a_version_that_was_replaced(stage: Stage) -> None:
+    stage.put("k", content(50_000), NOW)
+    staged = stage.find(stage.name("k"))
+    assert staged is not None
+    stage.put("k", b"new", NOW)
+    assert staged.read(0, 50_000).data == content(50_000)
+
+
+@pytest.mark.parametrize("damage", ["head", "data", "cut", "empty", "swapped"])
+def test_damage_is_seen(stage: Stage, damage: str) -> None:
+    stage.put("k", content(50_000), NOW)
+    path = Path(stage._path(stage.name("k")))
+    whole = bytearray(path.read_bytes())
+    if damage in {"head", "data"}:
+        whole[30 if damage == "head" else HEAD + 40_000] ^= 1
+    elif damage == "swapped":
+        stage.put("l", content(50_000), NOW)
+        whole = bytearray(Path(stage._path(stage.name("l"))).read_bytes())
+    path.write_bytes({"cut": whole[:20_000], "empty": b""}.get(damage, whole))
+    with pytest.raises(DamagedEntryError):
+        _ = found(stage, "k")
+
+
+def test_the_oldest_come_first_and_those_of_other_stores_not_at_all(
+    folder: Folder, stage: Stage
+) -> None:
+    other = Stage(folder, 64 * MIB, "another store")
+    for number, key in enumerate("cab"):
+        stage.put(key, b"x" * number, NOW)
+        os.utime(stage._path(stage.name(key)), (NOW + number, NOW + number))
+    other.put("a", b"others", NOW)
+    assert found(stage, "a") == b"x"
+    assert stage.waiting() == [
+        Waiting(NOW + number, stage.name(key), number) for number, key in enumerate("cab")
+    ]
+    assert [other.key(each.name) for each in other.waiting()] == ["a"]
+    assert stage.used() == 4 * HEAD + 9
+    assert not stage.is_empty()
+
+
+def test_what_killed_writers_left_goes_after_an_hour(stage: Stage) -> None:
+    root = Path(stage._root)
+    old, young = root / ".aa", root / ".bb"
+    for path, age in ((old, 3700), (young, 3500)):
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (time.time() - age,) * 2)
+    _ = (root / "foreign").write_text("foreign")
+    assert stage.waiting() == []
+    assert sorted(os.listdir(root)) == [".bb", "foreign"]
+
+
+def test_room_is_shared_by_all_processes_and_stores(folder: Folder) -> None:
+    stages = [Stage(folder, 2 * MIB, f"store {number}") for number in range(4)]
+    stages[0].prepare()
+    put = 0
+    for number in range(400):
+        try:
+            _ = stages[number % 4].put(f"k{number}", bytes(20_000), NOW)
+            put += 1
+        except NoRoomError:
+            continue
+    assert 0.9 * 2 * MIB < put * (20_000 + HEAD) <= 2 * MIB
+    name = stages[0].name("k0")
+    version = stages[0].version(name)
+    assert version is not None
+    assert stages[0].remove(name, version)
+    _ = stages[1].put("one more", bytes(20_000), NOW)
+
+
+# Marks of doubt.
+
+
+@pytest.fixture
+def doubt(folder: Folder) -> Doubt:
+    made = Doubt(folder)
+    made.prepare()
+    return made
+
+
+def test_a_change_is_in_doubt_from_its_beginning_until_it_has_settled(doubt: Doubt) -> None:
+    now = 1000.0
+    assert not doubt.in_doubt(NAME, now)
+    assert doubt.settles_at(NAME, "v", now) <= now
+    doubt.begin(NAME, "v")
+    assert doubt.in_doubt(NAME, now + 1e6)
+    doubt.end(NAME, "v", now)
+    assert doubt.in_doubt(NAME, now + SETTLE_SECONDS - 1)
+    assert not doubt.in_doubt(NAME, now + SETTLE_SECONDS)
+    assert doubt.settles_at(NAME, "w", now + 1) == now + SETTLE_SECONDS
+    assert doubt.settles_at(NAME, None, now + 1) == now + SETTLE_SECONDS
+    assert doubt.settles_at(NAME, "v", now + 1) == 0
+    assert not doubt.in_doubt(OTHER, now)
+    assert doubt.names() == [NAME]
+    assert doubt.settles_at(NAME, "w", now + SETTLE_SECONDS) == 0
+    assert doubt.names() == []
+
+
+@pytest.mark.parametrize("record", [b"", b"short", bytes(72)])
+def test_a_mark_that_can_not_be_read_is_of_a_change_under_way(doubt: Doubt, record: bytes) -> None:
+    Path(doubt._path(NAME)).write_bytes(record)
+    assert doubt.in_doubt(NAME, 1e9)
+    assert doubt.settles_at(NAME, "v", 1000.0) == 1000.0 + SETTLE_SECONDS
+    assert not doubt.in_doubt(NAME, 1000.0 + SETTLE_SECONDS)
+
+
+def test_a_mark_of_another_boot_has_settled_a_minute_after_this_one(
+    folder: Folder, doubt: Doubt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubt.end(NAME, "v", 5e6)
+    doubt.begin(OTHER, "v")
+    monkeypatch.setattr(folder_module, "_boot_id", lambda: b"next one")
+    later = Doubt(Folder(folder.root))
+    for name in (NAME, OTHER):
+        assert later.in_doubt(name, SETTLE_SECONDS - 1)
+        assert later.settles_at(name, "w", SETTLE_SECONDS - 1) == SETTLE_SECONDS
+    assert not later.in_doubt(NAME, SETTLE_SECONDS)
+
+
+# Locks of keys.
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> KeyLocks:
+    return KeyLocks(str(tmp_path / "locks"))
+
+
+def test_one_has_the_lock_of_a_key(tmp_path: Path, locks: KeyLocks) -> None:
+    held = locks.take([NAME, OTHER])
+    assert held is not None
+    for each in (locks, KeyLocks(str(tmp_path / "locks"))):
+        assert each.take([NAME]) is None
+        assert each.take([b"third" + bytes(11), OTHER]) is None
+        third = each.take([b"third" + bytes(11)])
+        assert third is not None
+        each.free(third)
+    locks.free(held)
+    again = locks.take([OTHER, NAME, OTHER])
+    assert again is not None
+    del again  # dropped, as when a signal handler raises
+    assert locks.take([NAME]) is not None
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path, locks: KeyLocks) -> None:
+    program = f"""
+import time
+from blockyard.cache.key_locks import KeyLocks
+held = KeyLocks({str(tmp_path / "locks")!r}).take([{NAME!r}])
+print("held", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        assert locks.take([NAME]) is None
+        child.send_signal(signal.SIGKILL)
+        _ = child.wait()
+    assert locks.take([NAME]) is not None
+
+
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
+    program = f"""
+import os, time
+from blockyard.cache.key_locks import KeyLocks
+locks = KeyLocks({str(tmp_path / "locks")!r})
+held = locks.take([{NAME!r}])
+child = os.fork()
+if not child:
+    print(os.getpid(), flush=True)  # once it has let go of what it inherited
+time.sleep(60)
+"""
+    locks = KeyLocks(str(tmp_path / "locks"))
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            assert locks.take([NAME]) is None
+            parent.send_signal(signal.SIGKILL)
+            _ = parent.wait()
+            os.kill(child, 0)
+            held = locks.take([NAME])
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert held is not None
+
+
+# Threads that upload.
+
+
+class Uploader:
+    """Uploads that a test looks at; `again` is when a name is to be tried again."""
+
+    def __init__(self) -> None:
+        self.runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
+        self.runtime.close()
+        self.uploads = Uploads(self.runtime, self._upload)
+        self.done: list[bytes] = []
+        self.again: dict[bytes, list[float | None]] = {}
+        self.hold = threading.Event()
+        self.hold.set()
+        self.most = 0
+        self._busy: list[None] = []
+
+    def _upload(self, name: bytes) -> float | None:
+        self._busy.append(None)
+        self.most = max(self.most, len(self._busy))
+        assert self.hold.wait(60)
+        self.done.append(name)
+        _ = self._busy.pop()
+        delays = self.again.get(name)
+        delay = delays.pop(0) if delays else None
+        return None if delay is None else self.runtime.now() + delay
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        ends = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def uploader() -> Iterator[Uploader]:
+    made = Uploader()
+    yield made
+    made.hold.set()
+    made.uploads.close()
+    made.uploads.wait(60)
+
+
+def names(count: int) -> list[bytes]:
+    return [struct.pack(">16x")[:12] + struct.pack(">I", number + 1) for number in range(count)]
+
+
+def test_a_few_are_uploaded_at_a_time_the_first_first(uploader: Uploader) -> None:
+    uploader.hold.clear()
+    for name in names(40):
+        uploader.uploads.add(name)
+        uploader.uploads.add(name)
+    uploader.until(lambda: uploader.most == PARALLEL)
+    assert not uploader.uploads.idle(0)
+    uploader.hold.set()
+    uploader.until(lambda: uploader.uploads.idle(0))
+    assert sorted(uploader.done) == names(40)
+    assert set(uploader.done[: 2 * PARALLEL]) <= set(names(4 * PARALLEL))
+    assert uploader.most == PARALLEL
+
+
+def test_what_fails_is_tried_again_when_it_is_due(uploader: Uploader) -> None:
+    (name,) = names(1)
+    uploader.again[name] = [0.05, 0.05]
+    uploader.uploads.add(name)
+    now = uploader.runtime.now
+    uploader.until(lambda: len(uploader.done) == 3)
+    uploader.until(lambda: uploader.uploads.idle(now() + 100))
+    uploader.again[name] = [50.0]
+    uploader.uploads.add(name)
+    uploader.until(lambda: len(uploader.done) == 4)
+    uploader.until(lambda: uploader.uploads.idle(now() + 40))
+    assert not uploader.uploads.idle(now() + 51)
+
+
+def test_its_threads_end_and_come_back(uploader: Uploader) -> None:
+    first, second = names(2)
+    uploader.uploads.add(first)
+    work = uploader.uploads._here.here()
+    uploader.until(lambda: not work.threads)
+    uploader.uploads.add(second)
+    uploader.until(lambda: uploader.done == [first, second])
+
+
+def test_closed_it_begins_nothing_more(uploader: Uploader) -> None:
+    uploader.hold.clear()
+    for name in names(20):
+        uploader.uploads.add(name)
+    uploader.until(lambda: uploader.most == PARALLEL)
+    uploader.uploads.close()
+    uploader.hold.set()
+    uploader.uploads.wait(60)
+    assert len(uploader.done) == PARALLEL
+    uploader.uploads.add(b"x" * 16)
+    assert len(uploader.done) == PARALLEL
+
+
+def test_without_a_thread_the_next_name_tries_again() -> None:
+    runtime = NoThreads()
+    done: list[bytes] = []
+
+    def upload(name: bytes) -> None:
+        done.append(name)
+
+    uploads = Uploads(cast("Any", runtime), upload)
+    first, second = names(2)
+    uploads.add(first)
+    assert not uploads.idle(0)
+    real = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
+    real.close()
+    runtime.start = real.start
+    uploads.add(second)
+    ends = time.monotonic() + 60
+    while len(done) < 2 and time.monotonic() < ends:
+        time.sleep(0.005)
+    assert done == [first, second]
+    uploads.close()
+    uploads.wait(60)
