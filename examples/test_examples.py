@@ -13,11 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import uvicorn
 
 import blockyard
+from blockyard.fsspec import BlockyardFileSystem
 from blockyard.iterators import AsyncPageIterator
+from blockyard.stores.memory import MemoryStore
+from blockyard.stores.wrapper import WrapperStore
 from examples import backup, serve, tables, training, xarray_zarr
 from servers import moto
 from servers.endpoint import Endpoint, create_bucket
@@ -64,6 +70,36 @@ def test_four_programs_read_one_parquet_file(url: str) -> None:
     means = tables.main(url.removeprefix("s3://").rstrip("/"))
     assert means == pytest.approx([means[0]] * 4)
     assert 9000 < means[0] < 11000
+
+
+def test_a_parquet_file_is_looked_up_once() -> None:
+    """However often pyarrow asks whether it is there; and only the columns are read."""
+    store = Counted(MemoryStore())
+    files = BlockyardFileSystem(store=store)
+    names = [f"column {number}" for number in range(20)]
+    table = pyarrow.table({name: np.random.default_rng(1).random(50_000) for name in names})
+    with files.open("table.parquet", "wb") as file:
+        pyarrow.parquet.write_table(table, file)
+    two = pyarrow.parquet.read_table("table.parquet", columns=names[3:12:8], filesystem=files)
+    assert two.equals(table.select(names[3:12:8]))
+    assert store.looks == 1
+    assert store.bytes < 2 * two.nbytes
+
+
+class Counted(WrapperStore):
+    """A store that counts how often a block is looked up, and the bytes that are read."""
+
+    looks = 0
+    bytes = 0
+
+    async def stat_block(self, ctx: Any, key: str) -> Any:
+        self.looks += 1
+        return await super().stat_block(ctx, key)
+
+    async def read(self, ctx: Any, request: Any) -> Any:
+        block = await super().read(ctx, request)
+        self.bytes += block.size
+        return block
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of forking beside threads

@@ -39,6 +39,7 @@ _OPTIONS = ("s3/test_object_headers.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
+_FSSPEC = ("ecosystem/test_fsspec.py", "ecosystem/test_fsspec_urls.py")
 _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
@@ -677,6 +678,90 @@ MUTANTS = [
         "check_conditions(request, info.etag)",
         "pass",
         _OBSPEC,
+    ),
+    Mutant(
+        "fsspec: secrets taken from URLs",
+        "fsspec/urls.py",
+        "if name in SECRET:",
+        "if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: what was asked before a write remembered after it",
+        "fsspec/remembered.py",
+        "if state != self._changes or self._seconds <= 0:",
+        "if self._seconds <= 0:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a folder that went with its last file still there",
+        "fsspec/remembered.py",
+        'path = path.rpartition("/")[0]',
+        'path = ""',
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: what came while a folder was moved deleted with it",
+        "fsspec/filesystem.py",
+        "await self._delete(moved)",
+        "await self._rm(path1, recursive=True)",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a folder deleted with what only begins like it",
+        "fsspec/filesystem.py",
+        "place.files.delete_below(place.folder) and not is_file",
+        "place.files.delete_below(place.name) and not is_file",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a walk that hides errors",
+        "fsspec/filesystem.py",
+        'handler = _omit if on_error == "omit" else on_error',
+        "handler = on_error",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: one file system for two open stores",
+        "fsspec/filesystem.py",
+        'options["skip_instance_cache"] = True',
+        "pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: the parent's event loop in a forked child",
+        "fsspec/filesystem.py",
+        "self._loop = None if self.asynchronous else get_loop()",
+        "pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: an open file that goes on with another version",
+        "fsspec/reading.py",
+        "self.path, start, end, version)",
+        'self.path, start, end, "")',
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a file stored as far as it was written before an error",
+        "fsspec/writing.py",
+        "if _is_left_by_an_error():",
+        "if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a cancelled write taken for done",
+        "fsspec/writing.py",
+        "        if done is None:",
+        "        if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: read ahead from the wrong place",
+        "fsspec/reading.py",
+        "offset = begin - self._start",
+        "offset = max(0, held - begin)",
+        _FSSPEC,
     ),
     Mutant(
         "distributed: the first key of a part in none",

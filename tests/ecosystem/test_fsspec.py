@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import pickle
@@ -17,10 +19,18 @@ from typing import Any
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from upath import UPath
 
 import blockyard
-from blockyard.fsspec import BlockyardContentFileSystem, BlockyardFileSystem, files, remembered
+from blockyard.fsspec import (
+    BlockyardContentFileSystem,
+    BlockyardFileSystem,
+    files,
+    reading,
+    remembered,
+)
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
 from tests.hooked_store import HookedStore
@@ -418,6 +428,51 @@ def test_files_are_files() -> None:
             _ = system.open("dir/lines.txt", "ab")
 
 
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+@given(
+    reads=st.lists(st.tuples(st.integers(0, 60_000), st.integers(0, 3000), st.booleans())),
+    block_size=st.sampled_from([1, 100, 2000, 10**6]),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reads_here_and_there_and_on(
+    kind: Any,
+    reads: list[tuple[int, int, bool]],
+    block_size: int,
+    client: blockyard.BlockStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "_FIRST", 500)
+    fs, data = kind(store=client), DATA[:50_000]
+    fs.pipe_file("a", data)
+    beside = io.BytesIO(data)
+    with fs.open("a", block_size=block_size) as file:
+        for position, size, goes_on in reads:
+            if not goes_on:
+                assert file.seek(position) == beside.seek(position)
+            assert file.read(size) == beside.read(size)
+
+
+def test_what_is_read_ahead(fs: Any, counted: Counted, client: blockyard.BlockStore) -> None:
+    size = 30 * 2**20
+    _ = client.write_block("a", bytes(size))
+    _ = fs.info("a")
+    _ = counted.taken()
+    with fs.open("a") as file:
+        while file.read(10_000):
+            pass
+    assert counted.taken()["read_block_with_info"] <= 12, "more and more, up to 4 MiB at a time"
+    for position in range(2**21, size, 2**21):
+        with fs.open("a") as file:
+            _ = file.seek(position)
+            assert len(file.read(2**20)) == 2**20
+            assert file.cache._start == position
+            assert len(file.cache._data) == 2**20, "nothing but what was asked for"
+            _ = file.seek(5)
+            assert len(file.read(7)) == 7
+            assert len(file.cache._data) == reading._FIRST
+    assert counted.taken() == {"read_block_with_info": 28}
+
+
 def test_what_is_read_beside_a_file_that_is_there_already(fs: Any, tmp_path: Path) -> None:
     fs.pipe({"a/b": b"1", "a/c/d": b"2"})
     fs.get("a", str(tmp_path / "to"), recursive=True)
@@ -452,6 +507,15 @@ def test_a_file_appears_when_it_is_closed(
         _ = file.write(b"more")
 
 
+@contextlib.contextmanager
+def opened(fs: Any) -> Iterator[Any]:
+    file = fs.open("a", "wb", block_size=1000)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
 def abandoned(fs: Any, how: str) -> None:
     """Write a file, and fail meanwhile."""
     if how == "with":
@@ -466,17 +530,22 @@ def abandoned(fs: Any, how: str) -> None:
         with fs.open("a", "wb", block_size=1000, compression="gzip") as file:
             _ = file.write(DATA)
             raise KeyError(how)
-    if how == "OpenFile":
-        with fsspec.core.OpenFile(fs, "a", "wb") as file:
+    if how == "compressed text":
+        with fs.open("a", "wt", block_size=1000, compression="bz2") as file:
+            _ = file.write("text" * 1000)
+            raise KeyError(how)
+    if how in {"OpenFile wb", "OpenFile wt"}:
+        with fsspec.core.OpenFile(fs, "a", how[-2:], compression="gzip") as file:
+            _ = file.write("text" if how.endswith("t") else DATA[:2500])
+            raise KeyError(how)
+    if how == "closing":
+        with contextlib.closing(fs.open("a", "wb", block_size=1000)) as file:
             _ = file.write(DATA[:2500])
             raise KeyError(how)
-    if how == "finally":
-        file = fs.open("a", "wb", block_size=1000)
-        try:
+    if how == "contextmanager":
+        with opened(fs) as file:
             _ = file.write(DATA[:2500])
             raise KeyError(how)
-        finally:
-            file.close()
     if how == "transaction":
         with fs.transaction:
             with fs.open("a", "wb", block_size=1000) as file:
@@ -486,9 +555,12 @@ def abandoned(fs: Any, how: str) -> None:
 
 @pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
 @pytest.mark.parametrize(
-    "how", ["with", "text", "compressed", "OpenFile", "finally", "transaction"]
-)
-@pytest.mark.filterwarnings("ignore:.*was closed while KeyError:RuntimeWarning")
+    "how",
+    [
+        "with", "text", "compressed", "compressed text", "OpenFile wb", "OpenFile wt", "closing",
+        "contextmanager", "transaction",
+    ],
+)  # fmt: skip
 def test_a_file_that_was_not_written_to_its_end_is_not_stored(
     kind: Any, how: str, client: blockyard.BlockStore
 ) -> None:
@@ -503,18 +575,17 @@ def test_a_file_that_was_not_written_to_its_end_is_not_stored(
     assert [key for key in client.list_by_prefix() if key.startswith("a/")] == []
 
 
-def test_closing_in_the_middle_of_an_error_says_that_nothing_is_stored(fs: Any) -> None:
-    with (
-        pytest.warns(RuntimeWarning, match="blockyard://a was not stored: .* while KeyError"),
-        pytest.raises(KeyError),
-    ):
-        abandoned(fs, "finally")
+def test_closing_a_file_is_to_store_it_whatever_error_is_handled(fs: Any) -> None:
+    file = fs.open("a", "wb")
+    _ = file.write(b"1")
     try:
         _ = {}["key"]
     except KeyError:
-        with fs.open("a", "wb") as file:  # begun after the error, which is none of its own
-            _ = file.write(b"log")
-    assert fs.cat_file("a") == b"log"
+        file.close()
+        with fs.open("b", "wb") as file, contextlib.suppress(KeyError):
+            _ = file.write(b"2")
+            _ = {}["key"]
+    assert fs.cat(["a", "b"]) == {"a": b"1", "b": b"2"}
 
 
 def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockStore) -> None:
@@ -523,7 +594,13 @@ def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockSt
             file = system.open("a", "wb", block_size=1000)
             _ = file.write(DATA[:size])
             with pytest.warns(RuntimeWarning, match="a was not stored: its file was never closed"):
-                file.__del__()
+                del file
+            assert not system.exists("a")
+        for mode, compression in (("w", None), ("wb", "gzip"), ("w", "gzip")):
+            file = system.open("a", mode, compression=compression)
+            _ = file.write(b"1" if "b" in mode else "1")
+            with pytest.warns(RuntimeWarning, match="a was not stored: its file was never closed"):
+                del file
             assert not system.exists("a")
 
 
@@ -549,6 +626,17 @@ def test_a_write_that_fails_is_told_at_the_next_one_or_at_the_end(
     with pytest.raises(ValueError, match="given up"):
         _ = file.write(b"more")
     file.close()
+
+
+def test_a_write_that_is_cancelled_is_not_taken_for_done(client: blockyard.BlockStore) -> None:
+    for system in (BlockyardFileSystem, BlockyardContentFileSystem):
+        fs = system(store=client)
+        file = fs.open("a", "wb", block_size=1000)
+        _ = file.write(DATA[:1500])
+        fs.loop.call_soon_threadsafe(file._upload.task.cancel)
+        with pytest.raises(RuntimeError, match="'a': writing was cancelled, and nothing is stored"):
+            file.close()
+        assert not fs.exists("a")
 
 
 def test_exclusive_writes(fs: Any, client: blockyard.BlockStore) -> None:
@@ -755,6 +843,10 @@ def test_no_secret_of_the_environment_is_in_a_pickle(monkeypatch: pytest.MonkeyP
     assert b"hunter2" not in pickle.dumps(fs)
     assert "hunter2" not in repr(fs)
     assert "hunter2" not in fs.to_json()
+    given = BlockyardFileSystem(access_key="AKIA", secret_key="hunter2hunter2", region="x")
+    assert "hunter2" in given.to_json()
+    assert "hunter2" not in given.to_json(include_password=False)
+    assert given.to_dict(include_password=False)["region"] == "x"
 
 
 def use_there(fs: Any, results: Any) -> None:

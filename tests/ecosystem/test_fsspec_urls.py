@@ -90,6 +90,8 @@ def test_settings_reach_the_store_of_each_bucket(tmp_path: object) -> None:
         assert (config.anonymous, config.region) == (True, "eu-west-1")
     named = fsspec.filesystem("blockyard", profile="other")._stores.place("bucket/a")
     assert named.files._store._source.s3.profile == "other"
+    with pytest.raises(blockyard.ConfigError, match="expected the name of a bucket"):
+        _ = fs._stores.place("bucket?region=x/a")
     with pytest.raises(blockyard.ConfigError, match="did you mean 'region'"):
         _ = fsspec.filesystem("blockyard", regoin="x")._stores.place("bucket/a")
 

@@ -23,7 +23,7 @@ from blockyard.errors import (
 from blockyard.fsspec import urls
 from blockyard.fsspec.contents import ContentFiles
 from blockyard.fsspec.files import BlockFiles, Entry, Files
-from blockyard.fsspec.reading import ContentReadFile, ReadFile
+from blockyard.fsspec.reading import ContentReadFile, ReadAhead, ReadFile
 from blockyard.fsspec.remembered import Remembered
 from blockyard.fsspec.stores import Given, Place, Stores
 from blockyard.fsspec.untyped import (
@@ -38,7 +38,7 @@ from blockyard.fsspec.untyped import (
     sync,
     tokenize,
 )
-from blockyard.fsspec.writing import PIECE, CompressedFile, WriteFile
+from blockyard.fsspec.writing import PIECE, CompressedFile, WriteFile, text_file
 from blockyard.merging import Range, merged, part
 from blockyard.stores.base import Store
 
@@ -47,6 +47,7 @@ Info = dict[str, Any]
 REMEMBERED = 5.0
 """Seconds for which what is known of a path is given out again."""
 
+_OF_TEXT = ("encoding", "errors", "newline")
 _ALL = 2**62
 """Bytes, as of a range up to a file's end."""
 
@@ -130,6 +131,12 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
             if config is not None and config.selected is None:  # else it would be an empty one
                 options = {**options, "store": store}
         return make, (kind, args, options)
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """What `from_dict` makes it of again, with its secrets unless they are to be left out."""
+        found = super().to_dict(include_password=include_password)
+        left = set[str]() if include_password else urls.SECRET
+        return {name: value for name, value in found.items() if name not in left}
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -491,7 +498,7 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         recursive: bool = False,
         batch_size: int | None = None,
         maxdepth: int | None = None,
-        **_: Any,
+        **ignored: Any,
     ) -> None:
         """Delete files, and with `recursive` what is in folders: a thousand keys a request."""
         paths: list[str] = await self._expand_path(
@@ -500,14 +507,18 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         if not recursive or maxdepth is not None:
             await self._delete(paths)
             return
-        for each in paths:
-            place = self._stores.place(each)
-            is_file = await self._file(each) is not None
-            with self._changing(each, below=True):
-                if is_file:
-                    await place.files.delete([place.name])
-                if not await place.files.delete_below(place.folder) and not is_file:
-                    raise _missing(each)
+        calls = [self._rm_tree(each) for each in paths]
+        _ = await self._chunked(calls, batch_size)
+
+    async def _rm_tree(self, path: str) -> None:
+        """Delete a file, and all that is below its name."""
+        place = self._stores.place(path)
+        is_file = await self._file(path) is not None
+        with self._changing(path, below=True):
+            if is_file:
+                await place.files.delete([place.name])
+            if not await place.files.delete_below(place.folder) and not is_file:
+                raise _missing(path)
 
     async def _delete(self, paths: Iterable[str]) -> None:
         """Delete files: no error where there is none."""
@@ -540,10 +551,13 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         """Open a file: see `_open`. Text modes and `compression` are as fsspec has them."""
         options |= {"block_size": block_size, "cache_options": cache_options}
         compression = compression_of(path, compression)
-        if compression is None or "b" not in mode or "r" in mode:
+        if "r" in mode:
             return super().open(path, mode, compression=compression, **options)
-        file = super().open(path, mode, **options)
-        return CompressedFile(file, compressors[compression](file, mode=mode[0]))
+        text = {name: options.pop(name) for name in _OF_TEXT if name in options}
+        file = super().open(path, mode.replace("t", "").replace("b", "") + "b", **options)
+        if compression is not None:
+            file = CompressedFile(file, compressors[compression](file, mode=mode[0]))
+        return file if "b" in mode else text_file(file, **text)
 
     def _open(  # noqa: PLR0917 - fsspec's signature
         self,
@@ -552,7 +566,7 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         block_size: int | None = None,
         autocommit: bool = True,
         cache_options: Any = None,
-        cache_type: str = "readahead",
+        cache_type: str = ReadAhead.name,
         size: int | None = None,
         **options: Any,
     ) -> ReadFile | WriteFile:

@@ -1,4 +1,4 @@
-"""Files open for reading: all of one version."""
+"""Files open for reading: all of one version, read ahead where reads go on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,57 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from blockyard.fsspec.untyped import BufferedFile, sync
-from blockyard.model import MIB
+from blockyard.fsspec.untyped import BufferedFile, Cache, register_cache, sync
+from blockyard.model import KIB, MIB
 
 if TYPE_CHECKING:
     from blockyard.content.files import AsyncContentFile
 
 AHEAD = 4 * MIB
-"""Bytes that are read ahead, unless a file is opened with a `block_size`."""
+"""The most bytes that are read ahead, unless a file is opened with a `block_size`."""
+_FIRST = 128 * KIB
+"""How much a read fetches at least, so that a header read field by field is one request."""
+
+
+class ReadAhead(Cache):
+    """The bytes around the last read, for fsspec's files.
+
+    Where a read goes on from the one before, more and more is read ahead; after a seek nothing is:
+    who reads columns or tiles here and there gets little more than these.
+    """
+
+    name = "blockyard"
+
+    def __init__(self, blocksize: int, fetcher: Any, size: int) -> None:
+        super().__init__(blocksize, fetcher, size)
+        self._data = b""
+        self._start = -1  # so that the first read goes on from none
+        self._ahead = 0
+
+    def _fetch(self, start: int | None, stop: int | None) -> bytes:
+        begin, end = start or 0, self.size if stop is None else min(stop, self.size)
+        if begin >= end:
+            return b""
+        held = self._start + len(self._data)
+        if not self._start <= begin <= held:
+            self._ahead = 0
+            return self._read(begin, end)[: end - begin]
+        offset = begin - self._start
+        if end <= held:
+            return self._data[offset : offset + end - begin]
+        self._ahead = min(max(_FIRST, 4 * self._ahead), self.blocksize)
+        known = self._data[offset:]
+        return known + self._read(held, end)[: end - held]
+
+    def _read(self, begin: int, end: int) -> bytes:
+        """Fetch up to `end` and ahead, in place of what is held."""
+        stop = min(self.size, max(end + self._ahead, begin + min(_FIRST, self.blocksize)))
+        data = self.fetcher(begin, stop)
+        self._data, self._start = data, begin
+        return data
+
+
+register_cache(ReadAhead, clobber=True)
 
 
 class ReadFile(BufferedFile):

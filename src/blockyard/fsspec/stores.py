@@ -53,7 +53,7 @@ class Stores:
         if place is None:
             if not bucket:
                 raise InvalidKeyError(f"{path!r}: expected BUCKET/KEY, got no bucket")
-            store = _opened(f"s3://{bucket}", self._settings)
+            store = _opened("s3://", {**self._settings, "bucket": bucket})
             place = self._places.setdefault(bucket, (self._files(store), f"{bucket}/"))
         return Place(*place, key)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-from fsspec import asyn, callbacks, compression, core, utils
+from fsspec import asyn, caching, callbacks, compression, core, utils
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         def exists(self, path: str) -> bool: ...
         def info(self, path: str) -> dict[str, Any]: ...
         def invalidate_cache(self, path: str | None = None) -> None: ...
+        def to_dict(self, *, include_password: bool) -> dict[str, Any]: ...
         def open(self, path: str, mode: str = "rb", **options: Any) -> Any: ...
         def _walk(
             self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **options: Any
@@ -46,9 +47,19 @@ if TYPE_CHECKING:
         ) -> None: ...
         def close(self) -> None: ...
 
+    class Cache:
+        """See `fsspec.caching.BaseCache`."""
+
+        blocksize: int
+        fetcher: Any
+        size: int
+
+        def __init__(self, blocksize: int, fetcher: Any, size: int) -> None: ...
+
     Cached = type
 else:
     from fsspec.asyn import AsyncFileSystem
+    from fsspec.caching import BaseCache as Cache
     from fsspec.spec import AbstractBufferedFile as BufferedFile
 
     Cached = type(AsyncFileSystem)
@@ -57,11 +68,13 @@ __all__ = [
     "NO_CALLBACK",
     "AsyncFileSystem",
     "BufferedFile",
+    "Cache",
     "Cached",
     "compression_of",
     "compressors",
     "file_system_class",
     "get_loop",
+    "register_cache",
     "run_in_chunks",
     "stringify_path",
     "sync",
@@ -71,6 +84,7 @@ __all__ = [
 _fsspec: Any = fsspec
 _asyn: Any = asyn
 _compression: Any = compression
+_caching: Any = caching
 _core: Any = core
 _utils: Any = utils
 
@@ -79,6 +93,7 @@ compressors: Any = _compression.compr
 compression_of: Any = _core.get_compression
 file_system_class: Any = _fsspec.get_filesystem_class
 get_loop: Any = _asyn.get_loop
+register_cache: Any = _caching.register_cache
 run_in_chunks: Any = _asyn._run_coros_in_chunks
 stringify_path: Any = _utils.stringify_path
 sync: Any = _asyn.sync

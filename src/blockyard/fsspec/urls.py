@@ -26,7 +26,7 @@ _SETTINGS = {
     for path, known in walk(S3Config)
     if known.section is None and path[-1] not in _PLACE
 }
-_SECRET = {name for name, known in _SETTINGS.items() if known.secret} | {"access_key"}
+SECRET = {name for name, known in _SETTINGS.items() if known.secret} | {"access_key"}
 _KNOWN = [*_SETTINGS, *_ALIASES]
 
 _URL = re.compile(r"blockyard(\+content)?://")
@@ -55,7 +55,7 @@ def settings_of(url: str) -> dict[str, str]:
     if not _URL.match(url):
         return settings
     for name, value in _split(url)[1]:
-        if name in _SECRET:
+        if name in SECRET:
             raise ConfigError(
                 f"URL: {name}: expected in storage_options or the environment: URLs are logged"
             )

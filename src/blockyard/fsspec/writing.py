@@ -10,7 +10,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec.untyped import sync
@@ -39,7 +39,7 @@ class Upload:
         finally:
             _ = put.cancel()
         if self.task.done():
-            self.task.result()
+            await self.task
 
     async def finish(self) -> None:
         """Wait until what was handed over is stored."""
@@ -62,12 +62,8 @@ class WriteFile(io.RawIOBase):
     """A file open for writing bytes.
 
     What is written is sent while the program goes on, a few pieces behind. It appears under its
-    path when the file is closed; an error before that, in a `with` block or in sending, leaves
-    nothing there. In a transaction it appears when that is committed.
-
-    Also where fsspec or `TextIOWrapper` close the file because of an error, of which they tell it
-    nothing: a file that is closed while an error is handled that was not yet when it was opened is
-    not stored.
+    path when the file is closed; an error before that, in sending or in the `with` block that the
+    file is used in, leaves nothing there. In a transaction it appears when that is committed.
     """
 
     def __init__(
@@ -84,13 +80,17 @@ class WriteFile(io.RawIOBase):
         self._sent = 0
         self._upload: Upload | None = None
         self._ended = False
-        self._handled = sys.exception()
         self._process = os.getpid()
 
     @property
     def full_name(self) -> str:
         """The file's URL."""
         return self.fs.unstrip_protocol(self.path)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing will be stored, or all is."""
+        return self._ended
 
     def writable(self) -> bool:
         return True
@@ -116,17 +116,10 @@ class WriteFile(io.RawIOBase):
         if self.closed:
             return
         try:
-            error = sys.exception()
             if self._ended or self._process != os.getpid():
                 return
-            if error is not None and error is not self._handled:
+            if _is_left_by_an_error():
                 self.discard()
-                warnings.warn(
-                    f"{self.full_name} was not stored: it was closed while {type(error).__name__} "
-                    "was handled",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
             elif self.autocommit:
                 self.commit()
         finally:
@@ -197,7 +190,15 @@ class WriteFile(io.RawIOBase):
         return Upload(self._write)
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-        return sync(self.fs.loop, function, *args)
+        """What a coroutine returns: `sync` would take one that is cancelled for done."""
+
+        async def told() -> tuple[Any]:
+            return (await function(*args),)
+
+        done = sync(self.fs.loop, told)
+        if done is None:
+            raise RuntimeError(f"{self.path!r}: writing was cancelled, and nothing is stored")
+        return done[0]
 
     def _check_usable(self) -> None:
         if self.closed:
@@ -209,6 +210,22 @@ class WriteFile(io.RawIOBase):
     def _check_process(self) -> None:
         if self._process != os.getpid():
             raise ValueError(f"{self.path!r}: the file was opened by another process")
+
+
+def _is_left_by_an_error() -> bool:
+    """Whether an error ends the `with` block of somebody who closes the file because of it.
+
+    fsspec's `OpenFile`, pandas and `contextlib` do, and tell the file nothing of the error.
+    """
+    error, frame = sys.exception(), sys._getframe()  # pyright: ignore[reportPrivateUsage]
+    while error is not None and frame is not None:
+        if frame.f_code.co_name == "__exit__":
+            for value in frame.f_locals.values():
+                given = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
+                if any(each is error for each in given):
+                    return True
+        frame = frame.f_back
+    return False
 
 
 class CompressedFile(io.BufferedIOBase):
@@ -232,10 +249,18 @@ class CompressedFile(io.BufferedIOBase):
         if self.closed:
             return
         try:
-            self._compressor.close()
+            if not self._file.given_up:
+                self._compressor.close()
+        except BaseException:
+            self._file.discard()
+            raise
         finally:
             super().close()
             self._file.close()
+
+    def discard(self) -> None:
+        """Store nothing of what was written."""
+        self._file.discard()
 
     def __exit__(
         self,
@@ -243,8 +268,36 @@ class CompressedFile(io.BufferedIOBase):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            super().close()
-            self._file.__exit__(kind, error, trace)
+        if kind is not None:
+            self.discard()
+        self.close()
+
+    def __del__(self) -> None:
+        self._file.__del__()
+
+
+def text_file(file: WriteFile | CompressedFile, **options: Any) -> io.TextIOWrapper:
+    """A file open for writing text. `options` are those of `TextIOWrapper`."""
+    opened = _TextFile(cast("Any", file), **options)
+    opened.file = file
+    return opened
+
+
+class _TextFile(io.TextIOWrapper):
+    """Has an error in its `with` block, and being dropped, mean what they do for its `file`."""
+
+    file: WriteFile | CompressedFile
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.file.discard()
+            self.file.close()  # so that nothing more is flushed to it
+        self.close()
+
+    def __del__(self) -> None:
+        self.file.__del__()
