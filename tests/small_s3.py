@@ -79,7 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, query = self._asked()
-        if query.get("list-type") == "2":
+        if "uploads" in query:
+            self._answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+        elif query.get("list-type") == "2":
             self._list(query)
         elif path.strip("/").count("/") == 0:
             self._answer(200, b"")  # a bucket: every one there may be

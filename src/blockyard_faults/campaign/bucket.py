@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from hashlib import md5, sha256
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from time import gmtime, strftime, time
@@ -31,6 +32,7 @@ _XMLNS = "http://s3.amazonaws.com/doc/2006-03-01/"
 _RENDEZVOUS = re.compile(r"/rendezvous/[^/]+/(\d+)/")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+_PART = re.compile(r"<PartNumber>(\d+)</PartNumber>\s*<ETag>(.*?)</ETag>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,30 @@ class _Object:
 
     @property
     def modified_xml(self) -> str:
-        seconds = strftime("%Y-%m-%dT%H:%M:%S", gmtime(self.modified))
-        return f"<LastModified>{seconds}.000Z</LastModified>"
+        return f"<LastModified>{_iso(self.modified)}</LastModified>"
 
 
-_HERE = _Object(b"here", md5(b"here", usedforsecurity=False).hexdigest(), {})
+def _iso(seconds: float) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S.000Z", gmtime(seconds))
+
+
+def _md5(data: bytes) -> bytes:
+    return md5(data, usedforsecurity=False).digest()
+
+
+def _metadata(head: Head) -> dict[str, str]:
+    return {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
+
+
+_HERE = _Object(b"here", _md5(b"here").hex(), {})
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    key: str
+    metadata: dict[str, str]
+    began: str
+    parts: dict[int, bytes] = field(default_factory=dict[int, bytes])
 
 
 @dataclass(slots=True)
@@ -79,6 +100,8 @@ class DictBucket(LoopbackServer):
     def __init__(self) -> None:
         super().__init__()
         self.objects: dict[str, _Object] = {}
+        self._uploads: dict[str, _Upload] = {}
+        self._upload_ids = count(1)
         self._meetings: dict[str, _Meeting] = {}
 
     async def serve(self, client: Connection) -> None:
@@ -101,13 +124,15 @@ class DictBucket(LoopbackServer):
             meeting.complete.set()
         _ = await meeting.complete.wait()
 
-    def answer(self, request: Message) -> _Reply:
+    def answer(self, request: Message) -> _Reply:  # noqa: PLR0911 - one for each kind of request
         """The reply to one request."""
         url = urlsplit(request.head.target)
         key = unquote(url.path).removeprefix("/").partition("/")[2]
         query = {
             name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()
         }
+        if "uploads" in query or "uploadId" in query:
+            return self._in_parts(key, request, query)
         match request.head.method:
             case "PUT":
                 return self._put(key, request)
@@ -129,25 +154,72 @@ class DictBucket(LoopbackServer):
         head = request.head
         if source := head.get("x-amz-copy-source"):
             return self._copy(unquote(source).removeprefix("/").partition("/")[2], key)
-        if refused := _damage(request):
+        if refused := _damage(request) or self._other(key, head):
             return refused
-        if head.get("if-none-match") == "*" and key in self.objects:
-            return _error(412, "PreconditionFailed")
-        if refused := self._other(key, head):
-            return refused
-        metadata = {name: value for name, value in head.items() if name.startswith("x-amz-meta-")}
-        etag = md5(request.body, usedforsecurity=False).hexdigest()
+        metadata = _metadata(head)
+        etag = _md5(request.body).hex()
         self.objects[key] = _Object(request.body, etag, metadata, time())
         return _Reply(200, headers={"ETag": f'"{etag}"'})
 
     def _other(self, key: str, head: Head) -> _Reply | None:
-        """The reply to a change of another version than the one that is there."""
+        """The reply to a change whose condition does not hold."""
+        if head.get("if-none-match") == "*" and key in self.objects:
+            return _error(412, "PreconditionFailed")
         expected = head.get("if-match").strip('"')
         if expected and key not in self.objects:
             return _error(404, "NoSuchKey")
         if expected and self.objects[key].etag != expected:
             return _error(412, "PreconditionFailed")
         return None
+
+    def _in_parts(  # noqa: PLR0911 - one for each request of an upload
+        self, key: str, request: Message, query: dict[str, str]
+    ) -> _Reply:
+        """The reply to a request of a multipart upload."""
+        number, method = query.get("uploadId", ""), request.head.method
+        match method:
+            case "GET":
+                return self._list_uploads(query.get("prefix", ""))
+            case "POST" if not number:
+                number = f"upload-{next(self._upload_ids)}"
+                self._uploads[number] = _Upload(key, _metadata(request.head), _iso(time()))
+                return _xml("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>")
+            case _ if number not in self._uploads or self._uploads[number].key != key:
+                return _error(404, "NoSuchUpload")
+            case "PUT":
+                if refused := _damage(request):
+                    return refused
+                self._uploads[number].parts[int(query["partNumber"])] = request.body
+                return _Reply(200, headers={"ETag": f'"{_md5(request.body).hex()}"'})
+            case "POST":
+                return self._complete(number, request)
+            case _:
+                del self._uploads[number]
+                return _Reply(204)
+
+    def _complete(self, number: str, request: Message) -> _Reply:
+        upload = self._uploads[number]
+        if refused := self._other(upload.key, request.head):
+            return refused
+        listed = [(int(part), etag) for part, etag in _PART.findall(request.body.decode())]
+        sums = [_md5(upload.parts.get(part, b"")) for part, _ in listed]
+        if [unescape(etag).strip("\"'") for _, etag in listed] != [each.hex() for each in sums]:
+            return _error(400, "InvalidPart")
+        del self._uploads[number]
+        data = b"".join(upload.parts[part] for part, _ in listed)
+        etag = f"{_md5(b''.join(sums)).hex()}-{len(sums)}"
+        self.objects[upload.key] = _Object(data, etag, upload.metadata, time())
+        return _xml("CompleteMultipartUploadResult", f"<ETag>&quot;{etag}&quot;</ETag>")
+
+    def _list_uploads(self, prefix: str) -> _Reply:
+        rows = [
+            f"<Upload><Key>{quote(upload.key)}</Key><UploadId>{number}</UploadId>"
+            f"<Initiated>{upload.began}</Initiated></Upload>"
+            for number, upload in sorted(self._uploads.items(), key=lambda each: each[1].key)
+            if upload.key.startswith(prefix)
+        ]
+        stated = "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
+        return _xml("ListMultipartUploadsResult", "".join([stated, *rows]))
 
     def _copy(self, source: str, target: str) -> _Reply:
         found = self.objects.get(source)
