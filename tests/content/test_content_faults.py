@@ -753,6 +753,33 @@ class TestConditions:
 
         asyncio.run(main())
 
+    def test_what_was_stored_without_its_condition_keeps_its_blocks(self) -> None:
+        """The write is cut off before it has seen what became of its manifest."""
+
+        class FoundOut(HookedStore):
+            cut_off = False
+
+            async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
+                info = await super().write(ctx, WriteRequest(request.key, request.data))
+                if request.conditional:
+                    self.cut_off = True
+                    raise UnsupportedError("stored, perhaps in place of another")
+                return info
+
+            async def read(self, ctx: Context, request: ReadRequest) -> Block:
+                if self.cut_off:
+                    self.cut_off = False
+                    raise asyncio.CancelledError
+                return await super().read(ctx, request)
+
+        async def main() -> None:
+            contents = Contents(FoundOut(MemoryStore()))
+            with pytest.raises(asyncio.CancelledError):
+                _ = await contents.write("movie", NEW)
+            assert await contents.read("movie") == NEW
+
+        asyncio.run(main())
+
 
 READS: dict[str, Callable[[Contents], Awaitable[bytes]]] = {
     "bytes": lambda contents: contents.read("movie"),

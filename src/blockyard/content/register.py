@@ -378,7 +378,9 @@ class Register:
             if not self._conditional_puts:
                 raise
             self._conditional_puts = False
-            return self._failed(change, own), error  # it may have been stored all the same
+            outcome = self._failed(change, own)
+            change.sent = True  # it may have been stored all the same
+            return outcome, error
         except BlockStoreError as error:
             if self._failed(change, own) is Outcome.UNKNOWN:
                 return Outcome.UNKNOWN, error
