@@ -11,6 +11,7 @@ from blockyard.errors import (
     AccessDeniedError,
     BlockExistsError,
     BlockNotFoundError,
+    BucketNotFoundError,
     BlockTooLargeError,
     BufferTooSmallError,
     IncompleteBodyError,
@@ -555,10 +556,20 @@ def test_a_listing_of_other_keys_is_refused() -> None:
         _ = run_to_end(s3.store.list_uploads(s3.ctx, "", None))
 
 
-def test_a_service_that_lists_no_uploads_has_none() -> None:
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (404, "NoSuchKey"), (404, "NoSuchUpload")]
+)
+def test_a_service_that_lists_no_uploads_has_none(status: int, code: str) -> None:
     s3 = Uploading()
-    answering(s3, "create", s3_error(501, "NotImplemented"))
+    answering(s3, "create", s3_error(status, code))
     assert run_to_end(s3.store.list_uploads(s3.ctx, "", None)) == UploadPage([], None)
+
+
+def test_a_bucket_that_is_not_there_is_told() -> None:
+    s3 = Uploading()
+    answering(s3, "create", s3_error(404, "NoSuchBucket"))
+    with pytest.raises(BucketNotFoundError):
+        _ = run_to_end(s3.store.list_uploads(s3.ctx, "", None))
 
 
 def test_an_upload_is_aborted_once() -> None:

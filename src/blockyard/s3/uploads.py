@@ -146,7 +146,7 @@ class Uploads:
         except BlockNotFoundError:  # a service that takes it for a read
             return UploadPage([], None)
         except S3Error as error:
-            if not lacking(error):
+            if not lacking(error) and error.code != "NoSuchUpload":  # rclone's answer
                 raise
             return UploadPage([], None)
 
