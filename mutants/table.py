@@ -491,7 +491,7 @@ MUTANTS = [
     ),
     Mutant(
         "operations: an empty prefix deletes all",
-        "operations.py",
+        "arguments.py",
         'if prefix == "" and not literal:',
         "if False:",
         ("test_operations.py",),

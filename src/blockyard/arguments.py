@@ -21,7 +21,7 @@ from typing import TypeVar, cast, get_args
 
 from blockyard.buffer import Buffer
 from blockyard.context import CacheUse, Lifetime
-from blockyard.errors import BlockTooLargeError, InvalidRangeError
+from blockyard.errors import BlockTooLargeError, InvalidKeyError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
 from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, MIN_PART_SIZE, Method
 from blockyard.put_options import PutOptions
@@ -64,6 +64,14 @@ def key(operation: str, value: str, name: str = "key") -> str:
     found = text(operation, value, name)
     check_key(found, f"{operation}: {name}")
     return found
+
+
+def check_not_all(operation: str, prefix: str, literal: bool) -> None:
+    """Raise `InvalidKeyError` for a delete of everything that does not say so."""
+    if prefix == "" and not literal:
+        raise InvalidKeyError(
+            f"{operation}: an empty prefix would delete every block; pass literal=True to mean that"
+        )
 
 
 def prefix(operation: str, value: str, name: str = "prefix") -> str:

@@ -58,6 +58,14 @@ def below(prefix: str) -> str:
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
+def named_as(folder: str) -> list[str]:
+    """The keys of a block, and of a content's manifest, that have the name of a folder."""
+    if folder.endswith("/"):
+        return []
+    named = (folder, folder + MANIFEST_SUFFIX)
+    return [key for key in named if len(key.encode()) <= MAX_KEY_BYTES]
+
+
 def folder_prefix(text: str) -> str:
     """The prefix of all keys in a folder of a bucket; "" stays. Raises `ValueError`."""
     prefix = below(text) if text else ""

@@ -20,12 +20,11 @@ from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
     IntegrityError,
-    InvalidKeyError,
     InvalidRangeError,
     StoreClosedError,
 )
 from blockyard.iterators import Fetch, Fetched
-from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below
+from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below, named_as
 from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
@@ -321,22 +320,15 @@ class Operations:
         literal = arguments.flag("delete_by_prefix", literal, "literal")
         dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
         raising = arguments.flag("delete_by_prefix", raise_on_failure, "raise_on_failure")
-        if prefix == "" and not literal:
-            raise InvalidKeyError(
-                "delete_by_prefix: an empty prefix would delete every block; "
-                "pass literal=True to mean that"
-            )
+        arguments.check_not_all("delete_by_prefix", prefix, literal)
         deleted: list[str] = []
         failed: dict[str, BlockStoreError] = {}
         listed = prefix if literal else below(prefix)
 
         async def prefix_itself() -> tuple[list[str], str | None]:
-            if literal or prefix.endswith("/"):
-                return [], None
-            named = (prefix, prefix + MANIFEST_SUFFIX)
-            fitting = [key for key in named if len(key.encode()) <= MAX_KEY_BYTES]
-            there = await ctx.runtime.gather(partial(self.block_exists, ctx), fitting, 2)
-            return [key for key, is_there in zip(fitting, there, strict=True) if is_there], None
+            named = [] if literal else named_as(prefix)
+            there = await ctx.runtime.gather(partial(self.block_exists, ctx), named, 2)
+            return [key for key, is_there in zip(named, there, strict=True) if is_there], None
 
         async def pages(token: str | None = None) -> tuple[list[str], str | None]:
             if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest

@@ -8,17 +8,13 @@ started again goes on at once: nothing is repaired, and nothing is left once all
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
-import secrets
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -28,14 +24,9 @@ from blockyard import (
     BlockNotFoundError,
     BlockStore,
     ContentReplacedError,
-    S3Config,
-    StoreConfig,
-    open_store,
 )
 from blockyard.model import KIB
-from blockyard.stores.filesystem import FilesystemStore
-from blockyard_faults.campaign import bucket
-from blockyard_faults.killing import Log, add_log, kill, started
+from blockyard_faults.killing import Log, Open, add_log, kill, main, started
 
 WRITERS = 2
 READERS = 2
@@ -48,8 +39,6 @@ _LIVES = (0.02, 0.5)
 """Seconds that a writer lives."""
 NOTHING = ""
 """The version of a content that is not there."""
-
-Open = Callable[[], BlockStore]
 
 
 def bytes_of(version: str) -> bytes:
@@ -293,48 +282,13 @@ def check_at_the_end(folder: Path, store: BlockStore, result: Result) -> None:
     result.broken += [f"at the end {key!r} is left" for key in store.list_by_prefix()]
 
 
-@contextmanager
-def _on_s3() -> Generator[Open]:
-    with bucket.serve() as url:
-        s3 = S3Config(
-            bucket=bucket.BUCKET,
-            endpoint=url,
-            access_key="campaign",
-            secret_key="campaign",  # noqa: S106 - nobody's
-        )
-        yield lambda: open_store(StoreConfig(s3=s3))
-
-
-@contextmanager
-def _in_folder() -> Generator[Open]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield lambda: open_store(FilesystemStore(Path(folder)))
-
-
-PLACES = {"s3": _on_s3, "file": _in_folder}
-
-
-def main() -> int:
-    """Run for `--kills` in each kind of store; 0 when nothing was broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    _ = parser.add_argument("--kills", type=int, default=200)
-    _ = parser.add_argument("--seed", type=int, help="repeats the choices, but not the moments")
-    options = parser.parse_args()
-    seed = secrets.randbits(32) if options.seed is None else options.seed
-    broken = 0
-    for kind, place in PLACES.items():
-        with place() as opened, tempfile.TemporaryDirectory() as folder:
-            result = run(Path(folder), opened, options.kills, seed)
-        said = [
-            *result.broken[:10],
-            f"{kind}, seed {seed}: {result.changes} changes, {result.reads} reads beside, "
-            f"{result.kills} writers killed, {result.read_back} read back, "
-            f"{len(result.broken)} broken",
-        ]
-        _ = sys.stdout.write("\n".join(said) + "\n")
-        broken += len(result.broken)
-    return 1 if broken else 0
+def seen(result: Result) -> str:
+    """What was counted."""
+    return (
+        f"{result.changes} changes, {result.reads} reads beside, {result.kills} writers killed, "
+        f"{result.read_back} read back"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, run, seen))

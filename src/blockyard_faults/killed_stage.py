@@ -8,30 +8,26 @@ to be of a change that no acknowledged one came after.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import secrets
 import sys
-import tempfile
 import time
 import traceback
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from blockyard import BlockNotFoundError, BlockStore, S3Config, StoreConfig, open_store
+from blockyard import BlockNotFoundError, BlockStore, StoreConfig, open_store
 from blockyard.cache import doubt
 from blockyard.cache import store as cache_store
 from blockyard.model import KIB
-from blockyard_faults.campaign import bucket
-from blockyard_faults.killing import Log, kill, started
+from blockyard_faults.killing import Log, Open, kill, main, started
 
 WRITERS = 2
 READERS = 1
@@ -44,8 +40,6 @@ _SETTLE = 0.5
 _COPIES_FOLLOWED = 4
 NOTHING = ""
 """What is read of a key without a block."""
-
-Open = Callable[[], BlockStore]
 
 
 def bytes_of(version: str) -> bytes:
@@ -292,47 +286,10 @@ def _add(
             result.broken.append(line["broken"])
 
 
-@contextmanager
-def _on_s3() -> Generator[Open]:
-    with bucket.serve() as url:
-        s3 = S3Config(
-            bucket=bucket.BUCKET,
-            endpoint=url,
-            access_key="campaign",
-            secret_key="campaign",  # noqa: S106 - nobody's
-        )
-        yield lambda: open_store(StoreConfig(s3=s3))
-
-
-@contextmanager
-def _in_folder() -> Generator[Open]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield lambda: open_store(f"file://{folder}")
-
-
-PLACES = {"s3": _on_s3, "file": _in_folder}
-
-
-def main() -> int:
-    """Run for `--kills` in each kind of store; 0 when nothing was broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    _ = parser.add_argument("--kills", type=int, default=200)
-    _ = parser.add_argument("--seed", type=int, help="repeats the choices, but not the moments")
-    options = parser.parse_args()
-    seed = secrets.randbits(32) if options.seed is None else options.seed
-    broken = 0
-    for kind, place in PLACES.items():
-        with place() as below, tempfile.TemporaryDirectory() as folder:
-            result = run(Path(folder), below, options.kills, seed)
-        said = [
-            *result.broken[:10],
-            f"{kind}, seed {seed}: {result.changes} changes, {result.reads} reads beside, "
-            f"{result.kills} writers killed, {len(result.broken)} broken",
-        ]
-        _ = sys.stdout.write("\n".join(said) + "\n")
-        broken += len(result.broken)
-    return 1 if broken else 0
+def seen(result: Result) -> str:
+    """What was counted."""
+    return f"{result.changes} changes, {result.reads} reads beside, {result.kills} writers killed"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, run, seen))

@@ -1,19 +1,34 @@
-"""Processes that are killed at any moment, and the log in which they tell what they saw."""
+"""Processes that are killed at any moment, the log in which they tell what they saw, and the
+command that has them killed over each kind of store.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import secrets
 import signal
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from blockyard import BlockStore, S3Config, StoreConfig, open_store
+from blockyard_faults.campaign import bucket
+
+Open = Callable[[], BlockStore]
 
 
 class Result(Protocol):
     """The sums of what all told, field by field; `broken` says what should not have been."""
 
     broken: list[str]
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 class Log:
@@ -55,3 +70,49 @@ def kill(child: int) -> None:
     """Kill a process that `started` gave."""
     os.kill(child, signal.SIGKILL)
     _ = os.waitpid(child, 0)
+
+
+@contextmanager
+def _on_s3() -> Generator[Open]:
+    with bucket.serve() as url:
+        s3 = S3Config(
+            bucket=bucket.BUCKET,
+            endpoint=url,
+            access_key="campaign",
+            secret_key="campaign",  # noqa: S106 - nobody's
+        )
+        yield lambda: open_store(StoreConfig(s3=s3))
+
+
+@contextmanager
+def _in_folder() -> Generator[Open]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield lambda: open_store(f"file://{folder}")
+
+
+_PLACES = {"s3": _on_s3, "file": _in_folder}
+
+
+def main(
+    description: str | None,
+    run: Callable[[Path, Open, int, int], AnyResult],
+    seen: Callable[[AnyResult], str],
+) -> int:
+    """Have so many processes killed in each kind of store; 0 when nothing was broken.
+
+    `run` gets a folder of its own, how the store is opened, the number of kills and a seed; `seen`
+    says what its result counts.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    _ = parser.add_argument("--kills", type=int, default=200)
+    _ = parser.add_argument("--seed", type=int, help="repeats the choices, but not the moments")
+    options = parser.parse_args()
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    broken = 0
+    for kind, place in _PLACES.items():
+        with place() as opened, tempfile.TemporaryDirectory() as folder:
+            result = run(Path(folder), opened, options.kills, seed)
+        told = f"{kind}, seed {seed}: {seen(result)}, {len(result.broken)} broken"
+        _ = sys.stdout.write("\n".join([*result.broken[:10], told]) + "\n")
+        broken += len(result.broken)
+    return 1 if broken else 0

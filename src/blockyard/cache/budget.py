@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 from blockyard import syscalls
 from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
+from blockyard.config import SMALLEST_DISK
 from blockyard.model import MIB
 
-SMALLEST = 8 * MIB
+SMALLEST = SMALLEST_DISK
 """The smallest budget in bytes: epochs and folders alone take 2 MiB."""
 MOST_HITS = 3
 """Hits of an entry that are counted."""

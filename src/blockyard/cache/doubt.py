@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import suppress
-from math import nan
+from math import isnan, nan
 from typing import NamedTuple
 
 from blockyard import syscalls
@@ -35,7 +35,7 @@ class Mark(NamedTuple):
     @property
     def under_way(self) -> bool:
         """Whether its end is not known."""
-        return self.at != self.at
+        return isnan(self.at)
 
     def settled(self, now: float) -> bool:
         """Whether nothing of it can come about any more."""

@@ -125,14 +125,11 @@ def encode_head(head: Head) -> bytes | None:
     return text.ljust(HEAD, b"\0")
 
 
-def encode_new(head: Head, first: int, data: bytes | memoryview, checked: bytes) -> bytes | None:
-    """The first bytes of an entry with `data`, whole pages from the page `first` on.
+def marked(text: bytes, head: Head, first: int, data: bytes | memoryview, checked: bytes) -> bytes:
+    """The first bytes of an entry that is made with `data`, whole pages from the page `first` on.
 
-    `checked` is as `encode_checked` gives it. None where the head would not fit.
+    `text` is as `encode_head` gives it, `checked` as `encode_checked` does.
     """
-    text = encode_head(head)
-    if text is None:
-        return None
     new = bytearray(text)
     new[CHECKED_AT : CHECKED_AT + len(checked)] = checked
     if not head.sums:

@@ -33,7 +33,6 @@ from blockyard.s3.integrity import running_checksums
 from blockyard.stores.locks import FolderLock, ReplacedError, Version, version_of
 from blockyard.user_code import pass_on_foreign
 
-SMALLEST_STAGE = 1 * MIB
 _LARGEST_BLOCK = 32 * MIB
 _LARGEST_SHARE = 4
 _MOST_BLOCKS = 100_000
@@ -46,7 +45,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class NoRoomError(Exception):
-    """There is no room now: what is staged has to be uploaded first."""
+    """There is no room now: the `used` bytes that are staged have to be uploaded first."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__(used)
+        self.used = used
 
 
 class Waiting(NamedTuple):
@@ -117,18 +120,19 @@ class Stage:
 
         `now` is in seconds since the epoch.
         """
+        self._make_room(HEAD + len(data))
         staged_at = datetime.fromtimestamp(now, UTC)
         info = BlockInfo(key, len(data), os.urandom(12).hex(), staged_at)
         sums = running_checksums(data)
         head = Head(self.name(key), info, 0, struct.pack(f">{len(sums)}I", *sums))
-        text = entry.encode_new(head, 0, data, entry.encode_checked(-inf, self._folder.boot))
+        text = entry.encode_head(head)
         assert text is not None  # noqa: S101 - keys are checked
-        self._make_room(HEAD + len(data))
+        checked = entry.encode_checked(-inf, self._folder.boot)
         try:
-            self._put(head.name, text, data)
+            self._put(head.name, entry.marked(text, head, 0, data, checked), data)
         except OSError as error:
             if error.errno in _FULL:
-                raise NoRoomError from error
+                raise NoRoomError(self.used()) from error
             raise
         return info._replace(etag="")
 
@@ -242,9 +246,10 @@ class Stage:
         """
         if need > self._unclaimed:
             files = self.files()
-            left = self.size - sum(each.size + HEAD for each in files)
+            used = sum(each.size + HEAD for each in files)
+            left = self.size - used
             if left < need or len(files) >= _MOST_BLOCKS:
-                raise NoRoomError
+                raise NoRoomError(used)
             self._unclaimed = max(need, left // _SHARE_BETWEEN_LOOKS)
         self._unclaimed -= need
 

@@ -228,10 +228,10 @@ class WriteBackStore(WrapperStore):
             put = partial(self._stage.put, request.key, request.data, runtime.wall_time())
             try:
                 return await runtime.blocking(put)
-            except NoRoomError:
-                now_used = await runtime.blocking(self._stage.used)
-            if now_used != used:
-                used, ends = now_used, runtime.now() + _PATIENCE
+            except NoRoomError as full:
+                used_now = full.used
+            if used_now != used:
+                used, ends = used_now, runtime.now() + _PATIENCE
             if runtime.now() >= ends:
                 raise self._full(request, used, "nothing of it could be, for a minute")
             try:

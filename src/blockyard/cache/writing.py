@@ -35,8 +35,7 @@ class EntryWriter:
 
         Unless the key was changed meanwhile, or the entry is of a version that was seen later.
         """
-        checked = entry.encode_checked(pages.checked_at, self._folder.boot)
-        text = entry.encode_new(head, pages.first // head.page_size, pages.data, checked)
+        text = entry.encode_head(head)
         if text is None or (head.sums and pages.sums and pages.sums.page_size != head.page_size):
             self.dropped += 1
             return
@@ -120,7 +119,10 @@ class EntryWriter:
             Descriptor(os.open(temporary, _NEW, 0o600)) as file,
         ):
             try:
-                syscalls.write_all_at(file.number, text, 0)
+                checked = entry.encode_checked(pages.checked_at, self._folder.boot)
+                first = pages.first // head.page_size
+                begin = entry.marked(text, head, first, pages.data, checked)
+                syscalls.write_all_at(file.number, begin, 0)
                 syscalls.write_all_at(file.number, pages.data, HEAD + pages.first)
                 os.ftruncate(file.number, HEAD + head.info.size)
                 _ = usage.stamp(file.number)

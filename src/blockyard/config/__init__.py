@@ -293,17 +293,16 @@ class CacheConfig(Section, yaml_path="block_store.cache"):
             yield "mode", "there is no disk to write to"
         disk: object = valid.get("disk")
         if isinstance(disk, CacheDiskConfig):
-            yield from self._stage_conflicts(vars(disk), valid.get("mode"))
+            yield from self._stage_conflicts(disk, valid.get("mode"))
 
     @staticmethod
-    def _stage_conflicts(disk: Mapping[str, Any], mode: object) -> Iterator[tuple[str, str]]:
-        stage: int | None = disk.get("stage")
-        if mode == "write_through" and stage is not None:
+    def _stage_conflicts(disk: CacheDiskConfig, mode: object) -> Iterator[tuple[str, str]]:
+        right = vars(disk)  # what is wrong by itself is not in there
+        if mode == "write_through" and right.get("stage") is not None:
             yield "disk", "stage: nothing is staged unless the mode is write_back"
-        if mode == "write_back" and "size" in disk:
-            left = disk["size"] - (disk["size"] // 2 if stage is None else stage)
-            if left < SMALLEST_DISK:
-                yield "disk", "stage: 8MiB of size or more have to be left for blocks that are read"
+        known = {"size", "stage"} <= right.keys()
+        if mode == "write_back" and known and disk.size - disk.stage_size < SMALLEST_DISK:
+            yield "disk", "stage: 8MiB of size or more have to be left for blocks that are read"
 
 
 class StoreConfig(Section, yaml_path="block_store"):

@@ -16,7 +16,7 @@ from blockyard.distributed.job import Job, Piece
 from blockyard.distributed.key_ranges import KeyRange
 from blockyard.distributed.tasks import Copy, CopyReport, Delete, Verify
 from blockyard.errors import BlockStoreError, InvalidKeyError
-from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below
+from blockyard.keys import MAX_KEY_BYTES, below, named_as
 from blockyard.model import DeleteResult, VerifyReport
 from blockyard.sync import BlockStore
 
@@ -113,11 +113,7 @@ def delete_by_prefix(
     dry_run = arguments.flag(job.operation, dry_run, "dry_run")
     raising = arguments.flag(job.operation, raise_on_failure, "raise_on_failure")
     merged = _Deleted()
-    if job.prefix == "" and not literal:
-        raise InvalidKeyError(
-            f"{job.operation}: an empty prefix would delete every block; "
-            "pass literal=True to mean that"
-        )
+    arguments.check_not_all(job.operation, job.prefix, literal)
     for work in [Delete(None, dry_run)] if dry_run else [Delete(True, False), Delete(False, False)]:
         job.run([Piece(work, keys) for keys in _ranges(job.prefix, literal)], merged.add, progress)
     result = merged.so_far()
@@ -194,6 +190,7 @@ def _ranges(prefix: str, literal: bool) -> list[KeyRange]:
     """The keys of a folder, or that begin with `prefix`; none is longer than a key may be."""
     if literal:
         return [KeyRange(prefix)]
-    named = [] if prefix.endswith("/") else [prefix, prefix + MANIFEST_SUFFIX]
-    ranges = [*(KeyRange(key, up_to=key) for key in named), KeyRange(below(prefix))]
-    return [keys for keys in ranges if len(keys.prefix.encode()) <= MAX_KEY_BYTES]
+    ranges = [KeyRange(key, up_to=key) for key in named_as(prefix)]
+    if len(below(prefix).encode()) <= MAX_KEY_BYTES:
+        ranges.append(KeyRange(below(prefix)))
+    return ranges

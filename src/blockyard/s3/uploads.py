@@ -144,11 +144,11 @@ class Uploads:
         try:
             return await self._caller.call(ctx, call, read)
         except BlockNotFoundError:  # a service that takes it for a read
-            return UploadPage([], None)
+            pass
         except S3Error as error:
             if not lacking(error) and error.code != "NoSuchUpload":  # rclone's answer
                 raise
-            return UploadPage([], None)
+        return UploadPage([], None)
 
     async def _create(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
         learnt = self._caller.capabilities
