@@ -106,6 +106,30 @@ def failing(at: str, error: BaseException) -> Hook:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_bytes_that_fill_a_part_are_not_copied(client: ClientName) -> None:
+    sent: list[Any] = []
+
+    class Kept(Watched):
+        async def upload_part(
+            self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
+        ) -> Part:
+            sent.append(data)
+            return await super().upload_part(ctx, upload, number, offset, data)
+
+    two, one, mutable = content(2 * PART), content(PART), bytearray(content(PART))
+    given = [two, one, mutable, b"end"]
+    with open_client(client, Kept()) as opened:
+        _ = opened.store.write_object(KEY, iter(given), part_size=PART, concurrency=1)
+        whole = opened.store.read_block(KEY)
+    assert whole == b"".join(given)
+    assert [getattr(data, "obj", None) for data in sent[:3]] == [two, two, one]
+    assert sent[0].obj is two
+    assert sent[2].obj is one
+    assert sent[3] is not mutable
+    assert isinstance(sent[3], bytearray)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("concurrency", [1, 2, 3, None])
 def test_parts_go_side_by_side(client: ClientName, concurrency: int | None) -> None:
     expected = concurrency or 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import multiprocessing
@@ -32,6 +33,7 @@ from blockyard.fsspec import (
     reading,
     remembered,
 )
+from blockyard.fsspec.files import BlockFiles
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
 from tests.hooked_store import HookedStore
@@ -506,6 +508,60 @@ def test_a_file_appears_when_it_is_closed(
     assert fs.info("a")["size"] == size
     with pytest.raises(ValueError, match="closed"):
         _ = file.write(b"more")
+
+
+def test_what_is_written_may_change_afterwards(client: blockyard.BlockStore) -> None:
+    size = 200_000
+    for kind in (BlockyardFileSystem, BlockyardContentFileSystem):
+        fs, expected, buffer = kind(store=client), bytearray(), bytearray(size)
+        chance = random.Random(17)  # noqa: S311
+        with fs.open("a", "wb", block_size=300_000) as file:
+            for length in [*range(10), 70_000, 299_999, size, 3 * size]:
+                for given in (memoryview(buffer)[:length], chance.randbytes(length)):
+                    buffer[:] = chance.randbytes(size)
+                    expected += given
+                    assert file.write(given) == len(given)
+                    assert file.tell() == len(expected)
+                    buffer[:] = bytes(size)
+                whole = chance.randbytes(size)
+                expected += whole[5:-5]
+                _ = file.write(memoryview(whole)[5:-5])
+        assert fs.cat_file("a") == expected
+
+
+def test_a_program_that_writes_waits_for_the_upload_alone(
+    counted: Counted, fs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, taken = threading.Event(), threading.Event()
+
+    async def held(operation: str, key: str) -> None:
+        taken.set()
+        _ = await asyncio.get_running_loop().run_in_executor(None, free.wait)
+
+    monkeypatch.setattr(BlockFiles, "write", _drawing_one(held))
+    file = fs.open("a", "wb", block_size=1000)
+    assert file.write(DATA[:1000]) == 1000
+    assert taken.wait(30)
+    assert file.write(DATA[:2000]) == 2000  # which wait to be drawn
+    writing = threading.Thread(target=file.write, args=(DATA[:1000],), daemon=True)
+    writing.start()
+    writing.join(0.2)
+    assert writing.is_alive()  # no more than these are held in memory
+    free.set()
+    writing.join(30)
+    assert not writing.is_alive()
+    file.close()
+
+
+def _drawing_one(held: Callable[[str, str], Any]) -> Any:
+    """A write that waits once it has drawn a piece."""
+
+    async def write(_: Any, name: str, data: Any, *__: Any, **___: Any) -> None:
+        async for piece in data:
+            assert len(piece) == 1000
+            await held("write", name)
+
+    return write
 
 
 @contextlib.contextmanager

@@ -34,10 +34,10 @@ class SourceBlock(NamedTuple):
 
 Write: TypeAlias = Callable[[SourceBlock], Coroutine[Any, Any, None]]
 Several: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
-Draw: TypeAlias = Callable[[int], Coroutine[Any, Any, bytearray]]
+Draw: TypeAlias = Callable[[int], Coroutine[Any, Any, Data]]
 """Gives a block of so many bytes, a shorter one at the end."""
 Open: TypeAlias = Callable[[Context], AbstractAsyncContextManager[Draw]]
-Run: TypeAlias = Callable[[Callable[[], bytearray]], Coroutine[Any, Any, bytearray]]
+Run: TypeAlias = Callable[[Callable[[], Data]], Coroutine[Any, Any, Data]]
 
 _END = memoryview(b"")
 _GROWTHS = 5
@@ -154,12 +154,14 @@ class Stream(AsyncIterator[SourceBlock]):
 class _Cutter:
     """Collects buffers of any size until they fill a block.
 
-    They are copied, since an iterator may use its buffer again for the next.
+    They are copied, since an iterator may use its buffer again for the next; but for `bytes` that
+    fill a block by themselves, as nothing changes those.
     """
 
     def __init__(self, operation: str) -> None:
         self._operation = operation
         self._block = bytearray()
+        self._given: memoryview | None = None
         self._rest = memoryview(b"")
 
     def add(self, data: Buffer) -> None:
@@ -167,14 +169,18 @@ class _Cutter:
 
     def fill(self, size: int) -> bool:
         """Move what was added into the block of `size` bytes, and say whether it is full."""
-        space = size - len(self._block)
-        self._block += self._rest[:space]
-        self._rest = self._rest[space:]
+        taken = self._rest[: size - len(self._block)]
+        self._rest = self._rest[len(taken) :]
+        if len(taken) == size and isinstance(taken.obj, bytes):
+            self._given = taken
+            return True
+        self._block += taken
         return len(self._block) == size
 
-    def take(self) -> bytearray:
-        block, self._block = self._block, bytearray()
-        return block
+    def take(self) -> Data:
+        given, block = self._given, self._block
+        self._given, self._block = None, bytearray()
+        return block if given is None else given
 
 
 @asynccontextmanager
@@ -191,7 +197,7 @@ async def drawn_on_a_thread(
 ) -> AsyncGenerator[Draw]:
     """Draws from what may wait for ever, as a pipe does; the deadline does not wait for it."""
 
-    async def run(call: Callable[[], bytearray]) -> bytearray:
+    async def run(call: Callable[[], Data]) -> Data:
         return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
 
     yield drawn_from_file(read, operation, run)
@@ -204,7 +210,7 @@ async def drawn_async(
     """Draws from an async iterable of the caller's own."""
     cutter = _Cutter(operation)
 
-    async def next_block(size: int, iterator: AsyncIterator[Buffer]) -> bytearray:
+    async def next_block(size: int, iterator: AsyncIterator[Buffer]) -> Data:
         while not cutter.fill(size):
             data = await anext(iterator, _END)
             if data is _END:
@@ -232,7 +238,7 @@ def _drawn(next_piece: Callable[[int], Buffer], operation: str, run: Run) -> Dra
     cutter = _Cutter(operation)
     stopped = False
 
-    def next_block(size: int) -> bytearray:
+    def next_block(size: int) -> Data:
         while not stopped and not cutter.fill(size):
             data = next_piece(size)
             if data is _END:
@@ -240,7 +246,7 @@ def _drawn(next_piece: Callable[[int], Buffer], operation: str, run: Run) -> Dra
             cutter.add(data)
         return cutter.take()
 
-    async def draw(size: int) -> bytearray:
+    async def draw(size: int) -> Data:
         nonlocal stopped
         try:
             return await run(partial(next_block, size))

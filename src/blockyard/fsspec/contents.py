@@ -48,7 +48,7 @@ class ContentFiles:
         _ = await self._store.read_content_into(name, path, progress=callback.absolute_update)
 
     async def write(
-        self, name: str, data: Buffer | AsyncIterable[bytes], if_absent: bool, **options: Any
+        self, name: str, data: Buffer | AsyncIterable[Buffer], if_absent: bool, **options: Any
     ) -> None:
         _ = await self._store.write_content(name, data, if_absent=if_absent, **options)
 

@@ -87,7 +87,7 @@ class Files(Protocol):
         ...
 
     async def write(
-        self, name: str, data: Buffer | AsyncIterable[bytes], if_absent: bool, **options: Any
+        self, name: str, data: Buffer | AsyncIterable[Buffer], if_absent: bool, **options: Any
     ) -> None:
         """Store a file, which appears when it is whole. Raises as `write_block` does."""
         ...
@@ -187,7 +187,7 @@ class BlockFiles:
             yield await self._piece(name, span, version)
 
     async def write(
-        self, name: str, data: Buffer | AsyncIterable[bytes], if_absent: bool, **options: Any
+        self, name: str, data: Buffer | AsyncIterable[Buffer], if_absent: bool, **options: Any
     ) -> None:
         if isinstance(data, AsyncIterable) or memoryview(data).nbytes > MAX_BLOCK_SIZE:
             _ = await self._store.write_object(name, data, if_absent=if_absent, **options)

@@ -421,7 +421,7 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         path: str,
         exclusive: bool,
         options: Mapping[str, Any],
-        data: Buffer | AsyncIterator[bytes],
+        data: Buffer | AsyncIterator[Buffer],
     ) -> None:
         place = self._stores.place(path)
         with _translated(path), self._changing(path):

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
@@ -14,32 +15,77 @@ from typing import Any, cast
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec.untyped import sync
-from blockyard.model import MIB
+from blockyard.model import KIB, MIB
+from blockyard.stores.base import Data
 
 PIECE = 8 * MIB
 """Bytes that a file collects before they are sent, unless it is opened with a `block_size`."""
 _WAITING = 2
 """Pieces that may wait to be sent."""
+_SMALL = 64 * KIB
+"""Writes of fewer bytes are put together at once, since each object of its own takes memory."""
 
-Write = Callable[[Buffer | AsyncIterator[bytes]], Coroutine[Any, Any, None]]
+Write = Callable[[Buffer | AsyncIterator[Data]], Coroutine[Any, Any, None]]
+
+
+class _Collected:
+    """What was written and not handed over: `bytes` as they are, all else copied."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[Data] = []
+
+    def add(self, data: memoryview) -> None:
+        self.size += len(data)
+        given = data.obj
+        if len(data) >= _SMALL and isinstance(given, bytes):
+            self._pieces.append(given if len(data) == len(given) else data)
+        elif self._pieces and isinstance(self._pieces[-1], bytearray):
+            self._pieces[-1] += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def take(self) -> Data:
+        """All of it, which nothing changes any more; then there is none."""
+        pieces, self._pieces, self.size = self._pieces, [], 0
+        if len(pieces) == 1 and not isinstance(pieces[0], bytearray):
+            return pieces[0]
+        return b"".join(pieces)  # other threads go on meanwhile if all are `bytes`
 
 
 class Upload:
-    """A write under way that is fed piece by piece. Used on one event loop."""
+    """A write under way that is fed piece by piece. Made, and used but for `offer`, on a loop."""
 
     def __init__(self, write: Write) -> None:
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._loop = asyncio.get_running_loop()
+        self._pieces = deque[Data | None]()
+        self._came, self._went = asyncio.Event(), asyncio.Event()
         self.task = asyncio.ensure_future(write(self._drawn()))
 
-    async def feed(self, piece: bytes | None) -> None:
+    def offer(self, piece: Data) -> bool:
+        """Hand over a piece from another thread, unless it has to wait for those before it.
+
+        A program that writes goes on at once then: it is not to wait for the loop to have its turn.
+        """
+        if len(self._pieces) >= _WAITING or self.task.done():
+            return False
+        self._pieces.append(piece)
+        _ = self._loop.call_soon_threadsafe(self._came.set)
+        return True
+
+    async def feed(self, piece: Data | None) -> None:
         """Hand over a piece (None: there are no more), or raise what has ended the write."""
-        put = asyncio.ensure_future(self._pieces.put(piece))
-        try:
-            _ = await asyncio.wait({put, self.task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            _ = put.cancel()
+        while len(self._pieces) >= _WAITING and not self.task.done():
+            self._went.clear()
+            room = asyncio.ensure_future(self._went.wait())
+            try:
+                _ = await asyncio.wait({room, self.task}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                _ = room.cancel()
         if self.task.done():
             await self.task
+        self._pieces.append(piece)
+        self._came.set()
 
     async def finish(self) -> None:
         """Wait until what was handed over is stored."""
@@ -53,8 +99,16 @@ class Upload:
         if not self.task.cancelled():
             _ = self.task.exception()  # seen
 
-    async def _drawn(self) -> AsyncIterator[bytes]:
-        while (piece := await self._pieces.get()) is not None:
+    async def _drawn(self) -> AsyncIterator[Data]:
+        while True:
+            while not self._pieces:
+                self._came.clear()
+                if not self._pieces:  # one that came from a thread just before
+                    _ = await self._came.wait()
+            piece = self._pieces.popleft()
+            self._went.set()
+            if piece is None:
+                return
             yield piece
 
 
@@ -76,7 +130,7 @@ class WriteFile(io.RawIOBase):
         self.autocommit = autocommit
         self.blocksize = piece_size
         self._write = write
-        self._collected = bytearray()
+        self._collected = _Collected()
         self._sent = 0
         self._upload: Upload | None = None
         self._ended = False
@@ -96,7 +150,7 @@ class WriteFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._sent + len(self._collected)
+        return self._sent + self._collected.size
 
     def write(self, data: Buffer, /) -> int:
         """Take all of `data`. Raises what has ended the upload."""
@@ -104,10 +158,10 @@ class WriteFile(io.RawIOBase):
         rest = memoryview(data).cast("B")
         size = len(rest)
         while rest:
-            taken = rest[: self.blocksize - len(self._collected)]
-            self._collected += taken
+            taken = rest[: self.blocksize - self._collected.size]
+            self._collected.add(taken)
             rest = rest[len(taken) :]
-            if len(self._collected) == self.blocksize:
+            if self._collected.size == self.blocksize:
                 self._send()
         return size
 
@@ -132,9 +186,9 @@ class WriteFile(io.RawIOBase):
         self._check_process()
         try:
             if self._upload is None:
-                self._run(self._write, bytes(self._collected))
+                self._run(self._write, self._collected.take())
             else:
-                if self._collected:
+                if self._collected.size:
                     self._send()
                 self._run(self._upload.finish)
             self._ended = True
@@ -145,7 +199,7 @@ class WriteFile(io.RawIOBase):
     def discard(self) -> None:
         """Store nothing of what was written."""
         ended, self._ended = self._ended, True
-        self._collected = bytearray()
+        self._collected = _Collected()
         if not ended and self._upload is not None and self._process == os.getpid():
             self._run(self._upload.abort)
 
@@ -175,13 +229,13 @@ class WriteFile(io.RawIOBase):
 
     def _send(self) -> None:
         """Hand over what is collected."""
-        piece = bytes(self._collected)
-        self._collected.clear()
-        self._sent += len(piece)
+        self._sent += self._collected.size
+        piece = self._collected.take()
         try:
             upload: Upload = self._upload or self._run(self._begin)
             self._upload = upload
-            self._run(upload.feed, piece)
+            if not upload.offer(piece):
+                self._run(upload.feed, piece)
         except BaseException:  # an interrupt, too: what was handed over then can't be known
             self.discard()
             raise
