@@ -142,13 +142,13 @@ class Block:
 class Part(NamedTuple):
     """A part of an object that is uploaded: `number` from 1 on, and `size` in bytes.
 
-    `etag` is what the store knows it by. `crc32c` is that of its bytes; `verified` is whether the
-    store said the same of what it has.
+    `etag` is what the store knows it by. `crc32c` is that of its bytes, None where the store copied
+    them and did not say it; `verified` is whether the store said the same of what it has.
     """
 
     number: int
     size: int
-    crc32c: int
+    crc32c: int | None
     etag: str
     verified: bool = False
 

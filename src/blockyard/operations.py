@@ -19,12 +19,14 @@ from blockyard.context import Context, Lifetime, UserItems
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
+    BlockTooLargeError,
     IntegrityError,
     InvalidRangeError,
     StoreClosedError,
 )
 from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below, named_as
+from blockyard.large_copies import copy_in_parts
 from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
@@ -288,7 +290,12 @@ class Operations:
         if source_key == target_key:
             same = await self.store.stat_block(ctx, source_key)
             return CopyResult(same.key, same.etag, same.last_modified)
-        return await self.store.copy_block(ctx, source_key, target_key)
+        try:
+            return await self.store.copy_block(ctx, source_key, target_key)
+        except BlockTooLargeError:
+            if not ctx.runtime.suspends:  # which has one part after the other
+                raise
+        return await copy_in_parts(self.store, ctx, source_key, target_key)
 
     def delete_block(
         self, ctx: Context, key: str, *, if_match: str | None = None

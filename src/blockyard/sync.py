@@ -29,6 +29,7 @@ from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
 from blockyard.content.writing import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
+from blockyard.errors import BlockTooLargeError
 from blockyard.iterators import PageIterator
 from blockyard.model import (
     PART_SIZE,
@@ -232,13 +233,20 @@ class BlockStore(Client[BlockingRuntime]):
     def copy_block(self, source_key: str, target_key: str) -> CopyResult:
         """Copy a block inside the service, replacing the target.
 
-        Raises `BlockNotFoundError`, and `BlockTooLargeError` for an object over 5 GiB, which S3
-        does not copy so. One request: `stat_block` tells the size of the copy, which its reply does
-        not.
+        One request: `stat_block` tells the size of the copy, which its reply does not. What S3 does
+        not copy so, an object over 5 GiB, is copied in parts, `concurrency` of them side by side,
+        and appears when it is whole. Raises `BlockNotFoundError`, and `PreconditionFailedError` for
+        one that is replaced while its parts are copied.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
         """
-        return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
+        try:
+            return run_to_end(self._operations.copy_block(self._context(), source_key, target_key))
+        except BlockTooLargeError:
+            pass
+        return self._run_many(
+            lambda ctx, keys: self._operations.copy_block(ctx, *keys), (source_key, target_key)
+        )
 
     def presign(
         self,

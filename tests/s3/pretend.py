@@ -225,6 +225,9 @@ class PretendRuntime:
         assert not isinstance(items, UserItems)
         return [await operation(item) for item in items]
 
+    async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        return await operation
+
     def now(self) -> float:
         return self.clock
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import md5
 from typing import Literal
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, parse_qsl, unquote
+from xml.sax.saxutils import escape
 
 from blockyard.context import Request, Response
 from blockyard.crc32c import crc32c
@@ -42,14 +43,30 @@ class PretendUploads(PretendS3):
         super().__init__()
         self.sums: Literal["whole", "parts", "none"] = "none"
         self.honours = True
+        self.copy_limit = 2**62
+        self.keeps_tags = True
+        self.tags: dict[str, bytes] = {}
         self.uploads: dict[str, Begun] = {}
         self._number = 0
         self.answers |= {"POST": self.post, "DELETE": self.delete}
 
+    def get(self, request: Request) -> Response:
+        if request.target.endswith("?tagging="):
+            return reply(200, {}, self.tags.get(split(request)[0], b""))
+        return super().get(request)
+
     def put(self, request: Request) -> Response:
         path, query = split(request)
+        if "tagging" in query:
+            self.tags[path] = bytes(request.body)
+            return reply(200, {}, b"")
+        source = self.objects.get("/" + unquote(request.headers.get("x-amz-copy-source", "")))
         if "partNumber" not in query:
+            if source is not None and len(source.body) > self.copy_limit:
+                return s3_error(400, "InvalidRequest")
             return super().put(request)
+        if source is not None:
+            return self._copied_part(request, source, query)
         begun = self.uploads.get(query["uploadId"])
         if begun is None:
             return s3_error(404, "NoSuchUpload")
@@ -60,6 +77,19 @@ class PretendUploads(PretendS3):
             headers["x-amz-checksum-crc32c"] = base64_crc(body)
         assert path == begun.target
         return reply(200, headers, b"")
+
+    def _copied_part(self, request: Request, source: Stored, query: dict[str, str]) -> Response:
+        if self.honours and request.headers["x-amz-copy-source-if-match"] != source.etag:
+            return s3_error(412, "PreconditionFailed")
+        if query["uploadId"] not in self.uploads:
+            return s3_error(404, "NoSuchUpload")
+        first, last = request.headers["x-amz-copy-source-range"].partition("=")[2].split("-")
+        body = source.body[int(first) : int(last) + 1]
+        self.uploads[query["uploadId"]].parts[int(query["partNumber"])] = body
+        etag = md5(body, usedforsecurity=False).hexdigest()
+        said = f"<ChecksumCRC32C>{base64_crc(body)}</ChecksumCRC32C>" if self.sums != "none" else ""
+        root = "CopyPartResult"
+        return reply(200, {}, f'<{root}><ETag>"{etag}"</ETag>{said}</{root}>'.encode())
 
     def post(self, request: Request) -> Response:
         path, query = split(request)
@@ -92,6 +122,8 @@ class PretendUploads(PretendS3):
         digest = md5(b"".join(md5(part).digest() for part in parts)).hexdigest()  # noqa: S324
         etag = f'"{digest}-{len(parts)}"'
         self.objects[path] = Stored(b"".join(parts), {**kept, "etag": etag})
+        if self.keeps_tags:
+            self.tags[path] = tagging(begun.headers.get("x-amz-tagging", ""))
         checksum = ""
         if self.sums != "none":
             value = base64_crc(b"".join(parts))
@@ -145,6 +177,14 @@ class Uploading(Pretended):
     def upload(self, key: str = "k", /, **wanted: object) -> BlockInfo:
         opened = self.start(key, **wanted)
         return self.complete(opened, self.send(opened))
+
+
+def tagging(query: str) -> bytes:
+    tags = [
+        f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>"
+        for name, value in parse_qsl(query, keep_blank_values=True)
+    ]
+    return f"<Tagging><TagSet>{''.join(tags)}</TagSet></Tagging>".encode()
 
 
 def split(request: Request) -> tuple[str, dict[str, str]]:

@@ -8,7 +8,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class _Complete(Call):
     def request(self, address: Address) -> Request:
         asked = self.opened.request
         listed = [
-            (part.number, part.etag, base64_of(part.crc32c) if part.verified else "")
+            (part.number, part.etag, checksum_of(part) if part.verified else "")
             for part in self.parts
         ]
         return requests.complete_upload(
@@ -85,15 +85,13 @@ class _Whole(NamedTuple):
     """What all parts of an object are together."""
 
     size: int
-    crc32c: int
+    checksum: str
     etag: str | None
 
     @classmethod
     def of(cls, parts: Sequence[Part]) -> _Whole:
-        whole = 0
-        for part in parts:
-            whole = combined(whole, part.crc32c, part.size)
-        return cls(sum(part.size for part in parts), whole, responses.etag_of_parts(parts))
+        size = sum(part.size for part in parts)
+        return cls(size, checksum_of_all(parts), responses.etag_of_parts(parts))
 
 
 class Completer:
@@ -109,9 +107,9 @@ class Completer:
     ) -> BlockInfo:
         """See `Store.complete_upload`."""
         whole, headers = _Whole.of(parts), dict[str, str]()
-        if opened.state["checksums"] == FULL_OBJECT:
+        if opened.state["checksums"] == FULL_OBJECT and whole.checksum:
             headers = {
-                CHECKSUM: base64_of(whole.crc32c),
+                CHECKSUM: whole.checksum,
                 CHECKSUM_TYPE: FULL_OBJECT,
                 _OBJECT_SIZE: str(whole.size),
             }
@@ -227,10 +225,10 @@ def _compared(call: _Complete, told: UploadResult, whole: _Whole) -> bool:
     Raises `IntegrityError` where it shows that it is not.
     """
     parts = call.parts
-    if told.checksum:
-        sent = base64_of(whole.crc32c)
+    if told.checksum and whole.checksum:
+        sent = whole.checksum
         if "-" in told.checksum:  # the checksum of those of the parts
-            sums = b"".join([part.crc32c.to_bytes(4, "big") for part in parts])
+            sums = b"".join([b64decode(checksum_of(part)) for part in parts])
             sent = f"{base64_of(crc32c(sums))}-{len(parts)}"
         if told.checksum != sent:
             raise _other_bytes(call, f"their CRC32C is {told.checksum[:60]}, not {sent}")
@@ -248,6 +246,21 @@ def _own(call: _Complete, whole: _Whole, reply: Response) -> BlockInfo:
     if info.size != whole.size:
         raise _other_bytes(call, f"it has {info.size} of them, not {whole.size}")
     return info
+
+
+def checksum_of(part: Part) -> str:
+    """The CRC32C of a part as headers have it, "" where it is not known."""
+    return "" if part.crc32c is None else base64_of(part.crc32c)
+
+
+def checksum_of_all(parts: Sequence[Part]) -> str:
+    """That of all parts together, "" where that of one is not known."""
+    whole = 0
+    for part in parts:
+        if part.crc32c is None:
+            return ""
+        whole = combined(whole, part.crc32c, part.size)
+    return base64_of(whole)
 
 
 def base64_of(crc: int) -> str:

@@ -41,7 +41,8 @@ _SENT_WITH_COPIES = ("storage_class", "encryption", "kms_key_id", "kms_context",
 
 class ObjectHeaders:
     """Those of one store. `every` goes with each request, `read` with a GET or HEAD of an object
-    as well, `copy` with a CopyObject."""
+    as well, `copy` with a CopyObject; of a copy in parts `copied` with its beginning, and
+    `copied_part` with each part."""
 
     def __init__(self, config: S3Config) -> None:
         self.every: dict[str, str] = {}
@@ -55,7 +56,9 @@ class ObjectHeaders:
         self._encryption = config.put.encryption
         self._write = _headers(defaults)
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
-        self.copy = _headers(kept) | self.read | _own_key("copy-source-", own_key)
+        self.copied = _headers(kept)
+        self.copied_part = self.read | _own_key("copy-source-", own_key)
+        self.copy = self.copied | self.copied_part
 
     def write(self, operation: str, key: str, options: PutOptions | None) -> dict[str, str]:
         """The headers of a write: the store's, unless its own options say otherwise.

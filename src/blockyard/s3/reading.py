@@ -352,12 +352,14 @@ class Reader:
             finally:
                 del failure  # which its traceback refers to, by way of this frame
 
-    async def head(self, ctx: Context, operation: str, key: str, full_key: str) -> Response:
-        """The headers of an object."""
+    async def head(
+        self, ctx: Context, operation: str, key: str, full_key: str, *, checksum: bool = False
+    ) -> Response:
+        """The headers of an object; with `checksum` also the one that the service keeps."""
         call = FunctionCall(
             operation,
             key,
-            lambda address: head_object(address, full_key),
+            lambda address: head_object(address, full_key, checksum=checksum),
             object_headers=self._caller.headers.read,
         )
 

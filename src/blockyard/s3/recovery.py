@@ -45,7 +45,8 @@ class Capabilities:
     `If-None-Match: *`, with `If-Match`, to that, and does not just accept the header;
     `conditional_uploads`, `matching_uploads`: the end of an upload; `matching_deletes`: a delete
     with `If-Match`. `part_checksums`: it verifies the CRC32C of a part; `upload_etags`: its reply
-    to the end of an upload has the object's ETag. `bare_etags`: it takes the ETag of `If-Match`
+    to the end of an upload has the object's ETag; `upload_tags`: it keeps the tags that an upload
+    begins with. `bare_etags`: it takes the ETag of `If-Match`
     with a write as it stands, quotes and all, as Ceph up to 19 does.
     """
 
@@ -61,6 +62,7 @@ class Capabilities:
     uploads: bool | None = None
     part_checksums: bool | None = None
     upload_etags: bool | None = None
+    upload_tags: bool | None = None
     conditional_uploads: bool | None = None
     matching_uploads: bool | None = None
     bare_etags: bool = False
@@ -84,6 +86,7 @@ class Capabilities:
             uploads=True,
             part_checksums=True,
             upload_etags=True,
+            upload_tags=True,
             conditional_uploads=True,
             matching_uploads=True,
         )

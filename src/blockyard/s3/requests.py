@@ -97,6 +97,28 @@ def upload_part(
     return request
 
 
+def copy_part(
+    address: Address,
+    key: str,
+    upload_id: str,
+    number: int,
+    *,
+    source_key: str,
+    span: range,
+    etag: str,
+) -> Request:
+    """Have a part copied: the bytes `span` of an object in the bucket, while it has that ETag.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html
+    """
+    headers = {
+        "x-amz-copy-source": _copy_source(address, source_key),
+        "x-amz-copy-source-if-match": f'"{etag}"',
+        "x-amz-copy-source-range": f"bytes={span.start}-{span.stop - 1}",
+    }
+    return upload_part(address, key, upload_id, number, b"", headers=headers)
+
+
 def complete_upload(
     address: Address,
     key: str,
@@ -191,12 +213,13 @@ def get_object(
     return Request(address.origin, "GET", f"{address.root}/{encode_key(key)}", headers)
 
 
-def head_object(address: Address, key: str) -> Request:
-    """Ask for an object's headers.
+def head_object(address: Address, key: str, *, checksum: bool = False) -> Request:
+    """Ask for an object's headers; with `checksum` also for the one that the service keeps.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
     """
-    return _request(address, "HEAD", object_path(address, key))
+    headers = {"x-amz-checksum-mode": "ENABLED"} if checksum else {}
+    return _request(address, "HEAD", object_path(address, key), headers)
 
 
 def delete_object(
@@ -220,8 +243,32 @@ def copy_object(address: Address, source_key: str, target_key: str) -> Request:
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html
     """
     request = _request(address, "PUT", object_path(address, target_key))
-    source = f"{quote(address.bucket, safe='')}/{encode_key(source_key)}"  # no / before: for all
-    request.headers["x-amz-copy-source"] = source
+    request.headers["x-amz-copy-source"] = _copy_source(address, source_key)
+    return request
+
+
+def get_tags(address: Address, key: str) -> Request:
+    """Ask for an object's tags.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
+    """
+    request = _request(address, "GET", f"{object_path(address, key)}?tagging=")
+    request.until_close = True
+    return request
+
+
+def put_tags(address: Address, key: str, tags: Iterable[tuple[str, str]]) -> Request:
+    """Give an object these tags, in place of those it has.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObjectTagging.html
+    """
+    listed = "".join(
+        f"<Tag><Key>{_escaped(name)}</Key><Value>{_escaped(value)}</Value></Tag>"
+        for name, value in tags
+    )
+    body = f'<Tagging xmlns="{_XMLNS}"><TagSet>{listed}</TagSet></Tagging>'.encode()
+    request = _request(address, "PUT", f"{object_path(address, key)}?tagging=")
+    _add_document(request, body)
     return request
 
 
@@ -260,9 +307,7 @@ def delete_objects(address: Address, keys: Sequence[str]) -> Request:
     objects = "".join([f"<Object><Key>{_escaped(key)}</Key></Object>" for key in keys])
     body = f'<Delete xmlns="{_XMLNS}">{objects}<Quiet>false</Quiet></Delete>'.encode()
     request = _request(address, "POST", f"{address.path}?delete=")
-    request.headers["content-md5"] = b64encode(md5(body, usedforsecurity=False).digest()).decode()
-    request.headers["content-type"] = "application/xml"
-    request.body = body
+    _add_document(request, body)
     return request
 
 
@@ -285,6 +330,12 @@ def _request(
     return request
 
 
+def _add_document(request: Request, body: bytes) -> None:
+    request.headers["content-md5"] = b64encode(md5(body, usedforsecurity=False).digest()).decode()
+    request.headers["content-type"] = "application/xml"
+    request.body = body
+
+
 def _add_conditions(
     request: Request, if_absent: bool, if_match: str | None, bare_etag: bool
 ) -> None:
@@ -297,6 +348,10 @@ def _add_conditions(
 def object_path(address: Address, key: str) -> str:
     """The target of an object's requests."""
     return f"{address.root}/{encode_key(key)}"
+
+
+def _copy_source(address: Address, key: str) -> str:
+    return f"{quote(address.bucket, safe='')}/{encode_key(key)}"  # no / before: for all
 
 
 def _escaped(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import md5
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from blockyard.context import Response
 from blockyard.errors import (
@@ -123,6 +123,34 @@ def copy_result(response: Response, source_key: str) -> tuple[str, datetime | No
     return etag, iso_date(document.text("LastModified"))
 
 
+def copied_part(response: Response, operation: str, key: str) -> tuple[str, str]:
+    """The ETag of a part that was copied, without quotes, and its CRC32C in base64, "" for none.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html
+    """
+    document = result_document(response, operation, key, "CopyPartResult")
+    etag, checksum = unquoted(document.text("ETag")), document.text("ChecksumCRC32C")
+    if not etag:
+        raise ProtocolError("the reply to the copy of a part holds no ETag")
+    if checksum and not _CRC32C.fullmatch(checksum):
+        raise ProtocolError(f"the reply to the copy of a part has no CRC32C in {checksum[:40]!r}")
+    return etag, checksum
+
+
+Tag: TypeAlias = tuple[str, str]
+
+
+def tags(response: Response, operation: str, key: str) -> list[Tag]:
+    """The tags of an object, none where the reply is empty: of Ceph, for one without.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
+    """
+    if not response.body:
+        return []
+    document = result_document(response, operation, key, "Tagging")
+    return [(name, value) for name, value in document.entries("TagSet/Tag", "Key", "Value")]
+
+
 class UploadResult(NamedTuple):
     """What the reply to the end of an upload says of the object: its ETag, without quotes, and its
     CRC32C in base64, or that of its parts; "" where it says none."""
@@ -158,6 +186,7 @@ def complete_result(response: Response, operation: str, key: str | None) -> Uplo
 
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==")
 
 
 def etag_of_parts(parts: Sequence[Part]) -> str | None:

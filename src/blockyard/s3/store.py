@@ -11,6 +11,7 @@ from blockyard.config import S3Config
 from blockyard.context import Context, Response
 from blockyard.errors import (
     BlockNotFoundError,
+    BlockStoreError,
     BlockTooLargeError,
     InvalidKeyError,
     S3Error,
@@ -18,7 +19,6 @@ from blockyard.errors import (
 )
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import (
-    MIB,
     Block,
     BlockInfo,
     CopyResult,
@@ -31,17 +31,20 @@ from blockyard.model import (
     Upload,
     UploadPage,
 )
-from blockyard.s3 import listing, requests, responses
+from blockyard.s3 import listing, part_copies, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.completing import checksum_of_all
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.dates import http_date
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.matching_deletes import MatchingDeletes
+from blockyard.s3.part_copies import PartCopies, is_copy, may_be_too_large
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
+from blockyard.s3.tags import Tags
 from blockyard.s3.uploads import Uploads
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import (
@@ -56,11 +59,6 @@ from blockyard.stores.base import (
 )
 
 Result = TypeVar("Result")
-
-_LARGEST_COPY = 5 * 1024 * MIB
-"""Bytes: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html"""
-_TOO_LARGE = frozenset({"InvalidRequest", "EntityTooLarge"})
-"""What the copy of a larger object may be answered with."""
 
 
 class S3Store(Store):
@@ -78,6 +76,10 @@ class S3Store(Store):
             self._writer,
             config.key_prefix,
             etag_proves=config.write_proof == "etag",
+        )
+        self._tags = Tags(self._caller, config.key_prefix)
+        self._part_copies = PartCopies(
+            self._caller, self._reader, self._uploads, self._tags, config.key_prefix
         )
         self._deleting = Deleting(self._caller, config.key_prefix)
         self._matching_deletes = MatchingDeletes(
@@ -106,7 +108,15 @@ class S3Store(Store):
     async def complete_upload(
         self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
     ) -> BlockInfo:
-        return await self._uploads.complete(ctx, upload, parts)
+        copied = is_copy(upload)
+        if copied:
+            await self._part_copies.check_source(ctx, upload, checksum_of_all(parts))
+        info = await self._uploads.complete(ctx, upload, parts)
+        if copied:
+            info = await self._part_copies.check_copy(ctx, upload, info)
+        request = upload.request
+        await self._tags.ensure(ctx, request.operation, request.key, upload.state["tags"])
+        return info
 
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
         return await self._uploads.abort(ctx, upload)
@@ -142,8 +152,8 @@ class S3Store(Store):
             learnt.copies = False
             raise
         except S3Error as error:
-            if error.code in _TOO_LARGE:
-                await self._refuse_large(ctx, source_key)
+            if may_be_too_large(error):
+                await self._refuse_large(ctx, source_key, error)
             if learnt.copies or not lacking(error):
                 raise
             learnt.copies = False
@@ -151,15 +161,31 @@ class S3Store(Store):
         learnt.copies = True
         return result
 
-    async def _refuse_large(self, ctx: Context, source_key: str) -> None:
+    async def start_copy(
+        self, ctx: Context, source_key: str, target_key: str
+    ) -> tuple[OpenUpload, BlockInfo]:
+        _ = self._full_key(target_key)
+        return await self._part_copies.start(ctx, source_key, target_key)
+
+    async def copy_part(
+        self, ctx: Context, upload: OpenUpload, number: int, source: BlockInfo, span: range
+    ) -> Part:
+        return await self._part_copies.part(ctx, upload, number, source, span)
+
+    async def _refuse_large(self, ctx: Context, source_key: str, refused: S3Error) -> None:
         """Raise `BlockTooLargeError` for an object that no CopyObject takes."""
-        reply = await self._reader.head(ctx, "copy_block", source_key, self._full_key(source_key))
-        size = responses.block_info(source_key, reply).size
-        if size > _LARGEST_COPY:
-            raise BlockTooLargeError(
-                f"copy_block {source_key!r}: {size} bytes, the limit of S3's copy is "
-                f"{_LARGEST_COPY}: read it by ranges, and write it by write_object"
+        try:
+            reply = await self._reader.head(
+                ctx, "copy_block", source_key, self._full_key(source_key)
             )
+        except BlockStoreError:
+            raise refused from None
+        size = responses.block_info(source_key, reply).size
+        if size > part_copies.LARGEST_COPY:
+            raise BlockTooLargeError(
+                f"copy_block {source_key!r}: {size} bytes, the limit of one CopyObject is "
+                f"{part_copies.LARGEST_COPY}"
+            ) from refused
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         full_key = self._full_key(key)

@@ -9,7 +9,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -42,6 +42,7 @@ from blockyard.s3.integrity import CHECKSUM
 from blockyard.s3.listing import uploads_page
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking, refuses_a_header
+from blockyard.s3.tags import TAGGING
 from blockyard.s3.writing import NONCE, REPLACES, Writer, replaced
 from blockyard.stores.base import Data, OpenUpload, UploadRequest, WriteRequest, changed
 
@@ -69,6 +70,40 @@ class Uploads:
                 raise unconditional(request)
             await self._refuse_now(ctx, request, full_key)
         return await self._create(ctx, request, full_key)
+
+    async def begin(
+        self,
+        ctx: Context,
+        request: UploadRequest,
+        full_key: str,
+        headers: Mapping[str, str],
+        *,
+        checked: bool = True,
+    ) -> OpenUpload:
+        """Begin an upload, whatever its condition, of an object that has these headers.
+
+        If `checked`, the service is asked to keep a CRC32C of it, where it knows that.
+        """
+        learnt = self._caller.capabilities
+        nonce = ctx.runtime.nonce()
+        headers = {**headers, NONCE: nonce}
+        asked = headers | {_ALGORITHM: "CRC32C", CHECKSUM_TYPE: FULL_OBJECT}
+        state = {"nonce": nonce, "tags": headers.get(TAGGING, "")}
+        try:
+            if checked and learnt.part_checksums is not False:
+                try:
+                    return await self._created(ctx, request, full_key, asked, state)
+                except S3Error as error:
+                    if not refuses_a_header(error) or learnt.part_checksums:
+                        raise
+            opened = await self._created(ctx, request, full_key, headers, state)
+        except S3Error as error:
+            if learnt.uploads or not lacking(error):
+                raise
+            raise _no_uploads(request) from error
+        if checked:
+            learnt.part_checksums = False  # since it was those headers, and nothing else
+        return opened
 
     async def part(self, ctx: Context, opened: OpenUpload, number: int, data: Data) -> Part:
         """See `Store.upload_part`."""
@@ -151,28 +186,10 @@ class Uploads:
         return UploadPage([], None)
 
     async def _create(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
-        learnt = self._caller.capabilities
-        nonce = ctx.runtime.nonce()
         headers = dict(self._caller.headers.write(_OPERATION, request.key, request.options))
-        headers[NONCE] = nonce
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
-        checked = headers | {_ALGORITHM: "CRC32C", CHECKSUM_TYPE: FULL_OBJECT}
-        state = {"nonce": nonce}
-        try:
-            if learnt.part_checksums is not False:
-                try:
-                    return await self._created(ctx, request, full_key, checked, state)
-                except S3Error as error:
-                    if not refuses_a_header(error) or learnt.part_checksums:
-                        raise
-            opened = await self._created(ctx, request, full_key, headers, state)
-        except S3Error as error:
-            if learnt.uploads or not lacking(error):
-                raise
-            raise _no_uploads(request.key) from error
-        learnt.part_checksums = False  # since it was those headers, and nothing else
-        return opened
+        return await self.begin(ctx, request, full_key, headers)
 
     async def _created(
         self,
@@ -183,14 +200,14 @@ class Uploads:
         state: dict[str, str],
     ) -> OpenUpload:
         call = FunctionCall(
-            _OPERATION,
+            request.operation,
             request.key,
             lambda address: requests.create_upload(address, full_key, headers),
             object_headers=self._caller.headers.read,
         )
 
         def created(reply: Response) -> OpenUpload:
-            upload_id = responses.upload_id(reply, _OPERATION, request.key)
+            upload_id = responses.upload_id(reply, request.operation, request.key)
             checksums = ""
             if _ALGORITHM in headers:
                 checksums = reply.headers.get(CHECKSUM_TYPE, _COMPOSITE)
@@ -273,8 +290,8 @@ def _markers(token: str) -> tuple[str, str]:
     return key, upload_id
 
 
-def _no_uploads(key: str) -> UnsupportedError:
+def _no_uploads(request: UploadRequest) -> UnsupportedError:
     return UnsupportedError(
-        f"{_OPERATION} {key!r}: the service has no multipart uploads, so an object of more than "
-        "one part can't be stored"
+        f"{request.operation} {request.key!r}: the service has no multipart uploads, so an object "
+        "of more than one part can't be stored"
     )

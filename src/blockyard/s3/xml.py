@@ -61,12 +61,13 @@ class Document:
         return _unmarked(text) if self._marked and text else text
 
     def entries(self, name: str, *fields: str) -> Iterator[list[str]]:
-        """For each child `name` of the root, the texts of its `fields`.
+        """For each child `name` of the root (or `name/name`), the texts of its `fields`.
 
         An absent field is "", and of a repeated one the first counts.
         """
         tags = [self._namespace + field for field in fields]
-        for element in self._root.iterfind(self._namespace + name):
+        path = "/".join([self._namespace + step for step in name.split("/")])
+        for element in self._root.iterfind(path):
             entry = [element.findtext(tag, "") for tag in tags]
             yield [_unmarked(text) for text in entry] if self._marked else entry
 

@@ -306,6 +306,22 @@ class Store(ABC):
         """
         raise UnsupportedError(f"write_object {upload.upload.key!r}: {self.name} takes no parts")
 
+    async def start_copy(
+        self, ctx: Context, source_key: str, target_key: str
+    ) -> tuple[OpenUpload, BlockInfo]:
+        """Begin a copy in parts, for what `copy_block` refuses as too large; and its source.
+
+        The parts are those of `copy_part`, and what ends it the same as of an upload, which raises
+        `PreconditionFailedError` where the source is another one by then, and stores nothing.
+        """
+        raise UnsupportedError(f"copy_block {source_key!r}: {self.name} takes no parts")
+
+    async def copy_part(
+        self, ctx: Context, upload: OpenUpload, number: int, source: BlockInfo, span: range
+    ) -> Part:
+        """Copy the bytes `span` of this version of the source, or `PreconditionFailedError`."""
+        raise UnsupportedError(f"copy_block {source.key!r}: {self.name} takes no parts")
+
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
         """Give an upload up, and free what its parts take. No error when there is none."""
         raise UnsupportedError(f"abort_upload {upload.key!r}: {self.name} takes no parts")
@@ -326,7 +342,7 @@ class Store(ABC):
         """Copy within the store, no bytes through the client; the keys differ.
 
         Replaces the target as `write_block` does, and returns its new version.
-        `BlockNotFoundError` names the source key.
+        `BlockNotFoundError` names the source key; `BlockTooLargeError` says that it takes parts.
         """
 
     @abstractmethod

@@ -66,6 +66,16 @@ class WrapperStore(Store):
     ) -> BlockInfo:
         return await self.inner.complete_upload(ctx, upload, parts)
 
+    async def start_copy(
+        self, ctx: Context, source_key: str, target_key: str
+    ) -> tuple[OpenUpload, BlockInfo]:
+        return await self.inner.start_copy(ctx, source_key, target_key)
+
+    async def copy_part(
+        self, ctx: Context, upload: OpenUpload, number: int, source: BlockInfo, span: range
+    ) -> Part:
+        return await self.inner.copy_part(ctx, upload, number, source, span)
+
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
         await self.inner.abort_upload(ctx, upload)
 

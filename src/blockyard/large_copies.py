@@ -1,0 +1,45 @@
+"""Copies of what one request of a service does not copy: in parts, several under way at once.
+
+No bytes come through this machine. Whatever fails, the parts are given up, and what was there
+before stays.
+"""
+
+from __future__ import annotations
+
+from blockyard.content.transfers import TIDY_SECONDS, tidy_up
+from blockyard.context import Context
+from blockyard.model import MAX_PARTS, MIB, CopyResult, Part
+from blockyard.stores.base import Store
+
+COPIED_PART = 128 * MIB
+"""Bytes of a part, as long as there are not too many of them."""
+
+
+async def copy_in_parts(store: Store, ctx: Context, source_key: str, target_key: str) -> CopyResult:
+    """Do for a large object what `Store.copy_block` does: see `Store.start_copy` for its errors."""
+    opened, source = await store.start_copy(ctx, source_key, target_key)
+
+    async def copied(part: tuple[int, range]) -> Part:
+        number, span = part
+        return await store.copy_part(ctx, opened, number, source, span)
+
+    try:
+        parts = await ctx.gather(copied, list(enumerate(_spans(source.size), 1)))
+        # One that is given up may be done all the same: so it is awaited.
+        complete = store.complete_upload(ctx, opened, parts)
+        info = await ctx.runtime.finish(complete, TIDY_SECONDS)
+    except BaseException as error:
+        await tidy_up(
+            ctx,
+            error,
+            lambda ctx: store.abort_upload(ctx, opened.upload),
+            f"and parts of {target_key!r} may be left: `clean` removes them",
+        )
+        raise
+    return CopyResult(info.key, info.etag, info.last_modified)
+
+
+def _spans(size: int) -> list[range]:
+    """What each part copies."""
+    length = max(COPIED_PART, -(-size // MAX_PARTS))
+    return [range(start, min(start + length, size)) for start in range(0, size, length)]

@@ -1,0 +1,203 @@
+"""Copies in parts (UploadPartCopy) of what is over the limit of CopyObject, 5 GiB.
+
+An upload carries nothing over by itself: metadata, content headers and tags of the source are sent
+again, and so is what a CopyObject sends (`object_headers.py`). Each part is pinned to one version
+of the source, which is looked at once more before the end, since some services ignore that. What
+the service says of the copy is compared with what it says of the source.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/CopyingObjectsMPUapi.html
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import replace
+from urllib.parse import urlencode
+
+from blockyard.context import Context, Response
+from blockyard.errors import (
+    BlockStoreError,
+    IntegrityError,
+    PreconditionFailedError,
+    S3Error,
+    UnsupportedError,
+)
+from blockyard.model import MIB, BlockInfo, Part
+from blockyard.s3 import requests, responses
+from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.completing import CHECKSUM_TYPE, FULL_OBJECT
+from blockyard.s3.integrity import CHECKSUM
+from blockyard.s3.object_headers import METADATA
+from blockyard.s3.reading import Reader
+from blockyard.s3.recovery import lacking
+from blockyard.s3.tags import TAGGING, Tags
+from blockyard.s3.uploads import Uploads
+from blockyard.s3.writing import NONCE, REPLACES, perhaps_done
+from blockyard.stores.base import OpenUpload, UploadRequest
+
+LARGEST_COPY = 5 * 1024 * MIB
+"""Bytes that a CopyObject takes: https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html"""
+_OPERATION = "copy_block"
+_CARRIED = (
+    "content-type",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+)
+_CHECKSUM_OF = "x-amz-checksum-"
+_SOURCE, _ETAG, _SIZE = "source", "source-etag", "source-size"
+
+
+class PartCopies:
+    """The copies in parts within one bucket."""
+
+    def __init__(
+        self, caller: Caller, reader: Reader, uploads: Uploads, tags: Tags, key_prefix: str
+    ) -> None:
+        self._caller = caller
+        self._reader = reader
+        self._uploads = uploads
+        self._tagging = tags
+        self._prefix = key_prefix
+
+    async def start(
+        self, ctx: Context, source_key: str, target_key: str
+    ) -> tuple[OpenUpload, BlockInfo]:
+        """See `Store.start_copy`."""
+        reply = await self._head(ctx, source_key)
+        source = responses.stat_result(reply, _OPERATION, source_key)
+        headers = self._carried(source_key, reply.headers)
+        headers |= await self._tags(ctx, source_key, reply.headers)
+        headers |= self._caller.headers.copied
+        checksums = _of_the_whole(reply.headers)
+        request = UploadRequest(target_key, operation=_OPERATION)
+        opened = await self._uploads.begin(
+            ctx, request, self._prefix + target_key, headers, checked=CHECKSUM in checksums
+        )
+        known = {_SOURCE: source_key, _ETAG: source.etag, _SIZE: str(source.size)}
+        return replace(opened, state={**opened.state, **known, **checksums}), source
+
+    async def part(
+        self, ctx: Context, opened: OpenUpload, number: int, source: BlockInfo, span: range
+    ) -> Part:
+        """See `Store.copy_part`."""
+        call = FunctionCall(
+            _OPERATION,
+            source.key,
+            lambda address: requests.copy_part(
+                address,
+                self._prefix + opened.upload.key,
+                opened.upload.id,
+                number,
+                source_key=self._prefix + source.key,
+                span=span,
+                etag=source.etag,
+            ),
+            object_headers=self._caller.headers.copied_part,
+        )
+
+        def copied(reply: Response) -> Part:
+            etag, checksum = responses.copied_part(reply, _OPERATION, source.key)
+            if not checksum or opened.state["checksums"] == "":
+                return Part(number, len(span), None, etag)
+            crc = int.from_bytes(b64decode(checksum), "big")
+            return Part(number, len(span), crc, etag, verified=True)
+
+        try:
+            return await self._caller.call(ctx, call, copied)
+        except S3Error as error:
+            if error.status != 412:
+                raise
+            raise _replaced(source.key) from error
+
+    async def check_source(self, ctx: Context, opened: OpenUpload, sent: str | None) -> None:
+        """Before the end: raise unless the source is what it was, and its bytes are the parts'.
+
+        `sent` is the checksum of all parts, where it is known.
+        """
+        key, state = opened.state[_SOURCE], opened.state
+        info = responses.block_info(key, await self._head(ctx, key))
+        if (info.etag, str(info.size)) != (state[_ETAG], state[_SIZE]):
+            raise _replaced(key)
+        if sent is not None and sent != state.get(CHECKSUM, sent):
+            raise IntegrityError(
+                f"{_OPERATION} {key!r}: the service copied other bytes: their CRC32C is {sent}, "
+                f"that of the source {state[CHECKSUM]}"
+            )
+
+    async def check_copy(self, ctx: Context, opened: OpenUpload, copy: BlockInfo) -> BlockInfo:
+        """After the end: the copy as it is there; raise `IntegrityError` where it is another one.
+
+        One that was replaced since tells nothing.
+        """
+        with perhaps_done(1):
+            reply = await self._head(ctx, opened.upload.key)
+            if reply.headers.get(NONCE) != opened.state["nonce"]:
+                return copy
+            found, state = responses.block_info(opened.upload.key, reply), opened.state
+            there = {_SIZE: str(found.size), **_of_the_whole(reply.headers)}
+            for name, value in there.items():
+                if state.get(name, value) != value:
+                    raise IntegrityError(
+                        f"{_OPERATION} {state[_SOURCE]!r}: the copy {opened.upload.key!r} has "
+                        f"other bytes: {name.removeprefix('source-')} {value}, not {state[name]}; "
+                        "delete it"
+                    )
+            return found
+
+    async def _head(self, ctx: Context, key: str) -> Response:
+        checked = self._caller.capabilities.checksum_mode is True
+        return await self._reader.head(ctx, _OPERATION, key, self._prefix + key, checksum=checked)
+
+    def _carried(self, key: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Content headers and metadata of the source, to be those of the copy."""
+        if headers.get("x-amz-missing-meta", "0") != "0":
+            raise UnsupportedError(
+                f"{_OPERATION} {key!r}: it has metadata that no header can hold, so a copy of "
+                f"more than {LARGEST_COPY} bytes would lack it"
+            )
+        return {
+            name: value
+            for name, value in headers.items()
+            if name in _CARRIED or (name.startswith(METADATA) and name not in {NONCE, REPLACES})
+        }
+
+    async def _tags(self, ctx: Context, key: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """The source's tags; none where the service knows no such thing."""
+        try:
+            tags = await self._tagging.read(ctx, _OPERATION, key)
+        except S3Error as error:
+            if lacking(error) and "x-amz-tagging-count" not in headers:
+                return {}
+            error.add_note("they were the object's tags that were asked for: they go with a copy")
+            raise
+        return {TAGGING: urlencode(tags)} if tags else {}
+
+
+def is_copy(opened: OpenUpload) -> bool:
+    """Whether an upload is a copy."""
+    return _SOURCE in opened.state
+
+
+def may_be_too_large(error: BlockStoreError) -> bool:
+    """Whether that may be why a CopyObject was refused."""
+    return isinstance(error, S3Error) and error.status in {400, 413} and not lacking(error)
+
+
+def _of_the_whole(headers: Mapping[str, str]) -> dict[str, str]:
+    """The checksums that the service keeps of all bytes of an object, not of its parts."""
+    if headers.get(CHECKSUM_TYPE, FULL_OBJECT) != FULL_OBJECT:
+        return {}
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.startswith(_CHECKSUM_OF) and name != CHECKSUM_TYPE and "-" not in value
+    }
+
+
+def _replaced(key: str) -> PreconditionFailedError:
+    return PreconditionFailedError(
+        f"{_OPERATION} {key!r}: it was replaced while it was copied, and nothing is stored"
+    )
