@@ -37,6 +37,7 @@ _LIVES = (0.02, 0.8)
 """Seconds that a writer lives."""
 _SETTLE = 0.5
 """On loopback no request takes effect later than that after its client was killed."""
+_LONGEST = 60.0
 _COPIES_FOLLOWED = 4
 NOTHING = ""
 """What is read of a key without a block."""
@@ -186,15 +187,17 @@ def found_in(store: BlockStore, key: str) -> str:
 def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
     """Kill writers so many times, and say what was seen.
 
+    It goes on until something was changed and read: a busy machine may leave them no time for it.
     `below` opens the store behind the cache.
     """
     random = Random(seed)  # noqa: S311 - to be repeated
     opened = _cached(below, folder / "cache")
     readers = [started(_work, folder, opened, random.random(), "read") for _ in range(READERS)]
+    ends = time.monotonic() + _LONGEST
     writers: dict[int, float] = {}
     killed: dict[int, float] = {}
     try:
-        while len(killed) < kills:
+        while len(killed) < kills or not (_has_both(folder / "log") or time.monotonic() > ends):
             now = time.monotonic()
             while len(writers) < WRITERS:
                 child = started(_work, folder, opened, random.random(), "write")
@@ -214,6 +217,12 @@ def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
     result = Result(kills=len(killed))
     check(folder / "log", killed, opened, below, result)
     return result
+
+
+def _has_both(log: Path) -> bool:
+    """Whether a change and a read were told."""
+    told = log.read_text() if log.exists() else ""
+    return '{"done"' in told and '{"read"' in told
 
 
 def _cached(below: Open, cache: Path) -> Open:
