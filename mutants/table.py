@@ -44,7 +44,12 @@ _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
-_WRITE_BACK = ("cache/test_write_back.py", "cache/test_stage.py")
+_WRITE_BACK = (
+    "cache/test_write_back.py",
+    "cache/test_write_back_trouble.py",
+    "cache/test_group_commit.py",
+    "cache/test_stage.py",
+)
 _FOLDER = ("stores/test_filesystem_store.py", "content/test_content_local_files.py")
 
 MUTANTS = [
@@ -604,8 +609,8 @@ MUTANTS = [
     Mutant(
         "folders: a file given its name before it is on the disk",
         "stores/disk.py",
-        "_mark(temporary.file)\n    os.fsync(temporary.file)",
-        "_mark(temporary.file)",
+        "tell_apart(temporary.file)\n    os.fsync(temporary.file)",
+        "tell_apart(temporary.file)",
         _FOLDER,
     ),
     Mutant(
@@ -815,8 +820,8 @@ MUTANTS = [
     Mutant(
         "write-back: acknowledged without a sync of the folder",
         "cache/write_back.py",
-        "            await self._synced(ctx, request)\n",
-        "            pass\n",
+        "                await self._commit.synced(ctx, failures, where)\n",
+        "                pass\n",
         _WRITE_BACK,
     ),
     Mutant(
@@ -828,7 +833,7 @@ MUTANTS = [
     ),
     Mutant(
         "write-back: an answer ends the doubt about attempts before",
-        "cache/write_back.py",
+        "cache/sending.py",
         "                    if known and name not in unknown:",
         "                    if known:",
         _WRITE_BACK,
@@ -842,7 +847,7 @@ MUTANTS = [
     ),
     Mutant(
         "write-back: a delete leaves what is staged",
-        "cache/write_back.py",
+        "cache/sending.py",
         "                    await ctx.runtime.blocking(partial(self._remove, before))",
         "                    pass",
         _WRITE_BACK,
@@ -873,6 +878,27 @@ MUTANTS = [
         "cache/doubt.py",
         "            mark = Mark(mark.version, now)",
         "            mark = Mark(mark.version, 0.0)",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a failed sync is taken for one that went well",
+        "cache/group_commit.py",
+        "            self.failures += 1",
+        "            pass",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: what an interrupted write has staged is forgotten",
+        "cache/write_back.py",
+        "        finally:  # it may be there, whatever has ended the call",
+        "        except ZeroDivisionError:",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: a drain goes on for as long as others write",
+        "cache/write_back.py",
+        "            return await ctx.runtime.blocking(partial(self._described, left))\n",
+        "            return await self.drain(ctx) if waiting else []\n",
         _WRITE_BACK,
     ),
     Mutant(

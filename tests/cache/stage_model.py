@@ -159,13 +159,12 @@ def _lock(rules: Rules) -> Process:
 
 
 def _upload(rules: Rules) -> Process:
-    """With the lock of uploads held: until nothing is staged."""
+    """With the lock of uploads held: the version that is staged, not what is staged meanwhile."""
     staged = yield Step("staged")
-    while staged is not None:
+    if staged is not None:
         yield from _wait_for_doubt(rules, staged)
         _ = yield from _change(rules, staged, tries=9)
         yield from _remove(rules, staged)
-        staged = yield Step("staged")
 
 
 def _wait_for_doubt(rules: Rules, version: str) -> Process:

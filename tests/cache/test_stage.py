@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import struct
@@ -10,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -28,7 +31,7 @@ from blockyard.model import MIB
 from blockyard.testing.samples import content
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.connections import Connections
-from tests.cache.staging import NoThreads
+from tests.cache.staging import NoThreads, never
 
 NOW = 1.8e9
 NAME, OTHER = b"n" * 16, b"o" * 16
@@ -139,10 +142,11 @@ def test_the_oldest_come_first_and_those_of_other_stores_not_at_all(
     other.put("a", b"others", NOW)
     assert found(stage, "a") == b"x"
     assert stage.waiting() == [
-        Waiting(NOW + number, stage.name(key), number) for number, key in enumerate("cab")
+        Waiting(NOW + number, stage.name(key), number, HEAD + (number and HEAD))
+        for number, key in enumerate("cab")
     ]
     assert [other.key(each.name) for each in other.waiting()] == ["a"]
-    assert stage.used() == 4 * HEAD + 9
+    assert stage.used() == 7 * HEAD
     assert not stage.is_empty()
 
 
@@ -175,6 +179,47 @@ def test_room_is_shared_by_all_processes_and_stores(folder: Folder) -> None:
     _ = stages[1].put("one more", bytes(20_000), NOW)
 
 
+def test_room_is_counted_in_bytes_of_the_disk_also_after_others_have_taken_it(
+    folder: Folder,
+) -> None:
+    one, other = (Stage(folder, MIB, "store") for _ in range(2))
+    one.prepare()
+    _ = one.put("first", b"x", NOW)  # which leaves it an eighth of the room
+    with suppress(NoRoomError):
+        for number in range(400):
+            _ = other.put(f"k{number}", b"x", NOW)
+    allocated = sum(os.stat(each.path).st_blocks * 512 for each in os.scandir(one._root))
+    assert 0.9 * MIB < allocated <= MIB
+    with pytest.raises(NoRoomError):
+        _ = one.put("much later", b"x", NOW + 60)
+
+
+def test_versions_are_told_apart_that_are_written_in_one_tick_of_the_clock(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An inode number may come back, and then all of them would be one version."""
+    real = os.fstat
+
+    def in_one_tick(file: int) -> Any:
+        known = real(file)
+        return Known(known.st_atime_ns, int(NOW) * 10**9)
+
+    class Known:
+        def __init__(self, st_atime_ns: int, st_mtime_ns: int) -> None:
+            self.st_atime_ns, self.st_mtime_ns = st_atime_ns, st_mtime_ns
+
+    name, times = stage.name("k"), set[int]()
+    with monkeypatch.context() as patched:
+        patched.setattr("blockyard.stores.locks.os.fstat", in_one_tick)
+        for number in range(20):
+            _ = stage.put("k", b"%d" % number, NOW)
+            version = stage.version(name)
+            assert version is not None
+            times.add(version[0])
+    assert len(times) == 20
+    assert {time // 1_000_000 for time in times} == {int(NOW) * 1000}
+
+
 # Marks of doubt.
 
 
@@ -203,9 +248,14 @@ def test_a_change_is_in_doubt_from_its_beginning_until_it_has_settled(doubt: Dou
     assert doubt.names() == []
 
 
-@pytest.mark.parametrize("record", [b"", b"short", bytes(72)])
-def test_a_mark_that_can_not_be_read_is_of_a_change_under_way(doubt: Doubt, record: bytes) -> None:
-    Path(doubt._path(NAME)).write_bytes(record)
+@pytest.mark.parametrize("record", [None, "short", "x" * 60, "0" * 20])
+def test_a_mark_that_can_not_be_read_is_of_a_change_under_way(
+    doubt: Doubt, record: str | None
+) -> None:
+    if record is None:
+        Path(doubt._path(NAME)).touch()
+    else:
+        os.symlink(record, doubt._path(NAME))
     assert doubt.in_doubt(NAME, 1e9)
     assert doubt.settles_at(NAME, "v", 1000.0) == 1000.0 + SETTLE_SECONDS
     assert not doubt.in_doubt(NAME, 1000.0 + SETTLE_SECONDS)
@@ -229,13 +279,13 @@ def test_a_mark_of_another_boot_has_settled_a_minute_after_this_one(
 
 @pytest.fixture
 def locks(tmp_path: Path) -> KeyLocks:
-    return KeyLocks(str(tmp_path / "locks"))
+    return KeyLocks(str(tmp_path / "locks"), never)
 
 
 def test_one_has_the_lock_of_a_key(tmp_path: Path, locks: KeyLocks) -> None:
     held = locks.take([NAME, OTHER])
     assert held is not None
-    for each in (locks, KeyLocks(str(tmp_path / "locks"))):
+    for each in (locks, KeyLocks(str(tmp_path / "locks"), never)):
         assert each.take([NAME]) is None
         assert each.take([b"third" + bytes(11), OTHER]) is None
         third = each.take([b"third" + bytes(11)])
@@ -252,7 +302,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path, locks: Ke
     program = f"""
 import time
 from blockyard.cache.key_locks import KeyLocks
-held = KeyLocks({str(tmp_path / "locks")!r}).take([{NAME!r}])
+held = KeyLocks({str(tmp_path / "locks")!r}, print).take([{NAME!r}])
 print("held", flush=True)
 time.sleep(60)
 """
@@ -269,14 +319,14 @@ def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
     program = f"""
 import os, time
 from blockyard.cache.key_locks import KeyLocks
-locks = KeyLocks({str(tmp_path / "locks")!r})
+locks = KeyLocks({str(tmp_path / "locks")!r}, print)
 held = locks.take([{NAME!r}])
 child = os.fork()
 if not child:
     print(os.getpid(), flush=True)  # once it has let go of what it inherited
 time.sleep(60)
 """
-    locks = KeyLocks(str(tmp_path / "locks"))
+    locks = KeyLocks(str(tmp_path / "locks"), never)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -289,6 +339,53 @@ time.sleep(60)
         finally:
             os.kill(child, signal.SIGKILL)
     assert held is not None
+
+
+def test_a_lock_that_was_let_go_is_free_though_a_child_of_c_code_has_a_copy(
+    locks: KeyLocks,
+) -> None:
+    held = locks.take([NAME, OTHER])
+    assert held is not None
+    libc = ctypes.PyDLL(None)
+    child = libc.fork()  # which runs no hook of Python's
+    if not child:
+        _ = libc.sleep(60)
+        libc._exit(0)
+    try:
+        assert locks.take([NAME]) is None
+        locks.free(held)
+        assert locks.take([NAME, OTHER]) is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        _ = os.waitpid(child, 0)
+
+
+def test_who_looks_at_the_locks_of_a_process_may_do_so_while_threads_take_some(
+    locks: KeyLocks,
+) -> None:
+    mine = locks.take([NAME])
+    assert mine is not None
+    ends = time.monotonic() + 1
+
+    def take_many() -> None:
+        while time.monotonic() < ends:
+            taken = [locks.take([os.urandom(16)]) for _ in range(5)]
+            for each in taken:
+                assert each is not None
+                locks.free(each)
+
+    threads = [threading.Thread(target=take_many) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        while time.monotonic() < ends:
+            assert not locks._interrupts(mine)
+    finally:
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
 
 
 # Threads that upload.
@@ -386,6 +483,57 @@ def test_closed_it_begins_nothing_more(uploader: Uploader) -> None:
     assert len(uploader.done) == PARALLEL
     uploader.uploads.add(b"x" * 16)
     assert len(uploader.done) == PARALLEL
+
+
+class Interrupted(BaseException):
+    """Raised by a signal handler."""
+
+
+def test_a_signal_handler_that_raises_keeps_nothing_from_being_uploaded() -> None:
+    """Wherever that is in `add`: the next one has both of them uploaded."""
+    codes = {Uploads.add.__code__, Uploads._enqueue.__code__, Uploads._wake.__code__}
+    left = 0
+
+    def trace_call(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code not in codes:
+            return None
+        frame.f_trace_opcodes = True
+        return trace_code
+
+    def trace_code(_: FrameType, event: str, __: object) -> Any:
+        nonlocal left
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                raise Interrupted
+        return trace_code
+
+    tracing = sys.gettrace()
+    for at in range(1, 1000):
+        uploader = Uploader()
+        first, second = names(2)
+        left = at
+        try:
+            sys.settrace(trace_call)
+            uploader.uploads.add(first)
+        except Interrupted:
+            sys.settrace(tracing)
+        else:
+            sys.settrace(tracing)
+            break
+        uploader.uploads.add(second)
+        uploader.until(lambda uploader=uploader: uploader.uploads.idle(0))
+        assert second in uploader.done, at
+        assert not uploader.uploads._here.here().waiting, at
+        uploader.uploads.add(first)
+        uploader.until(lambda uploader=uploader: uploader.uploads.idle(0))
+        assert first in uploader.done, at
+        uploader.uploads.close()
+        uploader.uploads.wait(60)
+    else:
+        raise AssertionError("it was always interrupted")
+    uploader.uploads.close()
+    uploader.uploads.wait(60)
 
 
 def test_without_a_thread_the_next_name_tries_again() -> None:

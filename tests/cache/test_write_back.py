@@ -18,6 +18,7 @@ from blockyard import (
     AccessDeniedError,
     AsyncBlockStore,
     BlockNotFoundError,
+    ConfigError,
     DeadlineExceededError,
     IntegrityError,
     LocalStorageError,
@@ -316,7 +317,7 @@ def test_a_version_whose_process_was_killed_in_its_upload_is_in_doubt(
     one.write("k", b"1")
     staged = one.stage.find(one.stage.name("k"))
     assert staged is not None
-    one.store._doubt.begin(one.stage.name("k"), staged.version)  # and then it was killed
+    one.store._sender._doubt.begin(one.stage.name("k"), staged.version)  # and then it was killed
     one.write("k", b"2")
     other.wait(1000)
     assert other.upload("k") == pytest.approx(SETTLE)
@@ -365,7 +366,7 @@ def test_a_full_stage_holds_up_writers_until_something_is_uploaded(
         one.write(f"k{number}", bytes(200_000))
     ctx = one.ctx
     ctx.deadline = one.runtime.clock + 5
-    with pytest.raises(StageFullError, match=r"'k4': 8.* of 1048576 bytes wait.*deadline"):
+    with pytest.raises(StageFullError, match=r"'k4': the stage is full: 8.* wait.*deadline"):
         _ = run_to_end(one.store.write(ctx, write_back.WriteRequest("k4", bytes(250_000))))
     began = one.runtime.clock
     with pytest.raises(StageFullError, match="for a minute"):
@@ -392,7 +393,7 @@ def test_a_full_disk_is_a_full_stage(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(StageFullError):
+    with pytest.raises(StageFullError, match="the disk is full: 0 of"):
         one.write("k", b"x")
     monkeypatch.undo()
     assert os.listdir(one.root / "stage") == []
@@ -516,10 +517,11 @@ def test_all_who_share_a_sync_share_its_error(
         if len(tried) == 2:
             raise OSError(errno.EIO, "Input/output error")
 
+    monkeypatch.setattr(write_back.Stage, "sync", sync)
+
     async def write_some() -> None:
         async with open_async_store(f"file://{tmp_path}/blocks", **settings) as store:
             with monkeypatch.context() as patched:
-                patched.setattr(write_back.Stage, "sync", sync)
                 patched.setattr(write_back.Uploads, "add", lambda *_: None)
                 first = asyncio.create_task(_outcome(store, "first"))
                 await asyncio.sleep(0.1)
@@ -612,12 +614,12 @@ def test_contents_are_never_staged(
 
 def test_a_call_that_interrupts_one_of_its_thread_does_not_wait_for_it(one: Process) -> None:
     one.write("k", b"1")
-    held = one.store._locks.take([one.stage.name("k")])
+    held = one.store._sender._locks.take([one.stage.name("k")])
     assert held is not None
-    with pytest.raises(LocalStorageError, match="this one has interrupted"):
+    with pytest.raises(LocalStorageError, match="this call has interrupted"):
         one.delete("k")
     assert one.write("k", b"2").size == 1
-    one.store._locks.free(held)
+    one.store._sender._locks.free(held)
     one.delete("k")
 
 
@@ -644,15 +646,15 @@ def test_a_deadline_ends_the_wait_for_a_key(one: Process, other: Process, servic
 
 
 def test_write_back_by_url_is_refused_without_a_disk(tmp_path: Path) -> None:
-    with pytest.raises(write_back.ConfigError, match="no disk to write to"):
+    with pytest.raises(ConfigError, match="no disk to write to"):
         _ = open_store(f"file://{tmp_path}/b", cache={"mode": "write_back"})
     for disk, expected in (
         ({"size": "8MiB"}, "8MiB of size or more"),
         ({"size": "32MiB", "stage": "30MiB"}, "8MiB of size or more"),
     ):
         given: dict[str, Any] = {"path": str(tmp_path / "c"), **disk}
-        with pytest.raises(write_back.ConfigError, match=expected):
+        with pytest.raises(ConfigError, match=expected):
             _ = open_store(f"file://{tmp_path}/b", cache={"mode": "write_back", "disk": given})
     given = {"path": str(tmp_path / "c"), "size": "32MiB", "stage": "2MiB"}
-    with pytest.raises(write_back.ConfigError, match="unless the mode is write_back"):
+    with pytest.raises(ConfigError, match="unless the mode is write_back"):
         _ = open_store(f"file://{tmp_path}/b", cache={"disk": given})

@@ -1,29 +1,31 @@
-"""Marks of changes whose outcome is not known: a file a key, in the folder `doubt` of a cache.
+"""Marks of changes whose outcome is not known: one a key, in the folder `doubt` of a cache.
 
 A request that was given up may still be applied, for up to `SETTLE_SECONDS`. Until then no other
 version of its block is sent, and nothing that is read of it is kept. A mark without an end is of a
 change that is under way, or whose process was killed: then its end is when somebody else holds the
 lock of the key. Marks are not synced: for the first `SETTLE_SECONDS` after the system has booted
 everything is in doubt.
+
+A mark is a symbolic link, whose text says it all. File systems keep short ones in the inode: where
+the disk is full a file could not be written, and nothing would be uploaded that makes room.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from contextlib import suppress
 from math import isnan, nan
 from typing import NamedTuple
 
-from blockyard import syscalls
-from blockyard.cache.folder import Descriptor, Folder
-from blockyard.crc32c import crc32c
+from blockyard.cache.folder import Folder
 
 SETTLE_SECONDS = 60.0
 """How long a request whose outcome is unknown may still take effect."""
-_RECORD = struct.Struct(">8s8s40sdI")
-_MAGIC = b"doubt 1\n"
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_TIME = struct.Struct(">d")
+_BOOT_DIGITS = _TIME_DIGITS = 16
+_NAME_DIGITS = 32
 
 
 class Mark(NamedTuple):
@@ -56,17 +58,21 @@ class Doubt:
 
     def mark(self, name: bytes) -> Mark | None:
         """The mark of a key. What can't be read is a change under way."""
-        number = self._folder.open_file(self._path(name))
-        if number is None:
+        try:
+            text = os.readlink(self._path(name))
+        except FileNotFoundError:
             return None
-        with Descriptor(number):
-            record = os.pread(number, _RECORD.size, 0)
-        if len(record) < _RECORD.size or crc32c(record[:-4]) != int.from_bytes(record[-4:]):
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is no link
+                raise
+            text = ""
+        try:
+            boot, at = bytes.fromhex(text[:_BOOT_DIGITS]), text[_BOOT_DIGITS:][:_TIME_DIGITS]
+            (ended,) = _TIME.unpack(bytes.fromhex(at))
+        except (ValueError, struct.error):
             return Mark("", nan)
-        magic, boot, version, at, _ = _RECORD.unpack(record)
-        if magic != _MAGIC:
-            return Mark("", nan)
-        return Mark(version.rstrip(b"\0").decode(), at if boot == self._folder.boot else 0.0)
+        version = text[_BOOT_DIGITS + _TIME_DIGITS :]
+        return Mark(version, ended if boot == self._folder.boot else 0.0)
 
     def in_doubt(self, name: bytes, now: float) -> bool:
         """Whether the block in the store may be replaced by what is late."""
@@ -92,11 +98,11 @@ class Doubt:
 
     def begin(self, name: bytes, version: str) -> None:
         """A change to that version is about to be sent."""
-        self._write(name, version, nan)
+        self._make(name, version, nan)
 
     def end(self, name: bytes, version: str, now: float) -> None:
         """Nothing more of the change is sent, and what was may still be applied."""
-        self._write(name, version, now)
+        self._make(name, version, now)
 
     def remove(self, name: bytes) -> None:
         """All that was sent has been answered, or has settled."""
@@ -105,20 +111,28 @@ class Doubt:
 
     def names(self) -> list[bytes]:
         """All that are marked."""
+        names = list[bytes]()
         with suppress(FileNotFoundError):
-            return [bytes.fromhex(name) for name in os.listdir(self._root) if len(name) == 32]
-        return []
+            for each in os.listdir(self._root):
+                with suppress(ValueError):
+                    if len(each) == _NAME_DIGITS:
+                        names.append(bytes.fromhex(each))
+        return names
 
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"
 
-    def _write(self, name: bytes, version: str, at: float) -> None:
-        record = _RECORD.pack(_MAGIC, self._folder.boot, version.encode(), at, 0)[:-4]
-        record += crc32c(record).to_bytes(4)
+    def _make(self, name: bytes, version: str, at: float) -> None:
+        """Make a mark, in place of the one that is there."""
+        text, path = f"{self._folder.boot.hex()}{_TIME.pack(at).hex()}{version}", self._path(name)
         try:
-            number = os.open(self._path(name), _WRITE, 0o600)
+            os.symlink(text, path)
         except FileNotFoundError:
             self.prepare()
-            number = os.open(self._path(name), _WRITE, 0o600)
-        with Descriptor(number):
-            syscalls.write_all_at(number, record, 0)
+            os.symlink(text, path)
+        except FileExistsError:
+            new = f"{self._root}/.{name.hex()}"
+            with suppress(FileNotFoundError):  # left by a process that was killed
+                os.unlink(new)
+            os.symlink(text, new)
+            os.rename(new, path)

@@ -8,7 +8,8 @@
     usage           how much there is: see `budget.py`
     epochs          65,536 numbers of 8 bytes; the key's name says which one is its own
 
-Nothing here is synced: what a power cut leaves is verified when it is read, and of another boot.
+None of this is synced but the folder's own name, for what is staged in it: what a power cut leaves
+is verified when it is read, and of another boot.
 """
 
 from __future__ import annotations
@@ -71,12 +72,15 @@ class Descriptor:
 class Folder:
     """A folder that processes of one user share. Its methods raise `OSError`, but for `epoch`.
 
-    `boot` names the boot of the system, whose monotonic clock times in entries are on.
+    `boot` names the boot of the system, whose monotonic clock times in entries are on. Where the
+    system does not tell, nobody shares it.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.boot = _boot_id()
+        boot = _boot_id()
+        self.boot_is_known = boot is not None
+        self.boot = boot or os.urandom(8)
         self._blocks = f"{self.root}/blocks"
         self._epochs = Descriptor(-1)
 
@@ -87,9 +91,12 @@ class Folder:
         system.
         """
         try:
+            missing = [each for each in (self.root, *self.root.parents) if not each.exists()]
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise self._unusable("is no folder") from None
+        for each in missing:
+            syscalls.sync_folder_at(str(each.parent))
         self._check()
         for name in ("blocks", "new"):
             with suppress(FileExistsError):
@@ -213,13 +220,13 @@ def _slot(name: bytes) -> int:
     return int.from_bytes(name[1:3]) * _SLOT
 
 
-def _boot_id() -> bytes:
-    """8 bytes of the boot's id; where the system has none, of an id that nobody shares."""
+def _boot_id() -> bytes | None:
+    """8 bytes of the boot's id; None where the system has none."""
     try:
         with open(_BOOT, "rb") as file:
             return bytes.fromhex(file.read(64).decode().strip().replace("-", ""))[:8]
     except (OSError, ValueError):
-        return os.urandom(8)
+        return None
 
 
 def _network_file_system(device: int) -> str:

@@ -3,7 +3,8 @@
 A lock is a byte of one file, the key's own, held by an open file description (F_OFD_SETLK in
 fcntl(2)): between processes and between the threads of one alike, and let go by the system when a
 process is killed. Who waits for one asks again and again, since it is held for as long as a
-request takes.
+request takes. Who needs several takes them in the order of their bytes, as everybody does, and
+keeps those that he has: all of them are never free at once while others write.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import ref
 
 from blockyard.cache.folder import Descriptor
 from blockyard.errors import LocalStorageError
@@ -35,20 +36,24 @@ _PLACES = 1 << 62
 class Held(Descriptor):
     """Locks that are held, until this is closed or dropped. A forked child closes its copy."""
 
-    __slots__ = ("__weakref__", "names", "thread")
+    __slots__ = ("__weakref__", "places", "thread")
 
     def __init__(self, number: int, names: Sequence[bytes]) -> None:
         super().__init__(number)
-        self.names = names
+        self.places = sorted({_place(name) for name in names})
         self.thread = threading.get_ident()
 
 
 class KeyLocks:
-    """The locks of a folder, in the file `path`. Raises `OSError`."""
+    """The locks of a folder, in the file `path`. Raises `OSError`.
 
-    def __init__(self, path: str) -> None:
+    `remake` makes the folder again when it was removed.
+    """
+
+    def __init__(self, path: str, remake: Callable[[], object]) -> None:
         self._path = path
-        self._held: PerProcess[WeakSet[Held]] = PerProcess(WeakSet[Held], _let_go)
+        self._remake = remake
+        self._held: PerProcess[set[ref[Held]]] = PerProcess(set[ref[Held]], _let_go)
 
     @staticmethod
     def supported() -> bool:
@@ -57,55 +62,86 @@ class KeyLocks:
 
     def take(self, names: Sequence[bytes]) -> Held | None:
         """The locks of all these keys; None where somebody holds one of them."""
-        assert _SET is not None  # noqa: S101 - asked for when the store was opened
-        held = Held(os.open(self._path, _FLAGS, 0o600), names)
-        self._held.here().add(held)
+        held = self._opened(names)
         try:
-            for place in sorted({_place(name) for name in names}):
-                lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
-                _ = fcntl.fcntl(held.number, _SET, lock)
-        except OSError as error:
-            self.free(held)
-            if error.errno in _TAKEN:
-                return None
-            raise
+            if all(_locked(held, place) for place in held.places):
+                return held
         except BaseException:
             self.free(held)
             raise
-        return held
+        self.free(held)
+        return None
 
     def free(self, held: Held) -> None:
-        """Let them go."""
-        self._held.here().discard(held)
-        held.close()
+        """Let them go.
+
+        Closing is not enough: a child forked by C code has a copy, without knowing of it.
+        """
+        self._held.here().discard(ref(held))
+        try:
+            if held.number >= 0:
+                _ = _set(held, fcntl.F_UNLCK, 0, 0)
+        finally:
+            held.close()
 
     @asynccontextmanager
     async def taken(self, ctx: Context, names: Sequence[bytes]) -> AsyncGenerator[None]:
         """Hold the locks of these keys, once they are free.
 
         Raises `DeadlineExceededError`, and `LocalStorageError` in a signal handler that has
-        interrupted a call which holds one of them: nobody would ever let that go.
+        interrupted a call which holds a lock, where it would have to wait: for that call, or for
+        somebody who waits for it.
         """
-        pause = _FIRST_PAUSE
-        while (held := self.take(names)) is None:
-            if not ctx.runtime.suspends and self._holds_up(names):
-                raise LocalStorageError(
-                    "the block is being changed by a call that this one has interrupted"
-                )
-            await ctx.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        held = self._opened(names)
         try:
+            for place in held.places:
+                pause = _FIRST_PAUSE
+                while not _locked(held, place):
+                    if not ctx.runtime.suspends and self._interrupts(held):
+                        raise LocalStorageError(
+                            "the block is being changed, and this call has interrupted one that "
+                            "changes a block: it can't wait"
+                        )
+                    await ctx.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
             yield
         finally:
             self.free(held)
 
-    def _holds_up(self, names: Sequence[bytes]) -> bool:
-        """Whether this very thread holds one of them."""
-        mine, wanted = threading.get_ident(), {_place(name) for name in names}
+    def _opened(self, names: Sequence[bytes]) -> Held:
+        try:
+            held = Held(os.open(self._path, _FLAGS, 0o600), names)
+        except FileNotFoundError:
+            _ = self._remake()
+            held = Held(os.open(self._path, _FLAGS, 0o600), names)
+        here = self._held.here()
+        here.add(ref(held, here.discard))
+        return held
+
+    def _interrupts(self, held: Held) -> bool:
+        """Whether this very thread holds others, in a call that this one has interrupted."""
+        all_held = [each() for each in list(self._held.here())]
         return any(
-            held.thread == mine and not wanted.isdisjoint(map(_place, held.names))
-            for held in list(self._held.here())
+            each is not None and each is not held and each.thread == held.thread
+            for each in all_held
         )
+
+
+def _locked(held: Held, place: int) -> bool:
+    try:
+        _ = _set(held, fcntl.F_WRLCK, place, 1)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise
+    return True
+
+
+def _set(held: Held, kind: int, place: int, length: int) -> object:
+    """See fcntl(2). A length of 0 is up to the end of the file, however it grows."""
+    assert _SET is not None  # noqa: S101 - asked for when the store was opened
+    lock = struct.pack("hhqqi", kind, os.SEEK_SET, place, length, 0)
+    return fcntl.fcntl(held.number, _SET, lock)
 
 
 def _place(name: bytes) -> int:
@@ -113,6 +149,8 @@ def _place(name: bytes) -> int:
     return int.from_bytes(name[:8]) % _PLACES
 
 
-def _let_go(inherited: WeakSet[Held]) -> None:
-    for held in list(inherited):
-        held.close()
+def _let_go(inherited: set[ref[Held]]) -> None:
+    for each in list(inherited):
+        held = each()
+        if held is not None:
+            held.close()

@@ -30,7 +30,7 @@ from blockyard.cache.kept import DamagedEntryError, OpenEntry
 from blockyard.cache.tier import Pages
 from blockyard.model import MIB, BlockInfo
 from blockyard.s3.integrity import running_checksums
-from blockyard.stores.locks import FolderLock, ReplacedError, Version, version_of
+from blockyard.stores.locks import FolderLock, ReplacedError, Version, tell_apart, version_of
 from blockyard.user_code import pass_on_foreign
 
 _LARGEST_BLOCK = 32 * MIB
@@ -38,26 +38,36 @@ _LARGEST_SHARE = 4
 _MOST_BLOCKS = 100_000
 _SHARE_BETWEEN_LOOKS = 8
 """A process that has taken one part in so many of the room looks again how much there is."""
+_LOOK_EVERY = 5.0
 _ABANDONED_SECONDS = 3600.0
+_NAME_DIGITS = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class NoRoomError(Exception):
-    """There is no room now: the `used` bytes that are staged have to be uploaded first."""
+    """There is no room now: the `used` bytes that are staged have to be uploaded first.
 
-    def __init__(self, used: int) -> None:
+    `full` says what has no room.
+    """
+
+    def __init__(self, used: int, full: str) -> None:
         super().__init__(used)
         self.used = used
+        self.full = full
 
 
 class Waiting(NamedTuple):
-    """A file in the stage: since when, in seconds since the epoch, and the bytes of its block."""
+    """A file in the stage: since when, in seconds since the epoch, and the bytes of its block.
+
+    `allocated` are those of the disk.
+    """
 
     staged_at: float
     name: bytes
     size: int
+    allocated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,13 @@ class Stage:
         self._locks = f"{folder.root}/locks"
         self._unclaimed = 0
         """Bytes that may be staged before the next look at how much there is."""
+        self._looked_at = -inf
         self._keys: dict[bytes, str] = {}
+
+    def remake(self) -> None:
+        """Make all of the cache's folder again, which was removed."""
+        self._folder.prepare()
+        self.prepare()
 
     def prepare(self) -> None:
         """Make its folders."""
@@ -120,7 +136,7 @@ class Stage:
 
         `now` is in seconds since the epoch.
         """
-        self._make_room(HEAD + len(data))
+        self._make_room(HEAD + -(-len(data) // HEAD) * HEAD, now)
         staged_at = datetime.fromtimestamp(now, UTC)
         info = BlockInfo(key, len(data), os.urandom(12).hex(), staged_at)
         sums = running_checksums(data)
@@ -132,7 +148,7 @@ class Stage:
             self._put(head.name, entry.marked(text, head, 0, data, checked), data)
         except OSError as error:
             if error.errno in _FULL:
-                raise NoRoomError(self.used()) from error
+                raise NoRoomError(self.used(), "the disk is full") from error
             raise
         return info._replace(etag="")
 
@@ -180,21 +196,27 @@ class Stage:
             return True
 
     def used(self) -> int:
-        """Bytes of all that is staged, of all stores."""
-        return sum(each.size + HEAD for each in self.files())
+        """Bytes on the disk of all that is staged, of all stores."""
+        return sum(each.allocated for each in self.files())
 
     def waiting(self) -> list[Waiting]:
-        """What this store has staged, by whichever process, the oldest first."""
+        """What this store has staged, by whichever process, the oldest first.
+
+        Also what is so damaged that it can't be told whose it is: it may be this store's.
+        """
         return [each for each in self.files() if self.key(each.name) is not None]
 
     def key(self, name: bytes) -> str | None:
-        """The key of a file in the stage; None where it is another store's, damaged or gone."""
+        """The key of a file in the stage; None where it is another store's, or gone.
+
+        "" where it is damaged so that it does not tell.
+        """
         known = self._keys.get(name)
         if known is None:
             try:
                 staged = self.find(name)
             except DamagedEntryError:
-                return None
+                return ""
             if staged is None or self.name(staged.info.key) != name:
                 return None
             if len(self._keys) >= _MOST_BLOCKS:
@@ -223,6 +245,7 @@ class Stage:
             try:
                 syscalls.write_all_at(file.number, text, 0)
                 syscalls.write_all_at(file.number, data, HEAD)
+                tell_apart(file.number)
                 os.fsync(file.number)
                 with FolderLock(area.number, (own,), needed=True) as lock:
                     syscalls.rename(
@@ -238,19 +261,21 @@ class Stage:
                     os.unlink(temporary, dir_fd=folder.number)
                 raise
 
-    def _make_room(self, need: int) -> None:
+    def _make_room(self, need: int, now: float) -> None:
         """Raise `NoRoomError` where there is none.
 
         Each process looks after it has taken a share of the room that was left when it looked
-        last: so no counts are kept between processes, which a kill would put wrong.
+        last, and after a while, in which others have taken theirs: so no counts are kept between
+        processes, which a kill would put wrong.
         """
-        if need > self._unclaimed:
+        if need > self._unclaimed or not 0 <= now - self._looked_at < _LOOK_EVERY:
             files = self.files()
-            used = sum(each.size + HEAD for each in files)
+            used = sum(each.allocated for each in files)
             left = self.size - used
             if left < need or len(files) >= _MOST_BLOCKS:
-                raise NoRoomError(used)
+                raise NoRoomError(used, "the stage is full")
             self._unclaimed = max(need, left // _SHARE_BETWEEN_LOOKS)
+            self._looked_at = now
         self._unclaimed -= need
 
     def files(self) -> list[Waiting]:
@@ -263,10 +288,11 @@ class Stage:
                         known = each.stat(follow_symlinks=False)
                         if each.name.startswith("."):
                             self._remove_abandoned(each.path, known.st_mtime)
-                        else:
+                        elif len(each.name) == _NAME_DIGITS:
                             name = bytes.fromhex(each.name)
                             size = max(0, known.st_size - HEAD)
-                            files.append(Waiting(known.st_mtime, name, size))
+                            allocated = max(known.st_size, known.st_blocks * 512)
+                            files.append(Waiting(known.st_mtime, name, size, allocated))
         except FileNotFoundError:
             return []
         return sorted(files)
@@ -282,9 +308,8 @@ class Stage:
     def _opened(self, path: str) -> Generator[Descriptor]:
         try:
             number = os.open(path, _DIRECTORY)
-        except FileNotFoundError:  # the folder was removed
-            self._folder.prepare()
-            self.prepare()
+        except FileNotFoundError:
+            self.remake()
             number = os.open(path, _DIRECTORY)
         with Descriptor(number) as folder:
             yield folder

@@ -7,7 +7,9 @@ another call of its thread. A forked child uploads nothing that its parent was t
 from __future__ import annotations
 
 import queue
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -42,9 +44,7 @@ class Uploads:
     def add(self, name: bytes) -> None:
         """Have what is staged under that name uploaded soon."""
         work = self._here.here()
-        if name not in work.queued:
-            work.queued.add(name)
-            work.names.put(name)
+        self._enqueue(work, name)
         self._wake(work)
 
     def idle(self, until: float) -> bool:
@@ -53,17 +53,17 @@ class Uploads:
         What could not be begun for lack of a thread is begun now.
         """
         work = self._here.here()
-        if work.queued:
+        if work.waiting:
             self._wake(work)
         due = any(each <= until for each in list(work.later.values()))
-        return not (work.queued or work.busy or due)
+        return not (due or work.waiting or work.busy)
 
     def close(self) -> None:
         """Begin nothing more."""
         self._closed = True
         work = self._here.here()
         for _ in work.threads:
-            work.names.put(None)
+            work.wakeups.put(None)
 
     def wait(self, seconds: float) -> None:
         """Wait until the threads have ended, once this is closed; for so long at most."""
@@ -74,16 +74,25 @@ class Uploads:
             except TimeoutError:
                 return
 
+    @staticmethod
+    def _enqueue(work: _Queue, name: bytes) -> None:
+        if name not in work.waiting:
+            work.waiting[name] = None
+            work.wakeups.put(None)
+
     def _wake(self, work: _Queue) -> None:
         """Have a thread more, if there are not enough of them."""
-        if self._closed or len(work.threads) >= min(PARALLEL, max(1, len(work.queued))):
+        if self._closed or len(work.threads) >= min(PARALLEL, max(1, len(work.waiting))):
             return
-        work.threads.append(None)
         try:
+            work.threads.append(None)
             started = self._runtime.start(partial(self._work, work))
         except TransportError:  # no thread to be had: the next name tries again
             _ = took_one(work.threads)
             return
+        except BaseException:  # a signal handler's: a thread too many is better than none
+            _ = took_one(work.threads)
+            raise
         work.started = [each for each in work.started if not each.done()] + [started]
 
     def _work(self, work: _Queue) -> None:
@@ -97,48 +106,63 @@ class Uploads:
             if (
                 self._closed
                 or others >= PARALLEL
-                or not (work.queued or (work.later and not others))
+                or not (work.waiting or (work.later and not others))
             ):
                 return
             work.threads.append(None)  # what was added when this one was about to end
 
     def _work_off(self, work: _Queue) -> None:
         while not self._closed:
+            if self._upload_next(work):
+                continue
             try:
-                name = work.names.get(timeout=self._pause(work))
+                work.wakeups.get(timeout=self._pause(work))
             except queue.Empty:
-                if work.later and len(work.threads) == 1:
-                    continue
-                return
-            if name is None:
-                return
-            work.busy.append(None)
+                if not (work.waiting or (work.later and len(work.threads) == 1)):
+                    return
+
+    def _upload_next(self, work: _Queue) -> bool:
+        """Upload the first that waits; False where none does."""
+        work.busy.append(None)
+        try:
             try:
-                work.queued.discard(name)
-                again = self._upload(name)
-                if again is not None:
-                    work.later[name] = again
-            finally:
-                _ = took_one(work.busy)
+                name, _ = work.waiting.popitem(last=False)
+            except KeyError:
+                return False
+            with suppress(queue.Empty):
+                work.wakeups.get_nowait()
+            again = self._upload(name)
+            if again is not None:
+                work.later[name] = again
+        finally:
+            _ = took_one(work.busy)
+        return True
 
     def _pause(self, work: _Queue) -> float:
         """For how long a thread is to wait; what is due by now is added before."""
         now = self._runtime.now()
         for name, due in list(work.later.items()):
-            if due <= now and work.later.pop(name, None) is not None and name not in work.queued:
-                work.queued.add(name)
-                work.names.put(name)
+            if due <= now:
+                self._enqueue(work, name)
+                _ = work.later.pop(name, None)
+        if work.waiting:
+            return 0.0
         soonest = min(list(work.later.values()), default=now + _LINGER_SECONDS)
         return max(0.0, min(_LINGER_SECONDS, soonest - now))
 
 
 class _Queue:
-    """What is to be done in one process."""
+    """What is to be done in one process.
+
+    A signal handler may raise between any two steps of `add`. So a name is added in one, and is
+    uploaded by whichever thread looks next, woken for it or not.
+    """
 
     def __init__(self) -> None:
-        self.names: SimpleQueue[bytes | None] = SimpleQueue()
-        self.queued: set[bytes] = set()
-        """What is in `names`."""
+        self.waiting: OrderedDict[bytes, None] = OrderedDict()
+        """What is to be uploaded, the first to come first."""
+        self.wakeups: SimpleQueue[None] = SimpleQueue()
+        """One for each name, for a thread that waits."""
         self.later: dict[bytes, float] = {}
         """What is to be tried again, and when."""
         self.busy: list[None] = []
