@@ -141,6 +141,8 @@ def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
     if met + printed != EXCEPTIONS or met < 0.9 * EXCEPTIONS:
         told = f"{met} of {EXCEPTIONS} exceptions were raised, and {printed} printed; others at\n"
         sys.exit(told + "".join(lost))
+    if (taken := store.stats().connections_taken) > 0:
+        sys.exit(f"{taken} places in the pool are taken after the calls have ended")
     warm_up(store)
     ends = time.monotonic() + 20
     # A single call of file:// opens files on this very thread, and a descriptor that comes between

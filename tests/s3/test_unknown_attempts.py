@@ -118,11 +118,12 @@ def test_a_write_that_waited_for_its_place_in_vain_sent_nothing() -> None:
     s3 = Scripted(WRITTEN)
     limiter = s3.store._caller._limiter
     limiter.limit = 1.0
-    _ = s3.run(limiter.acquire(s3.ctx))
+    permit = s3.run(limiter.acquire(s3.ctx))
     s3.ctx = replace(s3.ctx, deadline=5.0)
     with pytest.raises(DeadlineExceededError) as raised:
         _ = CHANGES["write_block"][0](s3)
     assert raised.value.unknown_attempts == 0
+    del permit
     assert s3.requests == []
 
 

@@ -33,6 +33,13 @@ LIMIT = 32 * MIB
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 
+class Holder:
+    """What a connection is lent to."""
+
+
+HOLDER = Holder()
+
+
 def origin_of(url: str) -> Origin:
     parts = urlsplit(url)
     assert parts.hostname is not None

@@ -285,7 +285,7 @@ def test_an_address_that_refuses_is_followed_by_the_next_at_once(
 def sockets(driver: Driver) -> list[socket.socket]:
     """The sockets that a runtime has open."""
     runtime: Any = driver.runtime
-    return [connection._sock for connection in runtime.connections.here()._open]
+    return [each()._sock for each in runtime.connections.here()._open]
 
 
 @both_runtimes

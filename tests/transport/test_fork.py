@@ -148,7 +148,8 @@ def test_the_socket_of_a_request_under_way_is_not_open_in_the_child(client: Clie
         waiting.start()
         assert eventually(lambda: busy.most_at_once == 1)
         pools = [each.connections.here() for each in (blocking, aio)]
-        (connection,) = [each for pool in pools for each in pool._open]
+        (connection,) = [each() for pool in pools for each in pool._open]
+        assert connection is not None
         socket = os.readlink(f"/proc/self/fd/{connection._sock.fileno()}")
         assert socket in open_sockets()
 

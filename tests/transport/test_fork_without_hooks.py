@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -186,12 +187,13 @@ def test_a_child_that_closes_or_drops_the_store_ends_no_connection_of_its_parent
     runtime = BlockingRuntime(Connections(HttpConfig(ca_bundle=str(authority)), TimeoutConfig()))
     request = ask(server.url, target="/bucket")
     assert run_to_end(runtime.exchange(request, limit=100)).status == 200
-    (connection,) = runtime.connections.here()._open
+    (connection,) = [each() for each in runtime.connections.here()._open]
+    assert connection is not None
     with children([runtime.close, runtime.connections._pools._states.clear]):
         pass
     assert connection.usable()
     assert run_to_end(runtime.exchange(request, limit=100)).status == 200
-    assert runtime.connections.here()._open == {connection}
+    assert runtime.connections.here()._open == {ref(connection)}
     runtime.close()
 
 

@@ -16,24 +16,57 @@ A = Origin("http", "a", 80)
 B = Origin("https", "a", 443)
 KEEP = 30.0
 
-Step = tuple[Callable[[Pool[str]], Any], Any]
+
+class Holder:
+    """A call that takes a connection."""
+
+
+class Lending(Pool[Any]):
+    """A pool, and the calls that have taken of it: the one that took last gives back first."""
+
+    def __init__(self, max_connections: int, max_idle: int, keep_alive: float) -> None:
+        super().__init__(max_connections, max_idle, keep_alive)
+        self.holders: dict[Origin, list[Holder]] = {A: [], B: []}
+
+    def lend(
+        self, origin: Origin, now: float, *, fresh: bool = False, over_limit: bool = False
+    ) -> Any:
+        holder = Holder()
+        taken = self.take(origin, holder, now, fresh=fresh, over_limit=over_limit)
+        if taken is not WAIT:
+            self.holders[origin].append(holder)
+        return taken
+
+    def get_back(self, origin: Origin, connection: object, now: float) -> list[Any]:
+        return self.give_back(origin, self.holders[origin].pop(), connection, now)
+
+    def get_none_back(self, origin: Origin) -> None:
+        self.drop(origin, self.holders[origin].pop())
+
+
+Step = tuple[Callable[[Lending], Any], Any]
 
 
 def take(
     now: float, origin: Origin = A, *, fresh: bool = False, over_limit: bool = False
-) -> Callable[[Pool[str]], Any]:
-    return lambda pool: pool.take(origin, now, fresh=fresh, over_limit=over_limit)
+) -> Callable[[Lending], Any]:
+    return lambda pool: pool.lend(origin, now, fresh=fresh, over_limit=over_limit)
 
 
-def back(name: str, now: float, origin: Origin = A) -> Callable[[Pool[str]], Any]:
-    return lambda pool: pool.give_back(origin, name, now)
+def back(name: str, now: float, origin: Origin = A) -> Callable[[Lending], Any]:
+    return lambda pool: pool.get_back(origin, name, now)
 
 
-def drop(origin: Origin = A) -> Callable[[Pool[str]], Any]:
-    return lambda pool: pool.drop(origin)
+def drop(origin: Origin = A) -> Callable[[Lending], Any]:
+    return lambda pool: pool.get_none_back(origin)
 
 
-def counts(pool: Pool[str]) -> tuple[int, int]:
+def ended(origin: Origin = A) -> Callable[[Lending], Any]:
+    """An exception ended the call before it gave back what it took."""
+    return lambda pool: pool.holders[origin].clear()
+
+
+def counts(pool: Lending) -> tuple[int, int]:
     return pool.counts()
 
 
@@ -41,6 +74,16 @@ OPEN, WAIT = Take.OPEN, Take.WAIT
 TABLE: dict[str, list[Step]] = {
     "opens up to the limit, then waits": [(take(0), OPEN), (take(0), OPEN), (take(0), WAIT)],
     "a dropped place is free": [(take(0), OPEN), (take(0), OPEN), (drop(), None), (take(0), OPEN)],
+    "what a call that was cut off had is free": [
+        (take(0), OPEN),
+        (back("x", 1), []),
+        (take(2), "x"),
+        (take(2), OPEN),
+        (take(2), WAIT),
+        (ended(), None),
+        (counts, (0, 0)),
+        (take(2), OPEN),
+    ],
     "a connection given back is used again": [
         (take(0), OPEN),
         (back("x", 1), []),
@@ -125,26 +168,26 @@ TABLE: dict[str, list[Step]] = {
 
 @pytest.mark.parametrize("steps", TABLE.values(), ids=TABLE.keys())
 def test_decisions(steps: list[Step]) -> None:
-    pool: Pool[str] = Pool(2, 2, KEEP)
+    pool = Lending(2, 2, KEEP)
     for step, outcome in steps:
         assert step(pool) == outcome
 
 
 def test_the_surplus_of_idle_connections_is_closed_oldest_first() -> None:
-    pool: Pool[str] = Pool(4, 2, KEEP)
+    pool = Lending(4, 2, KEEP)
     for _ in range(4):
-        assert pool.take(A, 0) is OPEN
-    surplus = [pool.give_back(A, name, 1) for name in "wxyz"]
+        assert pool.lend(A, 0) is OPEN
+    surplus = [pool.get_back(A, name, 1) for name in "wxyz"]
     assert surplus == [[], [], ["w"], ["x"]]
     assert pool.counts() == (0, 2)
 
 
 @pytest.mark.parametrize(("max_idle", "keep_alive"), [(0, KEEP), (2, 0.0)])
 def test_nothing_is_kept_where_nothing_may_be(max_idle: int, keep_alive: float) -> None:
-    pool: Pool[str] = Pool(2, max_idle, keep_alive)
-    assert pool.take(A, 0) is OPEN
-    assert pool.give_back(A, "x", 0) == ["x"]
-    assert pool.take(A, 0) is OPEN
+    pool = Lending(2, max_idle, keep_alive)
+    assert pool.lend(A, 0) is OPEN
+    assert pool.get_back(A, "x", 0) == ["x"]
+    assert pool.lend(A, 0) is OPEN
 
 
 @given(
@@ -158,7 +201,7 @@ def test_no_connection_is_lost_handed_out_twice_or_over_a_limit(
     limits: tuple[int, int, float], moves: list[tuple[str, int]]
 ) -> None:
     max_connections, max_idle, keep_alive = limits
-    pool: Pool[int] = Pool(*limits)
+    pool = Lending(*limits)
     now, made = 0.0, 0
     out: list[int] = []
     idle: dict[int, float] = {}
@@ -166,7 +209,7 @@ def test_no_connection_is_lost_handed_out_twice_or_over_a_limit(
         if move == "wait":
             now += 0.5
         elif move in {"take", "fresh"}:
-            taken = pool.take(A, now, fresh=move == "fresh")
+            taken = pool.lend(A, now, fresh=move == "fresh")
             assert (taken is WAIT) == (len(out) >= max_connections)
             if taken is OPEN:
                 made += 1
@@ -178,10 +221,10 @@ def test_no_connection_is_lost_handed_out_twice_or_over_a_limit(
         elif out:
             connection = out.pop(which % len(out))
             if move == "drop":
-                pool.drop(A)
+                pool.get_none_back(A)
                 continue
             idle[connection] = now
-            for surplus in pool.give_back(A, connection, now):
+            for surplus in pool.get_back(A, connection, now):
                 _ = idle.pop(surplus)
             assert len(idle) <= max_idle
         assert pool.counts() == (len(out), len(idle))

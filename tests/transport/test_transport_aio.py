@@ -31,9 +31,11 @@ from blockyard.transport.pool import Take
 from blockyard.transport.timeouts import Timeouts
 from tests.authority import Authority
 from tests.transport.runtimes import (
+    HOLDER,
     LIMIT,
     OK,
     EchoServer,
+    Holder,
     Peer,
     ask,
     black_hole,
@@ -114,7 +116,7 @@ ORIGIN = Origin("http", "127.0.0.1", 9)
 def test_the_deadline_ends_waiting_for_a_slot() -> None:
     async def main() -> None:
         shared = AsyncioRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
-        assert shared.connections.here()._pool.take(ORIGIN, 0)
+        assert shared.connections.here()._pool.take(ORIGIN, HOLDER, 0)
         with pytest.raises(DeadlineExceededError):
             _ = await exchange(shared, ask("http://127.0.0.1:9"), time.monotonic() + 0.05)
         assert counts(shared) == (1, 0)
@@ -130,14 +132,19 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: str) -> None:
         async with runtime(HttpConfig(max_connections=1)) as shared:
             pool, poller = shared.connections.here(), shared._poller()
             request = ask(server.url)
-            assert pool._pool.take(request.origin, 0)
+            assert pool._pool.take(request.origin, HOLDER, 0)
+            holders = Holder(), Holder()
             soon = None if end == "cancellation" else time.monotonic() + 0.03
-            gives_up = asyncio.create_task(pool.take(request, Timeouts(60, soon), poller))
-            next_one = asyncio.create_task(pool.take(request, Timeouts(60, None), poller))
+            gives_up = asyncio.create_task(
+                pool.take(request, holders[0], Timeouts(60, soon), poller)
+            )
+            next_one = asyncio.create_task(
+                pool.take(request, holders[1], Timeouts(60, None), poller)
+            )
             await asyncio.sleep(0)
 
             def give_back() -> None:
-                pool._give_up(request.origin, Take.OPEN)
+                pool._give_up(request.origin, HOLDER, Take.OPEN)
 
             if end == "cancellation":
                 give_back()
@@ -152,7 +159,7 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: str) -> None:
                 with pytest.raises((asyncio.CancelledError, DeadlineExceededError)):
                     _ = await gives_up
                 connection = await next_one
-            pool.release(request.origin, connection, keep=False)
+            pool.release(request.origin, holders[1], connection, keep=False)
 
     with EchoServer() as server:
         asyncio.run(main())

@@ -28,9 +28,11 @@ from blockyard.transport.memory import receivable
 from blockyard.transport.pool import Take
 from blockyard.transport.timeouts import Timeouts
 from tests.transport.runtimes import (
+    HOLDER,
     LIMIT,
     OK,
     EchoServer,
+    Holder,
     ask,
     black_hole,
     echo,
@@ -87,7 +89,7 @@ def test_requests_over_the_limit_wait_for_a_place() -> None:
 def test_the_deadline_ends_waiting_for_a_slot() -> None:
     shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
-    assert pool(shared)._pool.take(request.origin, 0)
+    assert pool(shared)._pool.take(request.origin, HOLDER, 0)
     with pytest.raises(DeadlineExceededError):
         _ = exchange(shared, request, time.monotonic() + 0.05)
     assert pool(shared).counts() == (1, 0)
@@ -109,29 +111,32 @@ def test_a_waiter_that_gives_up_as_it_is_woken_wakes_the_next(end: BaseException
     shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     with EchoServer() as server:
         request = ask(server.url)
-        assert pool(shared)._pool.take(request.origin, 0)
+        assert pool(shared)._pool.take(request.origin, HOLDER, 0)
 
         def give_up() -> None:
             with pytest.raises(type(end)):
-                _ = take(shared, request, _GivesUpOnceWoken(end))
+                _ = take(shared, request, Holder(), _GivesUpOnceWoken(end))
 
         def get_it() -> None:
-            connection = take(shared, request, Timeouts(60, None))
-            pool(shared).release(request.origin, connection, keep=False)
+            holder = Holder()
+            connection = take(shared, request, holder, Timeouts(60, None))
+            pool(shared).release(request.origin, holder, connection, keep=False)
 
         waiters = [threading.Thread(target=each, daemon=True) for each in (give_up, get_it)]
         for number, waiter in enumerate(waiters, 1):
             waiter.start()
             assert eventually(lambda number=number: waiting(shared) == number)
-        pool(shared)._give_up(request.origin, Take.OPEN)
+        pool(shared)._give_up(request.origin, HOLDER, Take.OPEN)
         for waiter in waiters:
             waiter.join(10)
             assert not waiter.is_alive()
         assert pool(shared).counts() == (0, 0)
 
 
-def take(runtime: BlockingRuntime, request: Request, timeouts: Timeouts) -> Connection:
-    return run_to_end(pool(runtime).take(request, timeouts, runtime._poller()))
+def take(
+    runtime: BlockingRuntime, request: Request, holder: Holder, timeouts: Timeouts
+) -> Connection:
+    return run_to_end(pool(runtime).take(request, holder, timeouts, runtime._poller()))
 
 
 def waiting(runtime: BlockingRuntime) -> int:
@@ -184,7 +189,7 @@ def test_an_interrupt_while_connecting_leaves_nothing_behind() -> None:
 def test_an_interrupt_while_waiting_for_a_slot_leaves_nothing_behind() -> None:
     shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
-    assert pool(shared)._pool.take(request.origin, 0)
+    assert pool(shared)._pool.take(request.origin, HOLDER, 0)
     interrupter = interrupt_when(lambda: waiting(shared) == 1)
     with pytest.raises(KeyboardInterrupt):
         _ = exchange(shared, request)

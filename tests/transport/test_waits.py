@@ -22,6 +22,7 @@ from blockyard.transport.connection import Connection
 from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
 from tests.transport.runtimes import (
+    HOLDER,
     LIMIT,
     OK,
     Peer,
@@ -120,7 +121,7 @@ def test_signals_put_off_no_limit(wait: str, limit: str) -> None:
 def test_signals_put_off_no_wait_for_a_place() -> None:
     shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
     request = ask("http://127.0.0.1:9")
-    assert shared.connections.here()._pool.take(request.origin, 0)
+    assert shared.connections.here()._pool.take(request.origin, HOLDER, 0)
     with signals(), pytest.raises(DeadlineExceededError):
         _ = run_to_end(shared.exchange(request, limit=LIMIT, deadline=shared.now() + SOON))
 
@@ -145,7 +146,8 @@ def test_a_mark_does_not_outlive_its_body(monkeypatch: pytest.MonkeyPatch) -> No
     with ScriptedServer(script) as server:
         shared = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
         assert run_to_end(shared.exchange(ask(server.url), limit=LIMIT)).body == body
-        (connection,) = shared.connections.here()._open
+        (connection,) = [each() for each in shared.connections.here()._open]
+        assert connection is not None
         assert isinstance(connection._sock, socket.socket)
         assert connection._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
         shared.close()

@@ -27,6 +27,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
+from weakref import ref
 
 from blockyard.context import Context, Hedge
 from blockyard.errors import (
@@ -175,6 +176,14 @@ _LOOK_FOR_TOKENS = 0.1
 """Seconds, on average, between looks for tokens."""
 
 
+class Permit:
+    """For one request under a concurrency limit. Dropped unreleased, as when a signal handler
+    raises on the way to that, it is free as well.
+    """
+
+    __slots__ = ("__weakref__",)
+
+
 class RateLimiter:
     """An AIMD concurrency limit (None while the service keeps up) and a retry token bucket."""
 
@@ -182,20 +191,20 @@ class RateLimiter:
         self.limit: float | None = None
         self.tokens: float = _TOKENS
         self._filled = 0.0
-        self._under_way: PerProcess[set[object]] = PerProcess(set)
+        self._under_way: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._bout_ends = 0.0
 
-    async def acquire(self, ctx: Context) -> object:
-        """Wait for a permit under the concurrency limit; give it back by `release`."""
+    async def acquire(self, ctx: Context) -> Permit:
+        """Wait for a permit under the concurrency limit; give it back by `release`, or drop it."""
         under_way = self._under_way.here()  # what is under way in a parent never ends here
         while self.limit is not None and len(under_way) >= max(self.limit, 1.0):
             await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
-        permit = object()
-        under_way.add(permit)
+        permit = Permit()
+        under_way.add(ref(permit, under_way.discard))
         return permit
 
-    def release(self, permit: object) -> None:
-        self._under_way.here().discard(permit)
+    def release(self, permit: Permit) -> None:
+        self._under_way.here().discard(ref(permit))
 
     def throttled(self, ctx: Context) -> None:
         """The service asked to slow down."""

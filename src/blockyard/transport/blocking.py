@@ -128,8 +128,8 @@ class _LockWaker:
         self._lock.release()
         return True
 
-    async def wait(self, seconds: float | None) -> None:
-        _ = self._lock.acquire(timeout=-1 if seconds is None else seconds)
+    async def wait(self, seconds: float) -> bool:
+        return self._lock.acquire(timeout=seconds)
 
 
 class BlockingRuntime(NetworkRuntime):

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from blockyard.context import Origin, Request
 from blockyard.process import PerProcess, warn_of_drop
@@ -23,6 +24,10 @@ from blockyard.transport.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
+
+_LOOK_AGAIN = 0.5
+"""Seconds after which one that waits for a slot looks for itself: nobody tells of a slot that is
+free since an exception ended the call that had it."""
 
 
 class Connections:
@@ -55,11 +60,15 @@ class ConnectionPool:
         self._dialing = dialing
         self._closed = False
         self._pool: Pool[Connection] = Pool(http.max_connections, http.max_idle, http.keep_alive)
-        self._open: set[Connection] = set()
+        self._open: set[ref[Connection]] = set()
         self._waiting: dict[Origin, deque[Waker]] = {}
 
-    async def take(self, request: Request, timeouts: Timeouts, poller: Poller) -> Connection:
+    async def take(
+        self, request: Request, holder: object, timeouts: Timeouts, poller: Poller
+    ) -> Connection:
         """An idle connection, or a new one; waits while too many are taken.
+
+        It is lent to `holder`, until it is released or `holder` is gone: see `Pool`.
 
         A call that is nested in another one of this thread does not wait for that one: it goes
         over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
@@ -69,7 +78,7 @@ class ConnectionPool:
             taken: Connection | Take = Take.WAIT
             try:
                 poller.check_open()
-                taken = self._pool.take(origin, monotonic(), request.fresh, over_limit)
+                taken = self._pool.take(origin, holder, monotonic(), request.fresh, over_limit)
                 if taken is Take.WAIT:
                     over_limit = not poller.may_wait()
                     if not over_limit:
@@ -77,24 +86,24 @@ class ConnectionPool:
                     continue
                 if taken is Take.OPEN:
                     taken = await connect(origin, self._dialing, timeouts, poller)
-                    self._open.add(taken)
+                    self._open.add(ref(taken, self._open.discard))
                     poller.check_open()
                 elif not taken.usable():
-                    self.release(origin, taken, keep=False)
+                    self.release(origin, holder, taken, keep=False)
                     continue
             except BaseException:
-                self._give_up(origin, taken)
+                self._give_up(origin, holder, taken)
                 raise
             return taken
 
-    def release(self, origin: Origin, connection: Connection, keep: bool) -> None:
+    def release(self, origin: Origin, holder: object, connection: Connection, keep: bool) -> None:
         """Give back a connection, or close it: `keep` says whether it can be used again."""
         if keep and not self._closed:
-            surplus = self._pool.give_back(origin, connection, monotonic())
+            surplus = self._pool.give_back(origin, holder, connection, monotonic())
             if self._closed:  # meanwhile
                 surplus += self._pool.clear()
         else:
-            self._pool.drop(origin)
+            self._pool.drop(origin, holder)
             surplus = [connection]
         if self._waiting:
             self._wake_one(origin)
@@ -131,8 +140,10 @@ class ConnectionPool:
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets; nothing is sent."""
-        for connection in list(self._open):
-            self._close(connection)
+        for each in list(self._open):
+            connection = each()
+            if connection is not None:
+                self._close(connection)
 
     async def _wait_for_slot(self, origin: Origin, timeouts: Timeouts, poller: Poller) -> None:
         """Wait until a connection to `origin` may have been given back."""
@@ -140,8 +151,10 @@ class ConnectionPool:
         waker = poller.waker()
         waiting.append(waker)
         try:
-            if not self._pool.has_room(origin):  # since then
-                await waker.wait(timeouts.remaining())
+            woken = False
+            while not woken and not self._pool.has_room(origin):  # since then
+                left = timeouts.remaining()
+                woken = await waker.wait(_LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN))
                 _ = timeouts.wait()
         except BaseException:
             if not _removed(waiting, waker):  # a slot was ours for a moment: it is the next one's
@@ -160,16 +173,16 @@ class ConnectionPool:
             if waker.wake():
                 return
 
-    def _give_up(self, origin: Origin, taken: Connection | Take) -> None:
+    def _give_up(self, origin: Origin, holder: object, taken: Connection | Take) -> None:
         if isinstance(taken, Connection):
-            self.release(origin, taken, keep=False)
+            self.release(origin, holder, taken, keep=False)
         elif taken is Take.OPEN:
-            self._pool.drop(origin)
+            self._pool.drop(origin, holder)
             self._wake_one(origin)
 
     def _close(self, connection: Connection) -> None:
         connection.close()
-        self._open.discard(connection)
+        self._open.discard(ref(connection))
 
 
 def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:

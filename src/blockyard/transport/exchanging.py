@@ -71,7 +71,7 @@ class NetworkRuntime(ABC):
             request = replace(request, fresh=True)
         while True:
             reply = ReplyReader(request.method, into, limit, request.sum_body, request.until_close)
-            connection = await pool.take(request, timeouts, poller)
+            connection = await pool.take(request, reply, timeouts, poller)
             reused = connection.used
             try:
                 await connection.send(request, reply, timeouts, poller)
@@ -88,7 +88,7 @@ class NetworkRuntime(ABC):
                     _log.debug("%s:%d closed an idle connection: replaced", *request.origin[1:])
                 request = replace(request, fresh=True)
             finally:
-                pool.release(request.origin, connection, reply.complete and reply.keep_alive)
+                pool.release(request.origin, reply, connection, reply.complete and reply.keep_alive)
                 unanswered = reused and not (reply.complete or reply.begun)
                 if unanswered and (request.fresh or timeouts.looks_dead(reply.sent)):
                     pool.drop_idle_since(request.origin, reply.sent)
@@ -163,7 +163,8 @@ async def _hedged(
         raise tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
     finally:
         for each in tries:
-            pool.release(request.origin, each.connection, each is won and each.read_whole)
+            keep = each is won and each.read_whole
+            pool.release(request.origin, each.reply, each.connection, keep)
             if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
                 pool.drop_idle_since(request.origin, each.reply.sent)
 
@@ -173,12 +174,12 @@ async def _begin(
 ) -> _Try:
     """Send `request`, and leave its reply to be read."""
     reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
-    connection = await poller.pool.take(request, to_connect, poller)
+    connection = await poller.pool.take(request, reply, to_connect, poller)
     try:
         await connection.send(request, reply, timeouts, poller)
         return _Try(connection, reply)
     except BaseException:
-        poller.pool.release(request.origin, connection, keep=False)
+        poller.pool.release(request.origin, reply, connection, keep=False)
         raise
 
 

@@ -120,6 +120,7 @@ class ReplyReader:
     """
 
     __slots__ = (
+        "__weakref__",
         "_body",
         "_chunked",
         "_crc32c",

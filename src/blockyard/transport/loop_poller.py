@@ -321,10 +321,11 @@ class _FutureWaker:
     def wake(self) -> bool:
         return self._poller.post(lambda: set_done(self.woken))
 
-    async def wait(self, seconds: float | None) -> None:
+    async def wait(self, seconds: float) -> bool:
         self._poller.add_waker(self)
         try:
-            _ = await in_time(self.woken, seconds)
+            woken, _ = await asyncio.wait((self.woken,), timeout=seconds)
+            return bool(woken)
         finally:
             self._poller.remove_waker(self)
 

@@ -40,8 +40,8 @@ class Waker(Protocol):
         """End the wait, from any thread; False when nobody waits any more."""
         ...
 
-    async def wait(self, seconds: float | None) -> None:
-        """Wait until woken, or for so many `seconds`; without a limit if that is None."""
+    async def wait(self, seconds: float) -> bool:
+        """Wait until woken, or for so many `seconds`; whether it was woken."""
         ...
 
 

@@ -4,8 +4,11 @@ A request waits while `max_connections` of its origin are taken. It gets the con
 given back last, since that one is the least likely to have been closed by the other side.
 
 Threads share a pool without a lock: a signal handler or a finalizer may make whole calls between
-any two steps here, and wait for another thread that is here too. So each step changes one list or
+any two steps here, and wait for another thread that is here too. So each step changes one set or
 deque, in one operation of it, and what another thread may have done meanwhile is looked at again.
+
+A signal handler that raises may also end a call before it gives back what it took. So a slot is
+taken for an object that the call holds, and is free again when that object is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
+from weakref import ref
 
 from blockyard.context import Origin
 
@@ -30,10 +34,8 @@ class Take(Enum):
 
 @dataclass(slots=True)
 class _Host(Generic[Connection]):
-    free: list[None]
-    """One for each connection that may still be taken."""
-    over_limit: list[None] = field(default_factory=list[None])
-    """One for each that was taken though none was free."""
+    taken: set[ref[object]] = field(default_factory=set[ref[object]])
+    """What holds each slot that is taken."""
     idle: deque[tuple[float, Connection]] = field(default_factory=deque[tuple[float, Connection]])
 
 
@@ -47,18 +49,30 @@ class Pool(Generic[Connection]):
         self._hosts: dict[Origin, _Host[Connection]] = {}
 
     def take(
-        self, origin: Origin, now: float, fresh: bool = False, over_limit: bool = False
+        self,
+        origin: Origin,
+        holder: object,
+        now: float,
+        fresh: bool = False,
+        over_limit: bool = False,
     ) -> Connection | Take:
         """An idle connection, or OPEN when the caller may make one (its slot is taken), or WAIT.
 
         With `fresh`, never an idle one; with `over_limit`, never WAIT.
 
-        Every connection, and every slot that OPEN gave, comes back by `give_back` or `drop`.
+        Every connection, and every slot that OPEN gave, comes back by `give_back` or `drop`, or
+        when `holder` is gone.
         """
         host = self._hosts.get(origin)
         if host is None:
-            host = self._hosts.setdefault(origin, _Host([None] * self._max_connections))
-        if not host.free and not over_limit:
+            host = self._hosts.setdefault(origin, _Host())
+        taken = host.taken
+        if len(taken) >= self._max_connections and not over_limit:
+            return Take.WAIT
+        slot = ref(holder, taken.discard)  # called in C, where no signal handler comes between
+        taken.add(slot)
+        if len(taken) > self._max_connections and not over_limit:  # another thread was quicker
+            taken.discard(slot)
             return Take.WAIT
         try:
             idle = None if fresh else host.idle.pop()
@@ -67,27 +81,20 @@ class Pool(Generic[Connection]):
         if idle is not None and idle[0] + self._keep_alive <= now:
             host.idle.append(idle)  # `give_back` closes it
             idle = None
-        # last: nothing that an interrupt can end comes between this and the caller
-        try:
-            host.free.pop()
-        except IndexError:
-            if not over_limit:  # another thread was quicker
-                if idle is not None:
-                    host.idle.append(idle)
-                return Take.WAIT
-            host.over_limit.append(None)
         return Take.OPEN if idle is None else idle[1]
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not say WAIT."""
         host = self._hosts.get(origin)
-        return host is None or bool(host.free)
+        return host is None or len(host.taken) < self._max_connections
 
-    def give_back(self, origin: Origin, connection: Connection, now: float) -> list[Connection]:
+    def give_back(
+        self, origin: Origin, holder: object, connection: Connection, now: float
+    ) -> list[Connection]:
         """The connection is ready for another request. Returns those to close now."""
         host = self._hosts[origin]
         host.idle.append((now, connection))
-        self._free(host)
+        host.taken.discard(ref(holder))
         idle, surplus = host.idle, list[Connection]()
         try:
             while len(idle) > self._max_idle or idle[0][0] + self._keep_alive <= now:
@@ -108,9 +115,9 @@ class Pool(Generic[Connection]):
                 older.append(idle.popleft()[1])
         return older
 
-    def drop(self, origin: Origin) -> None:
+    def drop(self, origin: Origin, holder: object) -> None:
         """The connection was closed, or never came about: its slot is free."""
-        self._free(self._hosts[origin])
+        self._hosts[origin].taken.discard(ref(holder))
 
     def clear(self) -> list[Connection]:
         """Give up every idle connection. Returns them, to close."""
@@ -124,12 +131,7 @@ class Pool(Generic[Connection]):
     def counts(self) -> tuple[int, int]:
         """How many connections are taken and how many idle, over all origins."""
         hosts = list(self._hosts.values())
-        taken = sum(self._max_connections - len(host.free) + len(host.over_limit) for host in hosts)
-        return taken, sum(len(host.idle) for host in hosts)
-
-    def _free(self, host: _Host[Connection]) -> None:
-        if not (host.over_limit and took_one(host.over_limit)):
-            host.free.append(None)
+        return sum(len(host.taken) for host in hosts), sum(len(host.idle) for host in hosts)
 
 
 def took_one(slots: list[None]) -> bool:
