@@ -308,15 +308,15 @@ MUTANTS = [
     Mutant(
         "pool: a slot not given back",
         "transport/pool.py",
-        "host.idle.append((now, connection))\n        self._free(host)",
+        "host.idle.append((now, connection))\n        host.taken.discard(ref(holder))",
         "host.idle.append((now, connection))",
         _POOL,
     ),
     Mutant(
-        "pool: the limit raised by each call that went over it",
+        "pool: a slot of a call that was cut off stays taken",
         "transport/pool.py",
-        "if not (host.over_limit and took_one(host.over_limit)):\n            host",
-        "if True:\n            host",
+        "slot = ref(holder, taken.discard)",
+        "slot = ref(holder)",
         _POOL,
     ),
     Mutant(
@@ -329,8 +329,8 @@ MUTANTS = [
     Mutant(
         "exchange: a connection kept whose reply was not read",
         "transport/exchanging.py",
-        "pool.release(request.origin, connection, reply.complete and reply.keep_alive)",
-        "pool.release(request.origin, connection, reply.keep_alive)",
+        "request.origin, reply, connection, reply.complete and reply.keep_alive",
+        "request.origin, reply, connection, reply.keep_alive",
         _EXCHANGE,
     ),
     Mutant(

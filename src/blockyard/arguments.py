@@ -84,10 +84,26 @@ def prefix(operation: str, value: str, name: str = "prefix") -> str:
 def keys(operation: str, values: Iterable[str]) -> list[str]:
     """Several keys. Raises as `key` does, naming the place of the one that is wrong."""
     several = _several(operation, values, "keys", "keys")
+    if _all_plain(several):
+        return several
     for place, value in enumerate(several):
         if not (type(value) is str and _PLAIN(value)):
             several[place] = key(operation, value, f"keys[{place}]")
     return several
+
+
+def _all_plain(keys: list[str]) -> bool:
+    """Whether none of `keys` needs another check: all are `str` that `_PLAIN` matches."""
+    if set(map(type, keys)) != {str}:
+        return False
+    together = "".join(keys)
+    sizes = set(map(len, keys))
+    return (
+        together.isascii()
+        and together.isprintable()
+        and min(sizes) > 0
+        and max(sizes) <= MAX_KEY_BYTES
+    )
 
 
 def span(operation: str, subject: str, offset: int, length: int | None) -> tuple[int, int | None]:

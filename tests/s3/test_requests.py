@@ -224,7 +224,7 @@ def test_a_listing_is_asked_in_canonical_form(prefix: str, token: str) -> None:
 
 
 @steady
-@given(st.lists(keys.filter(xml_safe), max_size=20))
+@given(st.lists(keys.filter(xml_safe), min_size=1, max_size=20))
 @example(["<&>\"']]>", "a b", "é", "&amp;"])
 def test_a_delete_names_every_key(asked: list[str]) -> None:
     request = requests.delete_objects(HOSTED, asked)

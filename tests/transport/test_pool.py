@@ -27,6 +27,8 @@ class Lending(Pool[Any]):
     def __init__(self, max_connections: int, max_idle: int, keep_alive: float) -> None:
         super().__init__(max_connections, max_idle, keep_alive)
         self.holders: dict[Origin, list[Holder]] = {A: [], B: []}
+        self.past: list[Holder] = []
+        """Those that have given back: not for their end is a slot free."""
 
     def lend(
         self, origin: Origin, now: float, *, fresh: bool = False, over_limit: bool = False
@@ -38,10 +40,12 @@ class Lending(Pool[Any]):
         return taken
 
     def get_back(self, origin: Origin, connection: object, now: float) -> list[Any]:
-        return self.give_back(origin, self.holders[origin].pop(), connection, now)
+        self.past.append(self.holders[origin].pop())
+        return self.give_back(origin, self.past[-1], connection, now)
 
     def get_none_back(self, origin: Origin) -> None:
-        self.drop(origin, self.holders[origin].pop())
+        self.past.append(self.holders[origin].pop())
+        self.drop(origin, self.past[-1])
 
 
 Step = tuple[Callable[[Lending], Any], Any]

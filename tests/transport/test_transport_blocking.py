@@ -21,6 +21,7 @@ from blockyard.context import Request
 from blockyard.errors import DeadlineExceededError, StoreClosedError
 from blockyard.model import MIB
 from blockyard.testing.scripted import Receive, ScriptedServer
+from blockyard.transport import connections as transport_connections
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.connection import Connection
 from blockyard.transport.connections import ConnectionPool, Connections
@@ -39,6 +40,12 @@ from tests.transport.runtimes import (
     eventually,
     no_new_descriptors,
 )
+
+
+@pytest.fixture(autouse=True)
+def _waiters_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of these tests passes because who waits for a slot looks for itself."""
+    monkeypatch.setattr(transport_connections, "_LOOK_AGAIN", 3600.0)
 
 
 @contextmanager
@@ -93,6 +100,26 @@ def test_the_deadline_ends_waiting_for_a_slot() -> None:
     with pytest.raises(DeadlineExceededError):
         _ = exchange(shared, request, time.monotonic() + 0.05)
     assert pool(shared).counts() == (1, 0)
+
+
+def test_a_slot_that_an_exception_left_taken_is_found_by_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody gives it back, and nobody wakes: its call has ended."""
+    monkeypatch.setattr(transport_connections, "_LOOK_AGAIN", 0.01)
+    shared = BlockingRuntime(Connections(HttpConfig(max_connections=1), TimeoutConfig()))
+    with EchoServer() as server:
+        request = ask(server.url)
+        holders = [Holder()]
+        assert pool(shared)._pool.take(request.origin, holders[0], 0)
+        ending = threading.Thread(
+            target=lambda: eventually(lambda: waiting(shared) == 1) and holders.clear()
+        )
+        ending.start()
+        assert exchange(shared, request) == echo(request.target)
+        ending.join()
+        assert (waiting(shared), pool(shared).counts()) == (0, (0, 1))
+        shared.close()
 
 
 class _GivesUpOnceWoken(Timeouts):

@@ -24,8 +24,8 @@ from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient
 
-_AT_ONCE = 4
-"""Batches in flight at a time."""
+_AT_ONCE = 10
+"""Batches in flight at a time, where the service keeps up: see `RateLimiter`."""
 _OPERATION = "delete_blocks"
 _SMALLEST = 10
 _GROWTH = 100
@@ -50,8 +50,7 @@ class Deleting:
 
         So do all of a service that turns out to have no DeleteObjects.
         """
-        batched = [key for key in keys if self._goes_in_a_batch(key)]
-        single = [key for key in keys if not self._goes_in_a_batch(key)]
+        batched, single = self._divided(keys)
         failed: dict[str, BlockStoreError] = {}
         whole: list[BlockStoreError] = []
 
@@ -75,7 +74,15 @@ class Deleting:
         _ = await ctx.gather(one, single)
         if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
             raise whole[-1]  # not the keys' own failures: nothing was attempted
-        return DeleteResult([key for key in keys if key not in failed], failed)
+        deleted = [key for key in keys if key not in failed] if failed else list(keys)
+        return DeleteResult(deleted, failed)
+
+    def _divided(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Those that go in batches, and those that go one by one."""
+        if self._goes_in_a_batch("") and requests.all_xml_safe((self._prefix, *keys)):
+            return list(keys), []
+        batched = [key for key in keys if self._goes_in_a_batch(key)]
+        return batched, [key for key in keys if not self._goes_in_a_batch(key)]
 
     def _goes_in_a_batch(self, key: str) -> bool:
         has_batches = self._caller.capabilities.delete_objects is not False
@@ -128,7 +135,7 @@ class Deleting:
         return failed
 
     def _deleting(self, batch: list[str], attempts: Attempts) -> FunctionCall:
-        full_keys = [self._prefix + key for key in batch]
+        full_keys = [self._prefix + key for key in batch] if self._prefix else batch
         return FunctionCall(
             _OPERATION,
             None,

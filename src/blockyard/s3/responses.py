@@ -11,7 +11,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -28,7 +28,7 @@ from blockyard.s3.dates import http_date, iso_date
 from blockyard.s3.error_responses import ErrorResponse, error_from, showable
 from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.object_headers import metadata_of
-from blockyard.s3.xml import Document, read_xml
+from blockyard.s3.xml import Document, cut_deleted, read_xml
 from blockyard.stores.base import within
 
 if TYPE_CHECKING:
@@ -87,27 +87,50 @@ def delete_outcome(
     as gone; one that the reply passes over has failed.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
-    document = result_document(response, "delete_blocks", None, "DeleteResult")
+    document, deleted = _canonical_deletion(response) or _deletion(response)
     requested = {key_prefix + key: key for key in keys}
+    gone = set(deleted) - {""}
     request_id = showable(response.headers.get("x-amz-request-id", ""))
     failed: dict[str, BlockStoreError] = {}
-    gone: set[str] = set()
-    for (full_key,) in document.entries("Deleted", "Key"):
-        if full_key:
-            gone.add(_requested(requested, full_key))
     for full_key, code, message in document.entries("Error", "Key", "Code", "Message"):
-        key = _requested(requested, full_key)
         if code == "NoSuchKey":
-            gone.add(key)
+            gone.add(full_key)
             continue
         failure = ErrorResponse(response.status, showable(code), showable(message), request_id)
-        failed[key] = failure.error("delete_blocks", key)
-    for key in keys:
-        if key not in gone and key not in failed:
-            failed[key] = ProtocolError(
-                f"delete_blocks {key!r}: DeleteObjects response has no result for this key"
-            )
-    return [key for key in keys if key not in failed], failed
+        key = requested.get(full_key, full_key)
+        failed[full_key] = failure.error("delete_blocks", key)
+    for full_key in (gone | failed.keys()) - requested.keys():
+        raise ProtocolError(f"the reply names {full_key!r}, which was not requested")
+    for full_key in requested.keys() - gone - failed.keys():
+        key = requested[full_key]
+        failed[full_key] = ProtocolError(
+            f"delete_blocks {key!r}: DeleteObjects response has no result for this key"
+        )
+    if not failed:
+        return list(keys), {}
+    return (
+        [key for full_key, key in requested.items() if full_key not in failed],
+        {key: failed[full_key] for full_key, key in requested.items() if full_key in failed},
+    )
+
+
+def _canonical_deletion(response: Response) -> tuple[Document, list[str]] | None:
+    """The reply and the keys it calls deleted, where these are written as `cut_deleted` expects."""
+    cut = cut_deleted(response.body)
+    if cut is None:
+        return None
+    document = _deletion_document(replace(response, body=cut[0]))
+    return (document, cut[1]) if any(True for _ in document.entries("Deleted")) else None
+
+
+def _deletion(response: Response) -> tuple[Document, list[str]]:
+    """The reply and the keys it calls deleted, however these are written."""
+    document = _deletion_document(response)
+    return document, [key for (key,) in document.entries("Deleted", "Key")]
+
+
+def _deletion_document(response: Response) -> Document:
+    return result_document(response, "delete_blocks", None, "DeleteResult")
 
 
 def copy_result(response: Response, source_key: str) -> tuple[str, datetime | None]:
@@ -224,13 +247,6 @@ def size_of(text: str, key: str) -> int:
 def unquoted(etag: str) -> str:
     """The ETag without its quotes, and without the mark of a weak one."""
     return etag.removeprefix("W/").strip('"')
-
-
-def _requested(requested: dict[str, str], full_key: str) -> str:
-    key = requested.get(full_key)
-    if key is None:
-        raise ProtocolError(f"the reply names {full_key!r}, which was not requested")
-    return key
 
 
 _ACCEPTED = 202

@@ -1,4 +1,4 @@
-"""S3's XML replies, read within stated limits: any document, and the entries of a listing quickly.
+"""S3's XML replies, read within stated limits: any document, and quickly what comes by thousands.
 
 A reply is read by expat, always as UTF-8. Only an XML declaration may come before the root
 element, so there can be no document type, no entity beyond the five that XML has, and nothing
@@ -130,9 +130,10 @@ def _unmarked(text: str) -> str:
     return _MARKED.sub(lambda marked: chr(int(marked[1], 16)), text)
 
 
-# The entries of a listing, where they are written as AWS does, by one pattern and without a tree.
+# The entries of a listing, and the keys that were deleted, where they are written as AWS does, by
+# one pattern and without a tree.
 #
-# A page has a thousand entries, nearly always alike, and a tree of them takes five times as long.
+# A reply has a thousand of them, nearly always alike, and a tree of them takes five times as long.
 # What is written otherwise (another escape than a quote, a comment, an attribute, blanks between
 # elements, an unknown element, another order) is left to the tree, with the same result.
 #
@@ -142,19 +143,23 @@ def _unmarked(text: str) -> str:
 # says where they stood. The rest names `Contents` nowhere else: when the tree has one right below
 # the root, they were its entries, and not a comment, a CDATA section or part of something else.
 
-_BEGIN, _END = b"<Contents>", b"</Contents>"
 _TEXT = r"[ -%'-;=?-~]*+"  # printable ASCII but for & < >
 _UNQUOTED = r"[ !#-%'-;=?-~]*+"  # and but for the quote
 _QUOTE = '(?:"|&quot;|&#34;)?+'
-_OTHERS = "|".join(
-    f"<{name}>{_TEXT}</{name}>"
-    for name in ("StorageClass", "ChecksumAlgorithm", "ChecksumType", "Type")
-)
+
+
+def _others(*names: str) -> str:
+    return "(?:{})*+".format("|".join(f"<{name}>{_TEXT}</{name}>" for name in names))
+
+
+_OTHERS = _others("StorageClass", "ChecksumAlgorithm", "ChecksumType", "Type")
+_VERSIONS = _others("DeleteMarker", "DeleteMarkerVersionId", "VersionId")
 _ENTRY = re.compile(
     f"<Contents><Key>({_TEXT})</Key><LastModified>({_TEXT})</LastModified>"
     f"<ETag>{_QUOTE}((?!W/){_UNQUOTED}){_QUOTE}</ETag>"
-    f"(?:{_OTHERS})*+<Size>([0-9]{{1,18}})</Size>(?:{_OTHERS})*+</Contents>"
+    f"{_OTHERS}<Size>([0-9]{{1,18}})</Size>{_OTHERS}</Contents>"
 )
+_DELETED = re.compile(f"<Deleted>{_VERSIONS}<Key>({_TEXT})</Key>{_VERSIONS}</Deleted>")
 
 
 class Entries(NamedTuple):
@@ -180,15 +185,34 @@ def cut_entries(body: bytes) -> tuple[bytes, Entries] | None:
 
     None when they are not written as AWS does, or there are none.
     """
+    cut = _cut(body, b"Contents", _ENTRY)
+    if cut is None:
+        return None
+    rest, (keys, dates, etags, sizes) = cut
+    return rest, Entries(keys, map(int, sizes), etags, map(iso_date, dates))
+
+
+def cut_deleted(body: bytes) -> tuple[bytes, list[str]] | None:
+    """The reply with one empty `<Deleted/>` instead of the keys that were deleted, and the keys.
+
+    None when they are not written as AWS does, or there are none.
+    """
+    cut = _cut(body, b"Deleted", _DELETED)
+    return None if cut is None else (cut[0], cut[1][0])
+
+
+def _cut(
+    body: bytes, name: bytes, pattern: re.Pattern[str]
+) -> tuple[bytes, list[list[str]]] | None:
     check_limits(body)
-    begin, end = body.find(_BEGIN), body.rfind(_END) + len(_END)
+    closing = b"</%b>" % name
+    begin, end = body.find(b"<%b>" % name), body.rfind(closing) + len(closing)
     if begin < 0:
         return None
     # Before, between and after the entries, `split` leaves what it did not match.
-    gaps_and_fields = _ENTRY.split(body[begin:end].decode("latin-1"))
-    gaps, keys, dates, etags, sizes = (gaps_and_fields[column::5] for column in range(5))
+    found = pattern.split(body[begin:end].decode("latin-1"))
+    gaps, *columns = (found[column :: pattern.groups + 1] for column in range(pattern.groups + 1))
     before, after = body[:begin], body[end:]
-    if any(gaps) or b"Contents" in before or b"Contents" in after:
+    if any(gaps) or name in before or name in after:
         return None
-    rest = b"%b<Contents/>%b" % (before, after)
-    return rest, Entries(keys, map(int, sizes), etags, map(iso_date, dates))
+    return b"%b<%b/>%b" % (before, name, after), columns
