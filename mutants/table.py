@@ -33,6 +33,7 @@ _HTTP = ("transport/test_http1.py", "transport/test_exchange.py")
 _EXCHANGE = ("transport/test_exchange.py", "transport/test_transport_blocking.py")
 _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
+_PARTS = ("content/test_parts.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
@@ -399,9 +400,23 @@ MUTANTS = [
     Mutant(
         "contents: a block that is not the one in the manifest",
         "content/reading.py",
-        "if found != piece.crc32c:",
+        "if found not in {None, piece.crc32c}:",
         "if False:",
         _CONTENT_FAULTS,
+    ),
+    Mutant(
+        "contents: a block read in parts that is not the one in the manifest",
+        "content/reading.py",
+        "if at == piece.size:",
+        "if False:",
+        _PARTS,
+    ),
+    Mutant(
+        "contents: what is read ahead waits for a slow block",
+        "content/window.py",
+        "or (grown and",
+        "or (False and",
+        ("content/test_window.py",),
     ),
     Mutant(
         "contents: a manifest put without its condition",

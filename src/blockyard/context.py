@@ -175,7 +175,7 @@ class TaskQueue(Protocol[Result]):
         ...
 
     def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
-        """Have one more go on, also when this call has ended."""
+        """Have one more go on once there is a place, also when this call has ended."""
         ...
 
     async def is_ready(self, seconds: float) -> bool:
@@ -322,8 +322,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def task_queue(self) -> TaskQueue[Any]:
-        """For operations that go on between calls. Raises `TransportError`.
+    def task_queue(self, places: int) -> TaskQueue[Any]:
+        """For operations that go on between calls, `places` at a time. Raises `TransportError`.
 
         The runtime ends them when it is closed, and they end when their queue is dropped.
         """

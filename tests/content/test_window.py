@@ -48,21 +48,23 @@ class Gate(HookedStore):
         self.cancelled = 0
         self.held = False
         self.failing: set[int] = set()
+        self.slow: set[int] = set()
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         if request.key.endswith(".blockyard"):
             return await self.inner.read(ctx, request)
         chunk, block = (int(part.rpartition("-")[2]) for part in request.key.split("/")[-2:])
-        self.begun.append(16 * chunk + block)
-        start = self.begun[-1] * BLOCK + (request.offset or 0)
+        number = 16 * chunk + block
+        self.begun.append(number)
+        start = number * BLOCK + (request.offset or 0)
         self.spans.append((start, start + (request.length or BLOCK)))
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
-            while self.held:
+            while self.held or number in self.slow:
                 await ctx.runtime.sleep(0.001)
-            if 16 * chunk + block in self.failing:
-                raise TransportError(f"block {16 * chunk + block}")
+            if number in self.failing:
+                raise TransportError(f"block {number}")
             return await self.inner.read(ctx, request)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -195,9 +197,24 @@ def test_each_read_begins_as_soon_as_a_block_is_taken() -> None:
         shrink_blocks(narrow, BLOCK)
         iterator = narrow.iter_content("movie")
         assert take(iterator, 4) == MOVIE[: 4 * BLOCK]
-        for taken in range(5, COUNT - 3):
+        for taken in range(5, COUNT - 6):
             assert next(iterator) == MOVIE[(taken - 1) * BLOCK :][:BLOCK]
-            eventually(lambda: sorted(gate.begun) == list(range(taken + 3)))  # noqa: B023
+            eventually(lambda: sorted(gate.begun) == list(range(taken + 6)))  # noqa: B023
+
+
+def test_those_behind_a_slow_block_go_on() -> None:
+    """As many as there are places for again: they wait in memory."""
+    with gated() as (store, gate):
+        narrow = store.with_options(concurrency=3)
+        shrink_blocks(narrow, BLOCK)
+        iterator = narrow.iter_content("movie")
+        assert take(iterator, 4) == MOVIE[: 4 * BLOCK]
+        eventually(lambda: len(gate.begun) == 10)
+        gate.slow = {10}
+        assert take(iterator, 6) == MOVIE[4 * BLOCK : 10 * BLOCK]
+        eventually(lambda: sorted(gate.begun) == list(range(16)) and gate.under_way == 1)
+        gate.slow = set()
+        assert b"".join(iterator) == MOVIE[10 * BLOCK :]
 
 
 @pytest.mark.parametrize("client", CLIENTS)

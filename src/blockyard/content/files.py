@@ -92,7 +92,7 @@ class Cursor:
                 ctx,
                 layout,
                 (start, layout.size),
-                at_once=self._reader.at_once(ctx, layout),
+                width=self._reader.width(ctx, layout),
                 ahead=ahead,
                 first=max(size, FIRST_WINDOW),
             )

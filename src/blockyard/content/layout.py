@@ -27,10 +27,17 @@ from blockyard.errors import (
     InvalidRangeError,
 )
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES
-from blockyard.model import BLOCK_SIZE, BlockInfo
+from blockyard.model import BLOCK_SIZE, KIB, MIB, BlockInfo
 
 MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
+
+LEAST_PART = MIB
+"""Blocks are not read in smaller parts than of so many bytes."""
+_WHOLE_UP_TO = 4
+"""As many blocks are read whole: parts are for those who read for long, and cost requests."""
+_PARTS_ALIGNED = 64 * KIB
+"""To a whole number of pages of most blocks: others are widened to them."""
 
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
 
@@ -154,24 +161,48 @@ class Layout:
             )
         return offset, self.size if length is None else min(offset + length, self.size)
 
-    def pieces(self, start: int, stop: int) -> list[Piece]:
-        """What to read of which block for the bytes from `start` to `stop`, both within."""
+    def pieces(self, start: int, stop: int, places: int | None = None) -> list[Piece]:
+        """What to read of which block for the bytes from `start` to `stop`, both within.
+
+        Where they are read in `places` at a time, blocks near the end are in parts: see `edge`.
+        """
         if stop <= start:
             return []
         if self.inline is not None:
             return [Piece(0, self.content_id + MANIFEST_SUFFIX, self.size, start, stop - start, 0)]
-        first, last = start // self.block_size, (stop - 1) // self.block_size
-        return [self._piece(index, start, stop) for index in range(first, last + 1)]
+        pieces: list[Piece] = []
+        at, places = start, self.places_in_parts(start, stop, places)
+        while at < stop:
+            after = self.edge(at, stop, places)
+            pieces.append(self._piece(at // self.block_size, at, after, start))
+            at = after
+        return pieces
 
-    def _piece(self, index: int, start: int, stop: int) -> Piece:
+    def places_in_parts(self, start: int, stop: int, places: int | None) -> int | None:
+        """`places` where some of this range is read in parts, and else None."""
+        return places if stop - start > _WHOLE_UP_TO * self.block_size else None
+
+    def edge(self, at: int, stop: int, places: int | None) -> int:
+        """Where a piece that begins at `at` ends, of what is read up to `stop`.
+
+        That is the end of its block, or of a part of it. Connections are not equally fast, so with
+        one block left to each the slowest is waited for. Towards the end pieces get smaller, until
+        each of the `places` has one of `LEAST_PART` left: who is fast takes more of them.
+        """
+        begin = at - at % self.block_size
+        size = self.block_size
+        while places is not None and size > LEAST_PART and size * places > stop - begin:
+            size = max(LEAST_PART, -(-size // 2 // _PARTS_ALIGNED) * _PARTS_ALIGNED)
+        part_end = at - (at - begin) % size + size
+        return min(part_end, begin + self.block_size, stop)
+
+    def _piece(self, index: int, first: int, last: int, start: int) -> Piece:
+        """From `first` to `last` in the block `index`, for a range that begins at `start`."""
         block_start = index * self.block_size
-        size = min(self.block_size, self.size - block_start)
-        first = max(start, block_start)
-        last = min(stop, block_start + size)
         return Piece(
             index,
             self.key(index),
-            size,
+            min(self.block_size, self.size - block_start),
             first - block_start,
             last - first,
             first - start,

@@ -29,9 +29,9 @@ from blockyard.content.targets import (
     write_all,
 )
 from blockyard.content.transfers import Progress, Tally
-from blockyard.content.window import Window
+from blockyard.content.window import Width, Window
 from blockyard.context import Context
-from blockyard.crc32c import crc32c
+from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
@@ -47,14 +47,42 @@ from blockyard.stores.base import ReadRequest
 
 _READS = 8
 """How often a read begins anew since the content was replaced meanwhile."""
+_UNFINISHED = 64
+"""Blocks of which parts are remembered: of those that are never read whole."""
 
 
 class ContentRange(NamedTuple):
-    """A range of a content that was found whole, in pieces."""
+    """A range of a content that was found whole."""
 
     layout: Layout
     span: tuple[int, int]
-    pieces: list[Piece]
+
+    def pieces(self, width: Width) -> list[Piece]:
+        """What to read of which blocks, where so much is read at once."""
+        return self.layout.pieces(*self.span, width.in_parts)
+
+
+class PartSums:
+    """The CRC32C of blocks that were read in parts, from those of their parts."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, dict[int, tuple[int, int]]] = {}
+        """By block: of the part that begins at a byte, CRC32C and length."""
+
+    def add(self, piece: Piece, part: int) -> int | None:
+        """Add the CRC32C of one; that of its block where all of it has come, in whatever order."""
+        parts = self._parts.setdefault(piece.index, {})
+        parts[piece.offset] = part, piece.length
+        whole = at = 0
+        while (known := parts.get(at)) is not None:
+            whole = combined(whole, *known)
+            at += known[1]
+        if at == piece.size:
+            del self._parts[piece.index]
+            return whole
+        while len(self._parts) > _UNFINISHED:
+            del self._parts[next(iter(self._parts))]
+        return None
 
 
 class ContentReader:
@@ -88,7 +116,9 @@ class ContentReader:
         self, ctx: Context, content_id: str, offset: int, length: int | None
     ) -> bytes:
         found = await self.find(ctx, content_id, "read_content", offset, length)
-        return b"".join(await self.fetch(ctx, found.pieces, found.layout))
+        read = partial(self._read, PartSums(), ctx, found.layout)
+        width = replace(self.width(ctx, found.layout), places=ctx.concurrency)
+        return b"".join(await ctx.gather(read, found.pieces(width)))
 
     async def read_content_into(
         self,
@@ -112,9 +142,12 @@ class ContentReader:
             await self._into_new_file(ctx, found, into, tally)
         return tally.done
 
-    def at_once(self, ctx: Context, layout: Layout) -> int:
-        """How many blocks of a content may be on their way, beside the one that is worked on."""
-        return self._operations.at_once(ctx, layout.block_size)
+    def width(self, ctx: Context, layout: Layout) -> Width:
+        """How much of a content may be on its way, beside the block that is worked on."""
+        places = self._operations.at_once(ctx, layout.block_size)
+        blocks = max(1, self._operations.in_flight // max(1, layout.block_size))
+        parts = self._operations.store.reads_in_parts
+        return Width(places, min(blocks, 2 * places), parts)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
@@ -123,11 +156,10 @@ class ContentReader:
     async def find(
         self, ctx: Context, content_id: str, operation: str, offset: int, length: int | None
     ) -> ContentRange:
-        """Find a content, and what to read for a range of it."""
+        """Find a content, and where a range of it lies."""
         offset, length = arguments.span(operation, content_id, offset, length)
         layout = await self._listing.layout(ctx, content_id, operation)
-        start, stop = layout.span(offset, length)
-        return ContentRange(layout, (start, stop), layout.pieces(start, stop))
+        return ContentRange(layout, layout.span(offset, length))
 
     def blocks(
         self, content_id: str, offset: int, length: int | None
@@ -146,11 +178,7 @@ class ContentReader:
 
     def window(self) -> Window:
         """For one reader of a content."""
-        return Window(self._read)
-
-    async def fetch(self, ctx: Context, pieces: list[Piece], layout: Layout) -> list[bytes]:
-        """Read pieces, several at a time."""
-        return await ctx.gather(partial(self._read, ctx, layout), pieces)
+        return Window(partial(self._read, PartSums()))
 
     async def _fetch_block(
         self, window: Window, layout: Layout, span: tuple[int, int], ctx: Context
@@ -159,14 +187,20 @@ class ContentReader:
         start, stop = span
         if start == stop:
             return Fetched((), None)
-        block = await window.next(ctx, layout, span, at_once=self.at_once(ctx, layout))
-        start += len(block)
+        width, parts = self.width(ctx, layout), list[bytes]()
+        while not parts or (start < stop and start % layout.block_size):
+            parts.append(await window.next(ctx, layout, (start, stop), width=width))
+            start += len(parts[-1])
+        block = parts[0] if len(parts) == 1 else b"".join(parts)
         if start == stop:
             return Fetched((block,), None)
         return Fetched((block,), partial(self._fetch_block, window, layout, (start, stop)))
 
-    async def _read(self, ctx: Context, layout: Layout, piece: Piece) -> bytes:
-        """The bytes of one piece, verified against the manifest."""
+    async def _read(self, sums: PartSums, ctx: Context, layout: Layout, piece: Piece) -> bytes:
+        """The bytes of one piece, verified against the manifest.
+
+        So are the parts of a block that came without checksums of its own, when the last has come.
+        """
         if layout.inline is not None:
             return layout.inline[piece.offset : piece.offset + piece.length]
         request = ReadRequest(piece.key, if_match=piece.etag, operation=layout.operation)
@@ -184,8 +218,8 @@ class ContentReader:
         if piece.crc32c is not None:
             found = None if block.checksums is None else block.checksums.block_crc32c
             if found is None:  # else the bytes were verified against it
-                found = crc32c(block.data) if piece.whole else piece.crc32c
-            if found != piece.crc32c:
+                found = sums.add(piece, crc32c(block.data))
+            if found not in {None, piece.crc32c}:
                 raise IntegrityError(
                     f"{layout.where}: {piece.key!r}: its CRC32C is {found:08x}, the manifest says "
                     f"{piece.crc32c:08x}"
@@ -218,13 +252,13 @@ class ContentReader:
         write: Callable[[bytes], Coroutine[Any, Any, None]],
         tally: Tally,
     ) -> None:
-        at_once = self.at_once(ctx, found.layout)
+        width = self.width(ctx, found.layout)
         start, stop = found.span
         window = self.window()
         try:
             while start < stop:
                 block = await window.next(
-                    ctx, found.layout, (start, stop), at_once=at_once, ahead=at_once
+                    ctx, found.layout, (start, stop), width=width, ahead=width.places
                 )
                 start += len(block)
                 await write(block)
@@ -236,15 +270,17 @@ class ContentReader:
         self, ctx: Context, found: ContentRange, path: str, tally: Tally
     ) -> None:
         file = NewFile(path)
+        sums = PartSums()
 
         async def copy(piece: Piece) -> None:
-            data = await self._read(ctx, found.layout, piece)
+            data = await self._read(sums, ctx, found.layout, piece)
             await ctx.runtime.blocking(partial(file.write_at, piece.position, data))
             await tally.add(len(data))
 
         try:
             await ctx.runtime.blocking(file.create)
-            _ = await ctx.runtime.gather(copy, found.pieces, self.at_once(ctx, found.layout))
+            width = self.width(ctx, found.layout)
+            _ = await ctx.runtime.gather(copy, found.pieces(width), width.places)
             await ctx.runtime.blocking(file.commit)
         finally:
             file.close()

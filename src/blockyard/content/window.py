@@ -2,13 +2,15 @@
 
 A sliding window: as one piece is given out the next one is begun, and nothing waits for the slowest
 of a batch. It begins small, and twice as many pieces are read ahead for each that is asked for,
-and while one is waited for, up to what the call may hold in memory. Between two calls they go on.
+and while one is waited for. Once it is open to its full width, pieces are begun as long as there is
+room for them in memory: while one is slow in coming, those behind it go on. Between two calls they
+go on as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,11 +23,30 @@ GROWS_AFTER = 0.02
 ReadPiece: TypeAlias = Callable[[Context, Layout, Piece], Coroutine[Any, Any, bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Width:
+    """How much a call may read ahead: pieces at a time, and blocks in memory.
+
+    With `parts` the blocks near the end come in parts: see `Layout.edge`.
+    """
+
+    places: int
+    blocks: int
+    parts: bool = False
+
+    @property
+    def in_parts(self) -> int | None:
+        """The places for which blocks are cut."""
+        return self.places if self.parts else None
+
+
 class Window:
     """What is read ahead of one reader, who asks for one piece at a time."""
 
     def __init__(self, read: ReadPiece) -> None:
         self._read = read
+        self._width = Width(1, 1)
+        self._parts: int | None = None
         self._reads: TaskQueue[bytes] | None = None
         self._front = self._begun = 0
         self._ahead = 0
@@ -42,36 +63,38 @@ class Window:
         layout: Layout,
         span: tuple[int, int],
         *,
-        at_once: int,
+        width: Width,
         ahead: int = 1,
         first: int | None = None,
     ) -> bytes:
-        """The bytes from the start of `span` to the end of their block, or of the span.
+        """The bytes from the start of `span` to the end of a piece.
 
-        `at_once` is how many pieces may be under way, `ahead` how many at least beside the one
-        that is asked for. Where this does not go on from the piece before, that has `first` bytes
-        at most, and each of the following ones four times as many. A read that fails or is
-        cancelled ends those ahead; the next call begins anew.
+        `ahead` is how many pieces are read at least beside the one that is asked for. Where this
+        does not go on from the piece before, that has `first` bytes at most, and each of the
+        following ones four times as many. A read that fails or is cancelled ends those ahead; the
+        next call begins anew.
         """
         start, stop = span
         reads = self._reads
+        self._width = width
         grows = first is None
         if reads is None or start != self._front or not reads.usable:
             await self.end()
-            reads = self._reads = ctx.runtime.task_queue()
+            reads = self._reads = ctx.runtime.task_queue(width.places)
             self._front = self._begun = start
+            self._parts = layout.places_in_parts(start, stop, width.in_parts)
             self._largest = first or layout.block_size
             self._ahead = ahead
             self._begin(ctx, reads, layout, stop)
         else:
             self._ahead = max(ahead, 1, 2 * self._ahead)
             grows = True
-        self._ahead = min(self._ahead, at_once)
+        self._ahead = min(self._ahead, width.places)
         try:
-            self._fill(ctx, reads, layout, stop, min(at_once, 1 + self._ahead))
-            while grows and self._ahead < at_once and not await self._is_ready(ctx, reads):
-                self._ahead = min(2 * self._ahead, at_once)
-                self._fill(ctx, reads, layout, stop, min(at_once, 1 + self._ahead))
+            self._fill(ctx, reads, layout, stop, 1 + self._ahead)
+            while grows and self._ahead < width.places and not await self._is_ready(ctx, reads):
+                self._ahead = min(2 * self._ahead, width.places)
+                self._fill(ctx, reads, layout, stop, 1 + self._ahead)
             data = await reads.next(ctx.deadline)
         except BaseException:
             await self.end()
@@ -101,19 +124,24 @@ class Window:
     def _fill(
         self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int, wanted: int
     ) -> None:
-        """Have so many pieces under way.
+        """Have so many pieces under way; all that there is room for once this has grown.
 
         A deadline is that of the call that waits, not of the one that has begun a read.
         """
         if ctx.deadline is not None:
             ctx = replace(ctx, deadline=None)
-        while len(reads) < wanted and self._begun < stop:
+        width = self._width
+        room = width.blocks * layout.block_size
+        grown = self._ahead == width.places
+        while self._begun < stop and (
+            len(reads) < min(wanted, width.blocks)
+            or (grown and self._begun - self._front + self._largest <= room)
+        ):
             self._begin(ctx, reads, layout, stop)
 
     def _begin(self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int) -> None:
         start = self._begun
-        block_edge = start - start % layout.block_size + layout.block_size
-        self._begun = min(start + self._largest, block_edge, stop)
+        self._begun = min(start + self._largest, layout.edge(start, stop, self._parts))
         self._largest = min(4 * self._largest, layout.block_size)
         (piece,) = layout.pieces(start, self._begun)
         reads.begin(partial(self._read, ctx, layout, piece))

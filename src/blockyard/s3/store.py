@@ -92,6 +92,10 @@ class S3Store(Store):
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
         return self._reader.read(ctx, request, self._full_key(request.key))
 
+    @property
+    def reads_in_parts(self) -> bool:
+        return True
+
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         request = ReadRequest(key, operation="verify_block")
         block = await self._reader.read(ctx, request, self._full_key(key), service_checksum_or_etag)

@@ -267,6 +267,11 @@ class Store(ABC):
         """
         return None
 
+    @property
+    def reads_in_parts(self) -> bool:
+        """Whether a block comes sooner when ranges of it are read side by side."""
+        return False
+
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         """Read the whole block and verify it against every checksum that it is kept with.
 

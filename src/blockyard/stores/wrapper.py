@@ -47,8 +47,16 @@ class WrapperStore(Store):
 
     def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
         """Forwarded where `read` is: who overrides that is not to be passed by."""
-        reads_as_it_is = type(self).read is WrapperStore.read
-        return self.inner.read_at_once(ctx, request) if reads_as_it_is else None
+        return self.inner.read_at_once(ctx, request) if self._reads_as_it_is else None
+
+    @property
+    def reads_in_parts(self) -> bool:
+        """Forwarded where `read` is."""
+        return self._reads_as_it_is and self.inner.reads_in_parts
+
+    @property
+    def _reads_as_it_is(self) -> bool:
+        return type(self).read is WrapperStore.read
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         return await self.inner.verify_block(ctx, key)

@@ -163,13 +163,13 @@ class AsyncioRuntime(NetworkRuntime):
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
         return await finished(operation, seconds)
 
-    def task_queue(self) -> TaskQueue[Any]:
+    def task_queue(self, places: int) -> TaskQueue[Any]:
         poller = self._poller()
         try:
             poller.open_post()
         except OSError as error:
             raise TransportError(f"no way to reach the event loop: {error}") from error
-        return TaskQueue(self.run, poller.post)
+        return TaskQueue(self.run, poller.post, places)
 
     async def close(self, then: Callable[[], None] | None = None) -> None:
         """End what `run` awaits, call `then` on a thread, and close every connection.

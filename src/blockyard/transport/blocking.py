@@ -200,7 +200,7 @@ class BlockingRuntime(NetworkRuntime):
             return [await operation(item) async for item in items]
         return [await operation(item) for item in items]
 
-    def task_queue(self) -> Never:
+    def task_queue(self, places: int) -> Never:
         raise NotImplementedError("what goes on between calls needs the background loop")
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:

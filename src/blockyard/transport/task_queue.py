@@ -31,9 +31,10 @@ Post = Callable[[Callable[[], object]], object]
 class TaskQueue(Generic[Result]):
     """See `context.TaskQueue`. Dropped, it cancels what is under way."""
 
-    def __init__(self, run: Run, post: Post) -> None:
+    def __init__(self, run: Run, post: Post, places: int) -> None:
         self._run = run
         self._post = post
+        self._places = asyncio.Semaphore(places)
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         self._tasks: deque[asyncio.Task[Result]] = deque()
@@ -57,9 +58,13 @@ class TaskQueue(Generic[Result]):
 
     def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
         async def run() -> Result:
-            return await self_run(operation())
+            async with places:
+                return await self_run(operation())
 
-        self_run = self._run  # so that the task does not hold this, which cancels it when dropped
+        self_run, places = (
+            self._run,
+            self._places,
+        )  # so that the task does not hold this, which cancels it when dropped
         task = self._loop.create_task(run(), context=self._context())
         task.add_done_callback(look_at_error)
         self._tasks.append(task)
