@@ -812,6 +812,35 @@ def test_a_move_that_fails_deletes_nothing(
     assert {"a/b", "a/c"} <= set(client.list_by_prefix())
 
 
+@pytest.mark.parametrize("how", ["mv", "cp"])
+def test_copies_that_would_take_what_another_leaves_are_refused(fs: Any, how: str) -> None:
+    """Else what is there in the end depends on the order, and a move deletes what it has made."""
+    files = {"a/x": b"1", "a/b/x": b"2", "a/b/b/x": b"3", "c/x": b"4", "c/y": b"5"}
+    fs.pipe(files)
+    copy = getattr(fs, how)
+    clashes: list[tuple[Any, Any]] = [
+        ("a/", "a/b"),
+        (["a/x", "c/y"], ["c/y", "a/x"]),
+        (["a/x", "c/x"], "d/"),
+        (["a/x", "c/x"], "c/"),
+    ]
+    for sources, target in clashes:
+        with pytest.raises(ValueError, match="another file is copied from there, or to it"):
+            copy(sources, target, recursive=True)
+    assert {name: fs.cat_file(name) for name in fs.find("")} == files
+
+
+def test_a_folder_is_moved_into_one_in_it_where_nothing_clashes(fs: Any) -> None:
+    fs.pipe({"f/a/x": b"1", "f/a/b/y": b"2"})
+    fs.mv("f/a/", "f/a/b", recursive=True)
+    assert {name: fs.cat_file(name) for name in fs.find("")} == {
+        "f/a/b/x": b"1",
+        "f/a/b/b/y": b"2",
+    }
+    fs.mv(["f/a/b/x", "f/a/b/b/y"], "f/a/b/")  # the first one is there already
+    assert fs.find("") == ["f/a/b/x", "f/a/b/y"]
+
+
 def test_a_folder_is_deleted_and_nothing_beside_it(fs: Any, client: blockyard.BlockStore) -> None:
     for key in ("a/b", "a/c/d", "a/", "a", "a0/b", "a.blockyard", "b"):
         _ = client.write_block(key, b"1")

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -43,6 +44,8 @@ from blockyard.merging import Range, merged, part
 from blockyard.stores.base import Store
 
 Info = dict[str, Any]
+_Pair = tuple[str, str]
+"""What is copied, and where to."""
 
 REMEMBERED = 5.0
 """Seconds for which what is known of a path is given out again."""
@@ -443,11 +446,60 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         with _translated(path), self._changing(path):
             await place.files.upload(place.name, lpath, _exclusive(mode), callback, **options)
 
+    async def _copy(  # noqa: PLR0917 - fsspec's signature
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,
+        on_error: str | None = None,
+        maxdepth: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        """As in fsspec, but refused where one copy would take what another one leaves."""
+        planned: list[_Pair] = []
+        await super()._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=planned)
+        await self._check_apart(planned)
+        copies = [self._cp_file(*pair, **options) for pair in planned]
+        batch_size = batch_size or self.batch_size
+        ended = await run_in_chunks(
+            copies, batch_size=batch_size, return_exceptions=True, nofiles=True
+        )
+        ignored = on_error == "ignore" or (on_error is None and recursive)
+        for error in ended:
+            if isinstance(error, FileNotFoundError) and ignored:
+                continue
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _check_apart(self, pairs: list[_Pair]) -> None:
+        """Raise `ValueError` if files are copied to where another is copied from, or to."""
+        clashing = _clashing(pairs)
+        if not clashing:
+            return
+        targets = {target for _, target in clashing}
+        suspects = [pair for pair in pairs if not targets.isdisjoint(pair)]
+        files = [pair for pair in suspects if await self._file(pair[0]) is not None]
+        for source, target in _clashing(files):  # folders may well be both
+            raise ValueError(
+                f"copy: {source!r} to {target!r}: another file is copied from there, or to it"
+            )
+
     async def _cp_file(
-        self, path1: str, path2: str, moved: list[str] | None = None, **_: Any
+        self,
+        path1: str,
+        path2: str,
+        moved: list[str] | None = None,
+        planned: list[_Pair] | None = None,
+        **_: Any,
     ) -> None:
         """Copy a file: inside the service, or between two buckets through this machine."""
         path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
+        if planned is not None:  # of many, which are looked at before the first is copied
+            planned.append((path1, path2))
+            return
+        if moved is not None and path1 == path2:
+            return
         source, target = self._stores.place(path1), self._stores.place(path2)
         try:
             with _translated(path1), self._changing(path2):
@@ -460,7 +512,7 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
             if await self._folder(path1) is None:
                 raise
             return
-        if moved is not None and path1 != path2:
+        if moved is not None:
             moved.append(path1)
 
     async def _mv(
@@ -666,6 +718,17 @@ def _exclusive(mode: str) -> bool:
     if mode not in {"overwrite", "create"}:
         raise ValueError(f"mode: expected overwrite or create, got {mode!r}")
     return mode == "create"
+
+
+def _clashing(pairs: Iterable[_Pair]) -> list[_Pair]:
+    """Those of which it matters whether another one is copied before or after them."""
+    pairs = list(dict.fromkeys(pairs))
+    sources, times = {source for source, _ in pairs}, Counter(target for _, target in pairs)
+    return [
+        (source, target)
+        for source, target in pairs
+        if source != target and (target in sources or times[target] > 1)
+    ]
 
 
 def _omit(error: Exception) -> None:
