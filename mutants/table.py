@@ -624,8 +624,8 @@ MUTANTS = [
     Mutant(
         "folders: a file given its name before it is on the disk",
         "stores/disk.py",
-        "tell_apart(temporary.file)\n    os.fsync(temporary.file)",
-        "tell_apart(temporary.file)",
+        "_mark(temporary.file)\n    os.fsync(temporary.file)",
+        "_mark(temporary.file)",
         _FOLDER,
     ),
     Mutant(
@@ -863,7 +863,7 @@ MUTANTS = [
     Mutant(
         "write-back: a delete leaves what is staged",
         "cache/sending.py",
-        "                    await ctx.runtime.blocking(partial(self._remove, before))",
+        "                    await self._remove(ctx, where, before)",
         "                    pass",
         _WRITE_BACK,
     ),

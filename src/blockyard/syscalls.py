@@ -31,6 +31,13 @@ def write_all(file: int, data: bytes | memoryview) -> None:
         rest = rest[_taken(os.write(file, rest)) :]
 
 
+def write_both(file: int, head: bytes, data: bytes | memoryview) -> None:
+    """Write all of `head`, then all of `data`, in one call where that takes them."""
+    count = _taken(os.writev(file, (head, data)))
+    write_all(file, memoryview(head)[count:])
+    write_all(file, memoryview(data)[max(0, count - len(head)) :])
+
+
 def write_all_at(file: int, data: bytes | bytearray | memoryview, position: int) -> None:
     """Write all of `data` at `position`. Threads may do so at the same time."""
     rest = memoryview(data)

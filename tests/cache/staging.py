@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ class NoThreads(PretendRuntime):
     def __init__(self) -> None:
         super().__init__(PretendS3())
         self.clock = UPTIME
+
+    def wall_time(self) -> float:
+        return time.time()
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         raise TransportError("no thread")

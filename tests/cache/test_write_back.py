@@ -392,14 +392,14 @@ def test_a_full_disk_is_a_full_stage(
     def full(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "writev", full)
     with pytest.raises(StageFullError, match="the disk is full: 0 of"):
         one.write("k", b"x")
     monkeypatch.undo()
     assert os.listdir(one.root / "stage") == []
 
 
-@pytest.mark.parametrize("call", ["open", "pwrite", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["open", "writev", "fsync", "rename"])
 def test_a_disk_that_fails_is_told_and_nothing_is_acknowledged(
     one: Process, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

@@ -95,7 +95,7 @@ class Sender:
                         if names[name] not in result.failed
                     }
                 if not conditional:
-                    await ctx.runtime.blocking(partial(self._remove, before))
+                    await self._remove(ctx, where, before)
                 return result
 
     async def upload(self, ctx: Context, name: bytes) -> None:
@@ -134,7 +134,7 @@ class Sender:
         own = replace(ctx, unknown_attempts=0, once=False)
         write = partial(self._inner.write, own, WriteRequest(staged.info.key, pages.data))
         _ = await self._send(own, [name], staged.version, write)
-        await ctx.runtime.blocking(partial(self._remove, {name: staged.file}))
+        await self._remove(ctx, f"upload of {staged.info.key!r}", {name: staged.file})
 
     async def _settled(
         self, ctx: Context, names: Sequence[bytes], version: str | None = None
@@ -189,12 +189,24 @@ class Sender:
         found = {name: self._stage.version(name) for name in names}
         return {name: version for name, version in found.items() if version is not None}
 
-    def _remove(self, versions: Mapping[bytes, Version]) -> None:
+    async def _remove(self, ctx: Context, where: str, versions: Mapping[bytes, Version]) -> None:
         """Remove versions from the stage, durably, that the store has or was told to forget."""
+        if not versions:
+            return
+        if ctx.runtime.suspends:  # a cancellation lets one call end, and would come before two
+            await ctx.runtime.blocking(partial(self._remove_alone, versions))
+            return
+        failures = self._commit.failures
+        self._remove_unsynced(versions)
+        await self._commit.synced(replace(ctx, deadline=None), failures, where)
+
+    def _remove_alone(self, versions: Mapping[bytes, Version]) -> None:
+        self._remove_unsynced(versions)
+        self._commit.sync_alone()
+
+    def _remove_unsynced(self, versions: Mapping[bytes, Version]) -> None:
         for name, version in versions.items():
             _ = self._stage.remove(name, version)
-        if versions:
-            self._commit.sync_alone()
 
 
 @contextmanager

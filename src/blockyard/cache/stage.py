@@ -30,7 +30,7 @@ from blockyard.cache.kept import DamagedEntryError, OpenEntry
 from blockyard.cache.tier import Pages
 from blockyard.model import MIB, BlockInfo
 from blockyard.s3.integrity import running_checksums
-from blockyard.stores.locks import FolderLock, ReplacedError, Version, tell_apart, version_of
+from blockyard.stores.locks import FolderLock, ReplacedError, Version, version_of
 from blockyard.user_code import pass_on_foreign
 
 _LARGEST_BLOCK = 32 * MIB
@@ -145,7 +145,7 @@ class Stage:
         assert text is not None  # noqa: S101 - keys are checked
         checked = entry.encode_checked(-inf, self._folder.boot)
         try:
-            self._put(head.name, entry.marked(text, head, 0, data, checked), data)
+            self._put(head, now, entry.marked(text, head, 0, data, checked), data)
         except OSError as error:
             if error.errno in _FULL:
                 raise NoRoomError(self.used(), "the disk is full") from error
@@ -235,31 +235,33 @@ class Stage:
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"
 
-    def _put(self, name: bytes, text: bytes, data: bytes | memoryview) -> None:
-        temporary, own = f".{os.urandom(8).hex()}", name.hex()
-        with (
-            self._opened(self._root) as folder,
-            self._opened(self._locks) as area,
-            Descriptor(os.open(temporary, _NEW, 0o600, dir_fd=folder.number)) as file,
-        ):
+    def _put(self, head: Head, now: float, text: bytes, data: bytes | memoryview) -> None:
+        """Make the file of a version, and give it its name.
+
+        Its time is the clock's: that of a file system ticks only every few ms, and inode numbers
+        come back, so that versions could not be told apart. By paths: threads that write at once
+        wait for the interpreter after each system call.
+        """
+        temporary, path = f"{self._root}/.{head.info.etag}", self._path(head.name)
+        time = int(now * 1e9)
+        with Descriptor(self._made(temporary)) as file:
             try:
-                syscalls.write_all_at(file.number, text, 0)
-                syscalls.write_all_at(file.number, data, HEAD)
-                tell_apart(file.number)
+                syscalls.write_both(file.number, text, data)
+                os.utime(file.number, ns=(time, time))
                 os.fsync(file.number)
-                with FolderLock(area.number, (own,), needed=True) as lock:
-                    syscalls.rename(
-                        file.number,
-                        temporary,
-                        own,
-                        src_dir_fd=folder.number,
-                        dst_dir_fd=folder.number,
-                        run=lock.run,
-                    )
+                with FolderLock(self._locks, (head.name.hex(),), needed=True) as lock:
+                    syscalls.rename(file.number, temporary, path, run=lock.run)
             except BaseException:
                 with syscalls.errors_ignored():
-                    os.unlink(temporary, dir_fd=folder.number)
+                    os.unlink(temporary)
                 raise
+
+    def _made(self, path: str) -> int:
+        try:
+            return os.open(path, _NEW, 0o600)
+        except FileNotFoundError:
+            self.remake()
+            return os.open(path, _NEW, 0o600)
 
     def _make_room(self, need: int, now: float) -> None:
         """Raise `NoRoomError` where there is none.

@@ -22,7 +22,7 @@ from blockyard import syscalls
 from blockyard.model import MIB, BlockInfo
 from blockyard.stores import locks
 from blockyard.stores.base import Data
-from blockyard.stores.locks import FolderLock, Version, tell_apart
+from blockyard.stores.locks import FolderLock, Version
 from blockyard.stores.paths import OWN_AREA, BlockPath
 from blockyard.user_code import pass_on_foreign
 
@@ -174,7 +174,7 @@ def commit(
     `version` that alone is replaced: else `ReplacedError`, or `FileNotFoundError`. Past the
     deadline nothing is put there.
     """
-    tell_apart(temporary.file)
+    _mark(temporary.file)
     os.fsync(temporary.file)
     give_name = syscalls.rename if replace else syscalls.link
     for tries_left in reversed(range(_PUBLISH_TRIES)):
@@ -388,6 +388,18 @@ def _open_made(folder: int, name: str) -> int:
             os.mkdir(name, dir_fd=folder)
         syscalls.sync_folder(folder)
         return open_below(folder, name)
+
+
+def _mark(file: int) -> None:
+    """Put a random number below the milliseconds of the file's time.
+
+    The clock of a file system ticks only every few ms and inode numbers come back, so two
+    blocks written in one tick could not be told apart by size, inode and time.
+    """
+    known = os.fstat(file)
+    millisecond = known.st_mtime_ns // 1_000_000
+    modified = millisecond * 1_000_000 + int.from_bytes(os.urandom(4)) % 1_000_000
+    os.utime(file, ns=(known.st_atime_ns, modified))
 
 
 def _regular(known: os.stat_result) -> os.stat_result:

@@ -45,27 +45,16 @@ class ReplacedError(OSError):
     """The file is not the version that was to be replaced."""
 
 
-def tell_apart(file: int) -> None:
-    """Put a random number below the milliseconds of the open file's time.
-
-    The clock of a file system ticks only every few ms and inode numbers come back, so two files
-    written in one tick could not be told apart by size, inode and time.
-    """
-    known = os.fstat(file)
-    millisecond = known.st_mtime_ns // 1_000_000
-    modified = millisecond * 1_000_000 + int.from_bytes(os.urandom(4)) % 1_000_000
-    os.utime(file, ns=(known.st_atime_ns, modified))
-
-
 class FolderLock:
-    """The lock of the folder of blocks that `folders` lead to; `area` is the store's own, open.
+    """The lock of the folder of blocks that `folders` lead to; `area` is the store's own: an open
+    folder, or a path.
 
     Where the file system has no locks nobody has: the calls are made without, or it is an error if
     the lock is `needed`. For use by `with`; where a handler raises before that has ended, the file
     is closed with its object.
     """
 
-    def __init__(self, area: int, folders: Sequence[str], *, needed: bool = False) -> None:
+    def __init__(self, area: int | str, folders: Sequence[str], *, needed: bool = False) -> None:
         self._file: FileIO | None = None
         self._needed = needed
         name = f"{PREFIX}{zlib.crc32('/'.join(folders).encode()) % _FILES:02x}"
@@ -124,7 +113,9 @@ class FolderLock:
         self.close()
 
 
-def _opened(area: int, name: str) -> FileIO:
+def _opened(area: int | str, name: str) -> FileIO:
+    if isinstance(area, str):
+        return FileIO(os.open(f"{area}/{name}", _FILE, 0o666), "r+")
     try:
         return FileIO(os.open(name, _FILE, 0o666, dir_fd=area), "r+")
     except PermissionError as error:  # another user's: over NFS alone it must be open for writing
