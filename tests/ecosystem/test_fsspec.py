@@ -733,6 +733,23 @@ def test_transactions(fs: Any, client: blockyard.BlockStore) -> None:
         assert system.find("t") == ["t/b"]
 
 
+@pytest.mark.parametrize("options", [{"mode": "w"}, {"mode": "wb", "compression": "gzip"}])
+def test_a_file_is_closed_before_its_transaction_ends(fs: Any, options: dict[str, Any]) -> None:
+    """Else what the text or the compressor still keeps would be missing."""
+    file: Any = None
+    with pytest.raises(ValueError, match="'t/open': not stored: its file was not closed"):  # noqa: SIM117
+        with fs.transaction:
+            with fs.open("t/closed", **options) as closed:
+                _ = closed.write("abc" if options["mode"] == "w" else b"abc")
+            file = fs.open("t/open", **options)
+            _ = file.write("abc" if options["mode"] == "w" else b"abc")
+    with contextlib.suppress(ValueError):  # it was given up
+        file.close()
+    assert fs.find("t") == ["t/closed"]
+    fs.pipe_file("t/after", b"1")
+    assert fs.cat("t/after") == b"1"
+
+
 def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStore) -> None:
     contents = BlockyardContentFileSystem(store=client)
     contents.pipe_file("a", b"1", content_type="text/plain")

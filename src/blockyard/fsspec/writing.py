@@ -175,12 +175,20 @@ class WriteFile(io.RawIOBase):
             if _is_left_by_an_error():
                 self.discard()
             elif self.autocommit:
-                self.commit()
+                self._commit()
         finally:
             super().close()
 
     def commit(self) -> None:
-        """Store what was written."""
+        """Store what was written. Raises `ValueError` if it is not closed: more may be to come.
+
+        A text or a compressor over it keeps some of it until then.
+        """
+        if not self._ended and not self.closed:
+            raise ValueError(f"{self.path!r}: not stored: its file was not closed before")
+        self._commit()
+
+    def _commit(self) -> None:
         if self._ended:
             return
         self._check_process()
