@@ -187,13 +187,17 @@ class BlockyardStore(Store):
             yield block.key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """The names directly below a prefix, by one request a thousand of them."""
+        """The names directly below a prefix, by one request a thousand of them.
+
+        The key of the folder itself, which consoles make, is none of them.
+        """
         await self._ensure_open()
         folder = _folder(prefix)
         found = await self._clients.asyncio.list_folder(folder)
         keys = (*found.folders, *(block.key for block in found.blocks))
         for name in dict.fromkeys(key.removeprefix(folder).rstrip("/") for key in keys):
-            yield name
+            if name:
+                yield name
 
     # Blocking.
 

@@ -247,6 +247,15 @@ def test_a_name_that_is_a_key_and_a_folder_is_listed_once(client: blockyard.Bloc
     assert asyncio.run(listed()) == ["a", "c"]
 
 
+def test_the_key_of_a_folder_itself_is_not_in_it(client: blockyard.BlockStore) -> None:
+    """Consoles make such keys; with a name of no characters a group would be its own member."""
+    store = BlockyardStore(client)
+    group = zarr.open_group(store, mode="w").create_group("group")
+    _ = group.create_array("array", shape=(2,), dtype="i4")
+    _ = client.write_block("group/", b"")
+    assert [name for name, _ in group.members(max_depth=None)] == ["array"]
+
+
 def test_what_cannot_be_opened_is_said_once() -> None:
     with pytest.raises(blockyard.ConfigError, match="did you mean 'region'"):
         _ = BlockyardStore("s3://bucket", regoin="eu-west-1")  # pyright: ignore[reportCallIssue]
