@@ -406,6 +406,36 @@ def test_an_open_file_is_one_version(fs: Any, client: blockyard.BlockStore) -> N
         assert file.read() == DATA[::-1], "what was remembered is forgotten"
 
 
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+def test_an_open_file_in_a_pickle_is_that_version(kind: Any, tmp_path: Path) -> None:
+    """As xarray sends them to workers."""
+    fs = kind(store=f"file://{tmp_path}")
+    fs.pipe_file("a", DATA)
+    unread, file = fs.open("a"), fs.open("a")
+    assert file.read(10) == DATA[:10]
+    pickles = [pickle.dumps(file), pickle.dumps(pickle.loads(pickle.dumps(file)))]
+    for each in pickles:
+        assert pickle.loads(each).read() == DATA[10:]
+    fs.pipe_file("a", bytes(2 * len(DATA)))
+    for each in (*pickles, pickle.dumps(unread)):
+        with pytest.raises((blockyard.PreconditionFailedError, blockyard.ContentReplacedError)):
+            pickle.loads(each).read(1)
+    with fs.open("b", "wb") as written, pytest.raises(TypeError, match="can't be pickled"):
+        _ = pickle.dumps(written)
+
+
+def test_block_sizes(fs: Any) -> None:
+    for size in (1, 999, 0, None, "default"):
+        with fs.open("a", "wb", block_size=size) as file:
+            _ = file.write(DATA[:2000])
+        with fs.open("a", block_size=size) as file:
+            assert file.read() == DATA[:2000]
+    for wrong in (-1, 1.5, "1MiB"):
+        for mode in ("rb", "wb"):
+            with pytest.raises((TypeError, ValueError), match="block_size: expected a whole"):
+                fs.open("a", mode, block_size=wrong)
+
+
 def test_files_are_files() -> None:
     client = blockyard.open_store("memory://")
     lines = b"".join(b"line %d\n" % number for number in range(5000))
@@ -736,13 +766,14 @@ def test_transactions(fs: Any, client: blockyard.BlockStore) -> None:
 @pytest.mark.parametrize("options", [{"mode": "w"}, {"mode": "wb", "compression": "gzip"}])
 def test_a_file_is_closed_before_its_transaction_ends(fs: Any, options: dict[str, Any]) -> None:
     """Else what the text or the compressor still keeps would be missing."""
-    file: Any = None
-    with pytest.raises(ValueError, match="'t/open': not stored: its file was not closed"):  # noqa: SIM117
-        with fs.transaction:
-            with fs.open("t/closed", **options) as closed:
-                _ = closed.write("abc" if options["mode"] == "w" else b"abc")
-            file = fs.open("t/open", **options)
-            _ = file.write("abc" if options["mode"] == "w" else b"abc")
+    text: Any = "abc" if options["mode"] == "w" else b"abc"
+    fs.start_transaction()
+    with fs.open("t/closed", **options) as closed:
+        _ = closed.write(text)
+    file = fs.open("t/open", **options)
+    _ = file.write(text)
+    with pytest.raises(ValueError, match="'t/open': not stored: its file was not closed"):
+        fs.end_transaction()
     with contextlib.suppress(ValueError):  # it was given up
         file.close()
     assert fs.find("t") == ["t/closed"]

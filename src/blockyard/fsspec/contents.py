@@ -40,9 +40,16 @@ class ContentFiles:
     def pieces(self, name: str) -> AsyncIterator[bytes]:
         return self._store.iter_content(name)
 
-    async def open(self, name: str) -> AsyncContentFile:
-        """A content open for reading."""
-        return await self._store.open_content(name)
+    async def open(self, name: str, version: str) -> tuple[AsyncContentFile, str]:
+        """A content open for reading, and its version: `version`, if that is given."""
+        file = await self._store.open_content(name)
+        layout = file._cursor._layout  # pyright: ignore[reportPrivateUsage]
+        info = layout.info
+        now = info.version or f"{info.size} bytes of {info.last_modified}"  # of the plain layout
+        if version not in {"", now}:
+            file.stop()
+            raise layout.replaced()
+        return file, now
 
     async def download(self, name: str, path: str, callback: Any) -> None:
         _ = await self._store.read_content_into(name, path, progress=callback.absolute_update)

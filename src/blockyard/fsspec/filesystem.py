@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, ClassVar, cast
 
+from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.client import Client
 from blockyard.errors import (
@@ -620,17 +621,18 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
         cache_options: Any = None,
         cache_type: str = ReadAhead.name,
         size: int | None = None,
+        version: str = "",
         **options: Any,
     ) -> ReadFile | WriteFile:
         """Open a file: `rb`, `wb`, or `xb`, which stores it only where none is.
 
-        What is read is of one version. Further options are those of `write_block` or
-        `write_content`.
+        What is read is of one version, and with `version` of none but that. Further options are
+        those of `write_block` or `write_content`.
         """
+        block_size = _block_size(block_size)
         if mode == "rb":
-            return self._opened(
-                path, block_size, cache_type=cache_type, cache_options=cache_options, size=size
-            )
+            how = {"cache_type": cache_type, "cache_options": cache_options, "size": size}
+            return self._opened(path, block_size, version=version, **how)
         if mode not in {"wb", "xb"}:
             raise NotImplementedError(f"open {path!r}: mode: expected rb, wb or xb, got {mode!r}")
         if mode == "xb" and self.exists(path):
@@ -640,8 +642,10 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
             self, path, mode, write, piece_size=block_size or PIECE, autocommit=autocommit
         )
 
-    def _opened(self, path: str, block_size: int | None, **options: Any) -> ReadFile:
-        return ReadFile(self, path, block_size, **options)
+    def _opened(
+        self, path: str, block_size: int | None, *, version: str, **options: Any
+    ) -> ReadFile:
+        return ReadFile(self, path, block_size, version, **options)
 
     @contextmanager
     def _changing(self, path: str, *, below: bool = False) -> Generator[None]:
@@ -672,12 +676,14 @@ class BlockyardContentFileSystem(BlockyardFileSystem):
     protocol: ClassVar[str] = "blockyard+content"
     _files: ClassVar[Callable[..., Files]] = ContentFiles
 
-    def _opened(self, path: str, block_size: int | None, **options: Any) -> ReadFile:
+    def _opened(
+        self, path: str, block_size: int | None, *, version: str, **options: Any
+    ) -> ReadFile:
         place = self._stores.place(path)
         files = cast("ContentFiles", place.files)
         with _translated(path):
-            file = sync(self.loop, files.open, place.name)
-        return ContentReadFile(self, path, block_size, file, **options)
+            file, version = sync(self.loop, files.open, place.name, version)
+        return ContentReadFile(self, path, block_size, version, file, **options)
 
 
 def _is_open(store: object) -> bool:
@@ -712,6 +718,16 @@ def _translated(path: str) -> Generator[None]:
         raise _missing(path) from error
     except (BlockExistsError, ContentExistsError) as error:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+
+
+def _block_size(given: Any) -> int | None:
+    """Bytes, None for what fits: fsspec's "default", too."""
+    if given in {None, "default"}:
+        return None
+    size = arguments.whole("open", given, "block_size")
+    if size < 0:
+        raise ValueError(f"open: block_size: expected a whole number from 0, got {size}")
+    return size or None
 
 
 def _exclusive(mode: str) -> bool:

@@ -62,19 +62,29 @@ register_cache(ReadAhead, clobber=True)
 class ReadFile(BufferedFile):
     """A file open for reading, with one of fsspec's caches of what was read.
 
-    All that is read is of the version that was there when it was opened: a file that is replaced
-    meanwhile is a `PreconditionFailedError`.
+    All that is read is of `version`, or of the one that was there when it was opened: a file that
+    is replaced meanwhile is a `PreconditionFailedError`. In a pickle it is that version still.
     """
 
-    def __init__(self, fs: Any, path: str, block_size: int | None, **options: Any) -> None:
-        self._version = ""
+    def __init__(
+        self, fs: Any, path: str, block_size: int | None, version: str, **options: Any
+    ) -> None:
+        self._version = version
         super().__init__(fs, path, "rb", block_size or AHEAD, **options)
         if self._details is not None and self._details["type"] != "file":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
-    def _fetch_range(self, start: int, end: int) -> bytes:
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, (*arguments, options) = super().__reduce__()
+        return make, (*arguments, {**options, "version": self._known_version})
+
+    @property
+    def _known_version(self) -> str:
         known: dict[str, Any] = self._details or {}
-        version = self._version or known.get("ETag", "")
+        return self._version or known.get("ETag", "")
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        version = self._known_version
         data, self._version = sync(self.fs.loop, self.fs._read, self.path, start, end, version)
         return data
 
@@ -83,10 +93,16 @@ class ContentReadFile(ReadFile):
     """A content open for reading: one that is replaced meanwhile is a `ContentReplacedError`."""
 
     def __init__(
-        self, fs: Any, path: str, block_size: int | None, file: AsyncContentFile, **options: Any
+        self,
+        fs: Any,
+        path: str,
+        block_size: int | None,
+        version: str,
+        file: AsyncContentFile,
+        **options: Any,
     ) -> None:
         self._file = file
-        super().__init__(fs, path, block_size, **{**options, "size": file.size})
+        super().__init__(fs, path, block_size, version, **{**options, "size": file.size})
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         return sync(self.fs.loop, self._fetched, start, end)

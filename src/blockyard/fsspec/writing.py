@@ -146,6 +146,9 @@ class WriteFile(io.RawIOBase):
         """Whether nothing will be stored, or all is."""
         return self._ended
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"{self.path!r}: a file open for writing can't be pickled")
+
     def writable(self) -> bool:
         return True
 
