@@ -245,6 +245,28 @@ def test_a_text_is_no_path(call: Either, tmp_path: Path) -> None:
     assert list(call.store.list()) == []
 
 
+@pytest.mark.parametrize("parts", [True, False, None])
+@pytest.mark.parametrize("source", [[3, 4], range(3), ["text"], {b"key": b"value"}])
+def test_what_is_no_source_is_refused(call: Either, source: Any, parts: bool | None) -> None:
+    """A number is no piece: `bytes(3)` would be three zeros."""
+    with pytest.raises(TypeError, match="expected"):
+        _ = call("put", "a", source, use_multipart=parts)
+    assert list(call.store.list()) == []
+
+
+def test_an_async_source_of_numbers_is_refused(client: blockyard.BlockStore) -> None:
+    async def numbers() -> AsyncIterator[Any]:
+        yield 3
+
+    async def put(**options: Any) -> None:
+        _ = await ObspecStore(client).put_async("a", numbers(), **options)
+
+    for parts in (True, False, None):
+        with pytest.raises(TypeError, match="expected bytes or another buffer, got int"):
+            asyncio.run(put(use_multipart=parts))
+    assert client.list_by_prefix() == []
+
+
 def test_an_async_source_is_put(client: blockyard.BlockStore) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield DATA[:1000]

@@ -18,6 +18,7 @@ from blockyard.config.loading import Source
 from blockyard.errors import InvalidRangeError
 from blockyard.obspec.results import PIECE, GetResult, GetResultAsync, Wanted
 from blockyard.obspec.values import (
+    bytes_of,
     check_overwrite,
     folder_of,
     how_to_put,
@@ -202,7 +203,7 @@ class ObspecStore:
             how = how_to_put(attributes, tags, mode)
             store = self._clients.asyncio
             if isinstance(file, AsyncIterable) and use_multipart is False:
-                pieces = [bytes(each) async for each in cast("AsyncIterable[Buffer]", file)]
+                pieces = [bytes_of(each) async for each in cast("AsyncIterable[Buffer]", file)]
                 data = b"".join(pieces)
             else:
                 data = await asyncio.to_thread(whole_if, file, use_multipart, chunk_size)

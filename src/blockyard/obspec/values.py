@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 from obspec import Attributes, ListResult, ObjectMeta, PutMode, PutResult
 from obspec import exceptions as obspec_errors
 
+from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.errors import (
     AccessDeniedError,
@@ -170,13 +171,19 @@ def _whole(file: object) -> bytes:
         return Path(cast("os.PathLike[str]", file)).read_bytes()
     if hasattr(file, "read"):
         return cast("IO[bytes]", file).read()
-    return b"".join([bytes(piece) for piece in cast("Iterable[Buffer]", file)])
+    return b"".join([bytes_of(piece) for piece in cast("Iterable[Buffer]", source_of_put(file))])
+
+
+def bytes_of(piece: Buffer) -> bytes:
+    """A copy of a piece, which may be used again. Raises `TypeError` for what is no buffer."""
+    return bytes(arguments.flat("put", piece, "a piece of the file"))
 
 
 def source_of_put(file: Any) -> Any:
     """What `write_object` takes for it. Raises `TypeError` for a text, which is no path here."""
-    if isinstance(file, str):
-        raise TypeError("put: file: expected a path, a buffer, a file or an iterable, got a str")
+    if isinstance(file, str | Mapping):
+        expected = "a path, a buffer, a file or an iterable of buffers"
+        raise arguments.unsuitable("put", "file", expected, cast("object", file))
     return file
 
 
