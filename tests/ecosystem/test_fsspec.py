@@ -572,11 +572,11 @@ def test_a_program_that_writes_waits_for_the_upload_alone(
     file = fs.open("a", "wb", block_size=1000)
     assert file.write(DATA[:1000]) == 1000
     assert taken.wait(30)
-    assert file.write(DATA[:2000]) == 2000  # which wait to be drawn
+    assert file.write(DATA[:1000]) == 1000  # which waits to be drawn
     writing = threading.Thread(target=file.write, args=(DATA[:1000],), daemon=True)
     writing.start()
     writing.join(0.2)
-    assert writing.is_alive()  # no more than these are held in memory
+    assert writing.is_alive()  # no more than that is held in memory
     free.set()
     writing.join(30)
     assert not writing.is_alive()

@@ -20,8 +20,8 @@ from blockyard.stores.base import Data
 
 PIECE = 8 * MIB
 """Bytes that a file collects before they are sent, unless it is opened with a `block_size`."""
-_WAITING = 2
-"""Pieces that may wait to be sent."""
+_WAITING = 1
+"""Pieces that may wait to be sent: while that one is put together, the next is collected."""
 _SMALL = 64 * KIB
 """Writes of fewer bytes are put together at once, since each object of its own takes memory."""
 
@@ -45,24 +45,25 @@ class _Collected:
         else:
             self._pieces.append(bytearray(data))
 
-    def take(self) -> Data:
+    def take(self) -> list[Data]:
         """All of it, which nothing changes any more; then there is none."""
         pieces, self._pieces, self.size = self._pieces, [], 0
-        if len(pieces) == 1 and not isinstance(pieces[0], bytearray):
-            return pieces[0]
-        return b"".join(pieces)  # other threads go on meanwhile if all are `bytes`
+        return pieces
 
 
 class Upload:
-    """A write under way that is fed piece by piece. Made, and used but for `offer`, on a loop."""
+    """A write under way that is fed piece by piece, each a list of what was written.
+
+    Made on an event loop, and used there, but for `offer`.
+    """
 
     def __init__(self, write: Write) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pieces = deque[Data | None]()
+        self._pieces = deque[list[Data] | None]()
         self._came, self._went = asyncio.Event(), asyncio.Event()
         self.task = asyncio.ensure_future(write(self._drawn()))
 
-    def offer(self, piece: Data) -> bool:
+    def offer(self, piece: list[Data]) -> bool:
         """Hand over a piece from another thread, unless it has to wait for those before it.
 
         A program that writes goes on at once then: it is not to wait for the loop to have its turn.
@@ -73,7 +74,7 @@ class Upload:
         _ = self._loop.call_soon_threadsafe(self._came.set)
         return True
 
-    async def feed(self, piece: Data | None) -> None:
+    async def feed(self, piece: list[Data] | None) -> None:
         """Hand over a piece (None: there are no more), or raise what has ended the write."""
         while len(self._pieces) >= _WAITING and not self.task.done():
             self._went.clear()
@@ -105,11 +106,20 @@ class Upload:
                 self._came.clear()
                 if not self._pieces:  # one that came from a thread just before
                     _ = await self._came.wait()
-            piece = self._pieces.popleft()
+            parts = self._pieces.popleft()
             self._went.set()
-            if piece is None:
+            if parts is None:
                 return
-            yield piece
+            yield await asyncio.to_thread(_joined, parts)
+
+
+def _joined(parts: list[Data]) -> Data:
+    """A piece, of what was written; other threads go on meanwhile where that was `bytes`."""
+    if len(parts) == 1 and not isinstance(parts[0], bytearray):
+        return parts[0]
+    whole = b"".join(parts)
+    parts.clear()
+    return whole
 
 
 class WriteFile(io.RawIOBase):
@@ -197,7 +207,7 @@ class WriteFile(io.RawIOBase):
         self._check_process()
         try:
             if self._upload is None:
-                self._run(self._write, self._collected.take())
+                self._run(self._write, _joined(self._collected.take()))
             else:
                 if self._collected.size:
                     self._send()
