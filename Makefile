@@ -99,6 +99,7 @@ examples: $(EXAMPLES_READY)
 bench: $(BENCH_READY)
 	@bench/install-packages
 	@$(BENCH_VENV)/bin/python -m bench run $(if $(QUICK),--quick)
+	@$(BENCH_VENV)/bin/python -m bench ecosystem $(if $(QUICK),--quick)
 
 bench-path: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m bench path $(if $(QUICK),--quick)
@@ -151,5 +152,5 @@ $(BENCH_READY): pyproject.toml
 	@echo "setting up $(BENCH_VENV)"
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BENCH_VENV)/bin/python -m pip install --quiet --editable ".[cli]" --group bench
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --editable ".[cli,fsspec,zarr]" --group bench
 	@touch $@

@@ -1,11 +1,13 @@
-"""`python -m bench run` and `python -m bench path` measure and print; `report` writes the page."""
+"""`python -m bench run`, `path` and `ecosystem` measure and print; `report` writes the page."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from bench import report, run
+from bench.ecosystem import comparing as ecosystem
 from bench.path import comparing
 
 
@@ -21,10 +23,21 @@ def main() -> int:
     _ = over.add_argument("--quick", action="store_true", help="one round")
     _ = over.add_argument("--congestion", default="cubic", help="TCP's congestion control")
     _ = over.add_argument("--save", default="", help="the file for the results (JSON)")
+    within = commands.add_parser("ecosystem", help="measure what Zarr and fsspec do with blockyard")
+    _ = within.add_argument("--quick", action="store_true", help="two rounds, and a small file")
+    _ = within.add_argument(
+        "--gib", type=int, default=0, help="the size of the file that is written"
+    )
+    _ = within.add_argument("--save", default="", help="the file for the results (JSON)")
     _ = commands.add_parser("report", help="write docs/BENCHMARKS.md from the saved results")
     chosen = parser.parse_args()
     if chosen.command == "report":
         return report.main()
+    if chosen.command == "ecosystem":
+        wanted = ecosystem.QUICK if chosen.quick else ecosystem.FULL
+        if chosen.gib:
+            wanted = replace(wanted, upload_bytes=chosen.gib * ecosystem.GIB)
+        return run.in_the_ecosystem(wanted, chosen.save)
     if chosen.command == "path":
         effort = comparing.QUICK if chosen.quick else comparing.FULL
         return run.over_a_path(effort, chosen.congestion, chosen.save)

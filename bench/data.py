@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from bench.workloads import LISTED, RANGED_BLOCK, SIZES
+from bench.workloads import CHUNKED, CHUNKS, LISTED, RANGED_BLOCK, SIZES
 
 PLAIN, KEPT = "plain", "kept"
 """The buckets: objects as anyone stores them, and with blockyard's checksums beside them."""
@@ -18,7 +19,7 @@ LISTED_KEYS = sorted(  # as every listing is
 )
 
 _DISTINCT = 16
-_NAMES = {size: 1024 if size <= RANGED_BLOCK else 64 for size in SIZES}
+_NAMES = {size: 1024 if size <= RANGED_BLOCK else 64 for size in (*SIZES, *CHUNKS)}
 """So many names a size, for `_DISTINCT` different files: more than the signatures that a client
 could remember, in little memory."""
 _WRITTEN = 32
@@ -46,9 +47,11 @@ def body(size: int) -> bytes:
 
 def distinct_blocks() -> Iterator[tuple[str, bytes]]:
     """Each folder of blocks to be read, with what all blocks in it hold."""
-    for size in SIZES:
+    for size in (*SIZES, *CHUNKS):
         for number in range(_DISTINCT):
             yield _folder(size, number), _content(size, number)
+    for size in CHUNKS:
+        yield f"{array_path(size)}/c", chunk(size)
 
 
 def seed_files(root: Path) -> None:
@@ -57,7 +60,7 @@ def seed_files(root: Path) -> None:
     What will be written is there as well, empty: nginx answers 201 to a PUT that makes a file,
     which S3 never does and some clients refuse.
     """
-    for size in SIZES:
+    for size in (*SIZES, *CHUNKS):
         keys = read_keys(size)
         for bucket in (PLAIN, KEPT):
             for number, key in enumerate(keys):
@@ -71,6 +74,40 @@ def seed_files(root: Path) -> None:
                 path = root / bucket / key
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
+    for size in CHUNKS:
+        for bucket in (PLAIN, KEPT):
+            _seed_array(root / bucket / array_path(size), size)
+
+
+def array_path(size: int) -> str:
+    """The Zarr array of bytes whose `CHUNKED` chunks have that size each."""
+    return f"arrays/{size}"
+
+
+def chunk(size: int) -> bytes:
+    """What each of its chunks holds."""
+    return _content(size, 0)
+
+
+def _seed_array(folder: Path, size: int) -> None:
+    """Version 3, and uncompressed: https://zarr-specs.readthedocs.io/en/latest/v3/core/"""
+    chunks = folder / "c"
+    chunks.mkdir(parents=True)
+    for number in range(CHUNKED):
+        _ = (chunks / str(number)).write_bytes(chunk(size))
+    regular = {"name": "regular", "configuration": {"chunk_shape": [size]}}
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [CHUNKED * size],
+        "data_type": "uint8",
+        "chunk_grid": regular,
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes"}],
+        "attributes": {},
+    }
+    _ = (folder / "zarr.json").write_text(json.dumps(metadata))
 
 
 def _folder(size: int, number: int) -> str:

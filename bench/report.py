@@ -10,8 +10,9 @@ import sys
 import tomllib
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
+from bench.ecosystem import comparing as ecosystem
 from bench.fleet import REPOSITORY
 from bench.losses import loss_lines
 from bench.path import comparing
@@ -34,32 +35,42 @@ _HERE = Path(__file__).parent
 _DOCS = REPOSITORY / "docs"
 
 
+class Saved(NamedTuple):
+    """The results of one run, and the file that they are in."""
+
+    results: dict[str, Any]
+    source: str
+
+    @classmethod
+    def latest(cls, kind: str) -> Saved | None:
+        """Those of the last run of its kind."""
+        path = max(RESULTS.glob(f"*-{kind}.json"), default=None)
+        if path is None:
+            return None
+        return cls(json.loads(path.read_text()), str(path.relative_to(REPOSITORY)))
+
+
 def main() -> int:
-    full, path = _latest("full"), _latest("path")
-    if full is None or path is None:
-        print("error: bench/results holds no full run, or none over a path", file=sys.stderr)
+    full, over_path, within = map(Saved.latest, ("full", "path", "ecosystem"))
+    if full is None or over_path is None or within is None:
+        kinds = "no full run, none over a path, or none under Zarr and fsspec"
+        print(f"error: bench/results holds {kinds}", file=sys.stderr)
         return 1
-    results = json.loads(full.read_text())
-    _draw(results, _DOCS / "benchmarks")
+    _draw(full.results, _DOCS / "benchmarks")
     target = _DOCS / "BENCHMARKS.md"
-    source, path_source = (str(file.relative_to(REPOSITORY)) for file in (full, path))
-    over_path = json.loads(path.read_text())
-    _ = target.write_text(page(results, source, over_path, path_source))
-    print(f"wrote {target.relative_to(REPOSITORY)} from {source} and {path_source}")
+    _ = target.write_text(page(full, over_path, within))
+    sources = ", ".join(each.source for each in (full, over_path, within))
+    print(f"wrote {target.relative_to(REPOSITORY)} from {sources}")
     return 0
 
 
-def _latest(scale: str) -> Path | None:
-    """The results of the last run of that scale."""
-    return max(RESULTS.glob(f"*-{scale}.json"), default=None)
-
-
-def page(results: dict[str, Any], source: str, over_path: dict[str, Any], path_source: str) -> str:
-    """The page in Markdown, from a full run and one over a network path."""
+def page(full: Saved, over_path: Saved, within: Saved) -> str:
+    """The page in Markdown, from a full run, one over a network path, one under Zarr and fsspec."""
+    results = full.results
     samples = samples_from_json(results["samples"])
     notes = tomllib.loads((_HERE / "notes.toml").read_text())
     return Template((_HERE / "template.md").read_text()).substitute(
-        source=source,
+        source=full.source,
         minutes=f"{results['minutes']:.0f}",
         machine=_machine(results),
         clients=", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -82,9 +93,21 @@ def page(results: dict[str, Any], source: str, over_path: dict[str, Any], path_s
         memory=as_markdown(memory_rows(results["memory"])),
         startup=as_markdown(startup_rows(results["startup"])),
         processes=as_markdown(process_rows(results["processes"])),
-        path_source=path_source,
-        path_conditions=_path_conditions(over_path),
-        path_tables=_path_tables(samples_from_json(over_path["samples"])),
+        path_source=over_path.source,
+        path_conditions=_path_conditions(over_path.results),
+        path_tables=_path_tables(samples_from_json(over_path.results["samples"])),
+        within_source=within.source,
+        within_conditions=_within_conditions(within.results),
+        within_chunks=as_markdown(
+            ecosystem.chunk_rows(samples_from_json(within.results["samples"]))
+        ),
+        within_size=f"{within.results['upload_bytes'] / 2**30:g} GiB",
+        within_uploads=as_markdown(
+            ecosystem.upload_rows(
+                ecosystem.uploads_from_json(within.results["uploads"]),
+                within.results["upload_bytes"],
+            )
+        ),
         original=SOURCE,
         originals=as_markdown(_original_rows(results["stores"])),
     )
@@ -119,6 +142,17 @@ def _path_conditions(over_path: dict[str, Any]) -> str:
         f"{over_path['minutes']:.0f} minutes: {machine['cores']} cores of {machine['processor']}, "
         f"Linux {machine['kernel']}, TCP with {over_path['congestion']}, Python "
         f"{machine['python']}. Other programs used {over_path['others']:g} of the cores meanwhile."
+    )
+
+
+def _within_conditions(within: dict[str, Any]) -> str:
+    machine, versions = within["machine"], within["versions"]
+    return (
+        f"{within['date']}, commit {within['commit']}, {within['rounds']} rounds of chunks and "
+        f"{within['upload_rounds']} of uploads: {machine['cores']} cores of "
+        f"{machine['processor']}, Python {machine['python']}, "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + f". Other programs used {within['others']:g} of the cores meanwhile."
     )
 
 

@@ -10,12 +10,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import gettempdir
 from typing import Any
 
 from bench import machine, memory, processes, startup, stores, tables
+from bench.ecosystem import comparing as ecosystem
 from bench.fleet import REPOSITORY, Fleet, environment, where
 from bench.measuring import Effort, measure
 from bench.path import comparing
@@ -121,6 +123,40 @@ def over_a_path(effort: Effort, congestion: str, save: str) -> int:
     _ = path.write_text(_as_lines(results))
     for title, rows in comparing.tables(measured.samples):
         print(f"\n{title}\n{tables.as_text(rows)}")
+    for what, why in measured.failures.items():
+        print(f"\nFAILED {what}\n{why}")
+    print(f"\nsaved to {path} after {results['minutes']:g} minutes")
+    return 0
+
+
+def in_the_ecosystem(scale: ecosystem.Scale, save: str) -> int:
+    """Measure under Zarr and fsspec, print and save."""
+    begun = time.monotonic()
+    with _alone():
+        print(f"blockyard {machine.commit()} under Zarr and fsspec", flush=True)
+        others = machine.Disturbance()
+        measured = ecosystem.measure(scale)
+    versions = machine.versions()
+    results: dict[str, Any] = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(),
+        "machine": machine.describe(),
+        "versions": {peer: versions[peer] for peer in ("blockyard", "obstore", "boto3", "s3fs")}
+        | {name: version(name) for name in ("zarr", "fsspec")},
+        "rounds": scale.chunks.rounds,
+        "upload_bytes": scale.upload_bytes,
+        "upload_rounds": scale.upload_rounds,
+        "others": round(others.cores(), 2),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "samples": samples_as_json(measured.samples),
+        "uploads": ecosystem.uploads_as_json(measured.uploads),
+        "failures": measured.failures,
+    }
+    path = Path(save) if save else RESULTS / f"{results['date'][:10]}-ecosystem.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _ = path.write_text(_as_lines(results))
+    print(f"\n{tables.as_text(ecosystem.chunk_rows(measured.samples))}")
+    print(f"\n{tables.as_text(ecosystem.upload_rows(measured.uploads, scale.upload_bytes))}")
     for what, why in measured.failures.items():
         print(f"\nFAILED {what}\n{why}")
     print(f"\nsaved to {path} after {results['minutes']:g} minutes")

@@ -46,6 +46,7 @@ http {{
         create_full_put_path on;
         location / {{ {etag} }}
         location /{plain}/read/ {{ {cached} }}
+        location /{plain}/arrays/ {{ {cached} }}
 {kept}
     }}
 }}

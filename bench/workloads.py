@@ -14,6 +14,9 @@ KIB = 1024
 MIB = 1024 * KIB
 
 SIZES = (KIB, 64 * KIB, MIB, 4 * MIB, 8 * MIB)
+CHUNKS = (16 * KIB, 256 * KIB)
+"""Sizes of what is read through Zarr and fsspec, `CHUNKED` of them at once."""
+CHUNKED = 128
 RANGES = (KIB, 16 * KIB, 64 * KIB)
 RANGED_BLOCK = 4 * MIB
 

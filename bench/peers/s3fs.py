@@ -10,7 +10,7 @@ import s3fs
 from bench.site import CONNECTIONS, Site
 
 
-def open_filesystem(site: Site) -> s3fs.S3FileSystem:
+def open_filesystem(site: Site, **options: Any) -> s3fs.S3FileSystem:
     client: dict[str, Any] = {"region_name": site.region}
     if site.ca_bundle:
         client["verify"] = site.ca_bundle
@@ -27,6 +27,7 @@ def open_filesystem(site: Site) -> s3fs.S3FileSystem:
         },
         use_listings_cache=False,
         skip_instance_cache=True,
+        **options,
     )
 
 

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import blockyard
 from bench import data, driving, report, tables, wire
 from bench.driving import Sample, WrongLengthError
-from bench.fleet import Fleet, WorkerError
+from bench.ecosystem import comparing as ecosystem
+from bench.ecosystem import sink, uploads
+from bench.ecosystem.chunks import WORKS, Reader, work_names
+from bench.ecosystem.uploads import Upload
+from bench.fleet import Fleet, WorkerError, where
 from bench.losses import loss_lines
 from bench.measuring import Effort, measure
 from bench.path import comparing
 from bench.path.works import CONDITIONS, works_over
+from bench.peers.blockyard import settings
+from bench.report import Saved
 from bench.run import FULL
 from bench.samples import Samples, cpu_per_operation, rate, samples_as_json, samples_from_json
+from bench.site import Site
 from bench.targets import TARGETS, Outcome, Target, cpu_outcomes, outcomes
-from bench.workloads import LIMIT, LISTED, MIB, Workload, all_workloads, is_ours, split_contender
+from bench.workloads import (
+    KIB,
+    LIMIT,
+    LISTED,
+    MIB,
+    Workload,
+    all_workloads,
+    is_ours,
+    split_contender,
+)
 
 ITEMS = [("a",), ("b",), ("c",)]
 WORKLOADS = {workload.name: workload for workload in all_workloads()}
@@ -251,6 +270,62 @@ def made_up_path() -> dict[str, Any]:
     }
 
 
+def made_up_within() -> dict[str, Any]:
+    """A run under Zarr and fsspec: we read in half the time, and write in twice theirs."""
+    samples: Samples = {
+        name: {
+            who: [Sample(1, *((0.01, 0.001) if who.startswith("b") else (0.02, 0.002)))] * 2
+            for who in WORKS[kind]
+        }
+        for name, (kind, _) in work_names().items()
+    }
+    ours, theirs = Upload(2, 4, 300 * MIB), Upload(1, 2, 100 * MIB)
+    taken = {who: [ours if who == uploads.OURS else theirs] for who in uploads.CONTENDERS}
+    said = made_up_path() | {"versions": {"zarr": "3"}, "upload_bytes": 2**30, "upload_rounds": 1}
+    return said | {
+        "samples": samples_as_json(samples),
+        "uploads": ecosystem.uploads_as_json(taken),
+    }
+
+
+class TestWithin:
+    """Under Zarr and fsspec, in tiny form."""
+
+    @pytest.mark.skipif(shutil.which("nginx") is None, reason="not installed: nginx")
+    def test_chunks_are_read_and_compared(self) -> None:
+        with wire.serve() as endpoint, ExitStack() as stack:
+            there = where(endpoint, "blockyard")
+            reader = Reader("blockyard", Site(there["url"], there["bucket"]))
+            stack.callback(reader.close)
+            for kind, size in work_names().values():
+                for who in WORKS[kind]:
+                    if is_ours(who.removesuffix(" sync")):
+                        command = {"kind": kind, "size": size, "contender": who, "seconds": 0.01}
+                        assert reader.run(command).operations > 0
+
+    def test_an_array_of_other_bytes_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        if shutil.which("nginx") is None:
+            pytest.skip("not installed: nginx")
+        with wire.serve() as endpoint, ExitStack() as stack:
+            there = where(endpoint, "blockyard")
+            reader = Reader("blockyard", Site(there["url"], there["bucket"]))
+            stack.callback(reader.close)
+            monkeypatch.setattr(data, "chunk", bytes)
+            command = {"kind": "Zarr array", "size": 16 * KIB, "contender": "blockyard"}
+            with pytest.raises(WrongLengthError):
+                _ = reader.run({**command, "seconds": 0.01})
+
+    def test_a_file_is_uploaded_and_measured(self) -> None:
+        with sink.serve() as endpoint:
+            size = 40 * MIB + 5
+            taken = uploads.upload(uploads.OURS, endpoint.url, size)
+            store = blockyard.open_store(**settings(Site(endpoint.url, uploads.BUCKET)))
+            with store:
+                assert store.stat_block(uploads.KEY).size == size
+        assert taken.seconds > 0 < taken.cpu
+        assert taken.peak > 20 * MIB
+
+
 class TestFigures:
     def test_medians(self) -> None:
         taken = [Sample(10, 1.0, 0.1), Sample(90, 1.0, 2.7), Sample(20, 1.0, 0.2)]
@@ -316,7 +391,9 @@ class TestFigures:
 class TestReport:
     def test_the_page_is_whole(self) -> None:
         page = report.page(
-            made_up_results(made_up()), "bench/results/some.json", made_up_path(), "other.json"
+            Saved(made_up_results(made_up()), "bench/results/some.json"),
+            Saved(made_up_path(), "other.json"),
+            Saved(made_up_within(), "third.json"),
         )
         assert "$" not in page
         for workload in all_workloads():
@@ -324,6 +401,10 @@ class TestReport:
                 assert f"### {workload.name}\n" in page
         assert page.count("16 KiB ranges, one at a time, TLS\n") == 1
         assert "| read 4 MiB | 36,813 | 5,000 |" in page
+        assert "| Zarr store, 16 KiB | obstore asyncio | 50 | 2,000 | 0.50x | 0.6x | pass |" in page
+        assert "| Zarr store, 16 KiB | s3fs asyncio | 50 | 2,000 | 0.50x | 0.25x | FAIL |" in page
+        assert "| obstore put | 1,074 | 2.0 | 100 | 0.50x (0.50-0.50) | 0.9x | FAIL |" in page
+        assert "| blockyard open | 537 | 4.0 | 300 |  | 200 MiB at most | FAIL |" in page
         assert "| copy a block | 10.0 ms | 10.0 ms | 20.0 ms | 20.0 ms | 2.00x | 2.00x |" in page
 
     def test_columns_line_up(self) -> None:

@@ -1,0 +1,154 @@
+"""What blockyard costs where people already are: Zarr, fsspec, and a large file written by it.
+
+Chunks are read from nginx, the file goes to the sink. Everyone takes turns: a ratio is of figures
+taken within seconds of each other.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from bench import wire
+from bench.ecosystem import uploads
+from bench.ecosystem.chunks import WORKS, work_names
+from bench.ecosystem.uploads import Upload, Uploads
+from bench.fleet import Worker, WorkerError, where
+from bench.measuring import Effort, in_turn
+from bench.samples import Samples, cpu_per_operation, rate
+from bench.tables import Rows
+from bench.workloads import MIB
+
+GIB = 1024 * MIB
+_PEERS = ("blockyard", "obstore", "s3fs")
+_AT_MOST = {"obstore": 0.6, "s3fs": 0.25}
+"""The CPU that blockyard may take for a chunk, as a part of theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much to measure: the samples of chunks, and the uploads of a file of so many bytes."""
+
+    chunks: Effort
+    upload_rounds: int
+    upload_bytes: int
+
+
+FULL = Scale(Effort(rounds=5, seconds=0.3), upload_rounds=2, upload_bytes=GIB)
+QUICK = Scale(Effort(rounds=2, seconds=0.2), upload_rounds=1, upload_bytes=256 * MIB)
+TINY = Scale(Effort(rounds=1, seconds=0.01), upload_rounds=1, upload_bytes=32 * MIB)
+
+
+@dataclass(slots=True)
+class Measured:
+    """Samples by work and contender, uploads by contender; and why a contender has none."""
+
+    samples: Samples = field(default_factory=dict)
+    uploads: Uploads = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def measure(scale: Scale) -> Measured:
+    """All works; a client that fails is left out of one."""
+    measured = Measured()
+    with wire.serve() as endpoint, ExitStack() as running:
+        workers: dict[str, Worker] = {}
+        for peer in _PEERS:
+            there = where(endpoint, peer)
+            module = [sys.executable, "-m", "bench.ecosystem.chunks", peer]
+            command = [*module, there["url"], there["bucket"]]
+            workers[peer] = running.enter_context(Worker(peer, command))
+        for name, (kind, size) in work_names().items():
+            begun = time.monotonic()
+            _measure_one(workers, name, {"kind": kind, "size": size}, scale.chunks, measured)
+            print(f"  {name:40} took {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"  a file of {scale.upload_bytes // MIB:,} MiB, uploaded", flush=True)
+    measured.uploads = uploads.measure(scale.upload_bytes, scale.upload_rounds)
+    return measured
+
+
+def _measure_one(
+    workers: dict[str, Worker],
+    name: str,
+    work: dict[str, Any],
+    effort: Effort,
+    measured: Measured,
+) -> None:
+    contenders = WORKS[work["kind"]]
+    taken = measured.samples[name] = {who: [] for who in contenders}
+    for number in range(effort.rounds):
+        for who in in_turn(contenders, number):
+            if f"{name}: {who}" in measured.failures:
+                continue
+            command = {**work, "contender": who, "seconds": effort.seconds}
+            try:
+                taken[who].append(workers[who.partition(" ")[0]].ask(command))
+            except WorkerError as error:
+                measured.failures[f"{name}: {who}"] = str(error)
+                taken[who].clear()
+
+
+def chunk_rows(samples: Samples) -> Rows:
+    """A line for each contender of each work, and its CPU beside ours."""
+    rows: Rows = [["read", "client", "op/s", "CPU us", "blockyard's CPU", "at most", ""]]
+    for name, taken in samples.items():
+        for who, each in taken.items():
+            if not each:
+                rows.append([name, who, "failed", "", "", "", ""])
+                continue
+            cells = [name, who, f"{rate(each):,.0f}", f"{cpu_per_operation(each) * 1e6:,.0f}"]
+            rows.append([*cells, *_compared(taken, who)])
+    return rows
+
+
+def _compared(taken: dict[str, list[Any]], who: str) -> list[str]:
+    """The CPU of our like way of reading as a part of theirs, by the rounds."""
+    peer, _, mode = who.partition(" ")
+    ours = taken.get(f"blockyard {mode}".strip())
+    if peer not in _AT_MOST or not ours:
+        return ["", "", ""]
+    ratio = median(
+        (mine.cpu / mine.operations) / (its.cpu / its.operations)
+        for mine, its in zip(ours, taken[who], strict=True)
+    )
+    limit = _AT_MOST[peer]
+    return [f"{ratio:.2f}x", f"{limit:g}x", "pass" if ratio <= limit else "FAIL"]
+
+
+def upload_rows(taken: Uploads, size: int) -> Rows:
+    """A line for each contender, and how fast blockyard is against it, by the rounds."""
+    rows: Rows = [["upload", "MB/s", "CPU s", "peak MiB", "blockyard's rate", "at least", ""]]
+    for who, each in taken.items():
+        seconds = median(one.seconds for one in each)
+        cells = [
+            who,
+            f"{size / seconds / 1e6:,.0f}",
+            f"{median(one.cpu for one in each):.1f}",
+            f"{max(one.peak for one in each) / MIB:,.0f}",
+        ]
+        if who == uploads.OURS:
+            fits = max(one.peak for one in each) <= uploads.ALLOWED
+            limit = f"{uploads.ALLOWED // MIB} MiB at most"
+            rows.append([*cells, "", limit, "pass" if fits else "FAIL"])
+            continue
+        ratios = [
+            its.seconds / own.seconds for own, its in zip(taken[uploads.OURS], each, strict=True)
+        ]
+        held = "pass" if median(ratios) >= uploads.AT_LEAST else "FAIL"
+        spread = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
+        rows.append([*cells, spread, f"{uploads.AT_LEAST:g}x", held])
+    return rows
+
+
+def uploads_as_json(taken: Uploads) -> dict[str, list[dict[str, float]]]:
+    """As it is saved."""
+    return {who: [asdict(each) for each in all_of_it] for who, all_of_it in taken.items()}
+
+
+def uploads_from_json(saved: dict[str, list[dict[str, Any]]]) -> Uploads:
+    """What was saved."""
+    return {who: [Upload(**each) for each in all_of_it] for who, all_of_it in saved.items()}
