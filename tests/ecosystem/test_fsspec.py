@@ -21,6 +21,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
@@ -858,6 +859,47 @@ def test_a_move_that_fails_deletes_nothing(
     with pytest.raises(blockyard.ServerError):
         fs.mv("a", "z", recursive=True)
     assert {"a/b", "a/c"} <= set(client.list_by_prefix())
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("x", "d/"),
+        ("x", "d"),
+        ("x", "new"),
+        ("x", "new/"),
+        ("x*", "d"),
+        ("x*", "new"),
+        ("*", "new/"),
+        ("a", "d"),
+        ("a/", "d"),
+        ("a", "new"),
+        ("a*", "d"),
+        (["x"], "d/"),
+        ("a/x", "d"),
+    ],
+)
+def test_names_without_a_slash_are_copied_as_others_are(
+    fs: Any, source: Any, target: str, tmp_path: Path
+) -> None:
+    """fsspec's own file system in memory has a slash in front of each path."""
+    other = MemoryFileSystem(skip_instance_cache=True)
+    other.store, other.pseudo_dirs = {}, [""]  # else those of all of its kind
+    found: list[Any] = []
+    for system, local in ((fs, tmp_path / "own"), (other, tmp_path / "other")):
+        system.pipe({"x": b"1", "a/x": b"2", "d/e": b"3"})
+        (local / "d").mkdir(parents=True)
+        system.get(source, f"{local}/{target}", recursive=True)
+        system.cp(source, target, recursive=True)
+        got = sorted(str(each.relative_to(local)) for each in local.rglob("*") if each.is_file())
+        found.append((got, {name.lstrip("/"): system.cat_file(name) for name in system.find("")}))
+    assert found[0] == found[1]
+
+
+def test_a_name_without_a_slash_is_got_into_the_folder_of_a_path(fs: Any, tmp_path: Path) -> None:
+    fs.pipe_file("x", b"1")
+    fs.get("x", tmp_path)
+    assert (tmp_path / "x").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("how", ["mv", "cp"])

@@ -7,7 +7,15 @@ import errno
 import hashlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -35,6 +43,7 @@ from blockyard.fsspec.untyped import (
     compression_of,
     compressors,
     get_loop,
+    has_magic,
     run_in_chunks,
     stringify_path,
     sync,
@@ -47,6 +56,7 @@ from blockyard.stores.base import Store
 Info = dict[str, Any]
 _Pair = tuple[str, str]
 """What is copied, and where to."""
+_IsFolder = Callable[[str], Coroutine[Any, Any, bool]]
 
 REMEMBERED = 5.0
 """Seconds for which what is known of a path is given out again."""
@@ -388,6 +398,23 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
                     raise result
         return results
 
+    async def _get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,
+        callback: Any = NO_CALLBACK,
+        maxdepth: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """As in fsspec, also where a path has no slash."""
+
+        async def is_folder(path: str) -> bool:
+            return os.path.isdir(path)  # noqa: ASYNC240 - a look, as fsspec's own
+
+        rpath, lpath = await self._named(rpath, stringify_path(lpath), is_folder)
+        return await super()._get(rpath, lpath, recursive, callback, maxdepth, **options)
+
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = NO_CALLBACK, **_: Any
     ) -> None:
@@ -459,6 +486,7 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
     ) -> None:
         """As in fsspec, but refused where one copy would take what another one leaves."""
         planned: list[_Pair] = []
+        path1, path2 = await self._named(path1, path2, self._isdir)
         await super()._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=planned)
         await self._check_apart(planned)
         copies = [self._cp_file(*pair, **options) for pair in planned]
@@ -472,6 +500,23 @@ class BlockyardFileSystem(AsyncFileSystem, metaclass=_Instances):
                 continue
             if isinstance(error, BaseException):
                 raise error
+
+    async def _named(self, source: Any, target: Any, is_folder: _IsFolder) -> tuple[Any, Any]:
+        """What is copied and where to: by its own name into a folder.
+
+        fsspec sees to that itself, unless the source's path has no slash: then it would have the
+        folder's name.
+        """
+        name = self._strip_protocol(source) if isinstance(source, str) else ""
+        if not name or "/" in name or str(source).endswith("/") or not isinstance(target, str):
+            return source, target
+        if has_magic(name):
+            (name, *others) = await self._expand_path(name)
+            if others or "/" in name or await self._file(name) is None:
+                return source, target
+        elif not target.endswith("/") and not await is_folder(target):
+            return source, target
+        return name, f"{target.rstrip('/')}/{name}"
 
     async def _check_apart(self, pairs: list[_Pair]) -> None:
         """Raise `ValueError` if files are copied to where another is copied from, or to."""

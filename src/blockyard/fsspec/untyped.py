@@ -32,6 +32,7 @@ if TYPE_CHECKING:
             self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **options: Any
         ) -> AsyncIterator[Any]: ...
         async def _expand_path(self, path: Any, **options: Any) -> list[str]: ...
+        async def _get(self, rpath: Any, lpath: Any, *arguments: Any, **options: Any) -> Any: ...
         async def _copy(self, path1: Any, path2: Any, **options: Any) -> None: ...
 
     class BufferedFile:
@@ -75,6 +76,7 @@ __all__ = [
     "compressors",
     "file_system_class",
     "get_loop",
+    "has_magic",
     "register_cache",
     "run_in_chunks",
     "stringify_path",
@@ -94,6 +96,7 @@ compressors: Any = _compression.compr
 compression_of: Any = _core.get_compression
 file_system_class: Any = _fsspec.get_filesystem_class
 get_loop: Any = _asyn.get_loop
+has_magic: Any = _core.has_magic
 register_cache: Any = _caching.register_cache
 run_in_chunks: Any = _asyn._run_coros_in_chunks
 stringify_path: Any = _utils.stringify_path
