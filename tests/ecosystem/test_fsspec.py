@@ -140,9 +140,9 @@ def test_what_is_remembered_is_forgotten(
 
 
 def remembered_seconds() -> float:
-    from blockyard.fsspec import filesystem
+    from blockyard.fsspec import base
 
-    return filesystem.REMEMBERED
+    return base.REMEMBERED
 
 
 def test_own_changes_are_seen_at_once(fs: Any) -> None:

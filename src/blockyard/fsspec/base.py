@@ -1,0 +1,175 @@
+"""What every file system of ours is: the stores behind its paths, its name, and where it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, ClassVar, cast
+
+from blockyard.client import Client
+from blockyard.errors import BlockExistsError, BlockNotFoundError, ContentExistsError
+from blockyard.fsspec import urls
+from blockyard.fsspec.files import Entry, Files
+from blockyard.fsspec.remembered import Remembered
+from blockyard.fsspec.stores import Given, Stores
+from blockyard.fsspec.untyped import (
+    AsyncFileSystem,
+    Cached,
+    get_loop,
+    run_in_chunks,
+    stringify_path,
+    tokenize,
+)
+from blockyard.stores.base import Store
+
+Info = dict[str, Any]
+
+REMEMBERED = 5.0
+"""Seconds for which what is known of a path is given out again."""
+
+
+class _Instances(Cached):
+    """fsspec gives out one file system for equal arguments: told apart by their `repr`.
+
+    That of an open store does not tell it from others, so each of those has its own.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if _is_open(options.get("store")):
+            options["skip_instance_cache"] = True
+        return super().__call__(*args, **options)
+
+
+class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
+    """A file system over stores; see `BlockyardFileSystem`."""
+
+    protocol: ClassVar[str]
+    _files: ClassVar[Callable[..., Files]]
+
+    def __init__(
+        self,
+        *,
+        store: Given = None,
+        asynchronous: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+        batch_size: int | None = None,
+        use_listings_cache: bool = True,
+        listings_expiry_time: float = REMEMBERED,
+        **settings: Any,
+    ) -> None:
+        super().__init__(asynchronous=asynchronous, loop=loop, batch_size=batch_size)
+        self._stores = Stores(store, urls.named_as_ours(settings), type(self)._files)
+        self._remembered = Remembered(listings_expiry_time if use_listings_cache else 0.0)
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(each) for each in cast("list[Any]", path)]
+        return urls.path_of(stringify_path(path), cls.protocol)
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        return urls.settings_of(path)
+
+    def unstrip_protocol(self, name: str) -> str:
+        """The URL of a path."""
+        return urls.url_of(self._strip_protocol(name), self.protocol)
+
+    @property
+    def fsid(self) -> str:
+        """The same for file systems that are equal."""
+        return f"{self.protocol}_{self._fs_token}"
+
+    @property
+    def _fs_token(self) -> str:
+        given: Any = self.storage_options.get("store")
+        if not _is_open(given):
+            return self._fs_token_
+        return tokenize(self._fs_token_, id(getattr(given, "_operations", given)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, (kind, args, options) = super().__reduce__()
+        store = self._stores.given
+        if store is not None and isinstance(options["store"], str | os.PathLike):
+            config = store._source  # pyright: ignore[reportPrivateUsage]
+            if config is not None and config.selected is None:  # else it would be an empty one
+                options = {**options, "store": store}
+        return make, (kind, args, options)
+
+    def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
+        """What `from_dict` makes it of again, with its secrets unless they are to be left out."""
+        found = super().to_dict(include_password=include_password)
+        left = set[str]() if include_password else urls.SECRET
+        return {name: value for name, value in found.items() if name not in left}
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that calls run on: that of fsspec, in a forked child a new one."""
+        if self._pid != os.getpid():
+            self._loop = None if self.asynchronous else get_loop()
+            self._pid = os.getpid()
+        return self._loop
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget what is remembered of a path and what lies below it, or of all."""
+        self._remembered.forget_below("" if path is None else self._strip_protocol(path))
+        super().invalidate_cache(path)
+
+    @contextmanager
+    def _changing(self, path: str, *, below: bool = False) -> Generator[None]:
+        """Forget what is known of a path once it was changed, or may be."""
+        try:
+            yield
+        finally:
+            if below:
+                self._remembered.forget_below(path)
+            else:
+                self._remembered.forget(path)
+
+    async def _chunked(
+        self, calls: list[Any], batch_size: int | None = None, *, return_exceptions: bool = False
+    ) -> list[Any]:
+        """Await many, so many at once as fsspec's settings say."""
+        return await run_in_chunks(
+            calls, batch_size=batch_size or self.batch_size, return_exceptions=return_exceptions
+        )
+
+
+def _is_open(store: object) -> bool:
+    return isinstance(store, Client | Store)
+
+
+def file_info(path: str, entry: Entry) -> Info:
+    """What fsspec says of a file."""
+    return {
+        "name": path,
+        "size": entry.size,
+        "type": "file",
+        "ETag": entry.version,
+        "LastModified": entry.modified,
+        "mtime": None if entry.modified is None else entry.modified.timestamp(),
+    }
+
+
+def folder_info(path: str) -> Info:
+    """What fsspec says of a folder."""
+    return {"name": path, "size": 0, "type": "directory"}
+
+
+def missing(path: str) -> FileNotFoundError:
+    """The error for what is not there."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+@contextmanager
+def translated(path: str) -> Generator[None]:
+    """Raise Python's own errors for a file that is not there, or is and should not be."""
+    try:
+        yield
+    except BlockNotFoundError as error:
+        raise missing(path) from error
+    except (BlockExistsError, ContentExistsError) as error:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error

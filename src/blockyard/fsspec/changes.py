@@ -1,0 +1,178 @@
+"""Files copied, moved and deleted: inside the service where it can."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from blockyard.fsspec.base import missing, translated
+from blockyard.fsspec.stores import Place
+from blockyard.fsspec.transfers import Transfers
+from blockyard.fsspec.untyped import run_in_chunks, sync
+
+_Pair = tuple[str, str]
+"""What is copied, and where to."""
+
+
+class Changes(Transfers):
+    """`cp`, `mv`, `rm` and their kin."""
+
+    async def _copy(  # noqa: PLR0917 - fsspec's signature
+        self,
+        path1: Any,
+        path2: Any,
+        recursive: bool = False,
+        on_error: str | None = None,
+        maxdepth: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        """As in fsspec, but refused where one copy would take what another one leaves."""
+        planned: list[_Pair] = []
+        path1, path2 = await self._named(path1, path2, self._isdir)
+        await super()._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=planned)
+        await self._check_apart(planned)
+        copies = [self._cp_file(*pair, **options) for pair in planned]
+        batch_size = batch_size or self.batch_size
+        ended = await run_in_chunks(
+            copies, batch_size=batch_size, return_exceptions=True, nofiles=True
+        )
+        ignored = on_error == "ignore" or (on_error is None and recursive)
+        for error in ended:
+            if isinstance(error, FileNotFoundError) and ignored:
+                continue
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _check_apart(self, pairs: list[_Pair]) -> None:
+        """Raise `ValueError` if files are copied to where another is copied from, or to."""
+        clashing = _clashing(pairs)
+        if not clashing:
+            return
+        targets = {target for _, target in clashing}
+        suspects = [pair for pair in pairs if not targets.isdisjoint(pair)]
+        files = [pair for pair in suspects if await self._file(pair[0]) is not None]
+        for source, target in _clashing(files):  # folders may well be both
+            raise ValueError(
+                f"copy: {source!r} to {target!r}: another file is copied from there, or to it"
+            )
+
+    async def _cp_file(
+        self,
+        path1: str,
+        path2: str,
+        moved: list[str] | None = None,
+        planned: list[_Pair] | None = None,
+        **_: Any,
+    ) -> None:
+        """Copy a file: inside the service, or between two buckets through this machine."""
+        path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
+        if planned is not None:  # of many, which are looked at before the first is copied
+            planned.append((path1, path2))
+            return
+        if moved is not None and path1 == path2:
+            return
+        source, target = self._stores.place(path1), self._stores.place(path2)
+        try:
+            with translated(path1), self._changing(path2):
+                if source.files is target.files:
+                    await source.files.copy(source.name, target.name)
+                else:
+                    pieces = source.files.pieces(source.name)
+                    await target.files.write(target.name, pieces, False)
+        except FileNotFoundError:
+            if await self._folder(path1) is None:
+                raise
+            return
+        if moved is not None:
+            moved.append(path1)
+
+    async def _mv(
+        self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None
+    ) -> None:
+        """Copy all, then delete what was copied: nothing that came into the folder meanwhile."""
+        if self._strip_protocol(path1) == self._strip_protocol(path2):
+            return
+        moved: list[str] = []
+        await self._copy(
+            path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise", moved=moved
+        )
+        await self._delete(moved)
+
+    def mv(
+        self,
+        path1: str,
+        path2: str,
+        recursive: bool = False,
+        maxdepth: int | None = None,
+        **_: Any,
+    ) -> None:
+        """Move files: each is copied inside the service; then those are deleted."""
+        sync(self.loop, self._mv, path1, path2, recursive, maxdepth)
+
+    async def _mv_file(self, path1: str, path2: str) -> None:
+        await self._mv(path1, path2)
+
+    async def _rm_file(self, path: str, **_: Any) -> None:
+        await self._delete([self._strip_protocol(path)])
+
+    async def _rm(
+        self,
+        path: str | list[str],
+        recursive: bool = False,
+        batch_size: int | None = None,
+        maxdepth: int | None = None,
+        **ignored: Any,
+    ) -> None:
+        """Delete files, and with `recursive` what is in folders: a thousand keys a request."""
+        paths: list[str] = await self._expand_path(
+            path, recursive=recursive and maxdepth is not None, maxdepth=maxdepth
+        )
+        if not recursive or maxdepth is not None:
+            await self._delete(paths)
+            return
+        calls = [self._rm_tree(each) for each in paths]
+        _ = await self._chunked(calls, batch_size)
+
+    async def _rm_tree(self, path: str) -> None:
+        """Delete a file, and all that is below its name."""
+        place = self._stores.place(path)
+        is_file = await self._file(path) is not None
+        with self._changing(path, below=True):
+            if is_file:
+                await place.files.delete([place.name])
+            if not await place.files.delete_below(place.folder) and not is_file:
+                raise missing(path)
+
+    async def _delete(self, paths: Iterable[str]) -> None:
+        """Delete files: no error where there is none."""
+        by_store: dict[int, list[Place]] = {}
+        for path in paths:
+            place = self._stores.place(path)
+            by_store.setdefault(id(place.files), []).append(place)
+        for places in by_store.values():
+            try:
+                await places[0].files.delete([place.name for place in places])
+            finally:
+                for place in places:
+                    self._remembered.forget(place.base + place.name)
+
+    async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """There are no folders to be made: raises `FileExistsError` as told, and does nothing."""
+        path = self._strip_protocol(path)
+        if not exist_ok and await self._exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _clashing(pairs: Iterable[_Pair]) -> list[_Pair]:
+    """Those of which it matters whether another one is copied before or after them."""
+    pairs = list(dict.fromkeys(pairs))
+    sources, times = {source for source, _ in pairs}, Counter(target for _, target in pairs)
+    return [
+        (source, target)
+        for source, target in pairs
+        if source != target and (target in sources or times[target] > 1)
+    ]

@@ -1,0 +1,192 @@
+"""Whole files and parts of them, to and from memory and the local disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from blockyard.buffer import Buffer
+from blockyard.errors import BlockNotFoundError, PreconditionFailedError
+from blockyard.fsspec.base import missing, translated
+from blockyard.fsspec.listing import Listing
+from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
+from blockyard.merging import Range, merged, part
+
+_IsFolder = Callable[[str], Coroutine[Any, Any, bool]]
+
+_ALL = 2**62
+"""Bytes, as of a range up to a file's end."""
+
+
+class Transfers(Listing):
+    """`cat`, `get`, `pipe`, `put` and their kin."""
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
+        path = self._strip_protocol(path)
+        place = self._stores.place(path)
+        with translated(path):
+            if not start and end is None:
+                return await place.files.read(place.name)
+            if end is None and start is not None and start < 0:
+                return await place.files.read_suffix(place.name, -start)
+            if min(start or 0, end or 0) < 0:
+                size: int = (await self._info(path))["size"]
+                start, end = slice(start, end).indices(size)[:2]
+            begin, length = start or 0, _ALL if end is None else end - (start or 0)
+            if length <= 0:
+                return b""
+            return (await place.files.read_range(place.name, begin, length))[0]
+
+    async def _cat_ranges(  # noqa: PLR0917 - fsspec's signature
+        self,
+        paths: Sequence[str],
+        starts: int | Sequence[int | None] | None,
+        ends: int | Sequence[int | None] | None,
+        max_gap: int | None = None,
+        batch_size: int | None = None,
+        on_error: str = "return",
+        **_: Any,
+    ) -> list[Any]:
+        """Parts of files; those of one file at most `max_gap` bytes apart are read together."""
+        if not isinstance(paths, list):
+            raise TypeError(f"cat_ranges: paths: expected a list, got {type(paths).__name__}")
+        begins = _for_each(paths, starts)
+        stops = _for_each(paths, ends)
+        results: list[Any] = [None] * len(paths)
+        wanted: list[Range] = []
+        places: list[int] = []
+        alone: list[int] = []
+        for index, (path, start, end) in enumerate(zip(paths, begins, stops, strict=True)):
+            if (start or 0) >= 0 and end is not None and end > (start or 0):
+                wanted.append((self._strip_protocol(path), start or 0, end - (start or 0)))
+                places.append(index)
+            else:
+                alone.append(index)
+        reads = merged(wanted) if max_gap is None else merged(wanted, max_gap)
+        calls = [self._cat_file(each.key, each.offset, _end(each)) for each in reads]
+        calls += [self._cat_file(paths[index], begins[index], stops[index]) for index in alone]
+        found = await self._chunked(calls, batch_size, return_exceptions=True)
+        for read, data in zip(reads, found, strict=False):
+            for index in read.indices:
+                failed = isinstance(data, BaseException)
+                results[places[index]] = data if failed else part(read, data, wanted[index]) or b""
+        for index, data in zip(alone, found[len(reads) :], strict=True):
+            results[index] = data
+        if on_error != "return":
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return results
+
+    async def _get(
+        self,
+        rpath: Any,
+        lpath: Any,
+        recursive: bool = False,
+        callback: Any = NO_CALLBACK,
+        maxdepth: int | None = None,
+        **options: Any,
+    ) -> Any:
+        """As in fsspec, also where a path has no slash."""
+
+        async def is_folder(path: str) -> bool:
+            return os.path.isdir(path)  # noqa: ASYNC240 - a look, as fsspec's own
+
+        rpath, lpath = await self._named(rpath, stringify_path(lpath), is_folder)
+        return await super()._get(rpath, lpath, recursive, callback, maxdepth, **options)
+
+    async def _get_file(
+        self, rpath: str, lpath: str, callback: Any = NO_CALLBACK, **_: Any
+    ) -> None:
+        """Have a local file, which appears when it is whole, or a folder."""
+        path = self._strip_protocol(rpath)
+        place = self._stores.place(path)
+        if place.name:
+            try:
+                return await place.files.download(place.name, lpath, callback)
+            except BlockNotFoundError as error:
+                if await self._folder(path) is None:
+                    raise missing(path) from error
+        return os.makedirs(lpath, exist_ok=True)
+
+    async def _read(self, path: str, start: int, end: int, version: str) -> tuple[bytes, str]:
+        """A part of one version of a file, for those that are open."""
+        place = self._stores.place(path)
+        with translated(path):
+            try:
+                return await place.files.read_range(place.name, start, end - start, version)
+            except PreconditionFailedError:
+                self.invalidate_cache(path)
+                raise
+
+    async def _named(self, source: Any, target: Any, is_folder: _IsFolder) -> tuple[Any, Any]:
+        """What is copied and where to: by its own name into a folder.
+
+        fsspec sees to that itself, unless the source's path has no slash: then it would have the
+        folder's name.
+        """
+        name = self._strip_protocol(source) if isinstance(source, str) else ""
+        if not name or "/" in name or str(source).endswith("/") or not isinstance(target, str):
+            return source, target
+        if has_magic(name):
+            (name, *others) = await self._expand_path(name)
+            if others or "/" in name or await self._file(name) is None:
+                return source, target
+        elif not target.endswith("/") and not await is_folder(target):
+            return source, target
+        return name, f"{target.rstrip('/')}/{name}"
+
+    async def _pipe_file(
+        self, path: str, value: Buffer, mode: str = "overwrite", **options: Any
+    ) -> None:
+        """Store a file. Further options are those of `write_block`, or of `write_content`."""
+        await self._store(self._strip_protocol(path), _exclusive(mode), options, value)
+
+    async def _store(
+        self,
+        path: str,
+        exclusive: bool,
+        options: Mapping[str, Any],
+        data: Buffer | AsyncIterator[Buffer],
+    ) -> None:
+        place = self._stores.place(path)
+        with translated(path), self._changing(path):
+            await place.files.write(place.name, data, exclusive, **options)
+
+    async def _put_file(
+        self,
+        lpath: str,
+        rpath: str,
+        callback: Any = NO_CALLBACK,
+        mode: str = "overwrite",
+        **options: Any,
+    ) -> None:
+        if os.path.isdir(lpath):  # noqa: ASYNC240 - a look, as fsspec's own at each file
+            return
+        path = self._strip_protocol(rpath)
+        place = self._stores.place(path)
+        callback.set_size(os.stat(lpath).st_size)
+        with translated(path), self._changing(path):
+            await place.files.upload(place.name, lpath, _exclusive(mode), callback, **options)
+
+
+def _exclusive(mode: str) -> bool:
+    if mode not in {"overwrite", "create"}:
+        raise ValueError(f"mode: expected overwrite or create, got {mode!r}")
+    return mode == "create"
+
+
+def _for_each(paths: Sequence[str], given: Any) -> list[Any]:
+    if not isinstance(given, Iterable):
+        return [given] * len(paths)
+    values = list(cast("Iterable[Any]", given))
+    if len(values) != len(paths):
+        raise ValueError("cat_ranges: expected as many starts and ends as paths")
+    return values
+
+
+def _end(read: Any) -> int:
+    return read.offset + read.length
