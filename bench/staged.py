@@ -1,10 +1,10 @@
-"""`python -m bench.staged [FOLDER]`: what a write in write-back mode takes, beside the plain files.
+"""`python -m bench.staged [FOLDER [KIB ...]]`: what a write in write-back mode takes.
 
 The least that a write can do which is acknowledged once it is safe: write a file, fsync it, rename
-it, fsync its folder. That is done in FOLDER (one made below the present one unless it is given)
-in turns with `write_block` of a store in write-back mode, by one writer and by 32 threads, while
-what was staged is uploaded to a store in memory, and while it is not. Ratios are of rounds. Twice
-the plain files beside themselves are the noise.
+it, fsync its folder. That is done below FOLDER (the present one unless it is given) in turns with
+`write_block` of a store in write-back mode, of 16 KiB and 4 MiB unless sizes are given, by one
+writer and by 32 threads, while what was staged is uploaded to a store in memory, and while it is
+not. Ratios are of rounds; the plain files a second time (`again`) show the noise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from blockyard.cache.store import CacheStore
 from blockyard.cache.write_back import WriteBackStore
 from blockyard.client import Stack
 from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.errors import TransportError
 from blockyard.opening import blocking_client
 from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
@@ -133,8 +134,6 @@ class _NoThreads(BlockingRuntime):
     """Uploads nothing."""
 
     def start(self, call: Callable[[], object]) -> object:  # pyright: ignore
-        from blockyard.errors import TransportError
-
         raise TransportError("none")
 
 

@@ -26,7 +26,7 @@ from blockyard import (
     ContentReplacedError,
 )
 from blockyard.model import KIB
-from blockyard_faults.killing import Log, Open, add_log, kill, main, started
+from blockyard_faults.killing import LONGEST, Log, Open, add_log, kill, main, started, tells_of
 
 WRITERS = 2
 READERS = 2
@@ -223,10 +223,13 @@ def run(folder: Path, opened: Open, kills: int, seed: int) -> Result:
     """Kill writers of contents in a store so many times, and say what was seen."""
     random = Random(seed)  # noqa: S311 - to be repeated
     readers = [started(_read_on, folder, opened, random.random()) for _ in range(READERS)]
+    ends = time.monotonic() + LONGEST
     writers: dict[int, tuple[int, float]] = {}
     result = Result()
     try:
-        while result.kills < kills:
+        while result.kills < kills or not (
+            tells_of(folder / "log", "changes", "reads") or time.monotonic() > ends
+        ):
             now = time.monotonic()
             for number in set(range(WRITERS)) - {number for number, _ in writers.values()}:
                 child = started(_write_on, folder, opened, random.random(), number)

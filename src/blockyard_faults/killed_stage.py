@@ -27,7 +27,7 @@ from blockyard import BlockNotFoundError, BlockStore, StoreConfig, open_store
 from blockyard.cache import doubt
 from blockyard.cache import store as cache_store
 from blockyard.model import KIB
-from blockyard_faults.killing import Log, Open, kill, main, started
+from blockyard_faults.killing import LONGEST, Log, Open, kill, main, started, tells_of
 
 WRITERS = 2
 READERS = 1
@@ -37,7 +37,6 @@ _LIVES = (0.02, 0.8)
 """Seconds that a writer lives."""
 _SETTLE = 0.5
 """On loopback no request takes effect later than that after its client was killed."""
-_LONGEST = 60.0
 _COPIES_FOLLOWED = 4
 NOTHING = ""
 """What is read of a key without a block."""
@@ -193,11 +192,13 @@ def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
     random = Random(seed)  # noqa: S311 - to be repeated
     opened = _cached(below, folder / "cache")
     readers = [started(_work, folder, opened, random.random(), "read") for _ in range(READERS)]
-    ends = time.monotonic() + _LONGEST
+    ends = time.monotonic() + LONGEST
     writers: dict[int, float] = {}
     killed: dict[int, float] = {}
     try:
-        while len(killed) < kills or not (_has_both(folder / "log") or time.monotonic() > ends):
+        while len(killed) < kills or not (
+            tells_of(folder / "log", "done", "read") or time.monotonic() > ends
+        ):
             now = time.monotonic()
             while len(writers) < WRITERS:
                 child = started(_work, folder, opened, random.random(), "write")
@@ -217,12 +218,6 @@ def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
     result = Result(kills=len(killed))
     check(folder / "log", killed, opened, below, result)
     return result
-
-
-def _has_both(log: Path) -> bool:
-    """Whether a change and a read were told."""
-    told = log.read_text() if log.exists() else ""
-    return '{"done"' in told and '{"read"' in told
 
 
 def _cached(below: Open, cache: Path) -> Open:

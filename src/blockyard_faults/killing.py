@@ -20,6 +20,8 @@ from blockyard import BlockStore, S3Config, StoreConfig, open_store
 from blockyard_faults.campaign import bucket
 
 Open = Callable[[], BlockStore]
+LONGEST = 60.0
+"""Seconds after which processes are killed no longer that have done nothing on a busy machine."""
 
 
 class Result(Protocol):
@@ -53,6 +55,12 @@ def add_log(path: Path, result: Result) -> None:
                 result.broken.append(value)
             else:
                 setattr(result, name, getattr(result, name) + value)
+
+
+def tells_of(path: Path, *kinds: str) -> bool:
+    """Whether each of these is the first field of something that a log tells."""
+    told = path.read_text() if path.exists() else ""
+    return all(f'{{"{kind}"' in told for kind in kinds)
 
 
 def started(work: Callable[..., object], *given: Any) -> int:

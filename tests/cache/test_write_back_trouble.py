@@ -25,6 +25,7 @@ from blockyard.cache import folder as folder_module
 from blockyard.cache import write_back
 from blockyard.cache.stage import Stage
 from blockyard.stores.base import ListRequest
+from blockyard.stores.filesystem import FilesystemStore
 from blockyard.transport.blocking import run_to_end
 from tests.cache.staging import Lost, Process, Service
 
@@ -182,6 +183,34 @@ def test_a_batch_gets_its_locks_while_others_take_single_ones(
     one.runtime.sleep = swap
     run_to_end(one.store.delete_blocks(one.ctx, ["a", "b"]))
     assert service.sent == [("a", None), ("b", None)]
+
+
+def test_a_drain_uploads_few_large_blocks_at_a_time(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = 0, 0
+    write = FilesystemStore.write
+
+    async def slow(store: FilesystemStore, ctx: Any, request: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02)
+        under_way -= 1
+        return await write(store, ctx, request)
+
+    monkeypatch.setattr(FilesystemStore, "write", slow)
+    monkeypatch.setattr(write_back.Uploads, "add", lambda *_: None)
+    monkeypatch.setattr(write_back, "_IN_FLIGHT", 40_000)
+
+    async def drain_all() -> None:
+        async with open_async_store(f"file://{tmp_path}/blocks", **settings) as store:
+            for number in range(16):
+                await store.write_block(f"k{number}", bytes(10_000))
+            assert await store.drain() == []
+
+    asyncio.run(drain_all())
+    assert most == 4
 
 
 # A disk that is full, fails, or is not what it was.

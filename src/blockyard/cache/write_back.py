@@ -26,6 +26,7 @@ from blockyard.cache.uploads import Uploads
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, DeadlineExceededError, StageFullError
 from blockyard.model import (
+    MIB,
     Block,
     BlockInfo,
     CopyResult,
@@ -54,6 +55,8 @@ _FULL_PAUSE = 0.05
 _PATIENCE = 60.0
 """Seconds without any progress after which a full stage is an error, where no deadline says so."""
 _SCAN_EVERY = 60.0
+_IN_FLIGHT = 256 * MIB
+"""Bytes of blocks that one call uploads at a time, as many as the threads in the background do."""
 _ALL = b""
 """In the place of a name: all that is staged or in doubt, whoever left it."""
 _WARN_EVERY = 60.0
@@ -236,16 +239,14 @@ class WriteBackStore(WrapperStore):
         with folder_errors(where):
             if self._stage.is_empty():
                 return
-            names = await ctx.runtime.blocking(partial(self._below, request.prefix))
-            _ = await ctx.gather(partial(self._sender.upload, ctx), names)
+            below = await ctx.runtime.blocking(partial(self._below, request.prefix))
+            few = _few_at_once(ctx, below)
+            _ = await few.gather(partial(self._sender.upload, ctx), [each.name for each in below])
 
-    def _below(self, prefix: str) -> builtins.list[bytes]:
-        """The names of what this store has staged under keys with that prefix."""
-        names = [each.name for each in self._stage.waiting()]
-        keys = [self._stage.key(name) for name in names]
-        return [
-            name for name, key in zip(names, keys, strict=True) if key and key.startswith(prefix)
-        ]
+    def _below(self, prefix: str) -> builtins.list[Waiting]:
+        """What this store has staged under keys with that prefix."""
+        keys = [(each, self._stage.key(each.name)) for each in self._stage.waiting()]
+        return [each for each, key in keys if key and key.startswith(prefix)]
 
     def _upload_later(self, name: bytes) -> float | None:
         """For `Uploads`: upload it now; or when to try again."""
@@ -307,7 +308,8 @@ class WriteBackStore(WrapperStore):
         with folder_errors("drain"):
             before = await ctx.runtime.blocking(self._stage.waiting)
             names = [each.name for each in before]
-            uploaded = set(await ctx.gather(partial(self._drained, ctx), names))
+            few = _few_at_once(ctx, before)
+            uploaded = set(await few.gather(partial(self._drained, ctx), names))
             waiting = await ctx.runtime.blocking(self._stage.waiting)
             failed = set(names) - uploaded
             left = [each for each in waiting if each.name in failed]
@@ -362,3 +364,9 @@ class WriteBackStore(WrapperStore):
         finally:
             self._runtime.close()
             self.inner.close()
+
+
+def _few_at_once(ctx: Context, waiting: Sequence[Waiting]) -> Context:
+    """A context with so much concurrency that these blocks are uploaded in bounded memory."""
+    largest = max((each.size for each in waiting), default=0)
+    return replace(ctx, concurrency=max(1, min(ctx.concurrency, _IN_FLIGHT // max(1, largest))))

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _HEAD_START = 0.25
 _IDLE_BEFORE_PROBE = 10
 _BETWEEN_PROBES = 5
 _MOST_PROBES = 127
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Way(NamedTuple):
@@ -85,7 +87,12 @@ class Dialing:
         A NAT, a firewall or a load balancer forgets a flow that was idle, in silence. Keep-alive
         probes (RFC 9293, section 3.8.4) are an idle connection's sign of life to all of them. So
         many may go unanswered that they end no exchange before the no-progress timeout does.
+
+        Closing resets the connection, for killed processes too (SO_LINGER of no time): else the
+        system would go on to send a request that was given up, and the service might apply it
+        minutes later, over what came after it. See `Connection.end`.
         """
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         unanswered = int(self.timeouts.no_progress / _BETWEEN_PROBES) + 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+import struct
 import sys
 from contextlib import suppress
 
@@ -31,6 +32,7 @@ _TAKEN_AT_ONCE = 1 * MIB
 """Bytes of a body to a call, so that what has come is summed while more does."""
 _MARKS = sys.platform == "linux"
 """Linux makes room for what a mark asks for; of others that is not known."""
+_ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 _READABLE_OR_WRITABLE = select.POLLIN | select.POLLOUT
 
 
@@ -110,6 +112,12 @@ class Connection:
         if self._proxy is not None:
             check_passed_on(reply.status, self._proxy)
         return reply.response()
+
+    def end(self) -> None:
+        """Close it in an orderly way, with no request under way; `close` resets it."""
+        with suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY_CLOSE)
+        self.close()
 
     def shutdown(self) -> None:
         """End every wait for what comes, on whichever thread that is: nothing comes any more."""

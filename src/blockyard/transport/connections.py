@@ -104,16 +104,17 @@ class ConnectionPool:
                 surplus += self._pool.clear()
         else:
             self._pool.drop(origin, holder)
-            surplus = [connection]
+            surplus = ()
+            self._close(connection)
         if self._waiting:
             self._wake_one(origin)
         for each in surplus:
-            self._close(each)
+            self._end(each)
 
     def drop_idle_since(self, origin: Origin, before: float) -> None:
         """A connection that was idle did not answer: those that were idle as long go as well."""
         for each in self._pool.drop_idle_since(origin, before):
-            self._close(each)
+            self._end(each)
 
     def has_room(self, origin: Origin) -> bool:
         """Whether `take` would not wait."""
@@ -135,7 +136,7 @@ class ConnectionPool:
             for _ in range(len(waiting)):
                 self._wake_one(origin)
         for each in idle:
-            self._close(each)
+            self._end(each)
         return bool(idle)
 
     def abandon(self) -> None:
@@ -179,6 +180,11 @@ class ConnectionPool:
         elif taken is Take.OPEN:
             self._pool.drop(origin, holder)
             self._wake_one(origin)
+
+    def _end(self, connection: Connection) -> None:
+        """Close one that was idle."""
+        connection.end()
+        self._open.discard(ref(connection))
 
     def _close(self, connection: Connection) -> None:
         connection.close()
