@@ -175,6 +175,23 @@ def test_own_changes_are_seen_at_once(fs: Any) -> None:
     assert not fs.isdir("a/b")
 
 
+@pytest.mark.parametrize("how", ["cat_file", "open", "get_file"])
+def test_what_turns_out_to_be_gone_is_not_remembered(
+    fs: Any, client: blockyard.BlockStore, tmp_path: Path, how: str
+) -> None:
+    reads: dict[str, Callable[[], object]] = {
+        "cat_file": lambda: fs.cat_file("a"),
+        "open": lambda: fs.open("a").read(),
+        "get_file": lambda: fs.get_file("a", str(tmp_path / "a")),
+    }
+    fs.pipe_file("a", b"1")
+    assert fs.exists("a")
+    client.delete_block("a")
+    with pytest.raises(FileNotFoundError):
+        _ = reads[how]()
+    assert not fs.exists("a")
+
+
 def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
     known = remembered.Remembered(60)
     before = known.state
@@ -941,6 +958,13 @@ def test_a_folder_is_deleted_and_nothing_beside_it(fs: Any, client: blockyard.Bl
     assert len(fs.find("many")) == 30 - 11
     fs.rm("many", recursive=True, maxdepth=1)
     assert not fs.exists("many")
+
+
+@pytest.mark.parametrize("what", ["a/**", ["a/b", "a"], ["a/b/c", "a/b/c", "a/b", "a/e"], "a*"])
+def test_what_lies_below_something_that_is_deleted_is_not_missed(fs: Any, what: Any) -> None:
+    fs.pipe({"a/b/c": b"1", "a/b/d": b"2", "a/e": b"3", "b": b"4"})
+    fs.rm(what, recursive=True)
+    assert fs.find("") == ["b"]
 
 
 def test_contents_are_deleted_one_by_one(client: blockyard.BlockStore) -> None:

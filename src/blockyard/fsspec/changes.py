@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from blockyard.fsspec.base import missing, translated
@@ -134,7 +134,7 @@ class Changes(Transfers):
         if not recursive or maxdepth is not None:
             await self._delete(paths)
             return
-        calls = [self._rm_tree(each) for each in paths]
+        calls = [self._rm_tree(each) for each in _outermost(paths)]
         _ = await self._chunked(calls, batch_size)
 
     async def _rm_tree(self, path: str) -> None:
@@ -165,6 +165,18 @@ class Changes(Transfers):
         path = self._strip_protocol(path)
         if not exist_ok and await self._exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """Those that lie below none of the others, as all that `**` finds lies below one."""
+    known = set(paths)
+
+    def is_below(path: str) -> bool:
+        parts = path.split("/")
+        above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        return any(each in known for each in above)
+
+    return [path for path in dict.fromkeys(paths) if not is_below(path)]
 
 
 def _clashing(pairs: Iterable[_Pair]) -> list[_Pair]:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager
 from typing import Any, cast
 
 from blockyard.buffer import Buffer
-from blockyard.errors import BlockNotFoundError, PreconditionFailedError
-from blockyard.fsspec.base import missing, translated
+from blockyard.errors import PreconditionFailedError
+from blockyard.fsspec.base import translated
 from blockyard.fsspec.listing import Listing
 from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
 from blockyard.merging import Range, merged, part
@@ -27,7 +36,7 @@ class Transfers(Listing):
     ) -> bytes:
         path = self._strip_protocol(path)
         place = self._stores.place(path)
-        with translated(path):
+        with self._reading(path):
             if not start and end is None:
                 return await place.files.read(place.name)
             if end is None and start is not None and start < 0:
@@ -106,21 +115,29 @@ class Transfers(Listing):
         place = self._stores.place(path)
         if place.name:
             try:
-                return await place.files.download(place.name, lpath, callback)
-            except BlockNotFoundError as error:
+                with self._reading(path):
+                    return await place.files.download(place.name, lpath, callback)
+            except FileNotFoundError:
                 if await self._folder(path) is None:
-                    raise missing(path) from error
+                    raise
         return os.makedirs(lpath, exist_ok=True)
 
     async def _read(self, path: str, start: int, end: int, version: str) -> tuple[bytes, str]:
         """A part of one version of a file, for those that are open."""
         place = self._stores.place(path)
-        with translated(path):
-            try:
-                return await place.files.read_range(place.name, start, end - start, version)
-            except PreconditionFailedError:
-                self.invalidate_cache(path)
-                raise
+        with self._reading(path):
+            return await place.files.read_range(place.name, start, end - start, version)
+
+    @contextmanager
+    def _reading(self, path: str) -> Generator[None]:
+        """Forget what is known of a file that turns out to be gone, or another version."""
+        try:
+            with translated(path):
+                yield
+        except (FileNotFoundError, PreconditionFailedError):
+            if (self._remembered.get(path) or {}).get("type") == "file":
+                self._remembered.forget(path)
+            raise
 
     async def _named(self, source: Any, target: Any, is_folder: _IsFolder) -> tuple[Any, Any]:
         """What is copied and where to: by its own name into a folder.
