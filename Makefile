@@ -12,6 +12,9 @@ EMULATORS_READY := $(EMULATORS_VENV)/.blockyard-ready
 # Twice the cores of a small machine, since tests mostly wait. ORDER=N repeats an order of files.
 WORKERS ?= 4
 ORDER := $(or $(ORDER),$(shell date +%s))
+# Models explored to their end, the suite over each combination, whole programs run dozens of times:
+# as long as all else together, so in CI, and for THOROUGH=1.
+TESTS := not servers$(if $(CI)$(THOROUGH),, and not thorough)
 # Coverage costs half as much again as the tests, so it is measured in CI alone.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 FUZZ_VENV := .venv-fuzz
@@ -30,7 +33,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
-	@echo "make test          the tests that need nothing but this machine (CI=true: and their coverage)"
+	@echo "make test          the tests that need nothing but this machine (THOROUGH=1: all; CI=true: and their coverage)"
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on these servers, and over an emulated network path (root)"
@@ -48,8 +51,8 @@ demo: $(READY)
 	@$(RUN) demo.demo
 
 test: $(READY)
-	@$(RUN) pytest -m "alone and not servers"
-	@$(RUN) pytest -m "not servers and not alone" --numprocesses $(WORKERS) --dist loadfile \
+	@$(RUN) pytest -m "alone and $(TESTS)"
+	@$(RUN) pytest -m "not alone and $(TESTS)" --numprocesses $(WORKERS) --dist loadfile \
 		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
 
 check: $(READY)

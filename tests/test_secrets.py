@@ -206,6 +206,7 @@ PLANS: dict[str, Plan] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("plan_name", PLANS)
 def test_a_run_says_no_secret(
     endpoint: Endpoint,
@@ -339,6 +340,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("state", ["up", "refusing", "down", "misspelt"])
 def test_the_command_says_no_secret(

@@ -147,22 +147,27 @@ class TestMemoryWithRoomForLittle(RoomForLittle, OverMemory, Reads):
     pass
 
 
+@pytest.mark.thorough
 class TestMemoryOnDisk(OnDisk, OverMemory, StoreConformance):
     pass
 
 
+@pytest.mark.thorough
 class TestMemoryOnDiskAndInMemory(OnDisk, OverMemory, Reads):
     memory = 40 * KIB
 
 
+@pytest.mark.thorough
 class TestFiles(OverFiles, Reads, DurabilityTests):
     pass
 
 
+@pytest.mark.thorough
 class TestFilesOnDisk(OnDisk, OverFiles, Reads):
     pass
 
 
+@pytest.mark.thorough
 class TestMoto(OverMoto, StoreConformance, DurabilityTests, DeadlineTests):
     pass
 
@@ -175,6 +180,7 @@ class TestMotoOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests):
     pass
 
 
+@pytest.mark.thorough
 class TestMemoryWriteBack(WriteBack, OverMemory, StoreConformance):
     pass
 
@@ -183,5 +189,6 @@ class TestFilesWriteBack(WriteBack, OverFiles, Reads, DurabilityTests):
     pass
 
 
+@pytest.mark.thorough
 class TestMotoWriteBack(WriteBack, OverMoto, BlockTests, ConditionTests, ObjectTests):
     memory = 40 * KIB

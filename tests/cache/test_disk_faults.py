@@ -199,6 +199,7 @@ def test_a_small_disk_is_not_filled_up(small_disk: Path) -> None:
         assert disk.read("k199") == BLOCK
 
 
+@pytest.mark.thorough
 def test_processes_that_are_killed_leave_no_wrong_read() -> None:
     """A few seconds of what `make faults` does for minutes."""
     done = subprocess.run(

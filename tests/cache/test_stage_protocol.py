@@ -21,6 +21,8 @@ from tests.cache.stage_model import (
 from tests.cache.stage_world import SETTLE, World
 from tests.content.explorer import Found, Process, Scenario, explore
 
+pytestmark = pytest.mark.thorough
+
 _LIMIT = 1_500_000
 _Operation = Callable[[Rules], Process]
 

@@ -152,6 +152,7 @@ class TestInterruptedPut:
         assert store.list_by_prefix() == []
 
 
+@pytest.mark.thorough
 class TestInterruptedGet:
     def test_the_file_is_as_it_was(self, start: Start, store: BlockStore, tmp_path: Path) -> None:
         store.write_content("movie", DATA)

@@ -159,6 +159,8 @@ def test_an_output_that_does_not_block(env: dict[str, str], tmp_path: Path) -> N
     """As a terminal is after some programs, and pipes that a program in node.js shares."""
     code = """
 import os, subprocess, sys, time
+
+pytestmark = pytest.mark.thorough
 reader, writer = os.pipe()
 os.set_blocking(writer, False)
 command = [sys.executable, "-m", "blockyard", "cat", "movie"]

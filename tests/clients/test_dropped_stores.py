@@ -16,6 +16,8 @@ from blockyard.sync import BlockStore
 from tests.small_s3 import SmallS3
 from tests.transport.runtimes import EchoServer, no_new_descriptors, no_new_threads
 
+pytestmark = pytest.mark.thorough
+
 STORES = 20
 
 

@@ -169,6 +169,8 @@ NO_THREAD = """
 import threading, _thread
 import blockyard
 from blockyard.transport import threads
+
+pytestmark = pytest.mark.thorough
 store = blockyard.open_store("memory://")
 start = _thread.start_new_thread
 def none_left(*_):

@@ -18,6 +18,8 @@ from blockyard.model import MIB
 from tests.small_s3 import SmallS3, small_s3
 from tests.transport.runtimes import eventually
 
+pytestmark = pytest.mark.thorough
+
 STORES = ("memory", "file", "s3")
 
 

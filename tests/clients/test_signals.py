@@ -149,6 +149,7 @@ def test_interrupts_as_calls_begin() -> None:
     storm("interrupts")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("calls", ["exceptions", "singles"])
 @pytest.mark.parametrize("stored", ["memory", "file", "s3"])
 def test_exceptions_at_any_moment_leave_nothing_taken(

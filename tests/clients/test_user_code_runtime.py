@@ -333,12 +333,15 @@ def test_what_the_callers_code_raises_goes_before_an_error_of_the_call(
 def test_what_the_callers_code_raises_goes_before_the_deadline(run: Run) -> None:
     own = ValueError("own")
 
-    def call() -> None:
-        time.sleep(0.1)
-        raise own
-
     async def operation(ctx: Context) -> None:
-        _ = await user(ctx, call, deadline=ctx.runtime.now() + 0.02)
+        deadline = ctx.runtime.now() + 0.5  # by which `call` has begun, on a busy machine too
+
+        def call() -> None:
+            while ctx.runtime.now() < deadline + 0.1:
+                time.sleep(0.05)
+            raise own
+
+        _ = await user(ctx, call, deadline=deadline)
 
     with pytest.raises(ValueError, match="own") as raised:
         run(operation)

@@ -16,6 +16,8 @@ from tests.content.contents_model import Intent, Rules, clean, copy, delete, rea
 from tests.content.contents_world import ABSENT, Block, Manifest, Service, World
 from tests.content.explorer import Found, Process, Scenario, explore
 
+pytestmark = pytest.mark.thorough
+
 _MORE_FAULTS = int(os.environ.get("BLOCKYARD_MORE_FAULTS", "0"))
 _LIMIT = 30_000_000 if _MORE_FAULTS else 150_000
 

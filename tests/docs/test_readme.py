@@ -79,6 +79,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endp
     _ = (tmp_path / "store.yaml").write_text(fenced(CONFIGURATION, "yaml")[0].text)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", WITH_CODE)
 @pytest.mark.usefixtures("surroundings")
 def test_the_python_code_runs_in_order(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +115,7 @@ def test_the_services_can_be_used_as_they_are_opened(endpoint: Endpoint) -> None
             assert store.health_check().store.startswith(f"s3://{BUCKET}/")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("surroundings")
 def test_the_commands_run_in_order(tmp_path: Path) -> None:
     _ = (tmp_path / "video.bin").write_bytes(bytes(10_000_000))
@@ -136,6 +138,7 @@ def test_the_commands_run_in_order(tmp_path: Path) -> None:
     assert run.stdout.endswith("deleted 5 blocks\n")  # with the manifest, and a tombstone
 
 
+@pytest.mark.thorough
 def test_type_checkers_have_nothing_to_say(tmp_path: Path) -> None:
     example = "\n".join(code.text for code in fenced(ALL, "python"))
     secrets = 'reveal_type(blockyard.S3Config(bucket="b", secret_key="s").secret_key)'

@@ -82,6 +82,7 @@ class _Buckets(_Suite):
         return f"{bucket}/{key_prefix}folder"
 
 
+@pytest.mark.thorough
 class TestMoto(_Buckets):
     """Over moto."""
 

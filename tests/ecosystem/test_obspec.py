@@ -212,6 +212,7 @@ def test_what_is_put(call: Either, kind: str, tmp_path: Path) -> None:
     assert call.got("a")[1] == DATA
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", SOURCES)
 @pytest.mark.parametrize("parts", [True, False, None])
 def test_what_is_large_is_put_in_parts(

@@ -19,7 +19,7 @@ import pytest
 from servers.sockets import answers_http, free_port
 from tests.small_s3 import REPOSITORY, SmallS3, small_s3
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.thorough]
 
 WORKERS = 3
 REQUESTS = 60

@@ -10,7 +10,7 @@ import pytest
 
 from tests.small_s3 import REPOSITORY, SmallS3, small_s3
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from starlette.routing import Route
 import blockyard
 from tests.small_s3 import REPOSITORY, SmallS3, small_s3
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.thorough]
 
 MIB = 1 << 20
 

@@ -396,6 +396,7 @@ PROFILES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", CACHES)
 def test_a_damaged_cache_of_single_sign_on(

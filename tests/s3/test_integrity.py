@@ -49,11 +49,14 @@ def some_bytes(size: int) -> bytes:
 
 def crc32c_bit_by_bit(data: bytes) -> int:
     """From the polynomial alone: RFC 3720, section 12.1."""
+    of_bytes: list[int] = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)  # noqa: PLW2901
+        of_bytes.append(byte)
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ of_bytes[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFFFFFF
 
 

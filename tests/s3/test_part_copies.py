@@ -527,6 +527,7 @@ def test_a_part_that_fails_leaves_nothing(
     assert not service.left()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.usefixtures("large")
 def test_a_copy_under_faults_is_whole(client: ClientName, service: Service) -> None:

@@ -37,6 +37,7 @@ class TestMoto(S3Conformance):
         return moto_endpoint
 
 
+@pytest.mark.thorough
 class TestMotoBelowAPrefix(ListingTests, DeleteTests, CopyTests):
     """The operations that take a prefix off, or put one on, in more places than one."""
 
