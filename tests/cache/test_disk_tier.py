@@ -291,6 +291,25 @@ def test_each_damaged_page_is_a_miss_and_the_entry_goes(
     assert disk.read("k") == BLOCK
 
 
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_whole_block_is_held_to_its_checksum_each_time(disk: Tier, sums: bool) -> None:
+    disk.fill(pages_of("k", BLOCK, sums=sums))
+    for _ in range(3):
+        assert disk.read("k") == BLOCK
+    known = disk.path("k").stat()
+    flip(disk.path("k"), entry.HEAD + 100_000)
+    os.utime(disk.path("k"), ns=(known.st_atime_ns, known.st_mtime_ns))  # a disk tells nobody
+    assert disk.read("k") is None
+    assert disk.stats["damaged"] == 1
+
+
+def test_a_block_without_checksums_is_whole_again_after_it_was_replaced(disk: Tier) -> None:
+    for at, block in enumerate([BLOCK, OTHER, BLOCK]):
+        disk.fill(pages_of("k", block, etag=str(at), sums=False, at=at))
+        for _ in range(2):
+            assert disk.read("k") == block
+
+
 def cut_to(size: int) -> Callable[[Path], None]:
     return lambda path: os.truncate(path, size)
 

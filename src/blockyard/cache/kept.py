@@ -13,6 +13,7 @@ from blockyard.cache.budget import MAIN, MOST_HITS
 from blockyard.cache.entry import HEAD, PRESENT
 from blockyard.cache.folder import Descriptor, Folder
 from blockyard.cache.tier import Pages
+from blockyard.crc32c import crc32c
 from blockyard.model import BLOCK_SIZE, MIB
 from blockyard.transport.memory import receivable
 
@@ -47,6 +48,7 @@ class OpenEntry:
         "_next",
         "_place",
         "_whole",
+        "_whole_crc32c",
         "head",
         "sums",
     )
@@ -97,7 +99,7 @@ class OpenEntry:
         begin = first * page
         size = min(last * page, info.size) - begin
         data = _read(self._file.number, size, HEAD + begin, wait=wait) if size > 0 else b""
-        if len(data) != max(size, 0) or not entry.verified(data, first, head, marks.own_sums):
+        if len(data) != max(size, 0) or not self._is_right(data, first, marks):
             raise DamagedEntryError
         return Pages(info, begin, data, marks.checked_at, self.sums)
 
@@ -140,6 +142,20 @@ class OpenEntry:
         """From now on this process takes it for checked `at` that time."""
         self._marks = self._marks._replace(checked_at=max(at, self._marks.checked_at))
 
+    def _is_right(self, data: bytes, first: int, marks: entry.Marks) -> bool:
+        """Whether whole pages from the page `first` on match their checksums.
+
+        Of a block without its writer's own, all of which was verified page by page, the CRC32C of
+        all is remembered: one call for 4 MiB instead of 256 takes two thirds of the time.
+        """
+        whole = not self.head.sums and len(data) == self.head.info.size > self.head.page_size
+        if whole and self._whole_crc32c is not None:
+            return crc32c(data) == self._whole_crc32c
+        right = entry.verified(data, first, self.head, marks.own_sums)
+        if whole and right:
+            self._whole_crc32c = crc32c(data)
+        return right
+
     def _has(self, first: int, last: int) -> bool:
         return self._whole or _ALL_PRESENT.startswith(self._marks.present[first:last])
 
@@ -151,6 +167,7 @@ class OpenEntry:
         self._modified, self._place = known.st_mtime_ns, known.st_atime_ns
         self._marks = entry.decode_marks(data, self.head.pages, self._boot)
         self._whole = _ALL_PRESENT.startswith(self._marks.present)
+        self._whole_crc32c: int | None = None
 
 
 def _read(file: int, size: int, offset: int, *, wait: bool) -> bytes:

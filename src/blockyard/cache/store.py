@@ -203,7 +203,7 @@ class CacheStore(WrapperStore):
                 return held
         if self._disk is None:
             return held
-        found = self._disk.get(request, wait=False)
+        found = self._disk.get(request, wait=not ctx.runtime.suspends)
         if found is MUST_WAIT:
             found = await ctx.runtime.blocking(partial(self._disk.get, request, wait=True))
         if found is None or found is MUST_WAIT:
