@@ -538,10 +538,17 @@ MUTANTS = [
         _CONTENT_FAULTS,
     ),
     Mutant(
+        "disk cache: a whole block is not verified again",
+        "cache/kept.py",
+        "return crc32c(data) == self._whole_crc32c",
+        "return True",
+        _DISK,
+    ),
+    Mutant(
         "disk cache: a page is not verified",
         "cache/kept.py",
-        "or not entry.verified(data, first, head, marks.own_sums)",
-        "",
+        "right = entry.verified(data, first, self.head, marks.own_sums)",
+        "right = True",
         _DISK,
     ),
     Mutant(
