@@ -116,11 +116,9 @@ class S3Store(Store):
         if copied:
             await self._part_copies.check_source(ctx, upload, checksum_of_all(parts))
         info = await self._uploads.complete(ctx, upload, parts)
-        if copied:
-            info = await self._part_copies.check_copy(ctx, upload, info)
         request = upload.request
         await self._tags.ensure(ctx, request.operation, request.key, upload.state["tags"])
-        return info
+        return await self._part_copies.check_copy(ctx, upload, info) if copied else info
 
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
         return await self._uploads.abort(ctx, upload)
