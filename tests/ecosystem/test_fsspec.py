@@ -351,6 +351,25 @@ def test_a_part_of_an_empty_file(kind: Any, client: blockyard.BlockStore, tmp_pa
     assert (tmp_path / "a").read_bytes() == b""
 
 
+def test_all_files_of_a_folder_are_read(fs: Any, client: blockyard.BlockStore) -> None:
+    for system in (fs, BlockyardContentFileSystem(store=client)):
+        system.pipe({"a/b": b"1", "a/c/d": b"2", "a/c/e/f": b"", "b": b"3"})
+        in_c = {"a/c/d": b"2", "a/c/e/f": b""}
+        assert system.cat("a", recursive=True) == {"a/b": b"1", **in_c}
+        assert system.cat(["a/c", "b"], recursive=True) == {**in_c, "b": b"3"}
+        assert system.cat("a/*", recursive=True) == {"a/b": b"1", **in_c}
+        assert system.cat("b", recursive=True) == b"3"
+        with pytest.raises(FileNotFoundError):
+            system.cat("none", recursive=True)
+
+
+def test_all_files_of_a_folder_are_read_whatever_their_names(fs: Any) -> None:
+    files = {"a": b"1", "a/b": b"2", "a/c[1]": b"3", "a/d*": b"4"}
+    for name, data in files.items():
+        fs.pipe_file(name, data)
+    assert fs.cat("a", recursive=True) == files
+
+
 def test_neighbours_are_read_together(fs: Any, counted: Counted) -> None:
     fs.pipe({"a": DATA, "b": DATA[::-1]})
     _ = counted.taken()

@@ -31,6 +31,29 @@ _ALL = 2**62
 class Transfers(Listing):
     """`cat`, `get`, `pipe`, `put` and their kin."""
 
+    async def _cat(
+        self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any
+    ) -> Any:
+        """As in fsspec, but of folders the files alone: to read a folder is an error."""
+        if not recursive:
+            return await super()._cat(path, on_error=on_error, **options)
+        names: list[str] = []
+        for each in await self._expand_path(path):
+            if (await self._info(each))["type"] == "file":
+                names.append(each)
+            names += await self._find(each)
+        names = [*dict.fromkeys(names)]
+        batch_size: int | None = options.pop("batch_size", None)
+        reads = [self._cat_file(name, **options) for name in names]
+        found = await self._chunked(reads, batch_size, return_exceptions=on_error != "raise")
+        if isinstance(path, str) and names == [self._strip_protocol(path)]:
+            return found[0]
+        return {
+            name: data
+            for name, data in zip(names, found, strict=True)
+            if on_error != "omit" or not isinstance(data, BaseException)
+        }
+
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
