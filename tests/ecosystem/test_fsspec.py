@@ -932,6 +932,28 @@ def test_names_without_a_slash_are_copied_as_others_are(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("root", ["", "/", "blockyard://"])
+def test_no_key_begins_with_a_slash_that_was_put_or_copied_to_where_all_are(
+    fs: Any, tmp_path: Path, root: str
+) -> None:
+    (tmp_path / "s/t").mkdir(parents=True)
+    for name in ("s/a", "s/t/b"):
+        _ = (tmp_path / name).write_bytes(b"1")
+    fs.put(f"{tmp_path}/s/a", root)
+    fs.put([f"{tmp_path}/s/t/b"], root)
+    fs.put(f"{tmp_path}/s", root, recursive=True)
+    assert fs.find("") == ["a", "b", "s/a", "s/t/b"]
+    fs.mv("s/t/b", root)
+    fs.cp("s", root, recursive=True)
+    fs.put(f"{tmp_path}/s/t/", root, recursive=True)
+    fs.pipe_file("x/s/c", b"2")
+    fs.cp("x/", root, recursive=True)
+    fs.mv("x/s", root, recursive=True)
+    assert fs.find("") == ["a", "b", "s/a", "s/c"]
+    fs.pipe_file("/a", b"3")  # which is another key
+    assert fs.cat_file("a") == b"1"
+
+
 def test_a_name_without_a_slash_is_got_into_the_folder_of_a_path(fs: Any, tmp_path: Path) -> None:
     fs.pipe_file("x", b"1")
     fs.get("x", tmp_path)

@@ -32,8 +32,11 @@ class Changes(Transfers):
     ) -> None:
         """As in fsspec, but refused where one copy would take what another one leaves."""
         planned: list[_Pair] = []
-        path1, path2 = await self._named(path1, path2, self._isdir)
+        among_all = self._is_all(path2)
+        path1, path2 = await self._named(path1, "" if among_all else path2, self._isdir)
         await super()._copy(path1, path2, recursive=recursive, maxdepth=maxdepth, planned=planned)
+        if among_all and not path2:
+            planned = [(source, target[1:]) for source, target in planned if target]
         await self._check_apart(planned)
         copies = [self._cp_file(*pair, **options) for pair in planned]
         batch_size = batch_size or self.batch_size

@@ -177,7 +177,15 @@ class Transfers(Listing):
                 return source, target
         elif not target.endswith("/") and not await is_folder(target):
             return source, target
-        return name, f"{target.rstrip('/')}/{name}"
+        return name, name if self._is_all(target) else f"{target.rstrip('/')}/{name}"
+
+    def _is_all(self, target: Any) -> bool:
+        """Whether it is the folder that all keys of the given store lie in.
+
+        fsspec puts a slash between that and the names in it, with which the keys would begin.
+        """
+        given = self._stores.given is not None
+        return given and isinstance(target, str) and not self._strip_protocol(target)
 
     async def _pipe_file(
         self, path: str, value: Buffer, mode: str = "overwrite", **options: Any
@@ -196,17 +204,24 @@ class Transfers(Listing):
         with translated(path), self._changing(path):
             await place.files.write(place.name, data, exclusive, **options)
 
+    async def _put(self, lpath: Any, rpath: Any, *arguments: Any, **options: Any) -> Any:
+        """As in fsspec, also to where all keys are."""
+        among_all = {"among_all": True} if self._is_all(rpath) else {}
+        return await super()._put(lpath, rpath, *arguments, **among_all, **options)
+
     async def _put_file(
         self,
         lpath: str,
         rpath: str,
         callback: Any = NO_CALLBACK,
         mode: str = "overwrite",
+        among_all: bool = False,
         **options: Any,
     ) -> None:
         if os.path.isdir(lpath):  # noqa: ASYNC240 - a look, as fsspec's own at each file
             return
         path = self._strip_protocol(rpath)
+        path = path.removeprefix("/") if among_all else path
         place = self._stores.place(path)
         callback.set_size(os.stat(lpath).st_size)
         with translated(path), self._changing(path):
