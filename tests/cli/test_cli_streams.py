@@ -16,6 +16,8 @@ import blockyard
 from blockyard.model import BLOCK_SIZE
 from blockyard.testing.samples import content
 
+pytestmark = pytest.mark.thorough
+
 DATA = content(BLOCK_SIZE + 100)
 
 
@@ -159,8 +161,6 @@ def test_an_output_that_does_not_block(env: dict[str, str], tmp_path: Path) -> N
     """As a terminal is after some programs, and pipes that a program in node.js shares."""
     code = """
 import os, subprocess, sys, time
-
-pytestmark = pytest.mark.thorough
 reader, writer = os.pipe()
 os.set_blocking(writer, False)
 command = [sys.executable, "-m", "blockyard", "cat", "movie"]

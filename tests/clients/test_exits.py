@@ -13,6 +13,8 @@ import pytest
 import blockyard
 from tests.small_s3 import SmallS3, small_s3
 
+pytestmark = pytest.mark.thorough
+
 STORES = ("file", "s3")
 BLOCKS = [f"{number:03}" for number in range(100)]
 
@@ -169,8 +171,6 @@ NO_THREAD = """
 import threading, _thread
 import blockyard
 from blockyard.transport import threads
-
-pytestmark = pytest.mark.thorough
 store = blockyard.open_store("memory://")
 start = _thread.start_new_thread
 def none_left(*_):
