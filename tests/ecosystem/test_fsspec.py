@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -1272,3 +1273,42 @@ def _no_kept_instances() -> Iterator[None]:  # pyright: ignore[reportUnusedFunct
     yield
     BlockyardFileSystem.clear_instance_cache()
     BlockyardContentFileSystem.clear_instance_cache()
+
+
+def test_a_signed_url_is_read_by_whoever_has_it(
+    moto_endpoint: Endpoint, bucket: str, key_prefix: str
+) -> None:
+    fs: Any = fsspec.filesystem(
+        "blockyard",
+        endpoint_url=moto_endpoint.url,
+        force_path_style=True,
+        access_key=moto_endpoint.access_key,
+        secret_key=moto_endpoint.secret_key,
+    )
+    fs.pipe(f"{bucket}/{key_prefix}a b", DATA)
+    url = fs.sign(f"blockyard://{bucket}/{key_prefix}a b", expiration=60)
+    assert "X-Amz-Expires=60" in url
+    with urllib.request.urlopen(url) as reply:  # noqa: S310 - of this machine
+        assert reply.read() == DATA
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            {"request_payer": True},
+            "needs headers beside the URL: x-amz-request-payer",
+        ),
+        ({}, "a content is several objects"),
+    ],
+)
+def test_what_no_url_alone_gives_is_not_signed(options: dict[str, Any], match: str) -> None:
+    kind = BlockyardFileSystem if options else BlockyardContentFileSystem
+    fs = kind(endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b" * 9, **options)
+    with pytest.raises(blockyard.UnsupportedError, match=match):
+        fs.sign("bucket/a")
+
+
+def test_a_store_without_urls_signs_nothing(fs: Any) -> None:
+    with pytest.raises(blockyard.UnsupportedError):
+        fs.sign("a")

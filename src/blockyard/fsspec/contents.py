@@ -8,7 +8,7 @@ from typing import Any
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.files import AsyncContentFile
-from blockyard.errors import InvalidRangeError
+from blockyard.errors import InvalidRangeError, UnsupportedError
 from blockyard.fsspec.files import Entry, Folder
 
 
@@ -65,6 +65,9 @@ class ContentFiles:
         _ = await self._store.write_content(
             name, path, if_absent=if_absent, progress=callback.absolute_update, **options
         )
+
+    async def signed_url(self, name: str, seconds: float) -> str:
+        raise UnsupportedError(f"sign {name!r}: a content is several objects, of a URL each")
 
     async def copy(self, name: str, to: str) -> None:
         _ = await self._store.copy_content(name, to)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.targets import NewFile, is_written_in_order, write_all
-from blockyard.errors import BlockTooLargeError, InvalidRangeError
+from blockyard.errors import BlockTooLargeError, InvalidRangeError, UnsupportedError
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo
 from blockyard.operations import all_pages
@@ -90,6 +90,10 @@ class Files(Protocol):
         self, name: str, data: Buffer | AsyncIterable[Buffer], if_absent: bool, **options: Any
     ) -> None:
         """Store a file, which appears when it is whole. Raises as `write_block` does."""
+        ...
+
+    async def signed_url(self, name: str, seconds: float) -> str:
+        """A URL by which whoever has it may read a file. Raises `UnsupportedError`."""
         ...
 
     async def copy(self, name: str, to: str) -> None:
@@ -200,6 +204,15 @@ class BlockFiles:
         _ = await self._store.write_object(
             name, path, if_absent=if_absent, progress=callback.absolute_update, **options
         )
+
+    async def signed_url(self, name: str, seconds: float) -> str:
+        signed = await self._store.presign(name, "GET", seconds)
+        if signed.headers:
+            raise UnsupportedError(
+                f"sign {name!r}: a read needs headers beside the URL: {', '.join(signed.headers)}; "
+                "`presign` of the store gives both"
+            )
+        return signed.url
 
     async def copy(self, name: str, to: str) -> None:
         _ = await self._store.copy_block(name, to)

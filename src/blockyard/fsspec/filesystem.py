@@ -60,6 +60,15 @@ class BlockyardFileSystem(Changes):
             file = CompressedFile(file, compressors[compression](file, mode=mode[0]))
         return file if "b" in mode else text_file(file, **text)
 
+    def sign(self, path: str, expiration: float = 100, **_: Any) -> str:
+        """A URL by which whoever has it may read a file for `expiration` seconds.
+
+        Raises `UnsupportedError` where a read needs headers beside it, as with SSE-C, and of stores
+        without URLs.
+        """
+        place = self._stores.place(self._strip_protocol(path))
+        return sync(self.loop, place.files.signed_url, place.name, expiration)
+
     def _open(  # noqa: PLR0917 - fsspec's signature
         self,
         path: str,
