@@ -445,8 +445,10 @@ def test_a_task_that_is_late_ends_the_call(threads: Executor) -> None:
             _ = verify_by_prefix(store, "", threads)
 
 
-def test_an_executor_that_loses_a_task_is_named() -> None:
-    lost = RuntimeError("a worker is gone")
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_an_executor_that_loses_a_task_is_named(kind: type[BaseException]) -> None:
+    """As an error, and not by what ended the worker: that would end this program as well."""
+    lost = kind("a worker is gone")
     executor = Recording(lambda number: lost if number == 3 else None)
     with blockyard.open_store("memory://") as store:
         _ = store.write_blocks((f"{number:03}", b"1") for number in range(100))
@@ -454,7 +456,7 @@ def test_an_executor_that_loses_a_task_is_named() -> None:
             _ = verify_by_prefix(store, "", executor, **SMALL)
     assert failed.value.__cause__ is lost
     assert str(failed.value).startswith("verify_by_prefix '': the executor did not bring task ")
-    assert "to its end: RuntimeError: a worker is gone; " in str(failed.value)
+    assert f"to its end: {kind.__name__}: a worker is gone; " in str(failed.value)
 
 
 def test_an_executor_that_was_shut_down_is_named() -> None:

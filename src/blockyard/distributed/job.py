@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from blockyard import arguments
@@ -125,12 +125,20 @@ class Job:
 
     def _outcome(self, future: Future[Outcome[Any]], task: Task[Any]) -> Outcome[Any]:
         try:
-            outcome = future.result()
-        except BlockStoreError as error:
-            error.add_note(f"in {task}; {self._progress()}")
-            raise
-        except Exception as error:
-            raise self._not_run(task, error) from error
+            error: BaseException | None = (
+                future.exception()
+            )  # of a task that exits too, which is not to end this program
+        except CancelledError as cancelled:
+            error = cancelled
+        try:
+            if isinstance(error, BlockStoreError):
+                error.add_note(f"in {task}; {self._progress()}")
+                raise error
+            if error is not None:
+                raise self._not_run(task, error) from error
+        finally:
+            del error  # which its traceback refers to, by way of this frame
+        outcome = future.result()
         self._done += 1
         self._keys += outcome.keys
         return outcome
