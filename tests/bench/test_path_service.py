@@ -19,6 +19,8 @@ from bench.path.works import WORKS
 from bench.workloads import split_contender
 from servers.endpoint import Endpoint, boto3_client
 
+pytestmark = pytest.mark.thorough
+
 MIB = 1 << 20
 PEERS_HERE = ("blockyard", "boto3")
 """obstore is installed only where benchmarks are."""

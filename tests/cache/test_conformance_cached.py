@@ -172,10 +172,12 @@ class TestMoto(OverMoto, StoreConformance, DurabilityTests, DeadlineTests):
     pass
 
 
+@pytest.mark.thorough
 class TestMotoWithRoomForLittle(RoomForLittle, OverMoto, BlockTests, RangeTests, ManyTests):
     pass
 
 
+@pytest.mark.thorough
 class TestMotoOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests):
     pass
 

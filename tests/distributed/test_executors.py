@@ -20,6 +20,8 @@ from blockyard.distributed import copy_by_prefix, delete_by_prefix, verify_by_pr
 from blockyard.stores.memory import MemoryStore
 from tests.small_s3 import small_s3
 
+pytestmark = pytest.mark.thorough
+
 SMALL = {"tasks": 4, "keys_per_task": 40}
 
 

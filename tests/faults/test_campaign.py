@@ -523,6 +523,7 @@ def a_job(kind: str, name: str, bucket: DictBucket, **changed: Any) -> Job:
     return replace(job, **changed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["threads", "contents", "cancelled", "signalled", "credentials"])
 def test_jobs_break_nothing_on_an_honest_server(kind: str) -> None:
     with DictBucket() as bucket, processes.started([a_job(kind, kind, bucket)]) as under_way:

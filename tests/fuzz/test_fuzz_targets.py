@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.thorough
+
 steady = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 

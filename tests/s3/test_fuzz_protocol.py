@@ -16,6 +16,8 @@ from blockyard.s3.error_responses import error_from, region_hint, retry_after, s
 from blockyard.s3.listing import PageRequest, list_page
 from blockyard.s3.responses import block_info, copy_result, delete_outcome
 
+pytestmark = pytest.mark.thorough
+
 # Other work on the machine is no failure.
 steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ASKED = ["a", "b/c", "SlowDown"]

@@ -318,6 +318,7 @@ BLOCK = some_bytes(5 * PAGE + 77)
 READS = sorted(kinds_of_read(Pretended(), 0, 0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("read", READS)
 @pytest.mark.parametrize("at", [0, 1, 2 * PAGE, 3 * PAGE - 1, 5 * PAGE, len(BLOCK) - 2])
 def test_a_bit_that_rotted_at_rest_is_found_by_every_read(at: int, read: str) -> None:

@@ -33,6 +33,8 @@ from blockyard_faults import (
 )
 from servers.endpoint import Endpoint, boto3_client
 
+pytestmark = pytest.mark.thorough
+
 PAGE = 16 * KIB
 SIZES = [0, 1, PAGE - 1, PAGE, PAGE + 1, 4 * MIB, 4 * MIB + 1, 64 * MIB]
 PATTERN = bytes(range(251)) * 4200

@@ -105,6 +105,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, call: str, seconds: float) -> list[f
     return begun
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("slow", "call"),
     [
