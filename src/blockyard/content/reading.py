@@ -117,8 +117,10 @@ class ContentReader:
     ) -> bytes:
         found = await self.find(ctx, content_id, "read_content", offset, length)
         read = partial(self._read, PartSums(), ctx, found.layout)
-        width = replace(self.width(ctx, found.layout), places=ctx.concurrency)
-        return b"".join(await ctx.gather(read, found.pieces(width)))
+        width = self.width(ctx, found.layout)
+        places = min(ctx.concurrency, len(found.layout.pieces(*found.span)))
+        pieces = found.pieces(replace(width, places=places))
+        return b"".join(await ctx.runtime.gather(read, pieces, max(1, places)))
 
     async def read_content_into(
         self,
