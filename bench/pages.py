@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 import socket
 import sys
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 
 from bench.data import LISTED_KEYS
+from bench.stand_in import answer_at, serving
 from bench.workloads import LISTED
 from servers.endpoint import Endpoint
-from servers.process import Process, temporary_folder
-from servers.sockets import accepts_connections, free_port
 
 _PAGE = 1000
 _XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -111,37 +108,12 @@ def _converse(pages: Pages, connection: socket.socket) -> None:
 
 
 def main() -> None:
-    pages = Pages()
-    with socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=128) as listening:
-        while True:
-            connection, _ = listening.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=partial(_converse, pages, connection), daemon=True).start()
+    answer_at(int(sys.argv[1]), partial(_converse, Pages()))
 
 
-@contextmanager
-def serve() -> Generator[Endpoint]:
+def serve() -> AbstractContextManager[Endpoint]:
     """The page server in a process of its own, until the end of the context."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.pages", str(port)]
-    repository = __file__.rpartition("/bench/")[0]
-    with (
-        temporary_folder("pages") as folder,
-        Process(
-            "pages",
-            command,
-            folder,
-            lambda: accepts_connections(port),
-            environment={"PYTHONPATH": repository},
-        ) as process,
-    ):
-        yield Endpoint(
-            "pages",
-            f"http://127.0.0.1:{port}",
-            "testing",
-            "testing",
-            processes={"pages": process},
-        )
+    return serving("pages", "bench.pages")
 
 
 if __name__ == "__main__":

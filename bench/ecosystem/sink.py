@@ -12,15 +12,12 @@ import itertools
 import re
 import socket
 import sys
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from bench.stand_in import answer_at, serving
 from servers.endpoint import Endpoint
-from servers.process import Process, temporary_folder
-from servers.sockets import accepts_connections, free_port
 
 _ETAG = "0123456789abcdef0123456789abcdef"
 _XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -114,37 +111,12 @@ def _drop(incoming: Any, connection: socket.socket, size: int) -> None:
 
 
 def main() -> None:
-    sink = Sink()
-    with socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=128) as listening:
-        while True:
-            connection, _ = listening.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=partial(_converse, sink, connection), daemon=True).start()
+    answer_at(int(sys.argv[1]), partial(_converse, Sink()))
 
 
-@contextmanager
-def serve() -> Generator[Endpoint]:
+def serve() -> AbstractContextManager[Endpoint]:
     """The sink in a process of its own, until the end of the context."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.ecosystem.sink", str(port)]
-    repository = __file__.rpartition("/bench/")[0]
-    with (
-        temporary_folder("sink") as folder,
-        Process(
-            "sink",
-            command,
-            folder,
-            lambda: accepts_connections(port),
-            environment={"PYTHONPATH": repository},
-        ) as process,
-    ):
-        yield Endpoint(
-            "sink",
-            f"http://127.0.0.1:{port}",
-            "testing",
-            "testing",
-            processes={"sink": process},
-        )
+    return serving("sink", "bench.ecosystem.sink")
 
 
 if __name__ == "__main__":

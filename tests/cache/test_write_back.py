@@ -41,21 +41,6 @@ SETTLE = 60.0
 REFUSED = AccessDeniedError("no", status=403)
 
 
-@pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def one(tmp_path: Path, service: Service) -> Process:
-    return Process(tmp_path / "cache", service)
-
-
-@pytest.fixture
-def other(one: Process, service: Service) -> Process:
-    return Process(one.root, service)
-
-
 def stored(service: Service, key: str) -> bytes | None:
     with open_store(service.inner) as below:
         return below.read_block(key) if below.block_exists(key) else None
@@ -453,14 +438,6 @@ def test_the_folder_may_be_removed_under_way(one: Process) -> None:
 
 
 # With threads, clients and processes.
-
-
-CACHE: dict[str, Any] = {"memory": 0, "mode": "write_back"}
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
-    return {"cache": {**CACHE, "disk": {"path": str(tmp_path / "cache"), "size": "64MiB"}}}
 
 
 def test_writes_are_uploaded_in_the_background_and_closing_waits(

@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,35 +27,7 @@ from blockyard.stores.base import ListRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.transport.blocking import run_to_end
 from tests.cache.staging import Lost, Process, Service
-
-
-@pytest.fixture
-def service() -> Service:
-    return Service()
-
-
-@pytest.fixture
-def one(tmp_path: Path, service: Service) -> Process:
-    return Process(tmp_path / "cache", service)
-
-
-@pytest.fixture
-def other(one: Process, service: Service) -> Process:
-    return Process(one.root, service)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
-    disk = {"path": str(tmp_path / "cache"), "size": "64MiB"}
-    return {"cache": {"memory": 0, "mode": "write_back", "disk": disk}}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.005)
-
+from tests.transport.runtimes import eventually
 
 # Calls that are cut off.
 
@@ -78,7 +49,9 @@ def test_what_a_cancelled_write_has_staged_is_uploaded(
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.05):
                         await store.write_block("k", b"x")
-            await asyncio.to_thread(until, lambda: not os.listdir(tmp_path / "cache" / "stage"))
+            assert await asyncio.to_thread(
+                eventually, lambda: not os.listdir(tmp_path / "cache" / "stage"), 60
+            )
             assert await store.read_block("k") == b"x"
 
     asyncio.run(write_one())
@@ -98,7 +71,7 @@ def test_what_an_interrupted_write_has_staged_is_uploaded(
             patched.setattr(Stage, "put", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 store.write_block("k", b"x")
-        until(lambda: not os.listdir(tmp_path / "cache" / "stage"))
+        assert eventually(lambda: not os.listdir(tmp_path / "cache" / "stage"), 60)
 
 
 def test_a_close_that_is_interrupted_ends_the_uploads(
@@ -114,7 +87,7 @@ def test_a_close_that_is_interrupted_ends_the_uploads(
     store.write_block("k", b"x")
     with pytest.raises(KeyboardInterrupt):
         store.close()
-    until(lambda: not uploads._here.here().threads)
+    assert eventually(lambda: not uploads._here.here().threads, 60)
     assert uploads._closed
 
 

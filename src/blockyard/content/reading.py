@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from blockyard import arguments
 from blockyard.content.layout import ContentInfo, Layout, Piece, check_content_id
 from blockyard.content.listing import ContentEntry, ContentListing
+from blockyard.content.manifest import block_count
 from blockyard.content.register import Register
 from blockyard.content.targets import (
     ContentTarget,
@@ -56,6 +57,12 @@ class ContentRange(NamedTuple):
 
     layout: Layout
     span: tuple[int, int]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it lies in."""
+        start, stop = self.span
+        return block_count(stop, self.layout.block_size) - start // self.layout.block_size
 
     def pieces(self, width: Width) -> list[Piece]:
         """What to read of which blocks, where so much is read at once."""
@@ -118,9 +125,9 @@ class ContentReader:
         found = await self.find(ctx, content_id, "read_content", offset, length)
         read = partial(self._read, PartSums(), ctx, found.layout)
         width = self.width(ctx, found.layout)
-        places = min(ctx.concurrency, len(found.layout.pieces(*found.span)))
+        places = max(1, min(ctx.concurrency, found.blocks))
         pieces = found.pieces(replace(width, places=places))
-        return b"".join(await ctx.runtime.gather(read, pieces, max(1, places)))
+        return b"".join(await ctx.runtime.gather(read, pieces, places))
 
     async def read_content_into(
         self,

@@ -125,9 +125,8 @@ class Job:
 
     def _outcome(self, future: Future[Outcome[Any]], task: Task[Any]) -> Outcome[Any]:
         try:
-            error: BaseException | None = (
-                future.exception()
-            )  # of a task that exits too, which is not to end this program
+            # that of a task that exits as well, which is not to end this program
+            error: BaseException | None = future.exception()
         except CancelledError as cancelled:
             error = cancelled
         try:

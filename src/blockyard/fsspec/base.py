@@ -130,11 +130,19 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
                 self._remembered.forget(path)
 
     async def _chunked(
-        self, calls: list[Any], batch_size: int | None = None, *, return_exceptions: bool = False
+        self,
+        calls: list[Any],
+        batch_size: int | None = None,
+        *,
+        return_exceptions: bool = False,
+        nofiles: bool = False,
     ) -> list[Any]:
-        """Await many, so many at once as fsspec's settings say."""
+        """Await many, so many at once as fsspec's settings say: more that have `nofiles` open."""
         return await run_in_chunks(
-            calls, batch_size=batch_size or self.batch_size, return_exceptions=return_exceptions
+            calls,
+            batch_size=batch_size or self.batch_size,
+            return_exceptions=return_exceptions,
+            nofiles=nofiles,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from blockyard.fsspec.base import missing, translated
 from blockyard.fsspec.stores import Place
 from blockyard.fsspec.transfers import Transfers
-from blockyard.fsspec.untyped import run_in_chunks, sync
+from blockyard.fsspec.untyped import sync
 
 _Pair = tuple[str, str]
 """What is copied, and where to."""
@@ -39,10 +39,7 @@ class Changes(Transfers):
             planned = [(source, target[1:]) for source, target in planned if target]
         await self._check_apart(planned)
         copies = [self._cp_file(*pair, **options) for pair in planned]
-        batch_size = batch_size or self.batch_size
-        ended = await run_in_chunks(
-            copies, batch_size=batch_size, return_exceptions=True, nofiles=True
-        )
+        ended = await self._chunked(copies, batch_size, return_exceptions=True, nofiles=True)
         ignored = on_error == "ignore" or (on_error is None and recursive)
         for error in ended:
             if isinstance(error, FileNotFoundError) and ignored:

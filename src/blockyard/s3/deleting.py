@@ -74,8 +74,7 @@ class Deleting:
         _ = await ctx.gather(one, single)
         if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
             raise whole[-1]  # not the keys' own failures: nothing was attempted
-        deleted = [key for key in keys if key not in failed] if failed else list(keys)
-        return DeleteResult(deleted, failed)
+        return DeleteResult([key for key in keys if key not in failed], failed)
 
     def _divided(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
         """Those that go in batches, and those that go one by one."""
@@ -135,7 +134,7 @@ class Deleting:
         return failed
 
     def _deleting(self, batch: list[str], attempts: Attempts) -> FunctionCall:
-        full_keys = [self._prefix + key for key in batch] if self._prefix else batch
+        full_keys = [self._prefix + key for key in batch]
         return FunctionCall(
             _OPERATION,
             None,

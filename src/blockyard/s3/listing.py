@@ -9,7 +9,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from operator import ge
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +18,7 @@ from blockyard.errors import ProtocolError
 from blockyard.model import BlockInfo, Page, Upload, UploadPage
 from blockyard.s3.dates import iso_date
 from blockyard.s3.error_responses import showable
-from blockyard.s3.responses import result_document, size_of, unquoted
+from blockyard.s3.responses import result_document, size_of, unquoted, without_entries
 from blockyard.s3.xml import Entries, cut_entries
 
 if TYPE_CHECKING:
@@ -195,12 +194,7 @@ def _service_token(document: Document, requested: str | None) -> str | None:
 
 def _canonical_listing(response: Response) -> tuple[Document, Entries] | None:
     """The listing and its entries where these are written as `cut_entries` expects."""
-    cut = cut_entries(response.body)
-    if cut is None:
-        return None
-    rest, entries = cut
-    document = _document(replace(response, body=rest))
-    return (document, entries) if any(True for _ in document.entries("Contents")) else None
+    return without_entries(response, cut_entries(response.body), "Contents", _document)
 
 
 def _listing(response: Response) -> tuple[Document, Entries]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from hashlib import md5
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from blockyard.context import Response
 from blockyard.errors import (
@@ -32,10 +32,12 @@ from blockyard.s3.xml import Document, cut_deleted, read_xml
 from blockyard.stores.base import within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from blockyard.model import Part
+
+Cut = TypeVar("Cut")
 
 
 def block_info(key: str, response: Response, size: int | None = None) -> BlockInfo:
@@ -106,8 +108,6 @@ def delete_outcome(
         failed[full_key] = ProtocolError(
             f"delete_blocks {key!r}: DeleteObjects response has no result for this key"
         )
-    if not failed:
-        return list(keys), {}
     return (
         [key for full_key, key in requested.items() if full_key not in failed],
         {key: failed[full_key] for full_key, key in requested.items() if full_key in failed},
@@ -116,11 +116,7 @@ def delete_outcome(
 
 def _canonical_deletion(response: Response) -> tuple[Document, list[str]] | None:
     """The reply and the keys it calls deleted, where these are written as `cut_deleted` expects."""
-    cut = cut_deleted(response.body)
-    if cut is None:
-        return None
-    document = _deletion_document(replace(response, body=cut[0]))
-    return (document, cut[1]) if any(True for _ in document.entries("Deleted")) else None
+    return without_entries(response, cut_deleted(response.body), "Deleted", _deletion_document)
 
 
 def _deletion(response: Response) -> tuple[Document, list[str]]:
@@ -224,6 +220,23 @@ def is_etag_of_parts(etag: str, count: int) -> bool:
     """Whether an ETag looks like that of an object of so many parts."""
     digest, dash, number = etag.partition("-")
     return bool(dash and _MD5.fullmatch(digest)) and number == str(count)
+
+
+def without_entries(
+    response: Response,
+    cut: tuple[bytes, Cut] | None,
+    name: str,
+    read: Callable[[Response], Document],
+) -> tuple[Document, Cut] | None:
+    """The document that is left of a reply, and what was cut out of it: the entries `name`.
+
+    None where there was nothing to be cut, or it was no child of the root: see `xml.py`.
+    """
+    if cut is None:
+        return None
+    rest, found = cut
+    document = read(replace(response, body=rest))
+    return (document, found) if any(True for _ in document.entries(name)) else None
 
 
 def result_document(response: Response, operation: str, key: str | None, *roots: str) -> Document:

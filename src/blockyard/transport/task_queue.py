@@ -57,14 +57,13 @@ class TaskQueue(Generic[Result]):
         return not self._stopped and self._is_here() and not waits_for_itself
 
     def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        # the task is not to hold this, which cancels it when dropped
+        self_run, places = self._run, self._places
+
         async def run() -> Result:
             async with places:
                 return await self_run(operation())
 
-        self_run, places = (
-            self._run,
-            self._places,
-        )  # so that the task does not hold this, which cancels it when dropped
         task = self._loop.create_task(run(), context=self._context())
         task.add_done_callback(look_at_error)
         self._tasks.append(task)
