@@ -9,7 +9,6 @@ started again goes on at once: nothing is repaired, and nothing is left once all
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
@@ -26,7 +25,18 @@ from blockyard import (
     ContentReplacedError,
 )
 from blockyard.model import KIB
-from blockyard_faults.killing import LONGEST, Log, Open, add_log, kill, main, started, tells_of
+from blockyard_faults.killing import (
+    LONGEST,
+    Log,
+    Open,
+    add_log,
+    append,
+    entries_of,
+    kill,
+    main,
+    started,
+    tells_of,
+)
 
 WRITERS = 2
 READERS = 2
@@ -71,8 +81,7 @@ class Record:
         """
         since: list[list[str]] = [[NOTHING]]
         begun = 0
-        for line in self._lines():
-            entry = json.loads(line)
+        for entry in entries_of(self.path):
             if "may" in entry:
                 begun += 1
                 since.append(entry["may"])
@@ -82,19 +91,12 @@ class Record:
 
     def allowed_since(self, begun: int, since: list[list[str]]) -> set[str]:
         """What a read may give that began when `read` said this."""
-        changes = [json.loads(line) for line in self._lines()]
-        later = [entry["may"] for entry in changes if "may" in entry][begun:]
+        later = [entry["may"] for entry in entries_of(self.path) if "may" in entry][begun:]
         return {version for versions in (*since, *later) for version in versions}
-
-    def _lines(self) -> list[bytes]:
-        try:
-            return self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
 
     def _add(self, entry: dict[str, Any]) -> None:
         number = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        _ = os.write(number, json.dumps(entry).encode() + b"\n")
+        append(number, entry)
         os.close(number)
 
 

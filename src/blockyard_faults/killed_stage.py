@@ -8,7 +8,6 @@ to be of a change that no acknowledged one came after.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -27,7 +26,7 @@ from blockyard import BlockNotFoundError, BlockStore, StoreConfig, open_store
 from blockyard.cache import doubt
 from blockyard.cache import store as cache_store
 from blockyard.model import KIB
-from blockyard_faults.killing import LONGEST, Log, Open, kill, main, started, tells_of
+from blockyard_faults.killing import LONGEST, Log, Open, entries_of, kill, main, started, tells_of
 
 WRITERS = 2
 READERS = 1
@@ -244,8 +243,8 @@ def _work(folder: Path, opened: Open, seed: float, what: str) -> None:
 def check(log: Path, killed: dict[int, float], opened: Open, below: Open, result: Result) -> None:
     """Hold what was read, and what is there once all was drained, to what was acknowledged."""
     calls, reads = dict[str, list[Change]](), list[dict[str, Any]]()
-    for line in log.read_text().splitlines():
-        _add(json.loads(line), killed, calls, reads, result)
+    for entry in entries_of(log):
+        _add(entry, killed, calls, reads, result)
     changes = [change for each in calls.values() for change in each]
     history = History(changes)
     result.changes, result.reads = sum(change.done for change in changes), len(reads)

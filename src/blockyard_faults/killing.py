@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -33,15 +33,36 @@ class Result(Protocol):
 AnyResult = TypeVar("AnyResult", bound=Result)
 
 
+def append(file: int, entry: dict[str, Any]) -> None:
+    """Append an entry to a file that is open for it: what a process has written survives it.
+
+    Linux ends a write at the end of a page where the process is killed, and what was written stays.
+    So an entry begins on a line of its own, whatever stands before it.
+    """
+    _ = os.write(file, b"\n" + json.dumps(entry).encode() + b"\n")
+
+
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    """All entries of a file, which need not be there.
+
+    One that was cut is left out: whoever wrote it was killed before it went on to anything else.
+    """
+    entries: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return entries
+
+
 class Log:
-    """A file to which processes append: what one has written survives it."""
+    """A file to which processes append what they saw."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def tell(self, **what: Any) -> None:
         """Add to fields of the result: numbers, or as `broken` a text."""
-        _ = os.write(self._file, json.dumps(what).encode() + b"\n")
+        append(self._file, what)
 
     def close(self) -> None:
         os.close(self._file)
@@ -49,8 +70,8 @@ class Log:
 
 def add_log(path: Path, result: Result) -> None:
     """Add all that is in a log to the result."""
-    for line in path.read_text().splitlines():
-        for name, value in json.loads(line).items():
+    for entry in entries_of(path):
+        for name, value in entry.items():
             if name == "broken":
                 result.broken.append(value)
             else:
@@ -59,8 +80,8 @@ def add_log(path: Path, result: Result) -> None:
 
 def tells_of(path: Path, *kinds: str) -> bool:
     """Whether each of these is the first field of something that a log tells."""
-    told = path.read_text() if path.exists() else ""
-    return all(f'{{"{kind}"' in told for kind in kinds)
+    told = {next(iter(entry)) for entry in entries_of(path)}
+    return told.issuperset(kinds)
 
 
 def started(work: Callable[..., object], *given: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from contextlib import closing
@@ -23,6 +22,7 @@ from blockyard_faults.killed_contents import (
     bytes_of,
     check_at_the_end,
 )
+from blockyard_faults.killing import entries_of
 
 NAMES = [f"c{number}-{index}" for number in range(WRITERS) for index in range(CONTENTS)]
 
@@ -73,7 +73,7 @@ def test_a_reader_tells_of_any_other_version(tmp_path: Path, found: bytes | None
     random = Random(1)  # noqa: S311 - the same every time
     with closing(ContentReader(tmp_path, lambda: open_store(store), random)) as reader:
         reader.step()
-    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    told = entries_of(tmp_path / "log")
     assert "broken" in told[0]
 
 
