@@ -15,6 +15,8 @@ ORDER := $(or $(ORDER),$(shell date +%s))
 # Models explored to their end, the suite over each combination, whole programs run dozens of times:
 # as long as all else together, so in CI, and for THOROUGH=1.
 TESTS := not servers$(if $(CI)$(THOROUGH),, and not thorough)
+# Collecting all others for these few takes longer than they do.
+ALONE = $(shell grep --recursive --files-with-matches --include='*.py' mark.alone tests)
 # Coverage costs half as much again as the tests, so it is measured in CI alone.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 FUZZ_VENV := .venv-fuzz
@@ -51,7 +53,7 @@ demo: $(READY)
 	@$(RUN) demo.demo
 
 test: $(READY)
-	@$(RUN) pytest -m "alone and $(TESTS)"
+	@$(RUN) pytest -m "alone and $(TESTS)" $(ALONE)
 	@$(RUN) pytest -m "not alone and $(TESTS)" --numprocesses $(WORKERS) --dist loadfile \
 		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
 

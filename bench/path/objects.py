@@ -76,12 +76,19 @@ class _Upload:
 
 
 class Bucket:
-    """Every object in it; all names of buckets are its own."""
+    """Every object in it; all names of buckets are its own.
 
-    def __init__(self) -> None:
+    ETags are numbered from `first` on.
+    """
+
+    def __init__(self, first: int = 1) -> None:
         self._objects: dict[str, _Object] = {}
         self._uploads: dict[str, _Upload] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
+
+    def take_all_of(self, other: Bucket) -> None:
+        """Have the objects of another bucket too, with their ETags."""
+        self._objects.update(other._objects)
 
     def put(
         self, key: str, body: bytes, headers: Mapping[str, str] | None = None, etag: str = ""

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blockyard import open_store
+from blockyard.cache import write_back
 from blockyard.cache.entry import HEAD
 from blockyard.cache.folder import Folder
 from blockyard.cache.stage import Stage
@@ -106,8 +107,9 @@ def shown(command: str, root: Path) -> str:
 
 
 def test_drain_uploads_what_a_process_left_and_says_what_it_can_not(
-    tmp_path: Path, root: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: Path
 ) -> None:
+    monkeypatch.setattr(write_back, "CLOSING_SECONDS", 0.1)  # what was drained is not waited for
     blocks = tmp_path / "blocks"
     blocks.mkdir()
     config = tmp_path / "store.yaml"

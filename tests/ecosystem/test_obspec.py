@@ -96,6 +96,7 @@ def test_it_has_every_method_of_obspec() -> None:
             assert list(inspect.signature(getattr(ObspecStore, name)).parameters) == list(expected)
 
 
+@pytest.mark.thorough
 def test_type_checkers_see_its_protocols() -> None:
     program = str(REPOSITORY / "tests/ecosystem/obspec_protocols.py")
     for checker in (["-m", "mypy", "--strict", "--follow-imports=silent"], ["-m", "basedpyright"]):

@@ -103,7 +103,10 @@ SMALL = settings(
 
 
 @pytest.mark.filterwarnings("ignore")  # Zarr warns of its own data types
-@pytest.mark.parametrize("cache", [None, {"memory": "8MiB", "revalidate": "never"}])
+@pytest.mark.parametrize(
+    "cache",
+    [None, pytest.param({"memory": "8MiB", "revalidate": "never"}, marks=pytest.mark.thorough)],
+)
 @pytest.mark.parametrize("machine", [ZarrStoreStateMachine, ZarrHierarchyStateMachine])
 def test_zarrs_stateful_tests(machine: Callable[[Any], Any], cache: dict[str, Any] | None) -> None:
     with blockyard.open_store("memory://", cache=cache) as client:

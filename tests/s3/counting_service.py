@@ -25,17 +25,17 @@ class Cost:
 
 
 class CountingService(LoopbackServer):
-    """One bucket, empty at first, whatever name it is asked by.
+    """One bucket, whatever name it is asked by: an empty one, where none is given.
 
     `quiet` is how many seconds without a request show that the client waits. One that takes longer
     to send what it could have sent at once makes the rounds more than they are; nothing can make
     them fewer.
     """
 
-    def __init__(self, quiet: float) -> None:
+    def __init__(self, quiet: float, bucket: Bucket | None = None) -> None:
         super().__init__()
-        self._quiet = quiet
-        self.bucket = Bucket()
+        self.quiet = quiet
+        self.bucket = Bucket() if bucket is None else bucket
         self._requests: list[str] = []
         self._rounds = 0
         self._connections = 0
@@ -68,7 +68,7 @@ class CountingService(LoopbackServer):
             self._round = asyncio.Event()
         else:
             self._timer.cancel()
-        self._timer = loop.call_later(self._quiet, self._answer_all, self._round)
+        self._timer = loop.call_later(self.quiet, self._answer_all, self._round)
         _ = await self._round.wait()
 
     def _waiting(self) -> bool:

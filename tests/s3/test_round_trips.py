@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
 
+from bench.path.objects import Bucket
 from blockyard.config import S3Config, StoreConfig
 from blockyard.errors import BlockNotFoundError
 from blockyard.model import BLOCK_SIZE, MIN_PART_SIZE
@@ -200,7 +202,7 @@ def config(service: CountingService) -> S3Config:
 def opened(client: ClientName, quiet: float) -> Generator[tuple[CountingService, BlockStore]]:
     """A store that knows the bucket, and that its service keeps conditions."""
     with (
-        CountingService(quiet) as service,
+        CountingService(0) as service,
         open_client(client, StoreConfig(s3=config(service))) as opened,
     ):
         known = opened.store.write_block("known", b"", if_absent=True)
@@ -209,15 +211,23 @@ def opened(client: ClientName, quiet: float) -> Generator[tuple[CountingService,
             opened.store.delete_block("absent", if_match="any")
         learnt: Any = getattr(opened.store, "_store", opened.store)  # the driven asyncio client's
         learnt._operations.store._caller.capabilities.upload_etags = True
+        service.quiet = quiet
         yield service, opened.store
 
 
-def stored(service: CountingService) -> None:
+@cache
+def stored() -> Bucket:
+    """What operations find. Its ETags are none that another bucket gives."""
+    bucket = Bucket(first=1000)
     for key in KEYS:
-        _ = service.bucket.put(key, b"data data data")
-    with open_client("blocking", StoreConfig(s3=config(service))) as other:
+        _ = bucket.put(key, b"data data data")
+    with (
+        CountingService(0, bucket) as service,
+        open_client("blocking", StoreConfig(s3=config(service))) as other,
+    ):
         for content_id, body in CONTENTS.items():
             _ = other.store.write_content(content_id, body)
+    return bucket
 
 
 def least_cost(client: ClientName, call: Callable[[BlockStore], Any], rounds: int) -> Cost:
@@ -225,7 +235,7 @@ def least_cost(client: ClientName, call: Callable[[BlockStore], Any], rounds: in
     costs: list[Cost] = []
     for quiet in QUIET:
         with opened(client, quiet) as (service, store):
-            stored(service)
+            service.bucket.take_all_of(stored())
             service.reset()
             _ = call(store)
             costs.append(service.cost)
@@ -251,7 +261,7 @@ def test_a_copy_of_a_content_asks_for_no_copied_block(client: ClientName) -> Non
 @pytest.mark.parametrize("client", CLIENTS)
 def test_calls_of_many_use_the_connections_of_single_calls(client: ClientName) -> None:
     with opened(client, QUIET[0]) as (service, store):
-        stored(service)
+        service.bucket.take_all_of(stored())
         _ = store.read_block("d/0")
         service.reset()
         assert store.read_blocks(["d/0"]) == [b"data data data"]

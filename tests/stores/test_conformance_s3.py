@@ -7,6 +7,7 @@ import pytest
 
 from blockyard import S3Config, StoreConfig, open_store
 from blockyard.testing.capabilities import SERVICES
+from blockyard.testing.clients import Client, open_client
 from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
 from blockyard.testing.suite.copies import CopyTests
 from blockyard.testing.suite.deletes import DeleteTests
@@ -30,7 +31,14 @@ class S3Conformance(StoreConformance, DurabilityTests, DeadlineTests):
 
 
 class TestMoto(S3Conformance):
+    """By the asyncio client in CI only: the bucket in memory of the campaign answers both."""
+
     lacks = SERVICES["moto 5"]
+
+    @pytest.fixture(params=["blocking", pytest.param("asyncio", marks=pytest.mark.thorough)])
+    def client(self, request: pytest.FixtureRequest, source: StoreConfig) -> Iterator[Client]:
+        with open_client(request.param, source) as client:
+            yield client
 
     @pytest.fixture
     def endpoint(self, moto_endpoint: Endpoint) -> Endpoint:
