@@ -76,7 +76,10 @@ def seed_files(root: Path) -> None:
                 path.touch()
     for size in CHUNKS:
         for bucket in (PLAIN, KEPT):
-            _seed_array(root / bucket / array_path(size), size)
+            folder = root / bucket / array_path(size)
+            (folder / "c").mkdir(parents=True)
+            for name, held in array(size).items():
+                _ = (folder / name).write_bytes(held)
 
 
 def array_path(size: int) -> str:
@@ -89,12 +92,11 @@ def chunk(size: int) -> bytes:
     return _content(size, 0)
 
 
-def _seed_array(folder: Path, size: int) -> None:
-    """Version 3, and uncompressed: https://zarr-specs.readthedocs.io/en/latest/v3/core/"""
-    chunks = folder / "c"
-    chunks.mkdir(parents=True)
-    for number in range(CHUNKED):
-        _ = (chunks / str(number)).write_bytes(chunk(size))
+def array(size: int) -> dict[str, bytes]:
+    """The files of the array, by their paths below `array_path(size)`.
+
+    Version 3, and uncompressed: https://zarr-specs.readthedocs.io/en/latest/v3/core/
+    """
     regular = {"name": "regular", "configuration": {"chunk_shape": [size]}}
     metadata = {
         "zarr_format": 3,
@@ -107,7 +109,8 @@ def _seed_array(folder: Path, size: int) -> None:
         "codecs": [{"name": "bytes"}],
         "attributes": {},
     }
-    _ = (folder / "zarr.json").write_text(json.dumps(metadata))
+    chunks = {f"c/{number}": chunk(size) for number in range(CHUNKED)}
+    return {"zarr.json": json.dumps(metadata).encode(), **chunks}
 
 
 def _folder(size: int, number: int) -> str:

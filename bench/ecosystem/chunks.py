@@ -3,7 +3,8 @@
 `python -m bench.ecosystem.chunks PEER URL BUCKET` answers commands as `bench.worker` does. A work
 is the chunks of a Zarr store, each read by the store's own method (`get` by so many tasks, or
 `get_sync` one after the other); all of a Zarr array, as programs read it; or many files of a file
-system at once. One operation is one chunk or file.
+system at once. One operation is one chunk or file. The peer `memory` is Zarr's own `MemoryStore`:
+what Zarr takes for an array, whatever it is read from.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _WARM_UP = 0.15
 """Part of the measuring time that is worked before it begins."""
 WORKS: dict[str, tuple[str, ...]] = {
     "Zarr store": ("blockyard asyncio", "blockyard sync", "obstore asyncio", "s3fs asyncio"),
-    "Zarr array": ("blockyard", "obstore", "s3fs"),
+    "Zarr array": ("blockyard", "obstore", "s3fs", "memory"),
     "fsspec": ("blockyard", "s3fs"),
 }
 """The kinds of work, and who takes part in each."""
@@ -103,6 +104,8 @@ class Reader:
 
 
 def _zarr_store(peer: str, site: Site) -> Any:
+    if peer == "memory":
+        return _in_memory()
     if peer == "blockyard":
         from blockyard.zarr import BlockyardStore
 
@@ -116,6 +119,19 @@ def _zarr_store(peer: str, site: Site) -> Any:
     from zarr.storage import FsspecStore
 
     return FsspecStore(_file_system(peer, site, asynchronous=True), path=site.bucket)
+
+
+def _in_memory() -> Any:
+    from zarr.core.buffer import cpu
+    from zarr.storage import MemoryStore
+
+    return MemoryStore(
+        {
+            f"{data.array_path(size)}/{name}": cpu.Buffer.from_bytes(held)
+            for size in CHUNKS
+            for name, held in data.array(size).items()
+        }
+    )
 
 
 def _file_system(peer: str, site: Site, *, asynchronous: bool = False) -> Any:

@@ -24,9 +24,12 @@ from bench.tables import Rows
 from bench.workloads import MIB
 
 GIB = 1024 * MIB
-_PEERS = ("blockyard", "obstore", "s3fs")
+_PEERS = ("blockyard", "obstore", "s3fs", "memory")
 _AT_MOST = {"obstore": 0.6, "s3fs": 0.25}
-"""The CPU that blockyard may take for a chunk, as a part of theirs."""
+"""The CPU that blockyard may take for a chunk, as a part of theirs.
+
+Of an array it is not held to that: much of it is Zarr's own, whatever it is read from.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Scale:
     upload_bytes: int
 
 
-FULL = Scale(Effort(rounds=5, seconds=0.3), upload_rounds=2, upload_bytes=GIB)
+FULL = Scale(Effort(rounds=5, seconds=1.0), upload_rounds=5, upload_bytes=GIB)
 QUICK = Scale(Effort(rounds=2, seconds=0.2), upload_rounds=1, upload_bytes=256 * MIB)
 TINY = Scale(Effort(rounds=1, seconds=0.01), upload_rounds=1, upload_bytes=32 * MIB)
 
@@ -101,11 +104,11 @@ def chunk_rows(samples: Samples) -> Rows:
                 rows.append([name, who, "failed", "", "", "", ""])
                 continue
             cells = [name, who, f"{rate(each):,.0f}", f"{cpu_per_operation(each) * 1e6:,.0f}"]
-            rows.append([*cells, *_compared(taken, who)])
+            rows.append([*cells, *_compared(taken, who, judged="array" not in name)])
     return rows
 
 
-def _compared(taken: dict[str, list[Any]], who: str) -> list[str]:
+def _compared(taken: dict[str, list[Any]], who: str, *, judged: bool) -> list[str]:
     """The CPU of our like way of reading as a part of theirs, by the rounds."""
     peer, _, mode = who.partition(" ")
     ours = taken.get(f"blockyard {mode}".strip())
@@ -115,6 +118,8 @@ def _compared(taken: dict[str, list[Any]], who: str) -> list[str]:
         (mine.cpu / mine.operations) / (its.cpu / its.operations)
         for mine, its in zip(ours, taken[who], strict=True)
     )
+    if not judged:
+        return [f"{ratio:.2f}x", "", ""]
     limit = _AT_MOST[peer]
     return [f"{ratio:.2f}x", f"{limit:g}x", "pass" if ratio <= limit else "FAIL"]
 

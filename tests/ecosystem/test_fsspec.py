@@ -578,13 +578,14 @@ def test_a_file_appears_when_it_is_closed(
         _ = file.write(b"more")
 
 
-def test_what_is_written_may_change_afterwards(client: blockyard.BlockStore) -> None:
+@pytest.mark.parametrize("piece", [300_000, 1_500_000, 2_000_001, 10_000_000])
+def test_what_is_written_may_change_afterwards(client: blockyard.BlockStore, piece: int) -> None:
     size = 200_000
     for kind in (BlockyardFileSystem, BlockyardContentFileSystem):
         fs, expected, buffer = kind(store=client), bytearray(), bytearray(size)
         chance = random.Random(17)  # noqa: S311
-        with fs.open("a", "wb", block_size=300_000) as file:
-            for length in [*range(10), 70_000, 299_999, size, 3 * size]:
+        with fs.open("a", "wb", block_size=piece) as file:
+            for length in [*range(10), 70_000, 299_999, size, 3 * size, 3_100_000]:
                 for given in (memoryview(buffer)[:length], chance.randbytes(length)):
                     buffer[:] = chance.randbytes(size)
                     expected += given

@@ -15,55 +15,71 @@ from typing import Any, cast
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec.untyped import sync
-from blockyard.model import KIB, MIB
+from blockyard.model import MIB
 from blockyard.stores.base import Data
+from blockyard.transport.memory import receivable
 
 PIECE = 8 * MIB
 """Bytes that a file collects before they are sent, unless it is opened with a `block_size`."""
 _WAITING = 1
-"""Pieces that may wait to be sent: while that one is put together, the next is collected."""
-_SMALL = 64 * KIB
-"""Writes of fewer bytes are put together at once, since each object of its own takes memory."""
+"""Pieces that may wait to be sent, while the next is collected."""
+_LARGE = 1 * MIB
+"""Until then the memory of a piece grows with it: small files are to be small."""
 
 Write = Callable[[Buffer | AsyncIterator[Data]], Coroutine[Any, Any, None]]
 
 
 class _Collected:
-    """What was written and not handed over: `bytes` as they are, all else copied."""
+    """What was written and not handed over, up to `most` bytes.
 
-    def __init__(self) -> None:
+    It is copied at once, while it is in the processor's cache: what a program has let go of is then
+    the memory it writes from next, where to keep its pieces would take as much again, fresh. What
+    is large gets its place as a whole, so that nothing is put together in the end.
+    """
+
+    def __init__(self, most: int) -> None:
         self.size = 0
-        self._pieces: list[Data] = []
+        self._most = most
+        self._begun = bytearray()
+        self._whole: bytes | None = None
+        self._places: memoryview | None = None
 
     def add(self, data: memoryview) -> None:
-        self.size += len(data)
-        given = data.obj
-        if len(data) >= _SMALL and isinstance(given, bytes):
-            self._pieces.append(given if len(data) == len(given) else data)
-        elif self._pieces and isinstance(self._pieces[-1], bytearray):
-            self._pieces[-1] += data
+        """Take all of `data`, for which there has to be room."""
+        size = self.size + len(data)
+        if self._places is None and size > _LARGE:
+            self._whole, self._places = receivable(self._most)
+            self._places[: self.size] = self._begun
+            self._begun = bytearray()
+        if self._places is None:
+            self._begun += data
         else:
-            self._pieces.append(bytearray(data))
+            self._places[self.size : size] = data
+        self.size = size
 
-    def take(self) -> list[Data]:
+    def take(self) -> Data:
         """All of it, which nothing changes any more; then there is none."""
-        pieces, self._pieces, self.size = self._pieces, [], 0
-        return pieces
+        if self._whole is not None and self.size == self._most:
+            taken: Data = self._whole
+        else:
+            taken = bytes(self._begun if self._places is None else self._places[: self.size])
+        self._begun, self._whole, self._places, self.size = bytearray(), None, None, 0
+        return taken
 
 
 class Upload:
-    """A write under way that is fed piece by piece, each a list of what was written.
+    """A write under way that is fed piece by piece.
 
     Made on an event loop, and used there, but for `offer`.
     """
 
     def __init__(self, write: Write) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pieces = deque[list[Data] | None]()
+        self._pieces = deque[Data | None]()
         self._came, self._went = asyncio.Event(), asyncio.Event()
         self.task = asyncio.ensure_future(write(self._drawn()))
 
-    def offer(self, piece: list[Data]) -> bool:
+    def offer(self, piece: Data) -> bool:
         """Hand over a piece from another thread, unless it has to wait for those before it.
 
         A program that writes goes on at once then: it is not to wait for the loop to have its turn.
@@ -74,7 +90,7 @@ class Upload:
         _ = self._loop.call_soon_threadsafe(self._came.set)
         return True
 
-    async def feed(self, piece: list[Data] | None) -> None:
+    async def feed(self, piece: Data | None) -> None:
         """Hand over a piece (None: there are no more), or raise what has ended the write."""
         while len(self._pieces) >= _WAITING and not self.task.done():
             self._went.clear()
@@ -106,20 +122,11 @@ class Upload:
                 self._came.clear()
                 if not self._pieces:  # one that came from a thread just before
                     _ = await self._came.wait()
-            parts = self._pieces.popleft()
+            piece = self._pieces.popleft()
             self._went.set()
-            if parts is None:
+            if piece is None:
                 return
-            yield await asyncio.to_thread(_joined, parts)
-
-
-def _joined(parts: list[Data]) -> Data:
-    """A piece, of what was written; other threads go on meanwhile where that was `bytes`."""
-    if len(parts) == 1 and not isinstance(parts[0], bytearray):
-        return parts[0]
-    whole = b"".join(parts)
-    parts.clear()
-    return whole
+            yield piece
 
 
 class WriteFile(io.RawIOBase):
@@ -140,7 +147,7 @@ class WriteFile(io.RawIOBase):
         self.autocommit = autocommit
         self.blocksize = piece_size
         self._write = write
-        self._collected = _Collected()
+        self._collected = _Collected(self.blocksize)
         self._sent = 0
         self._upload: Upload | None = None
         self._ended = False
@@ -207,7 +214,7 @@ class WriteFile(io.RawIOBase):
         self._check_process()
         try:
             if self._upload is None:
-                self._run(self._write, _joined(self._collected.take()))
+                self._run(self._write, self._collected.take())
             else:
                 if self._collected.size:
                     self._send()
@@ -220,7 +227,7 @@ class WriteFile(io.RawIOBase):
     def discard(self) -> None:
         """Store nothing of what was written."""
         ended, self._ended = self._ended, True
-        self._collected = _Collected()
+        self._collected = _Collected(self.blocksize)
         if not ended and self._upload is not None and self._process == os.getpid():
             self._run(self._upload.abort)
 
