@@ -79,48 +79,65 @@ class Source(io.RawIOBase):
         return taken
 
 
-def _blockyard_open(site: Site, source: Source) -> None:
+Contender = Callable[[Site, Source], None]
+"""Uploads all of the source; what it imports was imported before."""
+
+
+def _blockyard_open() -> Contender:
     import fsspec
 
+    import blockyard.fsspec  # noqa: F401 - else the first file would
     from bench.peers.blockyard import settings
 
-    options = settings(site)
-    with fsspec.open(f"blockyard://{options.pop('bucket')}/{KEY}", "wb", **options) as file:
-        shutil.copyfileobj(source, file, _COPIED)
+    def upload(site: Site, source: Source) -> None:
+        options = settings(site)
+        with fsspec.open(f"blockyard://{options.pop('bucket')}/{KEY}", "wb", **options) as file:
+            shutil.copyfileobj(source, file, _COPIED)
+
+    return upload
 
 
-def _obstore_put(site: Site, source: Source) -> None:
+def _obstore_put() -> Contender:
     import obstore
 
     from bench.peers.obstore import open_store
 
-    obstore.put(open_store(site), KEY, io.BufferedReader(source, _COPIED))
+    def upload(site: Site, source: Source) -> None:
+        obstore.put(open_store(site), KEY, io.BufferedReader(source, _COPIED))
+
+    return upload
 
 
-def _obstore_writer(site: Site, source: Source) -> None:
+def _obstore_writer() -> Contender:
     import obstore
 
     from bench.peers.obstore import open_store
 
-    with obstore.open_writer(open_store(site), KEY) as file:
-        shutil.copyfileobj(source, file, _COPIED)
+    def upload(site: Site, source: Source) -> None:
+        with obstore.open_writer(open_store(site), KEY) as file:
+            shutil.copyfileobj(source, file, _COPIED)
+
+    return upload
 
 
-def _boto3_upload(site: Site, source: Source) -> None:
+def _boto3_upload() -> Contender:
     from bench.peers.boto3 import open_client
 
-    open_client(site).upload_fileobj(source, site.bucket, KEY)
+    return lambda site, source: open_client(site).upload_fileobj(source, site.bucket, KEY)
 
 
-def _s3fs_open(site: Site, source: Source) -> None:
+def _s3fs_open() -> Contender:
     from bench.peers.s3fs import open_filesystem
 
-    with open_filesystem(site).open(f"{site.bucket}/{KEY}", "wb") as file:
-        shutil.copyfileobj(source, file, _COPIED)
+    def upload(site: Site, source: Source) -> None:
+        with open_filesystem(site).open(f"{site.bucket}/{KEY}", "wb") as file:
+            shutil.copyfileobj(source, file, _COPIED)
+
+    return upload
 
 
 OURS = "blockyard open"
-CONTENDERS: dict[str, Callable[[Site, Source], None]] = {
+CONTENDERS: dict[str, Callable[[], Contender]] = {
     OURS: _blockyard_open,
     "obstore put": _obstore_put,
     "obstore open_writer": _obstore_writer,
@@ -152,9 +169,10 @@ def measure(size: int, rounds: int) -> Uploads:
 
 
 def upload(contender: str, url: str, size: int) -> Upload:
+    upload_all = CONTENDERS[contender]()
     with Source(size) as source:
         watch = Stopwatch()
-        CONTENDERS[contender](Site(url, BUCKET), source)
+        upload_all(Site(url, BUCKET), source)
         sample = watch.sample(1)
     status = Path("/proc/self/status").read_text()
     return Upload(sample.seconds, sample.cpu, int(status.partition("VmHWM:")[2].split()[0]) * KIB)
