@@ -416,6 +416,18 @@ def _bytes(operation: str, subject: str, value: int, name: str) -> int:
 
 
 def _range(operation: str, place: int, value: object) -> tuple[str, int, int | None]:
+    items = cast("tuple[object, ...]", value)
+    if type(items) is tuple and len(items) == 3:  # as almost always, and told quickly
+        found, start, size = items
+        if (
+            type(found) is str
+            and _PLAIN(found)
+            and type(start) is int
+            and type(size) is int
+            and 0 <= start < _LARGEST
+            and 0 <= size < _LARGEST - start
+        ):
+            return found, start, size
     given = _items(operation, _RANGE, place, value)
     found, start, size = cast("tuple[str, int, int | None]", given)
     if not (type(found) is str and _PLAIN(found)):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
@@ -75,6 +75,15 @@ class BulkRead:
         for index, data in zip(self.missing, read, strict=True):
             self.found[index] = data
         return self.found
+
+
+def _bulk(
+    found: list[bytes | None],
+    wanted: list[Range],
+    read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]],
+) -> BulkRead:
+    missing = [index for index, data in enumerate(found) if data is None]
+    return BulkRead(cast("list[bytes]", found), wanted, missing, read)
 
 
 class Operations:
@@ -173,38 +182,21 @@ class Operations:
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> BulkRead:
         self.check_open("read_blocks", ctx)
         wanted: list[Range] = [(key, 0, None) for key in arguments.keys("read_blocks", keys)]
-        return self._at_once(ctx, wanted, "read_block", self._read_whole)
+        found: list[bytes | None] = [None] * len(wanted)
+        if self._may_be_cached:
+            blocks = (self.store.read_at_once(ctx, ReadRequest(key)) for key, _, _ in wanted)
+            found = [None if block is None else block.data for block in blocks]
+        return _bulk(found, wanted, self._read_whole)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> BulkRead:
         self.check_open("read_block_ranges", ctx)
         wanted = arguments.ranges("read_block_ranges", ranges)
-        return self._at_once(ctx, wanted, "read_block_range", self._read_ranges)
-
-    def _at_once(
-        self,
-        ctx: Context,
-        wanted: list[Range],
-        operation: str,
-        read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]],
-    ) -> BulkRead:
-        """What a cache has of it, and how the rest is read."""
-        bulk = BulkRead([b""] * len(wanted), wanted, list(range(len(wanted))), read)
-        if not self._may_be_cached:
-            return bulk
-        bulk.missing.clear()
-        for index, (key, offset, length) in enumerate(wanted):
-            if operation == "read_block":
-                request = ReadRequest(key)
-            else:
-                request = ReadRequest(key, offset, length, operation=operation)
-            block = self.store.read_at_once(ctx, request)
-            if block is None:
-                bulk.missing.append(index)
-            else:
-                bulk.found[index] = block.data
-        return bulk
+        found: list[bytes | None] = [None] * len(wanted)
+        if self._may_be_cached:
+            found = self.store.ranges_at_once(ctx, wanted)
+        return _bulk(found, wanted, self._read_ranges)
 
     async def _read_whole(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
         return await ctx.gather(partial(self.read_block, ctx), [key for key, _, _ in wanted])

@@ -213,3 +213,16 @@ def test_the_bytes_of_what_is_dropped_are_let_go() -> None:
     assert tier.used == 0
     assert entry.whole is None
     assert not entry.pages
+
+
+def test_many_ranges_are_found_of_what_is_fresh_and_of_its_keys_epoch() -> None:
+    tier = MemoryTier(10_000)
+    for key, at in (("a", 5.0), ("b", 5.0), ("old", 4.0)):
+        tier.fill(block(key, 10, at=at), EPOCH)
+    epochs = {"b": "another"}
+    wanted = [("a", 2, 3), ("b", 2, 3), ("old", 2, 3), ("none", 2, 3), ("a", 8, None), ("a", 10, 0)]
+
+    found = tier.ranges(wanted, lambda key: epochs.get(key, EPOCH), since=4.0)
+
+    assert found == [b"aaa", None, None, None, b"aa", None]
+    assert [tier.entries[key].hits for key in ("a", "b", "old")] == [2, 0, 0]

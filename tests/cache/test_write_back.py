@@ -66,11 +66,16 @@ def test_what_is_written_is_read_by_all_before_the_store_has_it(
 
 def test_what_was_in_the_cache_is_not_read_any_more(one: Process, service: Service) -> None:
     one.write("k", b"old")
+    one.write("other", b"kept")
     assert one.drain() == []
-    assert one.read("k") == one.read("k") == b"old"
+    for key, data in (("k", b"old"), ("other", b"kept")):
+        assert one.read(key) == one.read(key) == data
+    ranges = [("k", 0, 1), ("other", 0, 2), ("other", 2, 2)]
+    assert one.store.ranges_at_once(one.ctx, ranges) == [b"o", b"ke", b"pt"]
     one.write("k", b"new")
     assert one.read("k") == b"new"
     assert one.store.read_at_once(one.ctx, write_back.ReadRequest("k")) is None
+    assert one.store.ranges_at_once(one.ctx, ranges) == [None, b"ke", b"pt"]
     assert one.drain() == []
     assert one.read("k") == b"new"
 

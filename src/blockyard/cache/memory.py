@@ -15,11 +15,14 @@ from operator import is_
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from blockyard.cache.policy import S3Fifo
+from blockyard.cache.policy import MOST_HITS, S3Fifo
 from blockyard.cache.tier import Pages, span_within
 from blockyard.process import PerProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from blockyard.merging import Range
     from blockyard.model import BlockInfo, PageSums
     from blockyard.stores.base import ReadRequest
 
@@ -138,6 +141,27 @@ class MemoryTier:
         if span is None or data is None:
             return Pages(entry.info, 0, b"", entry.checked_at, entry.sums)
         return Pages(entry.info, span[0], data, entry.checked_at, entry.sums)
+
+    def ranges(
+        self, wanted: Sequence[Range], epoch_of: Callable[[str], object], since: float
+    ) -> list[bytes | None]:
+        """The bytes of each range: those of a version of its key's epoch that was checked `since`.
+
+        A hit takes no request and no result of its own, and an error is left to those who do.
+        """
+        entries = self.entries
+        found: list[bytes | None] = []
+        for key, begin, length in wanted:
+            data = None
+            entry = entries.get(key)
+            if entry is not None and entry.checked_at > since and entry.epoch == epoch_of(key):
+                size = entry.info.size
+                end = size if length is None else min(begin + length, size)
+                data = entry.data(begin, end) if begin < size else None
+                if data is not None and entry.hits < MOST_HITS:
+                    entry.hits += 1
+            found.append(data)
+        return found
 
     def fill(self, pages: Pages, epoch: object, *, anew: bool = False) -> None:
         """Keep pages that were read under that epoch; with `anew` none that are there already."""

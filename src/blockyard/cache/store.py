@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -35,8 +36,10 @@ from blockyard.errors import (
     PreconditionFailedError,
 )
 from blockyard.keys import range_past_end
+from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     BLOCK_SIZE,
+    KIB,
     MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
@@ -64,6 +67,8 @@ Revalidate = Literal["never", "always"] | float
 _WHOLE_AT = 4
 """Ranges of a block that were missing: with this one all of it is read."""
 _MISSED_KEPT = 10_000
+_READ_TOGETHER = 256 * KIB
+"""Bytes of ranges that are read from the folder at once: more would hold up an event loop."""
 _SLOTS = 1 << 16
 _MASK = _SLOTS - 1
 
@@ -122,13 +127,10 @@ class CacheStore(WrapperStore):
         if ctx.cache != "use":
             return None
         key = request.key
-        slot = hash(key) & _MASK
         if self._memory is not None:
             entry = self._memory.entries.get(key)
             if entry is not None:
-                epoch = self._epochs[slot]
-                if self._disk is not None:
-                    epoch = (epoch, self._disk.epoch(key))
+                epoch = self._epoch_of(key)
                 fresh = ctx.runtime.now() - entry.checked_at < self._max_age[request.lifetime]
                 if fresh and entry.epoch == epoch and _answers(entry.info.etag, request):
                     begin, end = requested_range(request, entry.info.size)
@@ -145,6 +147,48 @@ class CacheStore(WrapperStore):
         if self._disk is None:
             return None
         return self._from_disk_at_once(ctx, request, self._disk)
+
+    def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
+        """See `Store.ranges_at_once`: ranges of a block that touch are read from disk together."""
+        if ctx.cache != "use":
+            return [None] * len(wanted)
+        found: list[bytes | None] = [None] * len(wanted)
+        if self._memory is not None:
+            fresh_since = ctx.runtime.now() - self._max_age["default"]
+            found = self._memory.ranges(wanted, self._epoch_of, fresh_since)
+        missing = [index for index, data in enumerate(found) if data is None]
+        self._counts.memory_hits += len(wanted) - len(missing)
+        for read in merged([wanted[index] for index in missing], gap=0, most=_READ_TOGETHER):
+            self._read_together(
+                ctx, read, [missing[place] for place in read.indices], wanted, found
+            )
+        return found
+
+    def _read_together(
+        self,
+        ctx: Context,
+        read: MergedRead,
+        indices: Sequence[int],
+        wanted: Sequence[Range],
+        found: list[bytes | None],
+    ) -> None:
+        """Answer ranges of one block by one read; each by its own where not all of it is kept."""
+        data, hits = b"", 0
+        if len(indices) > 1:
+            request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
+            with suppress(InvalidRangeError):
+                block = self.read_at_once(ctx, request)
+                data = b"" if block is None else block.data
+        for index in indices:
+            piece = part(read, data, wanted[index]) if data else None
+            if piece is None:
+                request = ReadRequest(*wanted[index], operation="read_block_range")
+                block = self.read_at_once(ctx, request)
+                piece = None if block is None else block.data
+            else:
+                hits += 1
+            found[index] = piece
+        self._counts.disk_hits += max(0, hits - 1)  # the read was counted once
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         block = self.read_at_once(ctx, request)
@@ -371,6 +415,11 @@ class CacheStore(WrapperStore):
             elif slot in slots:
                 return True
         return False
+
+    def _epoch_of(self, key: str) -> object:
+        """The key's epoch by now: what was read under another one is not given out."""
+        epoch = self._epochs[hash(key) & _MASK]
+        return epoch if self._disk is None else (epoch, self._disk.epoch(key))
 
     def _epoch(self, begun: _Begun) -> object:
         return begun.epoch if self._disk is None else (begun.epoch, begun.disk_epoch)

@@ -101,6 +101,15 @@ class WriteBackStore(WrapperStore):
             return None
         return self.inner.read_at_once(ctx, request)
 
+    def ranges_at_once(
+        self, ctx: Context, wanted: Sequence[tuple[str, int, int | None]]
+    ) -> list[bytes | None]:
+        """See `Store.ranges_at_once`: each by its own where any of their blocks is staged."""
+        names = {self._stage.name(key) for key, _, _ in wanted}
+        if any(map(self._stage.may_hold, names)):
+            return super().ranges_at_once(ctx, wanted)
+        return self.inner.ranges_at_once(ctx, wanted)
+
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         name = self._stage.name(request.key)
         with folder_errors(f"{request.operation} {request.key!r}"):

@@ -267,6 +267,20 @@ class Store(ABC):
         """
         return None
 
+    def ranges_at_once(
+        self, ctx: Context, wanted: Sequence[tuple[str, int, int | None]]
+    ) -> list[bytes | None]:
+        """The bytes that `read_at_once` gives of each key, offset and length (None: to the end).
+
+        By default it is asked for one after the other.
+        """
+        found: list[bytes | None] = []
+        for key, offset, length in wanted:
+            request = ReadRequest(key, offset, length, operation="read_block_range")
+            block = self.read_at_once(ctx, request)
+            found.append(None if block is None else block.data)
+        return found
+
     @property
     def reads_in_parts(self) -> bool:
         """Whether a block comes sooner when ranges of it are read side by side."""
