@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import fsspec
@@ -34,6 +35,7 @@ from blockyard.fsspec import (
     files,
     reading,
     remembered,
+    writing,
 )
 from blockyard.fsspec.files import BlockFiles
 from blockyard.stores.memory import MemoryStore
@@ -596,6 +598,48 @@ def test_what_is_written_may_change_afterwards(client: blockyard.BlockStore, pie
                 expected += whole[5:-5]
                 _ = file.write(memoryview(whole)[5:-5])
         assert fs.cat_file("a") == expected
+
+
+def test_a_write_that_is_interrupted_goes_on_where_tell_says(
+    client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler raises at any line: all is stored, once, or the file is given up."""
+    monkeypatch.setattr(writing, "_LARGE", 1000)
+    data = DATA[:7000]
+    fs, lines, stored = BlockyardFileSystem(store=client), 0, 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != writing.__file__:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == interrupted:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    interrupted = 0
+    while lines >= interrupted:
+        interrupted, lines = interrupted + 1, 0
+        file = fs.open("a", "wb", block_size=3000)
+        sys.settrace(trace)
+        try:
+            while (at := file.tell()) < len(data):
+                with contextlib.suppress(KeyboardInterrupt):
+                    _ = file.write(memoryview(data)[at : at + 700])
+            sys.settrace(None)
+            file.close()
+        except (ValueError, KeyboardInterrupt):  # it was given up; or in `tell`
+            file.discard()
+            assert not fs.exists("a")
+        else:
+            stored += 1
+            assert fs.cat_file("a") == data
+            fs.rm("a")
+        finally:
+            sys.settrace(None)
+    assert stored > interrupted / 3 > 20
 
 
 def test_a_program_that_writes_waits_for_the_upload_alone(

@@ -41,29 +41,35 @@ class _Collected:
         self.size = 0
         self._most = most
         self._begun = bytearray()
-        self._whole: bytes | None = None
-        self._places: memoryview | None = None
+        self._large: tuple[bytes, memoryview] | None = None
+        """The piece as a whole, and the places of its bytes."""
 
     def add(self, data: memoryview) -> None:
-        """Take all of `data`, for which there has to be room."""
+        """Take all of `data`, for which there has to be room.
+
+        None of it, should a signal handler raise: then `size` is what it was, and says where what
+        is taken next belongs.
+        """
         size = self.size + len(data)
-        if self._places is None and size > _LARGE:
-            self._whole, self._places = receivable(self._most)
-            self._places[: self.size] = self._begun
+        if self._large is None and size > _LARGE:
+            whole, places = receivable(self._most)
+            places[: self.size] = self._begun[: self.size]
+            self._large = whole, places
             self._begun = bytearray()
-        if self._places is None:
-            self._begun += data
+        if self._large is None:
+            self._begun[self.size :] = data
         else:
-            self._places[self.size : size] = data
+            self._large[1][self.size : size] = data
         self.size = size
 
     def take(self) -> Data:
         """All of it, which nothing changes any more; then there is none."""
-        if self._whole is not None and self.size == self._most:
-            taken: Data = self._whole
+        if self._large is None:
+            taken: Data = bytes(memoryview(self._begun)[: self.size])
         else:
-            taken = bytes(self._begun if self._places is None else self._places[: self.size])
-        self._begun, self._whole, self._places, self.size = bytearray(), None, None, 0
+            whole, places = self._large
+            taken = whole if self.size == self._most else bytes(places[: self.size])
+        self._begun, self._large, self.size = bytearray(), None, 0
         return taken
 
 
@@ -257,9 +263,9 @@ class WriteFile(io.RawIOBase):
 
     def _send(self) -> None:
         """Hand over what is collected."""
-        self._sent += self._collected.size
-        piece = self._collected.take()
         try:
+            self._sent += self._collected.size
+            piece = self._collected.take()
             upload: Upload = self._upload or self._run(self._begin)
             self._upload = upload
             if not upload.offer(piece):
