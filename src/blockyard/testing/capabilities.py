@@ -39,7 +39,8 @@ WITHOUT: Mapping[Capability, str] = {
     Capability.UPLOAD_CHECKSUMS: "damage on the way there is found when the block is read",
     Capability.ATOMIC_REPLACEMENT: (
         "such a read may raise a typed error or, where the service has lost the block's metadata "
-        "meanwhile and so its checksums, give a part of the block: do not replace blocks there"
+        "meanwhile and so its checksums, give a part of the block, or of two: do not replace "
+        "blocks there"
     ),
     Capability.NESTED_KEYS: (
         "the second of the two is refused with a typed error; the service may have lost the first"
