@@ -379,7 +379,8 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         await self.close()
 
     async def _read_many(self, ctx: Context, read: BulkRead) -> list[bytes]:
-        return await self._run_many(read.complete(ctx)) if read.missing else read.found
+        answered = read.answered()
+        return await self._run_many(read.complete(ctx)) if answered is None else answered
 
     async def _run_many(self, operation: Coroutine[Any, Any, Result]) -> Result:
         return await deliver(self._runtime.run(operation))

@@ -430,8 +430,7 @@ def _range(operation: str, place: int, value: object) -> tuple[str, int, int | N
             return found, start, size
     given = _items(operation, _RANGE, place, value)
     found, start, size = cast("tuple[str, int, int | None]", given)
-    if not (type(found) is str and _PLAIN(found)):
-        found = key(operation, found, f"ranges[{place}]: key")
+    found = key(operation, found, f"ranges[{place}]: key")
     return found, *span(operation, found, start, size)
 
 

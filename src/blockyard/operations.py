@@ -60,30 +60,25 @@ _PAGES_DELETED_TOGETHER = 4
 
 @dataclass(slots=True)
 class BulkRead:
-    """Many reads: those that were answered at once are in `found`, the others are `missing`."""
+    """Many reads: `found` has what was answered at once, and None for what is missing."""
 
-    found: list[bytes]
+    found: list[bytes | None]
     wanted: list[Range]
-    missing: list[int]
     _read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]]
+
+    def answered(self) -> list[bytes] | None:
+        """All of it, where nothing is missing."""
+        return None if None in self.found else cast("list[bytes]", self.found)
 
     async def complete(self, ctx: Context) -> list[bytes]:
         """Read what is missing: all of it, in the order of the request."""
-        if len(self.missing) == len(self.wanted):
+        missing = [index for index, data in enumerate(self.found) if data is None]
+        if len(missing) == len(self.wanted):
             return await self._read(ctx, self.wanted)
-        read = await self._read(ctx, [self.wanted[index] for index in self.missing])
-        for index, data in zip(self.missing, read, strict=True):
+        read = await self._read(ctx, [self.wanted[index] for index in missing])
+        for index, data in zip(missing, read, strict=True):
             self.found[index] = data
-        return self.found
-
-
-def _bulk(
-    found: list[bytes | None],
-    wanted: list[Range],
-    read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]],
-) -> BulkRead:
-    missing = [index for index, data in enumerate(found) if data is None]
-    return BulkRead(cast("list[bytes]", found), wanted, missing, read)
+        return cast("list[bytes]", self.found)
 
 
 class Operations:
@@ -186,7 +181,7 @@ class Operations:
         if self._may_be_cached:
             blocks = (self.store.read_at_once(ctx, ReadRequest(key)) for key, _, _ in wanted)
             found = [None if block is None else block.data for block in blocks]
-        return _bulk(found, wanted, self._read_whole)
+        return BulkRead(found, wanted, self._read_whole)
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
@@ -196,7 +191,7 @@ class Operations:
         found: list[bytes | None] = [None] * len(wanted)
         if self._may_be_cached:
             found = self.store.ranges_at_once(ctx, wanted)
-        return _bulk(found, wanted, self._read_ranges)
+        return BulkRead(found, wanted, self._read_ranges)
 
     async def _read_whole(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
         return await ctx.gather(partial(self.read_block, ctx), [key for key, _, _ in wanted])

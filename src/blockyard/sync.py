@@ -607,8 +607,9 @@ class BlockStore(Client[BlockingRuntime]):
         self.close()
 
     def _read_many(self, read: BulkRead) -> list[bytes]:
-        if not read.missing:
-            return read.found
+        answered = read.answered()
+        if answered is not None:
+            return answered
         return self._run_many(lambda ctx, read: read.complete(ctx), read)
 
     def _run_many(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
-from types import FrameType
-from typing import Any
 from weakref import ref
 
 import pytest
@@ -20,6 +18,7 @@ from blockyard.cache.memory import MemoryTier
 from blockyard.cache.tier import Pages
 from blockyard.model import KIB, BlockInfo, PageSums
 from blockyard.stores.base import ReadRequest
+from tests.interrupting import at_line
 
 PAGE = 16 * KIB
 EPOCH = "the epoch"
@@ -48,24 +47,6 @@ class _Rang(BaseException):
     """Raised by a signal handler."""
 
 
-def at_line(number: int, call: Callable[[], object]) -> tuple[Callable[..., Any], list[int]]:
-    """A trace function that makes the call at that line of the tier, and how many ran so far."""
-    seen = [0]
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in _FILES:
-            return None
-        if event == "line":
-            seen[0] += 1
-            if seen[0] == number:
-                sys.settrace(None)
-                frame.f_trace = None
-                _ = call()
-        return trace
-
-    return trace, seen
-
-
 def work(tier: MemoryTier) -> None:
     """Fills that make entries leave, grow and be replaced, and drops."""
     for number in range(6):
@@ -85,15 +66,11 @@ def every_line(call: Callable[[MemoryTier], object]) -> int:
     while True:
         number += 1
         tier = MemoryTier(38 * KIB)
-        trace, seen = at_line(number, lambda tier=tier: call(tier))
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
+        with (
+            suppress(_Rang),
+            at_line(number, _FILES, lambda tier=tier: call(tier)) as seen,
+        ):
             work(tier)
-        except _Rang:
-            pass
-        finally:
-            sys.settrace(before)
         in_order(tier)
         if seen[0] < number:
             return number

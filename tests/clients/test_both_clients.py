@@ -114,7 +114,7 @@ class RecordedOperations:
             async def read(ctx: Context, _: object) -> Any:
                 return await operation(ctx, *args, **kwargs)
 
-            return BulkRead([b""], [("k", 0, None)], [0], read)
+            return BulkRead([None], [("k", 0, None)], read)
 
         return bulk_read if name in {"read_blocks", "read_block_ranges"} else operation
 

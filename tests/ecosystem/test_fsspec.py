@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import fsspec
@@ -41,6 +40,7 @@ from blockyard.fsspec.files import BlockFiles
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
 from tests.hooked_store import HookedStore
+from tests.interrupting import at_line
 from tests.small_s3 import small_s3
 
 DATA = random.Random(17).randbytes(100_000)  # noqa: S311
@@ -606,29 +606,20 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
     """A handler raises at any line: all is stored, once, or the file is given up."""
     monkeypatch.setattr(writing, "_LARGE", 1000)
     data = DATA[:7000]
-    fs, lines, stored = BlockyardFileSystem(store=client), 0, 0
+    fs, interrupted, stored = BlockyardFileSystem(store=client), 0, 0
 
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal lines
-        if frame.f_code.co_filename != writing.__file__:
-            return None
-        if event == "line":
-            lines += 1
-            if lines == interrupted:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
+    def ring() -> None:
+        raise KeyboardInterrupt
 
-    interrupted = 0
-    while lines >= interrupted:
-        interrupted, lines = interrupted + 1, 0
+    lines = [0]
+    while lines[0] >= interrupted:
+        interrupted += 1
         file = fs.open("a", "wb", block_size=3000)
-        sys.settrace(trace)
         try:
-            while (at := file.tell()) < len(data):
-                with contextlib.suppress(KeyboardInterrupt):
-                    _ = file.write(memoryview(data)[at : at + 700])
-            sys.settrace(None)
+            with at_line(interrupted, {writing.__file__}, ring) as lines:
+                while (at := file.tell()) < len(data):
+                    with contextlib.suppress(KeyboardInterrupt):
+                        _ = file.write(memoryview(data)[at : at + 700])
             file.close()
         except (ValueError, KeyboardInterrupt):  # it was given up; or in `tell`
             file.discard()
@@ -637,8 +628,6 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
             stored += 1
             assert fs.cat_file("a") == data
             fs.rm("a")
-        finally:
-            sys.settrace(None)
     assert stored > interrupted / 3 > 20
 
 

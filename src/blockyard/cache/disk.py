@@ -28,10 +28,9 @@ from blockyard.cache.entry import Head, name_of
 from blockyard.cache.filling import WorkQueue
 from blockyard.cache.folder import Folder
 from blockyard.cache.kept import KEPT, DamagedEntryError, OpenEntry, WouldBlockError
-from blockyard.cache.tier import MUST_WAIT, DiskTier, MustWait, Pages, span_within
+from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, MustWait, Pages, span_within
 from blockyard.cache.writing import EntryWriter
 from blockyard.errors import ConfigError
-from blockyard.model import KIB
 from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 RETRY_AFTER = 10.0
 """Seconds after a failure of the disk until it is written to again."""
 _WARN_EVERY = 60.0
-_INLINE = 256 * KIB
-"""Larger reads are left to a thread under an event loop, in the page cache or not."""
 _HITS_WAITING = 32
 """Hits that were not noted yet: then the next read notes them."""
 _UNDROPPED = 10_000
@@ -154,7 +151,7 @@ class DiskCache(DiskTier):
         if span is None:
             return Pages(info, 0, b"", kept.checked_at, kept.sums)
         begin, end = span
-        if end - begin > _INLINE and not wait:
+        if end - begin > INLINE and not wait:
             return MUST_WAIT
         pages = kept.read(begin, end, wait=wait)
         if pages.data or not info.size:

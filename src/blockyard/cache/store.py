@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeVar
 from blockyard.cache.doubt import SETTLE_SECONDS
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
-from blockyard.cache.tier import MUST_WAIT, DiskTier, Pages, span_within
+from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, Pages, span_within
 from blockyard.context import Context, Lifetime
 from blockyard.errors import (
     BlockExistsError,
@@ -39,7 +39,6 @@ from blockyard.keys import range_past_end
 from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     BLOCK_SIZE,
-    KIB,
     MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
@@ -67,8 +66,6 @@ Revalidate = Literal["never", "always"] | float
 _WHOLE_AT = 4
 """Ranges of a block that were missing: with this one all of it is read."""
 _MISSED_KEPT = 10_000
-_READ_TOGETHER = 256 * KIB
-"""Bytes of ranges that are read from the folder at once: more would hold up an event loop."""
 _SLOTS = 1 << 16
 _MASK = _SLOTS - 1
 
@@ -152,43 +149,34 @@ class CacheStore(WrapperStore):
         """See `Store.ranges_at_once`: ranges of a block that touch are read from disk together."""
         if ctx.cache != "use":
             return [None] * len(wanted)
-        found: list[bytes | None] = [None] * len(wanted)
-        if self._memory is not None:
+        if self._memory is None:
+            found: list[bytes | None] = [None] * len(wanted)
+        else:
             fresh_since = ctx.runtime.now() - self._max_age["default"]
             found = self._memory.ranges(wanted, self._epoch_of, fresh_since)
         missing = [index for index, data in enumerate(found) if data is None]
         self._counts.memory_hits += len(wanted) - len(missing)
-        for read in merged([wanted[index] for index in missing], gap=0, most=_READ_TOGETHER):
-            self._read_together(
-                ctx, read, [missing[place] for place in read.indices], wanted, found
-            )
+        for read in merged([wanted[index] for index in missing], gap=0, most=INLINE):
+            data = self._together(ctx, read)
+            hits = 0
+            for index in (missing[place] for place in read.indices):
+                piece = part(read, data, wanted[index]) if data else None
+                hits += piece is not None
+                if piece is None:  # by its own, and with an error of its own
+                    (piece,) = super().ranges_at_once(ctx, [wanted[index]])
+                found[index] = piece
+            self._counts.disk_hits += max(0, hits - 1)  # the read was counted once
         return found
 
-    def _read_together(
-        self,
-        ctx: Context,
-        read: MergedRead,
-        indices: Sequence[int],
-        wanted: Sequence[Range],
-        found: list[bytes | None],
-    ) -> None:
-        """Answer ranges of one block by one read; each by its own where not all of it is kept."""
-        data, hits = b"", 0
-        if len(indices) > 1:
-            request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
-            with suppress(InvalidRangeError):
-                block = self.read_at_once(ctx, request)
-                data = b"" if block is None else block.data
-        for index in indices:
-            piece = part(read, data, wanted[index]) if data else None
-            if piece is None:
-                request = ReadRequest(*wanted[index], operation="read_block_range")
-                block = self.read_at_once(ctx, request)
-                piece = None if block is None else block.data
-            else:
-                hits += 1
-            found[index] = piece
-        self._counts.disk_hits += max(0, hits - 1)  # the read was counted once
+    def _together(self, ctx: Context, read: MergedRead) -> bytes:
+        """What several ranges have in common; no bytes where not all of that is kept."""
+        if len(read.indices) == 1:
+            return b""
+        request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
+        with suppress(InvalidRangeError):
+            block = self.read_at_once(ctx, request)
+            return b"" if block is None else block.data
+        return b""
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         block = self.read_at_once(ctx, request)

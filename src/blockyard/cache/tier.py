@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from blockyard.model import KIB
 from blockyard.s3.integrity import page_size
 
 if TYPE_CHECKING:
     from blockyard.context import Runtime
     from blockyard.model import BlockInfo, PageSums
     from blockyard.stores.base import ReadRequest
+
+
+INLINE = 256 * KIB
+"""Larger reads are left to a thread under an event loop, in the page cache or not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from blockyard.cache.store import CacheStore, block_of
 from blockyard.cache.uploads import Uploads
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, DeadlineExceededError, StageFullError
+from blockyard.merging import Range
 from blockyard.model import (
     MIB,
     Block,
@@ -101,9 +102,7 @@ class WriteBackStore(WrapperStore):
             return None
         return self.inner.read_at_once(ctx, request)
 
-    def ranges_at_once(
-        self, ctx: Context, wanted: Sequence[tuple[str, int, int | None]]
-    ) -> list[bytes | None]:
+    def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
         """See `Store.ranges_at_once`: each by its own where any of their blocks is staged."""
         names = {self._stage.name(key) for key, _, _ in wanted}
         if any(map(self._stage.may_hold, names)):

@@ -53,11 +53,12 @@ class _Collected:
         size = self.size + len(data)
         if self._large is None and size > _LARGE:
             whole, places = receivable(self._most)
-            places[: self.size] = self._begun[: self.size]
+            places[: self.size] = memoryview(self._begun)[: self.size]
             self._large = whole, places
             self._begun = bytearray()
         if self._large is None:
-            self._begun[self.size :] = data
+            del self._begun[self.size :]
+            self._begun += data
         else:
             self._large[1][self.size : size] = data
         self.size = size

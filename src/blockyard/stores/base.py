@@ -25,6 +25,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.keys import range_past_end
+from blockyard.merging import Range
 from blockyard.model import (
     MAX_BLOCK_SIZE,
     Block,
@@ -267,10 +268,8 @@ class Store(ABC):
         """
         return None
 
-    def ranges_at_once(
-        self, ctx: Context, wanted: Sequence[tuple[str, int, int | None]]
-    ) -> list[bytes | None]:
-        """The bytes that `read_at_once` gives of each key, offset and length (None: to the end).
+    def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
+        """The bytes that `read_at_once` gives of each range.
 
         By default it is asked for one after the other.
         """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from blockyard.context import Context
+from blockyard.merging import Range
 from blockyard.model import (
     Block,
     BlockInfo,
@@ -49,9 +50,7 @@ class WrapperStore(Store):
         """Forwarded where `read` is: who overrides that is not to be passed by."""
         return self.inner.read_at_once(ctx, request) if self._reads_as_it_is else None
 
-    def ranges_at_once(
-        self, ctx: Context, wanted: Sequence[tuple[str, int, int | None]]
-    ) -> list[bytes | None]:
+    def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
         """Forwarded where `read_at_once` is."""
         if self._reads_as_it_is and type(self).read_at_once is WrapperStore.read_at_once:
             return self.inner.ranges_at_once(ctx, wanted)
