@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+import threading
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.responses import S3Response
+
+_LOCKS = tuple(threading.Lock() for _ in range(64))
+_CHANGES = ("put_object", "copy_object", "delete_object", "_key_response_post")
 
 
 class Dispatcher(DomainDispatcherApplication):
@@ -19,5 +25,20 @@ class Dispatcher(DomainDispatcherApplication):
 def _backend(dispatcher: Dispatcher, host: str | None) -> Any:
     return DomainDispatcherApplication.get_backend_for_host(dispatcher, host)
 
+
+def _one_at_a_time(change: Callable[..., Any]) -> Callable[..., Any]:
+    """The change of a key, whole before the next: moto lets others between a check and a store."""
+
+    @wraps(change)
+    def alone(response: Any, *args: Any) -> Any:
+        key = response.bucket_name, response.parse_key_name()
+        with _LOCKS[hash(key) % len(_LOCKS)]:
+            return change(response, *args)
+
+    return alone
+
+
+for _name in _CHANGES:
+    setattr(S3Response, _name, _one_at_a_time(getattr(S3Response, _name)))
 
 application = Dispatcher(create_backend_app)
