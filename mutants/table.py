@@ -37,6 +37,7 @@ _PARTS = ("content/test_parts.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
+_PART_COPIES = ("s3/test_part_copies.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
@@ -929,5 +930,69 @@ MUTANTS = [
         " and self._process == os.getpid()",
         "",
         _WRITE_BACK,
+    ),
+    Mutant(
+        "options: the service need not say that it encrypts with a customer's key",
+        "s3/object_headers.py",
+        """    "x-amz-server-side-encryption-customer-algorithm",
+)""",
+        ")",
+        _OPTIONS,
+    ),
+    Mutant(
+        "options: a copy that is not encrypted is none to speak of",
+        "s3/store.py",
+        "            check_encrypted(where, self._caller.headers.copy, reply.headers)",
+        "            _ = where",
+        _OPTIONS,
+    ),
+    Mutant(
+        "options: spaces of tags as a form has them",
+        "s3/object_headers.py",
+        "urlencode([*tags], quote_via=quote)",
+        "urlencode([*tags])",
+        _OPTIONS,
+    ),
+    Mutant(
+        "copies: a source that was replaced meanwhile is copied on",
+        "s3/part_copies.py",
+        "        if (info.etag, str(info.size)) != (state[_ETAG], state[_SIZE]):",
+        "        if str(info.size) != state[_SIZE]:",
+        _PART_COPIES,
+    ),
+    Mutant(
+        "copies: parts are not compared with the source",
+        "s3/part_copies.py",
+        "if sent is not None and sent != state.get(CHECKSUM, sent):",
+        "if sent is None:",
+        _PART_COPIES,
+    ),
+    Mutant(
+        "copies: what is there afterwards is not compared",
+        "s3/part_copies.py",
+        "                if state.get(name, value) != value:",
+        "                if name not in state:",
+        _PART_COPIES,
+    ),
+    Mutant(
+        "copies: a checksum of parts is taken for that of all bytes",
+        "s3/part_copies.py",
+        ' and name != CHECKSUM_TYPE and "-" not in value',
+        " and name != CHECKSUM_TYPE",
+        _PART_COPIES,
+    ),
+    Mutant(
+        "copies: the version that the source replaced goes along",
+        "s3/part_copies.py",
+        "name.startswith(METADATA) and name != REPLACES",
+        "name.startswith(METADATA)",
+        _PART_COPIES,
+    ),
+    Mutant(
+        "copies: tags that can't be read are left out",
+        "s3/part_copies.py",
+        'if lacking(error) and "x-amz-tagging-count" not in headers:',
+        "if lacking(error):",
+        _PART_COPIES,
     ),
 ]

@@ -70,7 +70,13 @@ public_addrv = [v2:127.0.0.1:{mon_port}/0]
 rgw_dns_name = localhost
 rgw_gc_obj_min_wait = 30
 rgw_gc_processor_period = 30
+rgw_crypt_require_ssl = false
+rgw_crypt_s3_kms_backend = testing
+rgw_crypt_s3_kms_encryption_keys = {kms_key}=MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=
 """
+
+KMS_KEY = "key-of-tests"
+"""The id of the key that encrypts for who asks for `aws:kms`."""
 
 _OBJECT_STORES = {
     # Twice the stored data is taken from memory, and a full store hangs instead of failing.
@@ -102,6 +108,7 @@ def serve(object_store: Literal["memstore", "bluestore"] = "memstore") -> Genera
                 fsid=uuid.uuid4(),
                 mon_port=mon_port,
                 object_store=_OBJECT_STORES[object_store],
+                kms_key=KMS_KEY,
             )
         )
         mon = running.enter_context(_mon(folder, mon_port))

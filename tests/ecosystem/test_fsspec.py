@@ -902,6 +902,30 @@ def test_a_folder_is_moved(fs: Any, counted: Counted) -> None:
     assert counted.taken()["copy_block"] == 1
 
 
+@pytest.mark.parametrize("move", ["mv", "rename"])
+def test_a_folder_is_moved_with_what_marks_it(
+    fs: Any, client: blockyard.BlockStore, move: str
+) -> None:
+    """Consoles and other tools keep an empty object for a folder."""
+    for key in ("a/", "a/b", "a/c/", "a/c/d/", "a/e/f"):
+        _ = client.write_block(key, key.encode())
+    getattr(fs, move)("a", "z", recursive=True)
+    moved = {key: client.read_block(key) for key in client.list_by_prefix()}
+    assert moved == {f"z/{key}": f"a/{key}".encode() for key in ("", "b", "c/", "c/d/", "e/f")}
+    assert not fs.exists("a")
+    assert fs.isdir("z/c/d")
+    fs.mv("z/c", "y")  # not all that is in it
+    fs.cp("z/c", "x", recursive=True)
+    assert client.list_by_prefix() == [*moved]
+
+
+def test_a_folder_of_contents_is_moved(client: blockyard.BlockStore) -> None:
+    fs: Any = BlockyardContentFileSystem(store=client)
+    fs.pipe({"a/b": b"1", "a/c/d": b"2"})
+    fs.mv("a", "z", recursive=True)
+    assert fs.find("") == ["z/b", "z/c/d"]
+
+
 def test_what_comes_while_a_folder_is_moved_stays(
     fs: Any, counted: Counted, client: blockyard.BlockStore
 ) -> None:

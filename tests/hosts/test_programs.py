@@ -174,7 +174,7 @@ print((peak - of_files) * 1024)  # pages of programs and libraries can be taken 
 
 @pytest.mark.parametrize(
     ("settings", "limit"),
-    [({}, 176 * MIB), ({"in_flight": "16MiB"}, SMALL_CONTAINER)],
+    [({}, 224 * MIB), ({"in_flight": "16MiB"}, SMALL_CONTAINER)],
     ids=["as it comes", "in a small container"],
 )
 def test_a_large_content_passes_through_little_memory(
@@ -182,8 +182,8 @@ def test_a_large_content_passes_through_little_memory(
 ) -> None:
     """AWS Lambda gives 128 MiB unless it is told otherwise.
 
-    As it comes 64 MiB are in flight, and the peak is 109 to 149 MiB (docs/contents.md);
-    176 leave some for the machine, and none for an unbounded 32 blocks at once.
+    As it comes 64 MiB are in flight, and the peak is 109 to 167 MiB, 183 on a machine with much
+    else to do; with 1 GiB in flight it is 307 to 384.
     """
     done = subprocess.run(
         [sys.executable, "-c", PUT_AND_GET, s3.store_url(**settings)],

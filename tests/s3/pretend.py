@@ -66,6 +66,7 @@ class PretendS3:
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
         reply = self.answers.get(request.method, self.unknown)(request)
+        reply.headers |= encryption_of(request)
         twist = self.twists.pop(0) if self.twists else self.always
         twisted = reply if twist is None else twist(request, reply)
         if isinstance(twisted, TransportError):
@@ -132,6 +133,13 @@ class PretendS3:
 
 def reply(status: int, headers: dict[str, str], body: bytes) -> Response:
     return Response(status, {**headers, "content-length": str(len(body))}, body, len(body))
+
+
+def encryption_of(request: Request) -> dict[str, str]:
+    """What S3 says in its reply of how an object is encrypted that is stored, or read."""
+    begin = "x-amz-server-side-encryption"
+    told = {begin, f"{begin}-aws-kms-key-id", f"{begin}-customer-algorithm"}
+    return {name: value for name, value in request.headers.items() if name in told}
 
 
 def s3_error(status: int, code: str, **headers: str) -> Response:

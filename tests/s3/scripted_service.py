@@ -13,7 +13,7 @@ from blockyard.s3.credentials import Credentials, CredentialSource, StaticCreden
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.blocking import run_to_end
-from tests.s3.pretend import PretendRuntime, PretendS3, reply
+from tests.s3.pretend import PretendRuntime, PretendS3, encryption_of, reply
 
 Result = TypeVar("Result")
 Answer = Response | BaseException | Callable[[Request], Response]
@@ -38,7 +38,9 @@ class Script(PretendS3):
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, BaseException):
             raise copy(answer)  # the one that was raised before may have been told more
-        return answer if isinstance(answer, Response) else answer(request)
+        if not isinstance(answer, Response):
+            return answer(request)
+        return replace(answer, headers={**answer.headers, **encryption_of(request)})
 
 
 class Scripted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from hashlib import md5
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 import blockyard
 from blockyard import BlockInfo, PutOptions, UnsupportedError
-from blockyard.context import Request
+from blockyard.context import Request, Response
 from blockyard.s3.integrity import PAGE_CHECKSUMS
+from blockyard.s3.writing import NONCE
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
@@ -113,7 +115,7 @@ def test_options_of_a_write_win_over_the_stores() -> None:
     assert headers["content-language"] == "de"
     assert headers["x-amz-meta-film"] == "one"
     assert headers["x-amz-meta-empty"] == ""
-    assert headers["x-amz-tagging"] == "a+b=c%26d&%C3%A4=%3D"
+    assert headers["x-amz-tagging"] == "a%20b=c%26d&%C3%A4=%3D"
 
 
 def test_what_a_key_of_kms_goes_with() -> None:
@@ -188,6 +190,42 @@ def test_kinds_of_encryption_are_not_mixed(
         _ = write(options, put=put)
     request = write(PutOptions(kms_key_id="k"), put={"encryption": "aws:kms"})
     assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "k"
+
+
+@pytest.mark.parametrize(
+    "put", [{"encryption": "AES256"}, {"encryption": "aws:kms"}, {"customer_key": KEY}]
+)
+@pytest.mark.parametrize("operation", ["write", "copy"])
+def test_what_the_service_does_not_encrypt_is_told_of(operation: str, put: dict[str, Any]) -> None:
+    """Ceph 16 takes `AES256` and stores the object as it is; moto a customer's key."""
+    answer, call = OPERATIONS[operation]
+    for told in ({}, {"x-amz-server-side-encryption": "aws:fsx"}):
+        answered = replace(answer, headers={**answer.headers, **told})
+        s3 = Scripted(lambda _, answered=answered: answered, put=put)
+        with pytest.raises(
+            UnsupportedError, match="stored: the service does not say that it is encrypted: "
+        ) as raised:
+            _ = s3.run(call(s3))
+        assert raised.value.unknown_attempts == 1
+        assert len(s3.requests) == 1
+
+
+def test_a_write_that_was_done_before_its_reply_was_lost_is_held_to_its_encryption() -> None:
+    there: dict[str, str] = {}
+
+    def answer(request: Request) -> Response:
+        there.update(request.headers)
+        if request.method == "PUT" and len(s3.requests) == 1:
+            raise blockyard.TransportError("lost")
+        if request.method == "PUT":
+            return s3_error(412, "PreconditionFailed")
+        return reply(200, {"etag": '"e"', NONCE: there[NONCE]}, b"")
+
+    s3 = Scripted(answer, put={"encryption": "AES256"})
+    s3.store._caller.capabilities.conditional_writes = True
+    with pytest.raises(UnsupportedError, match="does not say that it is encrypted"):
+        _ = s3.run(s3.store.write(s3.ctx, WriteRequest("key", b"bytes", if_absent=True)))
+    assert [each.method for each in s3.requests] == ["PUT", "PUT", "HEAD"]
 
 
 @pytest.mark.parametrize("operation", ["write", "read", "stat", "copy"])

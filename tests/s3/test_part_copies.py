@@ -6,6 +6,7 @@ import asyncio
 import random
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,6 +159,21 @@ def test_a_copy_that_turns_out_to_be_of_other_bytes(says: str) -> None:
         _ = s3.copied_in_parts()
 
 
+@pytest.mark.parametrize("of_parts", [{"x_amz_checksum_type": "COMPOSITE"}, {}])
+def test_a_checksum_of_the_parts_checksums_is_not_that_of_a_copy(of_parts: dict[str, str]) -> None:
+    """Other parts have another one. Services that tell no type append the number of parts."""
+    s3 = Copying()
+    s3.place(x_amz_checksum_crc64nvme="AAAAAAAAAAA=-3", **of_parts)
+
+    def another(request: Request, sent: Response) -> Response:
+        if not request.target.endswith(COPY):
+            return sent
+        return replace(sent, headers={**sent.headers, "x-amz-checksum-crc64nvme": "B" * 11 + "=-2"})
+
+    s3.change("HEAD", another, times=9)
+    assert s3.copied_in_parts().key == COPY
+
+
 def test_what_replaced_the_copy_since_says_nothing_of_it() -> None:
     s3 = Copying()
 
@@ -196,11 +212,11 @@ def test_what_a_copy_takes_along() -> None:
     }
     s3 = Copying(put=put, request_payer=True)
     s3.place(BODY, **kept, **others)
-    s3.s3.tags["/bucket/a b"] = tagging("a=1+%26+2&b=")
+    s3.s3.tags["/bucket/a b"] = tagging("a=1%20%26%202&b=")
     _ = s3.copied_in_parts()
     create = s3.asked("create").headers
     assert {name: create.get(name) for name in kept} == kept
-    assert create["x-amz-tagging"] == "a=1+%26+2&b="
+    assert create["x-amz-tagging"] == "a=1%20%26%202&b="
     assert create["x-amz-storage-class"] == "STANDARD_IA"
     assert create["x-amz-server-side-encryption"] == "aws:kms"
     assert create["x-amz-server-side-encryption-aws-kms-key-id"] == "the-key"
@@ -251,7 +267,7 @@ def test_tags_are_not_left_out_either() -> None:
 def test_a_service_that_passes_over_the_tags_of_an_upload(keeps: bool) -> None:
     s3 = Copying()
     s3.s3.keeps_tags = keeps
-    s3.s3.tags["/bucket/a b"] = tagging("a=1+%26+2&b=")
+    s3.s3.tags["/bucket/a b"] = tagging("a=1%20%26%202&b=")
     _ = s3.copied_in_parts()
     assert s3.steps == [*ALL[:-1], "tags", *([] if keeps else ["tags"]), "HEAD"]
     assert s3.s3.tags[f"/bucket/{COPY}"].endswith(s3.s3.tags["/bucket/a b"][len("<Tagging>") :])

@@ -112,6 +112,19 @@ def test_without_copies_an_error_says_so_at_once(answer: Response) -> None:
     assert methods(s3).count("PUT") == 1  # remembered
 
 
+def test_a_service_that_copies_no_encrypted_object_copies_others() -> None:
+    """Ceph 16 answers 501."""
+    encrypted = {"x-amz-server-side-encryption": "aws:kms", "etag": '"e"'}
+    copied = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
+    refused = (LACKING["501 NotImplemented"], reply(200, encrypted, b""))
+    s3 = Scripted(*refused, copied, *refused, copied)
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match="'source': the service copies no encrypted"):
+            _ = copy(s3)
+        _ = copy(s3)
+    assert methods(s3) == ["PUT", "HEAD", "PUT"] * 2
+
+
 def test_a_copy_taken_for_the_write_of_nothing_is_no_copy() -> None:
     """Some ignore x-amz-copy-source, and store an empty object."""
     s3 = Scripted(reply(200, {"etag": '"d41d8cd98f00b204e9800998ecf8427e"'}, b""))

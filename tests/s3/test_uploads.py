@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -90,6 +91,18 @@ def test_an_upload_is_its_parts_and_no_more(sums: str) -> None:
     assert complete.headers.get("x-amz-checksum-crc32c") == whole
     told = [f"<ChecksumCRC32C>{base64_crc(part)}<".encode() in complete.body for part in PARTS]
     assert told == [sums != "none"] * 3
+
+
+@pytest.mark.parametrize("put", [{"encryption": "AES256"}, {"customer_key": "A" * 43 + "="}])
+def test_an_upload_that_the_service_would_not_encrypt_is_not_begun(put: dict[str, str]) -> None:
+    s3 = Uploading(put=put)
+    s3.s3.always = lambda _, sent: replace(sent, headers={"etag": "e"})
+    with pytest.raises(
+        UnsupportedError, match="'k': not stored: the service does not say that it is encrypted"
+    ):
+        _ = s3.upload()
+    assert s3.sent == ["create", "abort"]
+    assert s3.s3.uploads == {}
 
 
 def test_the_owners_key_goes_with_every_request() -> None:

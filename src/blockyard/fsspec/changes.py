@@ -65,6 +65,7 @@ class Changes(Transfers):
         path1: str,
         path2: str,
         moved: list[str] | None = None,
+        folders: list[_Pair] | None = None,
         planned: list[_Pair] | None = None,
         **_: Any,
     ) -> None:
@@ -78,14 +79,12 @@ class Changes(Transfers):
         source, target = self._stores.place(path1), self._stores.place(path2)
         try:
             with translated(path1), self._changing(path2):
-                if source.files is target.files:
-                    await source.files.copy(source.name, target.name)
-                else:
-                    pieces = source.files.pieces(source.name)
-                    await target.files.write(target.name, pieces, False)
+                await _copy_across(source, target)
         except FileNotFoundError:
             if await self._folder(path1) is None:
                 raise
+            if folders is not None:
+                folders.append((path1, path2))
             return
         if moved is not None:
             moved.append(path1)
@@ -93,14 +92,33 @@ class Changes(Transfers):
     async def _mv(
         self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None
     ) -> None:
-        """Copy all, then delete what was copied: nothing that came into the folder meanwhile."""
+        """Copy all, then delete what was copied: nothing that came into the folder meanwhile.
+
+        Other tools mark a folder by an empty object, whose key ends with a slash: it goes along.
+        """
         if self._strip_protocol(path1) == self._strip_protocol(path2):
             return
-        moved: list[str] = []
+        moved, folders = list[str](), list[_Pair]()
         await self._copy(
-            path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise", moved=moved
-        )
+            path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise",
+            moved=moved, folders=folders,
+        )  # fmt: skip
+        if recursive:
+            for source, target in folders:
+                moved += await self._copy_marker(source, target)
         await self._delete(moved)
+
+    async def _copy_marker(self, folder: str, to: str) -> list[str]:
+        """The path of the folder's marker, if it has one, which is copied."""
+        source, target = self._stores.place(f"{folder}/"), self._stores.place(f"{to}/")
+        if not source.files.have_markers:
+            return []
+        try:
+            with translated(folder), self._changing(to):
+                await _copy_across(source, target)
+        except FileNotFoundError:
+            return []
+        return [f"{folder}/"]
 
     def mv(
         self,
@@ -165,6 +183,13 @@ class Changes(Transfers):
         path = self._strip_protocol(path)
         if not exist_ok and await self._exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+async def _copy_across(source: Place, target: Place) -> None:
+    if source.files is target.files:
+        await source.files.copy(source.name, target.name)
+    else:
+        await target.files.write(target.name, source.files.pieces(source.name), False)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

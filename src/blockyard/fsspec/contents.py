@@ -15,6 +15,8 @@ from blockyard.fsspec.files import Entry, Folder
 class ContentFiles:
     """The contents of a store. See `Files`; a listing tells no sizes."""
 
+    have_markers = False
+
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store
 

@@ -48,6 +48,9 @@ class Folder(NamedTuple):
 class Files(Protocol):
     """Files of one store under their names. Errors are blockyard's."""
 
+    have_markers: bool
+    """Whether the name of a folder and a slash may be that of an object, which marks the folder."""
+
     async def stat(self, name: str) -> Entry:
         """Raises `BlockNotFoundError`."""
         ...
@@ -123,6 +126,8 @@ class Files(Protocol):
 
 class BlockFiles:
     """The blocks of a store: plain objects, each a file under its key."""
+
+    have_markers = True
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store

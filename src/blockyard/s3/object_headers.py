@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import md5
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from blockyard.config import PutConfig, S3Config
+from blockyard.errors import UnsupportedError
 from blockyard.put_options import PutOptions
 
 METADATA = "x-amz-meta-"
@@ -36,6 +37,10 @@ _NAMES = {
     "kms_context": "x-amz-server-side-encryption-context",
     "acl": "x-amz-acl",
 }
+_ENCRYPTED_BY = (
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-customer-algorithm",
+)
 _SENT_WITH_COPIES = ("storage_class", "encryption", "kms_key_id", "kms_context", "acl")
 
 
@@ -95,6 +100,30 @@ def metadata_size(headers: Mapping[str, str]) -> int:
     return sum(len(name) - len(METADATA) + len(value) for name, value in kept)
 
 
+def tagging(tags: Iterable[tuple[str, str]]) -> str:
+    """Tags as a header holds them. Spaces are `%20`: Ceph takes a `+` for one of the text's own."""
+    return urlencode([*tags], quote_via=quote)
+
+
+def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str]) -> None:
+    """Raise `UnsupportedError` unless a reply says that an object is encrypted as was asked for.
+
+    S3 says it in the reply to all that stores one. Some services ignore what they are asked.
+    """
+    for name in _ENCRYPTED_BY:
+        wanted = asked.get(name)
+        if wanted is not None and told.get(name) != wanted:
+            raise UnsupportedError(
+                f"{where}: the service does not say that it is encrypted: "
+                f"its reply has no `{name}: {wanted}`"
+            )
+
+
+def is_encrypted(told: Mapping[str, str]) -> bool:
+    """Whether a reply says that an object is encrypted by a key that was asked for."""
+    return any(name in told for name in _ENCRYPTED_BY)
+
+
 def _defaults(put: PutConfig) -> dict[str, Any]:
     """The store's own options, by the fields of `PutOptions`."""
     defaults: dict[str, Any] = {
@@ -114,7 +143,7 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
         if name == "metadata":
             headers |= {f"{METADATA}{key}": text for key, text in value.items()}
         elif name == "tags":
-            headers[_NAMES[name]] = urlencode(value)
+            headers[_NAMES[name]] = tagging(value.items())
         elif name == "kms_context":
             headers[_NAMES[name]] = b64encode(json.dumps(dict(value)).encode()).decode()
         else:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import urlencode
 
 from blockyard.context import Context, Response
 from blockyard.errors import (
@@ -27,7 +26,7 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.completing import CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.integrity import CHECKSUM
-from blockyard.s3.object_headers import METADATA
+from blockyard.s3.object_headers import METADATA, tagging
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.tags import TAGGING, Tags
@@ -161,7 +160,7 @@ class PartCopies:
         return {
             name: value
             for name, value in headers.items()
-            if name in _CARRIED or (name.startswith(METADATA) and name not in {NONCE, REPLACES})
+            if name in _CARRIED or (name.startswith(METADATA) and name != REPLACES)
         }
 
     async def _tags(self, ctx: Context, key: str, headers: Mapping[str, str]) -> dict[str, str]:
@@ -173,7 +172,7 @@ class PartCopies:
                 return {}
             error.add_note("they were the object's tags that were asked for: they go with a copy")
             raise
-        return {TAGGING: urlencode(tags)} if tags else {}
+        return {TAGGING: tagging(tags)} if tags else {}
 
 
 def is_copy(opened: OpenUpload) -> bool:

@@ -40,13 +40,14 @@ from blockyard.s3.deleting import Deleting
 from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.matching_deletes import MatchingDeletes
+from blockyard.s3.object_headers import check_encrypted, is_encrypted
 from blockyard.s3.part_copies import PartCopies, is_copy, may_be_too_large
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.tags import Tags
 from blockyard.s3.uploads import Uploads
-from blockyard.s3.writing import Writer
+from blockyard.s3.writing import Writer, perhaps_done
 from blockyard.stores.base import (
     Data,
     ListRequest,
@@ -143,24 +144,27 @@ class S3Store(Store):
             object_headers=self._caller.headers.copy,
         )
 
-        def copied(reply: Response) -> CopyResult:
+        def copied(reply: Response) -> tuple[CopyResult, Response]:
             if not reply.body:  # the source was ignored, and nothing was stored as the target
                 raise _no_copies(source_key)
-            return CopyResult(target_key, *responses.copy_result(reply, source_key))
+            return CopyResult(target_key, *responses.copy_result(reply, source_key)), reply
 
         try:
-            result = await self._caller.call(ctx, call, copied)
+            result, reply = await self._caller.call(ctx, call, copied)
         except UnsupportedError:
             learnt.copies = False
             raise
         except S3Error as error:
-            if may_be_too_large(error):
-                await self._refuse_large(ctx, source_key, error)
+            if may_be_too_large(error) or lacking(error):
+                await self._refuse_copy(ctx, source_key, error)
             if learnt.copies or not lacking(error):
                 raise
             learnt.copies = False
             raise _no_copies(source_key) from error
         learnt.copies = True
+        with perhaps_done(1):
+            where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
+            check_encrypted(where, self._caller.headers.copy, reply.headers)
         return result
 
     async def start_copy(
@@ -174,19 +178,22 @@ class S3Store(Store):
     ) -> Part:
         return await self._part_copies.part(ctx, upload, number, source, span)
 
-    async def _refuse_large(self, ctx: Context, source_key: str, refused: S3Error) -> None:
-        """Raise `BlockTooLargeError` for an object that no CopyObject takes."""
+    async def _refuse_copy(self, ctx: Context, source_key: str, refused: S3Error) -> None:
+        """Raise what says more than the service did, where it is for the object's sake."""
+        full_key = self._full_key(source_key)
         try:
-            reply = await self._reader.head(
-                ctx, "copy_block", source_key, self._full_key(source_key)
-            )
+            reply = await self._reader.head(ctx, "copy_block", source_key, full_key)
         except BlockStoreError:
-            raise refused from None
+            return
         size = responses.block_info(source_key, reply).size
         if size > part_copies.LARGEST_COPY:
             raise BlockTooLargeError(
                 f"copy_block {source_key!r}: {size} bytes, the limit of one CopyObject is "
                 f"{part_copies.LARGEST_COPY}"
+            ) from refused
+        if lacking(refused) and is_encrypted(reply.headers):
+            raise UnsupportedError(
+                f"copy_block {source_key!r}: the service copies no encrypted objects"
             ) from refused
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:

@@ -40,6 +40,7 @@ from blockyard.s3.completing import (
 )
 from blockyard.s3.integrity import CHECKSUM
 from blockyard.s3.listing import uploads_page
+from blockyard.s3.object_headers import check_encrypted
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking, refuses_a_header
 from blockyard.s3.tags import TAGGING
@@ -206,16 +207,23 @@ class Uploads:
             object_headers=self._caller.headers.read,
         )
 
-        def created(reply: Response) -> OpenUpload:
+        def created(reply: Response) -> tuple[OpenUpload, Response]:
             upload_id = responses.upload_id(reply, request.operation, request.key)
             checksums = ""
             if _ALGORITHM in headers:
                 checksums = reply.headers.get(CHECKSUM_TYPE, _COMPOSITE)
             upload = Upload(request.key, upload_id)
-            return OpenUpload(upload, request, {**state, "checksums": checksums})
+            return OpenUpload(upload, request, {**state, "checksums": checksums}), reply
 
-        opened = await self._caller.call(ctx, call, created)
+        opened, reply = await self._caller.call(ctx, call, created)
         self._caller.capabilities.uploads = True
+        try:
+            asked = headers | self._caller.headers.read
+            where = f"{request.operation} {request.key!r}: not stored"
+            check_encrypted(where, asked, reply.headers)
+        except UnsupportedError:
+            await self.abort(ctx, opened.upload)
+            raise
         return opened
 
     async def _refuse_now(self, ctx: Context, request: UploadRequest, full_key: str) -> None:

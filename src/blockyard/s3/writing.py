@@ -30,7 +30,7 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
-from blockyard.s3.object_headers import METADATA_LIMIT, metadata_size
+from blockyard.s3.object_headers import METADATA_LIMIT, check_encrypted, metadata_size
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import refuses_a_header
 from blockyard.s3.responses import check_stored, check_taken
@@ -58,6 +58,11 @@ class _Put(Call):
     @property
     def where(self) -> str:
         return f"{self.operation} {self.key!r}"
+
+    def check_encrypted(self, reply: Response) -> None:
+        with perhaps_done(1):
+            asked = {**self.headers, **(self.object_headers or {})}
+            check_encrypted(f"{self.where}: stored", asked, reply.headers)
 
     def request(self, address: Address) -> Request:
         return requests.put_object(
@@ -168,6 +173,7 @@ class Writer:
 
         def stored(reply: Response) -> BlockInfo:
             check(reply)
+            put.check_encrypted(reply)
             found = reply.headers.get(CHECKSUM)
             if found is not None and found != put.headers.get(CHECKSUM, found):
                 raise ProtocolError(f"the service stored other bytes: their CRC32C is {found[:40]}")
@@ -235,6 +241,7 @@ class Writer:
         with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
             reply = await self._head(ctx, put)
             if reply.headers.get(NONCE) == put.headers[NONCE]:
+                put.check_encrypted(reply)
                 return responses.stat_result(reply, put.operation, request.key)
             etag = _etag(reply)
             if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
