@@ -991,8 +991,8 @@ MUTANTS = [
     Mutant(
         "copies: tags that can't be read are left out",
         "s3/part_copies.py",
-        'if lacking(error) and "x-amz-tagging-count" not in headers:',
-        "if lacking(error):",
+        ' and "x-amz-tagging-count" not in headers:',
+        ":",
         _PART_COPIES,
     ),
 ]

@@ -19,6 +19,7 @@ from blockyard.errors import (
     BlockTooLargeError,
     DeadlineExceededError,
     IntegrityError,
+    OversizedBodyError,
     PreconditionFailedError,
     ProtocolError,
     S3Error,
@@ -39,7 +40,7 @@ from blockyard.testing.samples import content
 from blockyard.transport.blocking import run_to_end
 from blockyard_faults import FaultProxy, LoseReply, Plan, ResetBefore, SeenRequest, Status
 from servers.endpoint import Endpoint, boto3_client
-from tests.s3.pretend import Stored, s3_error
+from tests.s3.pretend import Stored, reply, s3_error
 from tests.s3.pretend_uploads import Uploading, base64_crc, short, tagging
 
 BODY = b"0123456789abcdefghij"
@@ -245,15 +246,35 @@ def test_metadata_that_no_header_holds_is_not_left_out() -> None:
     assert s3.steps == ["HEAD"]
 
 
-def test_tags_are_not_left_out_either() -> None:
+@pytest.mark.parametrize(
+    "answer", [s3_error(501, "NotImplemented"), reply(200, {"etag": '"e"'}, b"the object")]
+)
+def test_a_service_that_has_no_tags(answer: Response) -> None:
+    """rclone gives the object for them."""
     s3 = Copying()
-    s3.change("tags", lambda _, __: s3_error(501, "NotImplemented"))
+    s3.change("tags", lambda _, __: answer)
     _ = s3.copied_in_parts()
     assert s3.copied is not None
+    assert s3.steps == ALL
+    s3.change("tags", lambda _, __: answer)
+    with pytest.raises(UnsupportedError, match="'k': the service has no tags of objects") as raised:
+        _ = s3.upload(options=PutOptions(tags={"own": "tag"}))
+    assert raised.value.unknown_attempts == 1
+    assert s3.steps[-2:] == ["complete", "tags"]
+
+
+def test_an_object_too_large_for_tags_is_none() -> None:
+    s3 = Copying()
+    s3.change("tags", lambda _, __: OversizedBodyError("too much", status=200, size=10**8))
+    assert s3.copied_in_parts().key == COPY
+    assert s3.steps == ALL
+
+
+def test_tags_are_not_left_out_either() -> None:
     s3 = Copying()
     s3.place(x_amz_tagging_count="1")
     s3.change("tags", lambda _, __: s3_error(501, "NotImplemented"), times=99)
-    with pytest.raises(S3Error) as raised:
+    with pytest.raises(UnsupportedError) as raised:
         _ = s3.copied_in_parts()
     assert any("tags" in note for note in raised.value.__notes__)
     s3 = Copying()

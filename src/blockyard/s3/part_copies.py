@@ -167,8 +167,8 @@ class PartCopies:
         """The source's tags; none where the service knows no such thing."""
         try:
             tags = await self._tagging.read(ctx, _OPERATION, key)
-        except S3Error as error:
-            if lacking(error) and "x-amz-tagging-count" not in headers:
+        except (S3Error, UnsupportedError) as error:
+            if isinstance(error, UnsupportedError) and "x-amz-tagging-count" not in headers:
                 return {}
             error.add_note("they were the object's tags that were asked for: they go with a copy")
             raise

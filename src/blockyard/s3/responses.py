@@ -22,6 +22,7 @@ from blockyard.errors import (
     InvalidRangeError,
     NotS3Error,
     ProtocolError,
+    UnsupportedError,
 )
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo
 from blockyard.s3.dates import http_date, iso_date
@@ -162,12 +163,20 @@ Tag: TypeAlias = tuple[str, str]
 def tags(response: Response, operation: str, key: str) -> list[Tag]:
     """The tags of an object, none where the reply is empty: of Ceph, for one without.
 
-    https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
+    Raises `UnsupportedError` for the object itself, which rclone gives: a reply with tags has no
+    ETag. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
     """
+    if "etag" in response.headers:
+        raise without_tags(operation, key)
     if not response.body:
         return []
     document = result_document(response, operation, key, "Tagging")
     return [(name, value) for name, value in document.entries("TagSet/Tag", "Key", "Value")]
+
+
+def without_tags(operation: str, key: str) -> UnsupportedError:
+    """The error for a service that takes a request for tags for one for the object."""
+    return UnsupportedError(f"{operation} {key!r}: the service has no tags of objects")
 
 
 class UploadResult(NamedTuple):

@@ -11,8 +11,10 @@ from __future__ import annotations
 from urllib.parse import parse_qsl
 
 from blockyard.context import Context, Response
+from blockyard.errors import OversizedBodyError, S3Error
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import Tag
 from blockyard.s3.writing import perhaps_done
 
@@ -28,14 +30,26 @@ class Tags:
         self._prefix = key_prefix
 
     async def read(self, ctx: Context, operation: str, key: str) -> list[Tag]:
-        """Those of an object."""
+        """Those of an object. Raises `UnsupportedError` where the service knows no tags."""
         full_key = self._prefix + key
-        call = FunctionCall(operation, key, lambda address: requests.get_tags(address, full_key))
+        call = FunctionCall(
+            operation,
+            key,
+            lambda address: requests.get_tags(address, full_key),
+            handled=(OversizedBodyError,),
+        )
 
         def read(reply: Response) -> list[Tag]:
             return responses.tags(reply, operation, key)
 
-        return await self._caller.call(ctx, call, read)
+        try:
+            return await self._caller.call(ctx, call, read)
+        except OversizedBodyError as error:  # it gives the object
+            raise responses.without_tags(operation, key) from error
+        except S3Error as error:
+            if not lacking(error):
+                raise
+            raise responses.without_tags(operation, key) from error
 
     async def ensure(self, ctx: Context, operation: str, key: str, wanted: str) -> None:
         """See to it that an object which was just made in parts has the tags it began with."""
