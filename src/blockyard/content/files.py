@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -86,13 +87,16 @@ class Cursor:
         if ahead == 0 and self._went_on:
             ahead = 1
         self._went_on = goes_on
+        width = self._reader.width(ctx, layout)
+        if width.parts is not None:  # connections that begin one after the other are less equal
+            width = replace(width, parts=2 * width.parts)
         while start <= self.position:
             self._fetched, self._fetched_start = memoryview(b""), start  # free it before the next
             data = await self._window.next(
                 ctx,
                 layout,
                 (start, layout.size),
-                width=self._reader.width(ctx, layout),
+                width=width,
                 ahead=ahead,
                 first=max(size, FIRST_WINDOW),
             )

@@ -27,12 +27,12 @@ from blockyard.errors import (
     InvalidRangeError,
 )
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES
-from blockyard.model import BLOCK_SIZE, KIB, MIB, BlockInfo
+from blockyard.model import BLOCK_SIZE, KIB, BlockInfo
 
 MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
-LEAST_PART = MIB
+LEAST_PART = 512 * KIB
 """Blocks are not read in smaller parts than of so many bytes."""
 _WHOLE_UP_TO = 4
 """As many blocks are read whole: parts are for those who read for long, and cost requests."""

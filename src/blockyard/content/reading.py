@@ -66,7 +66,7 @@ class ContentRange(NamedTuple):
 
     def pieces(self, width: Width) -> list[Piece]:
         """What to read of which blocks, where so much is read at once."""
-        return self.layout.pieces(*self.span, width.in_parts)
+        return self.layout.pieces(*self.span, width.parts)
 
 
 class PartSums:
@@ -126,7 +126,7 @@ class ContentReader:
         read = partial(self._read, PartSums(), ctx, found.layout)
         width = self.width(ctx, found.layout)
         places = max(1, min(ctx.concurrency, found.blocks))
-        pieces = found.pieces(replace(width, places=places))
+        pieces = found.pieces(replace(width, parts=width.parts and places))
         return b"".join(await ctx.runtime.gather(read, pieces, places))
 
     async def read_content_into(
@@ -155,7 +155,7 @@ class ContentReader:
         """How much of a content may be on its way, beside the block that is worked on."""
         places = self._operations.at_once(ctx, layout.block_size)
         blocks = max(1, self._operations.in_flight // max(1, layout.block_size))
-        parts = self._operations.store.reads_in_parts
+        parts = places if self._operations.store.reads_in_parts else None
         return Width(places, min(blocks, 2 * places), parts)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:

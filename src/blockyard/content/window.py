@@ -27,17 +27,12 @@ ReadPiece: TypeAlias = Callable[[Context, Layout, Piece], Coroutine[Any, Any, by
 class Width:
     """How much a call may read ahead: pieces at a time, and blocks in memory.
 
-    With `parts` the blocks near the end come in parts: see `Layout.edge`.
+    `parts` is the number of places for which blocks near the end are cut: see `Layout.edge`.
     """
 
     places: int
     blocks: int
-    parts: bool = False
-
-    @property
-    def in_parts(self) -> int | None:
-        """The places for which blocks are cut."""
-        return self.places if self.parts else None
+    parts: int | None = None
 
 
 class Window:
@@ -70,9 +65,9 @@ class Window:
         """The bytes from the start of `span` to the end of a piece.
 
         `ahead` is how many pieces are read at least beside the one that is asked for. Where this
-        does not go on from the piece before, that has `first` bytes at most, and each of the
-        following ones four times as many. A read that fails or is cancelled ends those ahead; the
-        next call begins anew.
+        does not go on from the piece before, that and those ahead have `first` bytes at most, and
+        four times as many with each that is given out. A read that fails or is cancelled ends
+        those ahead; the next call begins anew.
         """
         start, stop = span
         reads = self._reads
@@ -82,7 +77,7 @@ class Window:
             await self.end()
             reads = self._reads = ctx.runtime.task_queue(width.places)
             self._front = self._begun = start
-            self._parts = layout.places_in_parts(start, stop, width.in_parts)
+            self._parts = layout.places_in_parts(start, stop, width.parts)
             self._largest = first or layout.block_size
             self._ahead = ahead
             self._begin(ctx, reads, layout, stop)
@@ -100,6 +95,7 @@ class Window:
             await self.end()
             raise
         self._front += len(data)
+        self._largest = min(4 * self._largest, layout.block_size)
         self._fill(ctx, reads, layout, stop, self._ahead)
         return data
 
@@ -142,6 +138,5 @@ class Window:
     def _begin(self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int) -> None:
         start = self._begun
         self._begun = min(start + self._largest, layout.edge(start, stop, self._parts))
-        self._largest = min(4 * self._largest, layout.block_size)
         (piece,) = layout.pieces(start, self._begun)
         reads.begin(partial(self._read, ctx, layout, piece))
