@@ -934,16 +934,15 @@ MUTANTS = [
     Mutant(
         "options: the service need not say that it encrypts with a customer's key",
         "s3/object_headers.py",
-        """    "x-amz-server-side-encryption-customer-algorithm",
-)""",
-        ")",
+        '(ENCRYPTION, "x-amz-server-side-encryption-customer-algorithm")',
+        "(ENCRYPTION,)",
         _OPTIONS,
     ),
     Mutant(
         "options: a copy that is not encrypted is none to speak of",
         "s3/store.py",
-        "            check_encrypted(where, self._caller.headers.copy, reply.headers)",
-        "            _ = where",
+        "                check_encrypted(where, asked, reply.headers)",
+        "                _ = where",
         _OPTIONS,
     ),
     Mutant(

@@ -104,8 +104,8 @@ class Changes(Transfers):
             moved=moved, folders=folders,
         )  # fmt: skip
         if recursive:
-            for source, target in folders:
-                moved += await self._copy_marker(source, target)
+            markers = await self._chunked([self._copy_marker(*pair) for pair in folders])
+            moved += [marker for found in markers for marker in found]
         await self._delete(moved)
 
     async def _copy_marker(self, folder: str, to: str) -> list[str]:

@@ -23,6 +23,8 @@ from blockyard.put_options import PutOptions
 METADATA = "x-amz-meta-"
 METADATA_LIMIT = 2048
 """Bytes of names and values that S3 keeps with an object."""
+ENCRYPTION = "x-amz-server-side-encryption"
+"""By whose keys an object is encrypted, where those are not the caller's own."""
 
 _NAMES = {
     "content_type": "content-type",
@@ -32,15 +34,12 @@ _NAMES = {
     "content_language": "content-language",
     "tags": "x-amz-tagging",
     "storage_class": "x-amz-storage-class",
-    "encryption": "x-amz-server-side-encryption",
+    "encryption": ENCRYPTION,
     "kms_key_id": "x-amz-server-side-encryption-aws-kms-key-id",
     "kms_context": "x-amz-server-side-encryption-context",
     "acl": "x-amz-acl",
 }
-_ENCRYPTED_BY = (
-    "x-amz-server-side-encryption",
-    "x-amz-server-side-encryption-customer-algorithm",
-)
+_ENCRYPTED_BY = (ENCRYPTION, "x-amz-server-side-encryption-customer-algorithm")
 _SENT_WITH_COPIES = ("storage_class", "encryption", "kms_key_id", "kms_context", "acl")
 
 

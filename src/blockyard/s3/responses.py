@@ -163,14 +163,17 @@ Tag: TypeAlias = tuple[str, str]
 def tags(response: Response, operation: str, key: str) -> list[Tag]:
     """The tags of an object, none where the reply is empty: of Ceph, for one without.
 
-    Raises `UnsupportedError` for the object itself, which rclone gives: a reply with tags has no
-    ETag. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
+    Raises `UnsupportedError` for the object itself, with its ETag, which rclone gives.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
     """
-    if "etag" in response.headers:
-        raise without_tags(operation, key)
     if not response.body:
         return []
-    document = result_document(response, operation, key, "Tagging")
+    try:
+        document = result_document(response, operation, key, "Tagging")
+    except ProtocolError as error:
+        if "etag" not in response.headers:
+            raise
+        raise without_tags(operation, key) from error
     return [(name, value) for name, value in document.entries("TagSet/Tag", "Key", "Value")]
 
 

@@ -162,9 +162,10 @@ class S3Store(Store):
             learnt.copies = False
             raise _no_copies(source_key) from error
         learnt.copies = True
-        with perhaps_done(1):
-            where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
-            check_encrypted(where, self._caller.headers.copy, reply.headers)
+        if asked := self._caller.headers.copy:
+            with perhaps_done(1):
+                where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
+                check_encrypted(where, asked, reply.headers)
         return result
 
     async def start_copy(

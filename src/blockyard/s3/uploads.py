@@ -222,7 +222,8 @@ class Uploads:
             where = f"{request.operation} {request.key!r}: not stored"
             check_encrypted(where, asked, reply.headers)
         except UnsupportedError:
-            await self.abort(ctx, opened.upload)
+            with suppress(BlockStoreError):
+                await self.abort(ctx, opened.upload)
             raise
         return opened
 
