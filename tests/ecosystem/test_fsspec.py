@@ -22,12 +22,14 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec import spec
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
 import blockyard
+from blockyard.content import files as content_files
 from blockyard.fsspec import (
     BlockyardContentFileSystem,
     BlockyardFileSystem,
@@ -557,6 +559,40 @@ def test_what_is_read_beside_a_file_that_is_there_already(fs: Any, tmp_path: Pat
     os.close(write)
     with pytest.raises(blockyard.LocalStorageError, match=r"get: .*No such file"):
         fs.get_file("a/b", str(tmp_path / "missing" / "b"))
+
+
+@pytest.mark.parametrize("kind", ["blocks", "contents", "open_content"])
+def test_a_read_that_is_interrupted_leaves_what_tell_says(
+    client: blockyard.BlockStore, kind: str
+) -> None:
+    """A handler raises at any line: what is read afterwards is what lies at the file's place."""
+    data = DATA[:9000]
+    _ = client.write_block("a", data)
+    _ = client.write_content("a-content", data, block_size=2000)
+    opened: dict[str, Callable[[], Any]] = {
+        "blocks": lambda: BlockyardFileSystem(store=client).open("a", block_size=1000),
+        "contents": lambda: BlockyardContentFileSystem(store=client).open("a-content"),
+        "open_content": lambda: client.open_content("a-content"),
+    }
+    modules = {reading.__file__, content_files.__file__, spec.__file__}
+
+    def ring() -> None:
+        raise KeyboardInterrupt
+
+    interrupted, read, lines = 0, 0, [0]
+    while lines[0] >= interrupted:
+        interrupted += 1
+        with (
+            opened[kind]() as file,
+            contextlib.suppress(KeyboardInterrupt),  # in `tell`
+            at_line(interrupted, modules, ring) as lines,
+        ):
+            while (at := file.tell()) < len(data):
+                with contextlib.suppress(KeyboardInterrupt):
+                    piece = file.read(700)
+                    assert piece == data[at : at + len(piece)] != b""
+                    read += 1
+    assert read > interrupted > 5
 
 
 # Writing.

@@ -52,7 +52,7 @@ class ReadAhead(Cache):
         """Fetch up to `end` and ahead, in place of what is held."""
         stop = min(self.size, max(end + self._ahead, begin + min(_FIRST, self.blocksize)))
         data = self.fetcher(begin, stop)
-        self._data, self._start = data, begin
+        self._data, self._start = data, begin  # at once: no handler of a signal comes between
         return data
 
 
