@@ -941,8 +941,8 @@ MUTANTS = [
     Mutant(
         "options: a copy that is not encrypted is none to speak of",
         "s3/store.py",
-        "                check_encrypted(where, asked, reply.headers)",
-        "                _ = where",
+        "        check_encrypted(where, self._caller.headers.copy, reply.headers)\n",
+        "",
         _OPTIONS,
     ),
     Mutant(

@@ -223,8 +223,9 @@ def test_a_write_that_was_done_before_its_reply_was_lost_is_held_to_its_encrypti
 
     s3 = Scripted(answer, put={"encryption": "AES256"})
     s3.store._caller.capabilities.conditional_writes = True
-    with pytest.raises(UnsupportedError, match="does not say that it is encrypted"):
+    with pytest.raises(UnsupportedError, match="does not say that it is encrypted") as raised:
         _ = s3.run(s3.store.write(s3.ctx, WriteRequest("key", b"bytes", if_absent=True)))
+    assert raised.value.unknown_attempts == 1
     assert [each.method for each in s3.requests] == ["PUT", "PUT", "HEAD"]
 
 

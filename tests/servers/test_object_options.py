@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.request import Request, urlopen
@@ -100,6 +101,18 @@ def _read(store: BlockStore, keys: list[str]) -> list[str]:
     return keys
 
 
+def kept(server: Server, what: str) -> Iterator[tuple[BlockStore, str]]:
+    """A store that asks for something, and each key that it has written, or copied then.
+
+    None where the server refuses that.
+    """
+    if not server.refuses(what):
+        with server.open(**WHAT[what]) as store:
+            keys = written(store)
+            for key in [*keys, *copied(store, keys)]:
+                yield store, key
+
+
 def test_headers_metadata_and_tags(server: Server) -> None:
     tags = {"of": "films", "a b": "c d=e+f"}
     options = PutOptions(
@@ -118,24 +131,16 @@ def test_headers_metadata_and_tags(server: Server) -> None:
 
 
 def test_storage_class(server: Server) -> None:
-    if server.refuses("storage_class"):
-        return
-    with server.open(**WHAT["storage_class"]) as store:
-        keys = written(store)
-        for key in [*keys, *copied(store, keys)]:
-            assert server.ask("head_object", key)["StorageClass"] == "STANDARD_IA"
-            assert store.stat_block(key).storage_class == "STANDARD_IA"
+    for store, key in kept(server, "storage_class"):
+        assert server.ask("head_object", key)["StorageClass"] == "STANDARD_IA"
+        assert store.stat_block(key).storage_class == "STANDARD_IA"
 
 
 def test_acl(server: Server) -> None:
-    if server.refuses("acl"):
-        return
-    with server.open(**WHAT["acl"]) as store:
-        keys = written(store)
-        for key in [*keys, *copied(store, keys)]:
-            grants = server.ask("get_object_acl", key)["Grants"]
-            uris = {grant["Grantee"].get("URI"): grant["Permission"] for grant in grants}
-            assert uris["http://acs.amazonaws.com/groups/global/AllUsers"] == "READ"
+    for _, key in kept(server, "acl"):
+        grants = server.ask("get_object_acl", key)["Grants"]
+        uris = {grant["Grantee"].get("URI"): grant["Permission"] for grant in grants}
+        assert uris["http://acs.amazonaws.com/groups/global/AllUsers"] == "READ"
 
 
 @pytest.mark.parametrize("kind", ["AES256", "aws:kms", "customer_key"])

@@ -65,7 +65,7 @@ class Changes(Transfers):
         path1: str,
         path2: str,
         moved: list[str] | None = None,
-        folders: list[_Pair] | None = None,
+        markers: bool = False,
         planned: list[_Pair] | None = None,
         **_: Any,
     ) -> None:
@@ -83,8 +83,8 @@ class Changes(Transfers):
         except FileNotFoundError:
             if await self._folder(path1) is None:
                 raise
-            if folders is not None:
-                folders.append((path1, path2))
+            if markers and moved is not None and await self._copy_marker(path1, path2):
+                moved.append(f"{path1}/")
             return
         if moved is not None:
             moved.append(path1)
@@ -98,27 +98,24 @@ class Changes(Transfers):
         """
         if self._strip_protocol(path1) == self._strip_protocol(path2):
             return
-        moved, folders = list[str](), list[_Pair]()
+        moved: list[str] = []
         await self._copy(
             path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise",
-            moved=moved, folders=folders,
+            moved=moved, markers=recursive,
         )  # fmt: skip
-        if recursive:
-            markers = await self._chunked([self._copy_marker(*pair) for pair in folders])
-            moved += [marker for found in markers for marker in found]
         await self._delete(moved)
 
-    async def _copy_marker(self, folder: str, to: str) -> list[str]:
-        """The path of the folder's marker, if it has one, which is copied."""
+    async def _copy_marker(self, folder: str, to: str) -> bool:
+        """Copy the marker of a folder; whether it has one."""
         source, target = self._stores.place(f"{folder}/"), self._stores.place(f"{to}/")
         if not source.files.have_markers:
-            return []
+            return False
         try:
             with translated(folder), self._changing(to):
                 await _copy_across(source, target)
         except FileNotFoundError:
-            return []
-        return [f"{folder}/"]
+            return False
+        return True
 
     def mv(
         self,

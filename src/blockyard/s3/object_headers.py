@@ -104,18 +104,23 @@ def tagging(tags: Iterable[tuple[str, str]]) -> str:
     return urlencode([*tags], quote_via=quote)
 
 
-def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str]) -> None:
+def check_encrypted(
+    where: str, asked: Mapping[str, str], told: Mapping[str, str], *, unknown_attempts: int = 1
+) -> None:
     """Raise `UnsupportedError` unless a reply says that an object is encrypted as was asked for.
 
-    S3 says it in the reply to all that stores one. Some services ignore what they are asked.
+    S3 says it in the reply to all that stores one. Some services ignore what they are asked. The
+    error says that so many attempts have taken effect.
     """
     for name in _ENCRYPTED_BY:
         wanted = asked.get(name)
         if wanted is not None and told.get(name) != wanted:
-            raise UnsupportedError(
+            error = UnsupportedError(
                 f"{where}: the service does not say that it is encrypted: "
                 f"its reply has no `{name}: {wanted}`"
             )
+            error.unknown_attempts = unknown_attempts
+            raise error
 
 
 def is_encrypted(told: Mapping[str, str]) -> bool:

@@ -178,7 +178,7 @@ def tags(response: Response, operation: str, key: str) -> list[Tag]:
 
 
 def without_tags(operation: str, key: str) -> UnsupportedError:
-    """The error for a service that takes a request for tags for one for the object."""
+    """The error for a service that keeps no tags, or takes a request for them for a read."""
     return UnsupportedError(f"{operation} {key!r}: the service has no tags of objects")
 
 

@@ -47,7 +47,7 @@ from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.tags import Tags
 from blockyard.s3.uploads import Uploads
-from blockyard.s3.writing import Writer, perhaps_done
+from blockyard.s3.writing import Writer
 from blockyard.stores.base import (
     Data,
     ListRequest,
@@ -162,10 +162,8 @@ class S3Store(Store):
             learnt.copies = False
             raise _no_copies(source_key) from error
         learnt.copies = True
-        if asked := self._caller.headers.copy:
-            with perhaps_done(1):
-                where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
-                check_encrypted(where, asked, reply.headers)
+        where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
+        check_encrypted(where, self._caller.headers.copy, reply.headers)
         return result
 
     async def start_copy(

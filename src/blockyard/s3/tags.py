@@ -44,10 +44,8 @@ class Tags:
 
         try:
             return await self._caller.call(ctx, call, read)
-        except OversizedBodyError as error:  # it gives the object
-            raise responses.without_tags(operation, key) from error
-        except S3Error as error:
-            if not lacking(error):
+        except (OversizedBodyError, S3Error) as error:  # it gives the object, or refuses
+            if isinstance(error, S3Error) and not lacking(error):
                 raise
             raise responses.without_tags(operation, key) from error
 

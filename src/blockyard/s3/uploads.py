@@ -217,10 +217,10 @@ class Uploads:
 
         opened, reply = await self._caller.call(ctx, call, created)
         self._caller.capabilities.uploads = True
+        where = f"{request.operation} {request.key!r}: not stored"
+        asked = headers | self._caller.headers.read
         try:
-            asked = headers | self._caller.headers.read
-            where = f"{request.operation} {request.key!r}: not stored"
-            check_encrypted(where, asked, reply.headers)
+            check_encrypted(where, asked, reply.headers, unknown_attempts=0)
         except UnsupportedError:
             with suppress(BlockStoreError):
                 await self.abort(ctx, opened.upload)

@@ -59,11 +59,10 @@ class _Put(Call):
     def where(self) -> str:
         return f"{self.operation} {self.key!r}"
 
-    def check_encrypted(self, reply: Response) -> None:
+    def check_encrypted(self, reply: Response, *, unknown_attempts: int = 1) -> None:
         if self.object_headers or ENCRYPTION in self.headers:
-            asked = {**self.headers, **(self.object_headers or {})}
-            with perhaps_done(1):
-                check_encrypted(f"{self.where}: stored", asked, reply.headers)
+            asked, where = {**self.headers, **(self.object_headers or {})}, f"{self.where}: stored"
+            check_encrypted(where, asked, reply.headers, unknown_attempts=unknown_attempts)
 
     def request(self, address: Address) -> Request:
         return requests.put_object(
@@ -242,7 +241,7 @@ class Writer:
         with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
             reply = await self._head(ctx, put)
             if reply.headers.get(NONCE) == put.headers[NONCE]:
-                put.check_encrypted(reply)
+                put.check_encrypted(reply, unknown_attempts=0)  # but for those that are known of
                 return responses.stat_result(reply, put.operation, request.key)
             etag = _etag(reply)
             if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
