@@ -86,8 +86,6 @@ def _receive(reply: ReplyReader, stream: bytes, piece: int) -> None:
         part = stream[begin : begin + piece]
         if not part:
             return reply.end_of_stream()
-        if reply.large:
-            reply.begin_large()
         view = reply.destination
         if view is None:
             reply.feed(bytearray(part), len(part))

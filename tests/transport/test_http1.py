@@ -36,8 +36,6 @@ def deliver(reply: ReplyReader, wire: bytes, piece: int = SCRATCH_SIZE) -> bytes
     """Give `wire` to `reply` in pieces as a connection would; returns what it left unread."""
     left = memoryview(wire)
     while left and not reply.complete:
-        if reply.large:
-            reply.begin_large()
         view = reply.destination
         if view is None:
             size = min(piece, len(left), SCRATCH_SIZE)

@@ -16,7 +16,7 @@ import sys
 from contextlib import suppress
 
 from blockyard.context import Origin, Request, Response
-from blockyard.errors import TransportError
+from blockyard.errors import DeadlineExceededError, TransportError
 from blockyard.model import KIB, MIB
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connecting import Dialing, broken_error, connecting
@@ -94,11 +94,16 @@ class Connection:
         """Read `reply` to its end. Raises `TransportError`."""
         tls = self._tls
         while not reply.complete:
-            if reply.large and (response := await poller.receive_large(self, reply, timeouts)):
-                return response
+            if reply.large:
+                reply.large = False
+                if response := await poller.receive_large(self, reply, timeouts):
+                    return response
             if tls is not None and tls.surplus() and self.take(reply):
                 continue  # a poller knows nothing of what the TLS layer holds
-            seconds = timeouts.wait()
+            try:
+                seconds = timeouts.wait()
+            except DeadlineExceededError as error:  # not all that had come reached the mark
+                raise reply.broken(error) from None
             if reply.destination is not None:
                 self._mark_at(_LOW_WATER if len(reply.destination) >= 3 * _LOW_WATER else 1)
             ready = await poller.ready(self, select.POLLIN, seconds)
@@ -126,8 +131,6 @@ class Connection:
 
     def take(self, reply: ReplyReader) -> bool:
         """Take what has come of `reply`; whether that was anything. Raises `TransportError`."""
-        if reply.large:
-            reply.begin_large()
         view = reply.destination
         try:
             size = self._sock.recv_into(self._scratch if view is None else view[:_TAKEN_AT_ONCE])

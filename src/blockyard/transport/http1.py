@@ -115,8 +115,7 @@ class ReplyReader:
     many came. While it is None, the next bytes go into any buffer and then to `feed`. The end of
     the stream goes to `end_of_stream`. All is read when `complete` is True. `sent` and
     `first_byte` are for the connection to note when the request went out and when that came.
-    `large` is set when a large body is to come, until `begin_large` is called, by the thread that
-    receives it.
+    `large` is set when the rest of a body is worth another thread, which the connection looks for.
     """
 
     __slots__ = (
@@ -282,19 +281,13 @@ class ReplyReader:
             self.keep_alive = False  # bytes that nobody asked for: never reuse the connection
             rest = rest[:length]
         in_place = self._into is not None and self.status in {200, 206}
-        if length >= _LARGE and len(rest) < length:
-            self.large, self._early = True, bytes(rest)
-        elif in_place or len(rest) < length:
+        if in_place or len(rest) < length:
+            self.large = length >= _LARGE and len(rest) < length
             self._begin_receiving(rest)
         else:
             self._body = bytes(rest)
             self.received = length
             self.complete = True
-
-    def begin_large(self) -> None:
-        """Get the memory for a large body: the next bytes go there."""
-        self.large = False
-        self._begin_receiving(memoryview(self._early))
 
     def _begin_receiving(self, rest: memoryview) -> None:
         """The body has a `destination` from now on; `rest` of it has come already."""
