@@ -91,11 +91,15 @@ def delete_outcome(
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
     document, deleted = _canonical_deletion(response) or _deletion(response)
-    requested = {key_prefix + key: key for key in keys}
+    errors = list(document.entries("Error", "Key", "Code", "Message"))
+    full_keys = [key_prefix + key for key in keys]
+    if deleted == full_keys and not errors:
+        return list(keys), {}
+    requested = dict(zip(full_keys, keys, strict=True))
     gone = set(deleted) - {""}
     request_id = showable(response.headers.get("x-amz-request-id", ""))
     failed: dict[str, BlockStoreError] = {}
-    for full_key, code, message in document.entries("Error", "Key", "Code", "Message"):
+    for full_key, code, message in errors:
         if code == "NoSuchKey":
             gone.add(full_key)
             continue
