@@ -1,4 +1,4 @@
-"""Contents over a network: blocks near the end are read in parts, and are whole all the same."""
+"""Contents over a network: blocks at both ends are read in parts, and are whole all the same."""
 
 from __future__ import annotations
 
@@ -117,8 +117,23 @@ def test_the_last_blocks_come_in_parts(
     assert network.most <= PLACES
 
 
+@pytest.mark.parametrize("how", ["iter_content", "iter_content, asyncio", "into a stream"])
+def test_so_do_the_first_where_one_waits_for_them(
+    how: str, store: BlockStore, network: Network, tmp_path: Path
+) -> None:
+    assert READS[how](store, tmp_path) == DATA
+    assert network.lengths[:PLACES] == [LEAST_PART] * PLACES
+    assert sum(length == LEAST_PART for length in network.lengths) <= 3 * PLACES
+
+
+def test_a_first_part_ends_where_others_do(store: BlockStore, network: Network) -> None:
+    first = next(store.iter_content("film", 100_000))
+    assert first == DATA[100_000:BLOCK]
+    assert network.lengths[:2] == [LEAST_PART - 100_000, LEAST_PART]
+
+
 @pytest.mark.parametrize("how", READS)
-@pytest.mark.parametrize("damaged", [(4, 0), (4, 2 * MIB), (5, MIB)])
+@pytest.mark.parametrize("damaged", [(0, 0), (4, 0), (4, 2 * MIB), (5, MIB)])
 def test_a_block_in_parts_is_held_to_the_manifest(
     how: str, damaged: tuple[int, int], store: BlockStore, network: Network, tmp_path: Path
 ) -> None:

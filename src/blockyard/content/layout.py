@@ -182,16 +182,17 @@ class Layout:
         """`places` where some of this range is read in parts, and else None."""
         return places if stop - start > _WHOLE_UP_TO * self.block_size else None
 
-    def edge(self, at: int, stop: int, places: int | None) -> int:
+    def edge(self, at: int, stop: int, places: int | None, *, least: bool = False) -> int:
         """Where a piece that begins at `at` ends, of what is read up to `stop`.
 
         That is the end of its block, or of a part of it. Connections are not equally fast, so with
         one block left to each the slowest is waited for. Towards the end pieces get smaller, until
-        each of the `places` has one of `LEAST_PART` left: who is fast takes more of them.
+        each of the `places` has one of `LEAST_PART` left: who is fast takes more of them. With
+        `least` this piece has no more than that.
         """
         begin = at - at % self.block_size
         size = self.block_size
-        while places is not None and size > LEAST_PART and size * places > stop - begin:
+        while places is not None and size > LEAST_PART and (least or size * places > stop - begin):
             size = max(LEAST_PART, -(-size // 2 // _PARTS_ALIGNED) * _PARTS_ALIGNED)
         part_end = at - (at - begin) % size + size
         return min(part_end, begin + self.block_size, stop)

@@ -5,6 +5,9 @@ of a batch. It begins small, and twice as many pieces are read ahead for each th
 and while one is waited for. Once it is open to its full width, pieces are begun as long as there is
 room for them in memory: while one is slow in coming, those behind it go on. Between two calls they
 go on as well.
+
+Over a network the first pieces are parts of blocks, one for each connection: all of them begin
+slowly (RFC 5681), and the reader waits for the first block.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from blockyard.content.layout import Layout, Piece
+from blockyard.content.layout import LEAST_PART, Layout, Piece
 from blockyard.context import Context, TaskQueue
 
 GROWS_AFTER = 0.02
@@ -27,7 +30,7 @@ ReadPiece: TypeAlias = Callable[[Context, Layout, Piece], Coroutine[Any, Any, by
 class Width:
     """How much a call may read ahead: pieces at a time, and blocks in memory.
 
-    `parts` is the number of places for which blocks near the end are cut: see `Layout.edge`.
+    `parts` is the number of places for which blocks near both ends are cut: see `Layout.edge`.
     """
 
     places: int
@@ -46,6 +49,7 @@ class Window:
         self._front = self._begun = 0
         self._ahead = 0
         self._largest = 0
+        self._parts_until = 0
 
     @property
     def under_way(self) -> range:
@@ -64,10 +68,10 @@ class Window:
     ) -> bytes:
         """The bytes from the start of `span` to the end of a piece.
 
-        `ahead` is how many pieces are read at least beside the one that is asked for. Where this
-        does not go on from the piece before, that and those ahead have `first` bytes at most, and
-        four times as many with each that is given out. A read that fails or is cancelled ends
-        those ahead; the next call begins anew.
+        `ahead` is how many pieces are read at least beside the one that is asked for; at the start,
+        where blocks are cut, so many blocks. Where this does not go on from the piece before, that
+        and those ahead have `first` bytes at most, and four times as many with each that is given
+        out. A read that fails or is cancelled ends those ahead; the next call begins anew.
         """
         start, stop = span
         reads = self._reads
@@ -79,6 +83,10 @@ class Window:
             self._front = self._begun = start
             self._parts = layout.places_in_parts(start, stop, width.parts)
             self._largest = first or layout.block_size
+            self._parts_until = start
+            if self._parts is not None and first is None:
+                self._parts_until += self._parts * LEAST_PART
+                ahead = (1 + ahead) * max(1, layout.block_size // LEAST_PART) - 1
             self._ahead = ahead
             self._begin(ctx, reads, layout, stop)
         else:
@@ -137,6 +145,8 @@ class Window:
 
     def _begin(self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int) -> None:
         start = self._begun
-        self._begun = min(start + self._largest, layout.edge(start, stop, self._parts))
+        least = start < self._parts_until
+        edge = layout.edge(start, stop, self._parts, least=least)
+        self._begun = min(start + self._largest, edge)
         (piece,) = layout.pieces(start, self._begun)
         reads.begin(partial(self._read, ctx, layout, piece))
