@@ -127,6 +127,15 @@ def test_the_checksum_that_a_source_has_is_that_of_the_copy() -> None:
     assert s3.asked("complete").headers["x-amz-checksum-crc32c"] == base64_crc(BODY)
 
 
+def test_parts_of_which_the_service_tells_no_checksum_are_put_together() -> None:
+    s3 = Copying()
+    s3.learnt.checksum_mode = True
+    s3.place(x_amz_checksum_crc32c=base64_crc(BODY), x_amz_checksum_type="FULL_OBJECT")
+    _ = s3.copied_in_parts()
+    assert s3.copied is not None
+    assert s3.copied.body == BODY
+
+
 def test_parts_of_other_bytes_are_not_put_together() -> None:
     s3 = Copying()
     s3.s3.sums = "whole"

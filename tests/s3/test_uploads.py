@@ -15,6 +15,7 @@ from blockyard.errors import (
     BlockTooLargeError,
     BucketNotFoundError,
     BufferTooSmallError,
+    DeadlineExceededError,
     IncompleteBodyError,
     IntegrityError,
     OutcomeUnknownError,
@@ -527,6 +528,35 @@ def test_it_is_found_out_whether_the_service_holds_uploads_to_conditions(
     assert s3.s3.uploads == {}
     assert [key for key in s3.s3.objects if "probe" in key] == []
     assert s3.sent.count("PUT") == 1
+
+
+def test_what_is_found_out_is_no_outcome_of_the_callers() -> None:
+    s3 = Uploading(of_aws=False)
+    s3.s3.always = on("complete", *[answer(s3_error(500, "InternalError"))] * 99)
+    with pytest.raises(TransportError, match="no reply says whether the object was put") as raised:
+        _ = s3.start(if_absent=True)
+    assert not isinstance(raised.value, OutcomeUnknownError)
+    assert s3.s3.uploads == s3.s3.objects == {}
+
+
+@pytest.mark.parametrize("late", ["PUT", "create", "part 1", "complete"])
+def test_what_is_found_out_leaves_nothing_after_the_deadline(late: str) -> None:
+    s3 = Uploading(of_aws=False)
+    s3.ctx.deadline = 5.0
+
+    def too_late(request: Request, sent: Response) -> Response | TransportError:
+        if short(request) != late or s3.runtime.clock:
+            return sent
+        s3.runtime.clock = 5.0
+        return DeadlineExceededError("the deadline of this call has passed")
+
+    s3.s3.always = too_late
+    with pytest.raises(DeadlineExceededError) as raised:
+        _ = s3.start(if_absent=True)
+    assert s3.s3.uploads == {}
+    assert s3.s3.objects == {}
+    assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 0
+    assert not [note for note in raised.value.__notes__ if "may" in note]
 
 
 # Those that were left.

@@ -36,7 +36,7 @@ from blockyard.content.manifest import (
 from blockyard.content.register import Change, Condition, Found, Register
 from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Cut, SourceBlock
-from blockyard.content.transfers import TIDY_SECONDS, Progress, Tally, tidy_up
+from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
@@ -53,6 +53,7 @@ from blockyard.errors import (
 from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 from blockyard.stores.base import Data
+from blockyard.tidying import TIDY_SECONDS, tidy_up
 
 LONGEST_WRITE = 12 * 3600.0
 """Seconds after which a write is given up: half of the age from which `clean` deletes blocks that

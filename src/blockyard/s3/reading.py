@@ -416,7 +416,7 @@ class Reader:
         """Make `read` ready for its next request, having waited; or raise what ends it."""
         step = next_step(read, failure)
         if step is Step.GIVE_UP or (step is Step.READ_AGAIN and self._caller.on_last_attempt(read)):
-            error = self._caller.last_failure(read, _told(read.wanted, failure))
+            error = self._caller.last_failure(ctx, read, _told(read.wanted, failure))
             try:
                 raise error from (None if error is failure else failure)
             finally:
