@@ -400,6 +400,14 @@ class Store(ABC):
         """What the store is, for people to read: no secret is in it."""
         return type(self).__name__
 
+    @property
+    def identity(self) -> str:
+        """What tells the store from others in a cache's folder: no secret is in it either.
+
+        It is the same whichever of its names the store was opened by, as far as that can be known.
+        """
+        return self.name
+
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:
         """Show that the store can be used now, or raise the typed error that says why not."""
