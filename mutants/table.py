@@ -39,6 +39,7 @@ _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
 _PART_COPIES = ("s3/test_part_copies.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
+_NAMES = ("cache/test_names_and_places.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
 _FSSPEC = ("ecosystem/test_fsspec.py", "ecosystem/test_fsspec_urls.py")
@@ -637,6 +638,34 @@ MUTANTS = [
         _FOLDER,
     ),
     Mutant(
+        "names: a cache's folder within that of the store",
+        "opening.py",
+        "if os.path.commonpath((blocks, kept)) in {blocks, kept}:",
+        "if blocks == kept:",
+        _NAMES,
+    ),
+    Mutant(
+        "names: a folder known by the path that it was opened by",
+        "stores/filesystem.py",
+        "return os.path.realpath(self._root)",
+        "return str(self._root)",
+        _NAMES,
+    ),
+    Mutant(
+        "settings: what is given as an access key id is quoted",
+        "config/__init__.py",
+        "check=values.access_key, private=True",
+        "check=values.access_key",
+        ("config/test_config.py",),
+    ),
+    Mutant(
+        "uploads: what tries a service out is left behind at the deadline",
+        "tidying.py",
+        "deadline=now + seconds, tidying=True",
+        "tidying=True",
+        ("s3/test_uploads.py", "s3/test_matching_deletes.py"),
+    ),
+    Mutant(
         "pickles: a secret of the environment goes along",
         "config/portable.py",
         "if section.settings[name].secret and given[name]",
@@ -962,7 +991,7 @@ MUTANTS = [
     Mutant(
         "copies: parts are not compared with the source",
         "s3/part_copies.py",
-        "if sent is not None and sent != state.get(CHECKSUM, sent):",
+        "if sent and sent != state.get(CHECKSUM, sent):",
         "if sent is None:",
         _PART_COPIES,
     ),

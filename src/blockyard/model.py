@@ -37,7 +37,7 @@ MAX_SECONDS = 7 * 24 * 3600
 DEFAULT_IN_FLIGHT = 64 * MIB
 """The bytes of blocks that one call holds in memory at a time, unless configured."""
 
-_SIZE = re.compile(r"(\d{1,15}) ?(?:B|([KMGT])iB)?")
+_SIZE = re.compile(r"([0-9]{1,15}) ?(?:B|([KMGT])iB)?")
 
 
 def parse_size(text: str) -> int:

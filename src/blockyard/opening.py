@@ -22,7 +22,7 @@ from blockyard.config import (
     StoreConfig,
     TimeoutConfig,
 )
-from blockyard.config.loading import Source, load_config
+from blockyard.config.loading import Source, load_config, names_of
 from blockyard.errors import ConfigError
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
@@ -73,7 +73,7 @@ def compose(
     """What is below a client. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
     if isinstance(source, Store | Client):
         if settings:
-            named = ", ".join(settings)
+            named = names_of(settings)
             what = "a Store of your own" if isinstance(source, Store) else "a store that is open"
             raise ConfigError(f"{operation}: {named}: settings do not apply to {what}")
         if isinstance(source, Store):

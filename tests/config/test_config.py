@@ -308,7 +308,8 @@ def test_proxy(proxy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@"]
+    "proxy",
+    ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@", "http://u:1/p@a:1"],
 )
 def test_proxy_that_is_none(proxy: str) -> None:
     assert "block_store.s3.http.proxy: expected http://[USER" in config_error(
@@ -335,6 +336,21 @@ def test_counts_are_whole_numbers(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["max_connections", "max_idle", "keep_alive"])
 def test_pool_sizes_are_not_negative(name: str) -> None:
     assert f"block_store.s3.http.{name}: expected" in config_error(HttpConfig, **{name: -1})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeouts": {"connect": "1_0"}},
+        {"timeouts": {"connect": "٣"}},
+        {"max_attempts": "1_0"},
+        {"max_attempts": "٣"},
+        {"in_flight": "٣MiB"},
+        {"in_flight": "6_4MiB"},
+    ],
+)
+def test_digits_are_those_of_ascii_alone(settings: dict[str, Any]) -> None:
+    assert "expected" in refused(**settings)
 
 
 def test_numbers_and_words_may_come_as_text() -> None:
@@ -504,6 +520,39 @@ def test_errors_hide_secrets(settings: dict[str, Any], path: str) -> None:
     assert f"block_store.s3.{path}: " in message
     assert "hunter2" not in message
     assert "12345678" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"access_key": "hunter2/K7", "secret_key": "AKIAIOSFODNN7EXAMPLE"},
+        {"access_key": "hunter2K7", "secret_key": "AKIAIOSFODNN7EXAMPLE"},
+        {"access_key": "hunter2 "},
+        {"access_key": "hunter2", "secret_key": "x", "anonymous": True},
+        {"access_key": "hunter2", "secret_key": "x", "profile": "mine"},
+        {"region": "hunter2XUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE"},
+        {"endpoint": "http://h#hunter2"},
+        {"endpoint": "http://h:hunter2"},
+        {"bucket": "AKIA:hunter2"},
+        {"expected_bucket_owner": "x:hunter2"},
+        {"http": {"proxy": "http://user:hunter2/x@proxy:1"}},
+        {"hunter2X": 1},
+        {"timeouts": {"hunter2X": 1}},
+    ],
+)
+def test_errors_hide_secrets_in_wrong_places(settings: dict[str, Any]) -> None:
+    message = refused(**settings)
+    assert "block_store.s3" in message
+    assert "hunter2" not in message
+
+
+def test_keys_that_are_swapped_are_told_of() -> None:
+    keys = {"access_key": "wJalrXUtnFEMIK7MDENG", "secret_key": "ASIAIOSFODNN7EXAMPLE"}
+    assert "secret_key: expected the secret" in refused(**keys)
+    assert "swapped?" in refused(**keys)
+    for access_key in ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"):
+        assert s3(access_key=access_key, secret_key="AKIA/x").access_key == access_key
+        assert s3(access_key=access_key, secret_key=access_key).access_key == access_key
 
 
 def test_values_in_errors_are_short() -> None:

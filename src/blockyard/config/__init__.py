@@ -150,7 +150,7 @@ class S3Config(Section, yaml_path="block_store.s3"):
     use_dualstack_endpoint: bool = setting(
         "true (AWS's endpoints that have IPv6 as well) or false", flag, default=False
     )
-    access_key: str = setting("an access key id", check=values.access_key, default="")
+    access_key: str = setting("an access key id", check=values.access_key, private=True, default="")
     secret_key: SecretField = setting(
         "the secret of access_key", check=values.secret_key, default=Secret()
     )
@@ -222,6 +222,8 @@ class S3Config(Section, yaml_path="block_store.s3"):
             yield "use_fips_endpoint", "the regions of China have no such endpoints"
         if access_key is not None and bool(access_key) != bool(valid.get("secret_key", access_key)):
             yield "secret_key", "access_key and secret_key go together, and one is missing"
+        if access_key and values.swapped(access_key, valid.get("secret_key", Secret()).reveal()):
+            yield "secret_key", "it looks like an access key id, unlike access_key: swapped?"
         if access_key == "" and valid.get("session_token"):
             yield "session_token", "access_key and secret_key are missing"
         own_key = getattr(valid.get("put"), "customer_key", None)

@@ -24,6 +24,7 @@ _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromke
     ["false", "f", "no", "n", "off", "0"], False
 )
 _ONE_WORD = re.compile(r"[!-~]*")
+_AWS_ID = re.compile(r"A[KS]IA[A-Z0-9]{16}")
 
 
 def instance_of(kind: type) -> Reader:
@@ -68,9 +69,11 @@ def flag(value: object) -> bool:
 
 
 def number(value: Any) -> float:
-    """Numbers of all libraries, and text; but never True, which is a flag, nor b"3"."""
+    """Numbers of all libraries, and text of ASCII; but never True, which is a flag, nor b"3"."""
     if isinstance(value, bool | bytes | bytearray | memoryview):
         raise TypeError
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # which `float` takes
+        raise ValueError
     return float(value)
 
 
@@ -145,8 +148,16 @@ header = matching(HEADER, "it has to be printable ASCII, without blanks at its e
 def access_key(text: str) -> str:
     """As `token`, without the characters that end the key in the Authorization header."""
     if any(character in text for character in "/,="):
-        raise ValueError("'/', ',' and '=' are not allowed")
+        raise ValueError("'/', ',' and '=' are not allowed; a secret key may have them")
     return token(text)
+
+
+def swapped(access_key: str, secret_key: str) -> bool:
+    """Whether one of AWS's access key ids stands where its secret belongs, and not where it does.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
+    """
+    return bool(_AWS_ID.fullmatch(secret_key)) and not _AWS_ID.fullmatch(access_key)
 
 
 def secret_key(text: str) -> str:
@@ -170,7 +181,10 @@ def proxy(text: str) -> str:
     scheme, _, location = text.partition("://")
     if scheme.lower() != "http":
         raise ValueError("the scheme is not http")
-    _ = parse_location(location.rpartition("@")[2].removesuffix("/"))
+    user, _, place = location.rpartition("@")
+    if any(character in user for character in "/?#"):
+        raise ValueError("'/', '?' and '#' have to be percent-encoded in USER and PASSWORD")
+    _ = parse_location(place.removesuffix("/"))
     return text
 
 

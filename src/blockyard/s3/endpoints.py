@@ -164,9 +164,8 @@ def bucket_address(
     try:
         origin, root = parse_endpoint(url)
     except ValueError as error:
-        shown = url.rpartition("@")[2]  # what comes before may be a password
         raise ConfigError(
-            f"endpoint: expected a URL such as https://s3.example.com:9000, got {shown!r}: {error}"
+            f"endpoint: expected a URL such as https://s3.example.com:9000: {error}"
         ) from None
     if path_style or root or not _can_name_a_host(bucket, origin):
         root += "/" + quote(bucket, safe="")
