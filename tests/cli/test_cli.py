@@ -430,7 +430,7 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         "arguments",
-        [["health"], [], ["ls", "a"], ["--config"], ["health", "--config"], ["cache", "stat", "a"]],
+        [["health"], [], ["ls", "a"], ["--config"], ["health", "--config"], ["cache", "stat"]],
     )
     @pytest.mark.parametrize(
         "url", ["s3://b?secret_key=hunter2", "s3://AKIA:hunter2@b", "s3:/b?secret_key=hunter2"]
