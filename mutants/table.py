@@ -877,6 +877,20 @@ MUTANTS = [
         _WRITE_BACK,
     ),
     Mutant(
+        "write-back: what is being written is not counted",
+        "cache/stage.py",
+        "return self.size - self._overhead() - written - staged",
+        "return self.size - self._overhead() - staged",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: room is counted before it is noted what was taken",
+        "cache/room.py",
+        "        _ = self._locked(note)\n        found = left()",
+        "        found = left()\n        _ = self._locked(note)",
+        _WRITE_BACK,
+    ),
+    Mutant(
         "write-back: a delete leaves what is staged",
         "cache/sending.py",
         "                    await self._remove(ctx, where, before)",
