@@ -659,6 +659,13 @@ MUTANTS = [
         _PICKLES,
     ),
     Mutant(
+        "pickles: a client that closes closes the store of the others",
+        "sharing.py",
+        "return ended.pop() is None",
+        "return True",
+        _PICKLES,
+    ),
+    Mutant(
         "zarr: metadata of a cached hierarchy never asked for again",
         "zarr.py",
         '(key, *span, lifetime="mutable")',

@@ -427,10 +427,11 @@ def open_async_store(
 
 
 def asyncio_client(stack: Stack) -> AsyncBlockStore:
-    """A client with connections of its own."""
+    """A client, with connections of its own unless it is to share some."""
+    connections = stack.connections or Connections(stack.http, stack.timeouts)
     return AsyncBlockStore(
         stack.operations,
-        AsyncioRuntime(Connections(stack.http, stack.timeouts)),
+        AsyncioRuntime(connections),
         deadline=stack.deadline,
         concurrency=stack.concurrency,
         cache=stack.cache,
