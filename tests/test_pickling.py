@@ -314,6 +314,7 @@ def test_every_setting_goes_along(tmp_path: Path) -> None:
         "proxy": "http://user:password@127.0.0.1:8",
         "cache": {"memory": "8MiB", "revalidate": "never"},
         "in_flight": "32MiB",
+        "tags": {"a": "b"},
     }
     with blockyard.open_store("s3://bucket/below", **settings) as store:
         again = pickled_again(store)
