@@ -181,7 +181,8 @@ class BlockStore(Client[BlockingRuntime]):
         `if_none_match` are ETags, as `BlockInfo.etag` has them: raises `PreconditionFailedError`
         when the block has another than the one, `NotModifiedError` when it has the other.
         `lifetime` is for a cache in front: an "immutable" block is never written twice, so it is
-        not asked for again; a "mutable" one is, even where `revalidate` is never.
+        not asked for again; a "mutable" one is, even where `revalidate` is never. Such a cache
+        keeps neither metadata nor content type nor storage class, and those are not told then.
         Raises `BlockNotFoundError`, `InvalidRangeError`.
         https://www.rfc-editor.org/rfc/rfc9110#name-conditional-requests
         """

@@ -14,6 +14,7 @@ import pytest
 import blockyard
 from blockyard import BlockInfo, PutOptions, UnsupportedError
 from blockyard.context import Request, Response
+from blockyard.s3 import responses
 from blockyard.s3.integrity import PAGE_CHECKSUMS
 from blockyard.s3.writing import NONCE
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
@@ -290,6 +291,25 @@ def test_stat_tells_what_the_object_is_stored_with() -> None:
     assert (info.content_type, info.storage_class) == ("text/plain", "STANDARD_IA")
 
 
+@pytest.mark.parametrize("asked", [{}, {"offset": 1, "length": 2}, {"suffix": 3}], ids=str)
+def test_a_read_tells_it_as_well_where_it_is_asked(
+    asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {
+        "etag": '"e"',
+        "content-type": "text/plain",
+        "x-amz-meta-film": "one",
+        "x-amz-meta-blockyard-nonce": "1",
+    }
+    part = {"content-range": "bytes 0-4/5"} if asked else {}
+    s3 = Scripted(reply(206 if asked else 200, headers | part, b"bytes"))
+    block = s3.run(s3.store.read(s3.ctx, ReadRequest("key", **asked)))
+    assert block.info == BlockInfo("key", 5, "e", None, {"film": "one"}, "text/plain", "STANDARD")
+    monkeypatch.delattr(responses, "read_result")  # nobody calls it for bytes alone
+    block = s3.run(s3.store.read(s3.ctx, ReadRequest("key", **asked)))
+    assert block.size == (asked.get("length") or asked.get("suffix") or 5)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -380,6 +400,8 @@ def test_a_service_keeps_them(moto_endpoint: Endpoint, bucket: str, key_prefix: 
                 "STANDARD_IA",
             )  # fmt: skip
             assert store.read_block_range(key, 90_000) == bytes(10_000)
+            for asked in ({}, {"offset": 90_000}, {"suffix": 7}, {"length": 0}):
+                assert store.read_block_with_info(key, **asked)[1] == info  # pyright: ignore[reportArgumentType]
     client = boto3_client(moto_endpoint)
     head = client.head_object(Bucket=bucket, Key=f"{key_prefix}a")
     assert head["CacheControl"] == "no-store"
