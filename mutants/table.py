@@ -942,8 +942,8 @@ MUTANTS = [
     Mutant(
         "write-back: contents staged",
         "content/writing.py",
-        "data, through=True)",
-        "data)",
+        "options=self._options, through=True",
+        "options=self._options",
         _WRITE_BACK,
     ),
     Mutant(

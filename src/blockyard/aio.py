@@ -276,12 +276,15 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        options: PutOptions | None = None,
         progress: Progress | None = None,
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
-        options = WriteOptions(if_absent, if_match, block_size, content_type, modified, metadata)
+        said = WriteOptions(
+            if_absent, if_match, block_size, content_type, modified, metadata, options
+        )
         return await self._run_many(
-            self._writer.write_content(self._context(), content_id, source, progress, options)
+            self._writer.write_content(self._context(), content_id, source, progress, said)
         )
 
     async def read_content(

@@ -158,7 +158,9 @@ class BlockyardStore(Store):
             _ = await self._clients.asyncio.write_block(key, _bytes(value), if_absent=True)
         except BlockExistsError:
             pass
-        except UnsupportedError:
+        except UnsupportedError as error:
+            if error.of_options:
+                raise
             await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:

@@ -395,6 +395,16 @@ def test_values_are_kept_where_they_are_however_few_conditions_the_service_knows
             await store.set_if_not_exists("a", cpu.Buffer.from_bytes(data))
         assert client.read_block("a") == b"1"
 
+        async def unencrypted(key: str, data: Any, *, if_absent: bool = False) -> Any:
+            _ = await write_block(key, data)
+            error = blockyard.UnsupportedError("not encrypted")
+            error.of_options = True
+            raise error
+
+        monkeypatch.setattr(asynchronous, "write_block", unencrypted)
+        with pytest.raises(blockyard.UnsupportedError, match="not encrypted"):
+            await store.set_if_not_exists("b", cpu.Buffer.from_bytes(b"1"))
+
     asyncio.run(call())
 
 

@@ -120,6 +120,7 @@ def check_encrypted(
                 f"{where}: the service does not say that it is encrypted: "
                 f"its reply has no `{name}: {wanted}`"
             )
+            error.of_options = True
             error.unknown_attempts = unknown_attempts
             raise error
 

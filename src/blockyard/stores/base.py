@@ -183,9 +183,11 @@ def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
         return
     for name in request.options.given():
         if name not in kept:
-            raise UnsupportedError(
+            error = UnsupportedError(
                 f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
+            error.of_options = True
+            raise error
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
