@@ -49,6 +49,9 @@ _NOT_BY_DEFAULT = {
 }
 """Sections with settings that are required: an empty one is a gap."""
 
+_OF_TEXTS = {path for path, known in walk(StoreConfig) if known.holds_texts}
+"""Settings that are mappings: each is taken whole, from one place."""
+
 TOGETHER = (
     frozenset({"access_key", "secret_key", "session_token", "anonymous", "profile"}),
     frozenset({"client_cert", "client_key"}),
@@ -149,12 +152,27 @@ def _flat(value: object, path: SettingPath = (), origin: str = "") -> Layer:
     if isinstance(value, Given):
         below: object = value.value
         return _flat(below, path, origin) if isinstance(below, Section) else {path: value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or path in _OF_TEXTS:
         return {path: Given(value, origin)}
     layer: Layer = {path: Given({}, origin)} if path else {}
     for name, below in cast("Mapping[object, object]", value).items():
         layer |= _flat(below, (*path, str(name)), origin)
     return layer
+
+
+def _whole(layer: Layer) -> Layer:
+    """The layer of a file, with each mapping that is one setting in one piece."""
+    whole: Layer = {}
+    for path, given in layer.items():
+        above = next((path[:end] for end in range(len(path)) if path[:end] in _OF_TEXTS), None)
+        if above is None:
+            if path not in _OF_TEXTS or given.value != {}:
+                whole[path] = given
+            continue
+        mapping = cast("dict[str, object]", whole.setdefault(above, given._replace(value={})).value)
+        name, *below = path[len(above) :]
+        mapping[name] = below or given.value  # what has more below it is refused, being no text
+    return whole
 
 
 def _merge(layers: Iterable[Layer]) -> Layer:
@@ -165,18 +183,19 @@ def _merge(layers: Iterable[Layer]) -> Layer:
         for path, given in layer.items():
             if _is_gap(path, given) or any(path[-1] in group for group in taken):
                 continue
-            if path not in merged or _is_empty(merged[path]):
+            if path not in merged or _opens(path, merged[path]):
                 merged[path] = given
     return merged
 
 
 def _is_gap(path: SettingPath, given: Given) -> bool:
-    return given.value in (None, "") or (path in _NOT_BY_DEFAULT and _is_empty(given))
+    return given.value in (None, "") or (path in _NOT_BY_DEFAULT and _opens(path, given))
 
 
-def _is_empty(given: Given) -> bool:
+def _opens(path: SettingPath, given: Given) -> bool:
     """Whether it says no more than that a section is given."""
-    return isinstance(given.value, Mapping) and not cast("Mapping[object, object]", given.value)
+    is_section = isinstance(given.value, Mapping) and path not in _OF_TEXTS
+    return is_section and not cast("Mapping[object, object]", given.value)
 
 
 def _nest(layer: Layer) -> dict[str, Any]:
@@ -186,13 +205,13 @@ def _nest(layer: Layer) -> dict[str, Any]:
     """
     root: dict[str, Any] = {}
     for path, given in layer.items():
-        above = (layer.get(path[:depth]) for depth in range(1, len(path)))
-        if any(given is not None and not _is_empty(given) for given in above):
+        above = [path[:depth] for depth in range(1, len(path)) if path[:depth] in layer]
+        if not all(_opens(each, layer[each]) for each in above):
             continue
         section = root
         for name in path[:-1]:
             section = section.setdefault(name, {})
-        if _is_empty(given):
+        if _opens(path, given):
             _ = section.setdefault(path[-1], {})
         else:
             section[path[-1]] = given
@@ -243,7 +262,7 @@ def _read(source: Source, environ: Mapping[str, str]) -> tuple[Layer, str]:
     else:
         from blockyard.config.yaml_file import read_yaml  # noqa: PLC0415 - only files need yaml
 
-        layer, where = read_yaml(os.path.expanduser(name)), f"{label}{name}"
+        layer, where = _whole(read_yaml(os.path.expanduser(name))), f"{label}{name}"
     if source is None:
         layer = {path: given._replace(borrowed=True) for path, given in layer.items()}
     return layer, where

@@ -82,6 +82,11 @@ class Setting(NamedTuple):
         return isinstance(self.default, Secret)
 
     @property
+    def holds_texts(self) -> bool:
+        """Whether it is a mapping of texts: one setting, unlike a section."""
+        return self.read is values.texts
+
+    @property
     def hidden(self) -> bool:
         """Whether errors show no value of it: a secret, a private one, or a section with such."""
         below = self.section.settings.values() if self.section else ()
@@ -139,14 +144,21 @@ def seconds(meaning: str, *, default: float | None, zero: bool = False) -> Any:
     return setting(expected, values.within(low, MAX_SECONDS, values.number), default=default)
 
 
+def texts(meaning: str, check: Reader, *, default: None) -> Any:
+    """Texts by their names."""
+    expected = f"a mapping of texts, or a JSON object of them ({meaning})"
+    return setting(expected, values.texts, check, default=default)
+
+
 def _field(what: Setting) -> Any:
-    return field(default=what.default, metadata={"setting": what})
+    hashed = False if what.holds_texts else None  # a dict has no hash
+    return field(default=what.default, hash=hashed, metadata={"setting": what})
 
 
 @dataclass_transform(
     frozen_default=True,
     kw_only_default=True,
-    field_specifiers=(setting, section, whole, seconds),
+    field_specifiers=(setting, section, whole, seconds, texts),
 )
 class Section:
     """Settings that stand together: a frozen dataclass, closed to unknown names.
