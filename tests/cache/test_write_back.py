@@ -493,8 +493,10 @@ def test_all_who_share_a_sync_share_its_error(
 ) -> None:
     tried: list[object] = []
 
-    def sync(_: write_back.Stage) -> None:
+    def sync(stage: write_back.Stage) -> None:
         tried.append(None)
+        while len(tried) == 1 and len(stage.files()) < 4:  # the others come meanwhile
+            threading.Event().wait(0.01)
         threading.Event().wait(0.2)
         if len(tried) == 2:
             raise OSError(errno.EIO, "Input/output error")
@@ -506,7 +508,8 @@ def test_all_who_share_a_sync_share_its_error(
             with monkeypatch.context() as patched:
                 patched.setattr(write_back.Uploads, "add", lambda *_: None)
                 first = asyncio.create_task(_outcome(store, "first"))
-                await asyncio.sleep(0.1)
+                while not tried:  # noqa: ASYNC110 - another thread says so
+                    await asyncio.sleep(0.01)
                 others = [asyncio.create_task(_outcome(store, f"k{n}")) for n in range(3)]
                 assert await first is None
                 outcomes = [await other for other in others]

@@ -275,6 +275,7 @@ def test_a_signal_handler_waits_for_nobody(blocking: BlockingRuntime, first: str
     assert seen == [(1, False)]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in `__del__`
 def test_nobody_waits_for_a_first_one_whose_end_was_cut_off(
     blocking: BlockingRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
