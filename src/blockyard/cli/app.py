@@ -258,7 +258,8 @@ def clean(
 
     Blocks that no content names are removed a day after they were stored, what was replaced after
     half an hour, tombstones of deleted contents after ten minutes, and the parts of an upload that
-    was never completed a day after it began.
+    was never completed a day after it began. Exits with 1 when a manifest is damaged: nothing of
+    that content is touched.
     """
     report = store.clean_contents(prefix, dry_run=not delete, no_writers=no_writers)
     for state, leftovers in (("kept", report.kept), ("removed", report.removed)):
@@ -267,7 +268,11 @@ def clean(
             said = state if delete or state == "kept" else "to remove"
             blocks = "" if each.what == "upload" else f": {each.blocks} blocks"
             say(f"{said}: {shown(each.content_id)}: {what}{blocks}")
+    for content_id, error in report.damaged.items():
+        say(f"damaged: {shown(content_id)}: {shown(str(error))}")
     say(f"{'removed' if delete else 'to remove'}: {_exact(report.size)}")
+    if report.damaged:
+        raise typer.Exit(exits.FAILED)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from blockyard.crc32c import crc32c
-from blockyard.errors import IntegrityError
+from blockyard.errors import IntegrityError, UnsupportedError
 from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
 
@@ -33,6 +33,8 @@ MOST_BLOCKS = 16 * MIB
 """The most blocks of a content: their checksums are 64 MiB."""
 MOST_REPLACED = 12
 """How many replaced generations a manifest names."""
+NOT_KNOWN = "00000000T000000Z-0000000000000000"
+"""Stands in a history for generations that nobody could read the ids of."""
 METADATA_LIMIT = 8 * KIB
 """The most bytes of JSON that the user's metadata may take."""
 BLOCKS_PER_CHUNK = 16
@@ -41,6 +43,7 @@ BLOCKS_PER_CHUNK = 16
 _FORMAT = "blockyard-content 1"
 _LEAST_HEAD = len(_FORMAT) + len(" 01234567 1\n")
 _HEAD = re.compile(rb"blockyard-content 1 ([0-9a-f]{8}) ([1-9][0-9]{0,7})\n")
+_LATER_FORMAT = re.compile(rb"blockyard-content (?:[2-9]|[1-9][0-9]{1,5}) ")
 _GENERATION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _PLACE = re.compile(r"chunk-([0-9]{6})/block-([0-9]{4})")
 
@@ -161,8 +164,15 @@ def encode(manifest: Manifest, nonce: str) -> bytes:
 
 
 def decode(where: str, data: bytes) -> Manifest:
-    """The manifest in `data`. Raises `IntegrityError`, in the name of `where`."""
+    """The manifest in `data`. Raises `IntegrityError`, in the name of `where`.
+
+    One of a later format is not damaged, and not to be replaced from here: `UnsupportedError`.
+    """
     head = _HEAD.match(data)
+    if head is None and _LATER_FORMAT.match(data):
+        raise UnsupportedError(
+            f"{where}: its manifest is of a later format, which this version can't read"
+        )
     if head is None:
         raise _damaged(where, "it does not begin as one of format 1 does")
     if f"{crc32c(memoryview(data)[head.end() :]):08x}".encode() != head[1]:

@@ -111,7 +111,7 @@ class ContentWriter:
         if options.conditional:
             await self._fail_early(ctx, change, condition)
         described = replace(described, id=self._register.new_id(ctx))
-        look = partial(self._register.look, ctx, content_id, "write_content")
+        look = partial(self._register.find, ctx, content_id, "write_content")
         upload = _Upload(
             self._operations,
             ctx,
@@ -158,7 +158,7 @@ class ContentWriter:
         found: list[Found] = []
 
         async def look() -> dict[int, BlockInfo]:
-            found.append(await self._register.look(ctx, content_id, "delete_content"))
+            found.append(await self._register.find(ctx, content_id, "delete_content"))
             return {}
 
         plain, _ = await ctx.runtime.gather(
@@ -207,20 +207,20 @@ class ContentWriter:
             return None
         if not self._register.conditional:
             return _unconditional(content_id, "it was not written")
-        live = found.live
         if options.if_absent:
-            return None if live is None else ContentExistsError(f"{where}: it is there already")
-        if live is None:
-            return ContentChangedError(f"{where}: if_match {options.if_match!r}: it is not there")
-        if live.id != options.if_match:
-            return ContentChangedError(
-                f"{where}: if_match {options.if_match!r}: its version is {live.id!r}"
-            )
-        return None
+            there = found.live is not None or found.damage is not None
+            return ContentExistsError(f"{where}: it is there already") if there else None
+        if found.damage is not None:
+            return found.damage
+        version = None if found.live is None else found.live.id
+        if version == options.if_match:
+            return None
+        now = "it is not there" if version is None else f"its version is {version!r}"
+        return ContentChangedError(f"{where}: if_match {options.if_match!r}: {now}")
 
     async def _fail_early(self, ctx: Context, change: Change, condition: Condition) -> None:
         """Raise at once where the condition of a write does not hold now."""
-        found = await self._register.look(ctx, change.content_id, change.operation)
+        found = await self._register.find(ctx, change.content_id, change.operation)
         error = condition(found)
         if error is not None:
             raise error
@@ -240,7 +240,7 @@ class ContentWriter:
             manifest = replace(source, id=manifest.id, history=(), etags=())
         if manifest.layout != "inline":
             manifest = replace(manifest, layout="generation", block_size=layout.block_size)
-        look = partial(self._register.look, ctx, target_id, "copy_content")
+        look = partial(self._register.find, ctx, target_id, "copy_content")
         copy = _Upload(self._operations, ctx, target_id, manifest, tally=tally, look=look)
         copy.count = manifest.blocks
 
