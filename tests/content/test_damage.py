@@ -188,3 +188,17 @@ def test_what_is_damaged_after_an_attempt_of_unknown_outcome_shows_nothing(
             await change(Contents(Losing(inner)))
 
     asyncio.run(main())
+
+
+def test_verifying_holds_manifests_to_their_own_checksum(store: BlockStore) -> None:
+    for content_id in "abc":
+        store.write_content(content_id, b"short")
+    store.write_block("b.blockyard", flipped(store.read_block("b.blockyard")))
+    store.write_block("c.blockyard", LATER)
+    store.write_block("other.blockyard", b"hi")
+    store.write_block("other", b"hi")
+    report = store.verify_by_prefix("")
+    assert report.verified == {"manifest": 1}
+    assert list(report.damaged) == ["b.blockyard"]
+    assert list(report.unreadable) == ["c.blockyard"]
+    assert report.unverifiable == 2

@@ -163,6 +163,11 @@ def encode(manifest: Manifest, nonce: str) -> bytes:
     return encoded
 
 
+def begins_as_manifest(data: bytes) -> bool:
+    """Whether these are the bytes of a manifest, damaged or not, rather than of something else."""
+    return data.startswith(_FORMAT[:-1].encode())
+
+
 def decode(where: str, data: bytes) -> Manifest:
     """The manifest in `data`. Raises `IntegrityError`, in the name of `where`.
 
