@@ -138,9 +138,12 @@ class ContentCleaner:
 
         request = ListRequest(prefix, operation=operation)
         own, began = replace(ctx, reply_headers=None), ctx.runtime.now()
+        clock = await self._operations.store.clock(own)
         await each_page(self._operations, own, request, lambda page: note(page.blocks))
         uploads = await all_uploads(self._operations, own, operation, prefix)
         listed_at = self._register.now(own) - (ctx.runtime.now() - began)
+        if clock is not None:  # another machine's, which this one's clock may be far from
+            listed_at = clock.timestamp()
         report = CleanReport()
         oldest = math.inf if no_writers else listed_at - ORPHANED
 
@@ -157,6 +160,8 @@ class ContentCleaner:
             except (IntegrityError, UnsupportedError) as error:
                 report.damaged[content_id] = bare(error)
                 return
+            if clock is not None:
+                found = replace(found, at=listed_at + (found.began - began))
             for leftover, removable in _leftovers(
                 content_id, generations[content_id], found, oldest, no_writers=no_writers
             ):
