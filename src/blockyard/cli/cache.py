@@ -80,7 +80,10 @@ def clear(context: typer.Context, folder: FolderArgument, as_json: JsonOption = 
 def drain(
     store: "BlockStore",
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Try for so long at most.")
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="Try for so long, and end within 10 s of that."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,7 +103,8 @@ def drain(
         )
     else:
         for each in left:
-            say(f"left: {shown(each.key)}: {human(each.size)}: {each.error or 'not tried'}")
+            why = shown(each.error or "not tried")
+            say(f"left: {shown(each.key)}: {human(each.size)}: {why}")
         say(f"{len(left)} blocks left")
     if left:
         raise typer.Exit(FAILED)
