@@ -44,6 +44,7 @@ _ZARR = ("ecosystem/test_zarr.py",)
 _FSSPEC = ("ecosystem/test_fsspec.py", "ecosystem/test_fsspec_urls.py")
 _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
+_SHARED = ("cache/test_shared_folder.py",)
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
 _WRITE_BACK = (
@@ -590,9 +591,16 @@ MUTANTS = [
     Mutant(
         "cache: a hit of an older epoch",
         "cache/store.py",
-        "if fresh and entry.epoch == epoch and _answers(",
-        "if fresh and _answers(",
+        "fresh = fresh and entry.epoch == epoch and self._is_shared()",
+        "fresh = fresh and self._is_shared()",
         _CACHE,
+    ),
+    Mutant(
+        "cache: a hit after the folder was removed",
+        "cache/store.py",
+        "fresh = fresh and entry.epoch == epoch and self._is_shared()",
+        "fresh = fresh and entry.epoch == epoch",
+        _SHARED,
     ),
     Mutant(
         "cache: what was read in the middle of a change is kept",
@@ -648,6 +656,13 @@ MUTANTS = [
         "pickling.py",
         "if self.process != os.getpid():",
         "if False:",
+        _PICKLES,
+    ),
+    Mutant(
+        "pickles: a client that closes closes the store of the others",
+        "sharing.py",
+        "return ended.pop() is None",
+        "return True",
         _PICKLES,
     ),
     Mutant(
@@ -757,6 +772,20 @@ MUTANTS = [
         _FSSPEC,
     ),
     Mutant(
+        "fsspec: secrets in sections written down with the rest",
+        "fsspec/options.py",
+        "kept[name] = without_secrets(cast",
+        "kept[name] = plain(cast",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a copy to another bucket without what is beside the bytes",
+        "fsspec/changes.py",
+        "target.name, pieces, False, **options)",
+        "target.name, pieces, False)",
+        _FSSPEC,
+    ),
+    Mutant(
         "fsspec: the parent's event loop in a forked child",
         "fsspec/base.py",
         "self._loop = None if self.asynchronous else get_loop()",
@@ -773,8 +802,15 @@ MUTANTS = [
     Mutant(
         "fsspec: a file stored as far as it was written before an error",
         "fsspec/writing.py",
-        "if _is_left_by_an_error():",
+        "if self._opened_in.were_left_by_an_error():",
         "if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a file that reports an error thrown away for that error",
+        "fsspec/with_blocks.py",
+        " if each not in self.exits)",
+        ")",
         _FSSPEC,
     ),
     Mutant(
@@ -869,6 +905,20 @@ MUTANTS = [
         _WRITE_BACK,
     ),
     Mutant(
+        "write-back: what is being written is not counted",
+        "cache/stage.py",
+        "return self.size - self._overhead() - written - staged",
+        "return self.size - self._overhead() - staged",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: room is counted before it is noted what was taken",
+        "cache/room.py",
+        "        _ = self._locked(note)\n        found = left()",
+        "        found = left()\n        _ = self._locked(note)",
+        _WRITE_BACK,
+    ),
+    Mutant(
         "write-back: a delete leaves what is staged",
         "cache/sending.py",
         "                    await self._remove(ctx, where, before)",
@@ -892,8 +942,8 @@ MUTANTS = [
     Mutant(
         "write-back: contents staged",
         "content/writing.py",
-        "data, through=True)",
-        "data)",
+        "options=self._options, through=True",
+        "options=self._options",
         _WRITE_BACK,
     ),
     Mutant(
@@ -990,7 +1040,7 @@ MUTANTS = [
     Mutant(
         "copies: tags that can't be read are left out",
         "s3/part_copies.py",
-        ' and "x-amz-tagging-count" not in headers:',
+        " and _TAG_COUNT not in headers:",
         ":",
         _PART_COPIES,
     ),

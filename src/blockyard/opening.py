@@ -53,8 +53,8 @@ def open_store(
 
 
 def blocking_client(stack: Stack) -> BlockStore:
-    """A client with connections of its own."""
-    connections = Connections(stack.http, stack.timeouts)
+    """A client, with connections of its own unless it is to share some."""
+    connections = stack.connections or Connections(stack.http, stack.timeouts)
     return BlockStore(
         stack.operations,
         BlockingRuntime(connections),

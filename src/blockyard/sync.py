@@ -181,7 +181,8 @@ class BlockStore(Client[BlockingRuntime]):
         `if_none_match` are ETags, as `BlockInfo.etag` has them: raises `PreconditionFailedError`
         when the block has another than the one, `NotModifiedError` when it has the other.
         `lifetime` is for a cache in front: an "immutable" block is never written twice, so it is
-        not asked for again; a "mutable" one is, even where `revalidate` is never.
+        not asked for again; a "mutable" one is, even where `revalidate` is never. Such a cache
+        keeps neither metadata nor content type nor storage class, and those are not told then.
         Raises `BlockNotFoundError`, `InvalidRangeError`.
         https://www.rfc-editor.org/rfc/rfc9110#name-conditional-requests
         """
@@ -427,6 +428,7 @@ class BlockStore(Client[BlockingRuntime]):
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        options: PutOptions | None = None,
         progress: Progress | None = None,
     ) -> ContentInfo:
         """Store what `source` holds as the content `content_id`, replacing the one that was there.
@@ -442,18 +444,18 @@ class BlockStore(Client[BlockingRuntime]):
         With `if_absent`, raises `ContentExistsError` where there is a content; with `if_match`, a
         `ContentInfo.version`, `ContentChangedError` where there is another, or none.
         `content_type` (up to 1,024 characters of printable ASCII), `modified` and `metadata` (up to
-        8 KiB of JSON) are kept with it: see `stat_content`.
+        8 KiB of JSON) are kept with it: see `stat_content`. `options` say how its blocks and its
+        manifest are stored: encryption, storage class, ACL and tags, and nothing else; raises
+        `ValueError` for others, and `UnsupportedError` as `write_block` does.
 
         Raises `LocalStorageError` when the file at a path can't be read, `UnsupportedError` for a
         condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
         and it can't be told whether the content was replaced.
         """
-        options = WriteOptions(
-            if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata
+        said = WriteOptions(
+            if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
-        write = partial(
-            self._writer.write_content, source=source, progress=progress, options=options
-        )
+        write = partial(self._writer.write_content, source=source, progress=progress, options=said)
         return self._run_many(write, content_id)
 
     def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -541,7 +543,7 @@ class BlockStore(Client[BlockingRuntime]):
         """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
 
         Each with the time when it was stored; `stat_content` tells more. One request for every
-        thousand contents of a folder, however large they are.
+        thousand contents of a folder, and one for each that has blocks, however many.
         """
         return self._run_many(self._reader.list_contents, prefix)
 

@@ -19,9 +19,10 @@ from blockyard.cache.tier import MUST_WAIT, Pages
 from blockyard.model import KIB, MIB
 from blockyard.stores.base import ReadRequest
 from blockyard.testing.samples import content
-from tests.cache.disk_tier import IDENTITY, Tier, pages_of, tier
+from tests.cache.disk_tier import Tier, pages_of, tier
 
 BLOCK = content(200_000)
+PAGE = 16 * KIB
 OTHER = content(200_001)[1:]
 
 
@@ -321,6 +322,36 @@ def replace_by_zeros(path: Path) -> None:
     os.truncate(path, size)
 
 
+def fill_with_zeros(path: Path, begin: int, end: int) -> None:
+    """Leave its head as it is, and tell nobody: as a disk that lost what was written."""
+    known = path.stat()
+    with path.open("r+b") as file:
+        _ = file.seek(entry.HEAD + begin)
+        _ = file.write(bytes(end - begin))
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("page", [0, 3, len(BLOCK) // PAGE, None])
+def test_a_page_of_zeros_is_not_taken_for_the_block(
+    disk: Tier, page: int | None, sums: bool, opened: bool
+) -> None:
+    """None: all of them. The head is right, so that only the page's own checksum tells."""
+    disk.fill(pages_of("k", BLOCK, sums=sums))
+    if not opened:
+        disk.forget_open()
+    else:
+        assert disk.read("k") == BLOCK
+    first = page or 0
+    begin, end = PAGE * first, len(BLOCK) if page is None else min(PAGE * (first + 1), len(BLOCK))
+    fill_with_zeros(disk.path("k"), begin, end)
+    assert disk.read("k") is None
+    assert disk.stats["damaged"] == 1
+    disk.fill(pages_of("k", BLOCK, sums=sums))
+    assert disk.read("k") == BLOCK
+
+
 def replace_by_link(path: Path) -> None:
     copy = path.with_suffix(".copy")
     _ = copy.write_bytes(path.read_bytes())
@@ -443,13 +474,16 @@ def test_many_fills_at_once_start_one_thread(disk: Tier, monkeypatch: pytest.Mon
         started.append(call)
         return Future()
 
+    def fill(key: str) -> bool:
+        return disk.cache.fill(disk.runtime, pages_of(key, BLOCK), disk.cache.epoch(key))
+
     monkeypatch.setattr(disk.runtime, "start", start)
     for number in range(20):
-        assert disk.cache.fill(disk.runtime, pages_of(f"k{number}", BLOCK), 0)
+        assert fill(f"k{number}")
     assert len(started) == 1
     started.pop()()
     assert all(disk.read(f"k{number}") == BLOCK for number in range(20))
-    assert disk.cache.fill(disk.runtime, pages_of("late", BLOCK), 0)
+    assert fill("late")
     assert len(started) == 1
     started.pop()()
     monkeypatch.undo()
@@ -496,5 +530,9 @@ def test_files_and_folders_are_the_owners_alone(disk: Tier, root: Path) -> None:
             assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
 
 
-def test_an_epoch_that_can_not_be_read_is_one_all_the_same(tmp_path: Path) -> None:
-    assert Folder(tmp_path / "not there").epoch(entry.name_of(IDENTITY, "k")) == 0
+def test_an_epoch_that_can_not_be_read_is_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tier(root) as disk:
+        assert disk.cache.epoch("k") is not None
+        disk.cache._folder = Folder(root / "not there")
+        assert disk.cache.epoch("k") is None
+        assert not disk.cache.is_shared()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, asdict, replace
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -59,6 +60,7 @@ WRONG: dict[type, list[Any]] = {
     float: [True, "x", b"1", "nan", float("nan"), [1.0], {}],
     str: [1, True, b"text", bytearray(b"a"), ["a"], {}, "a\nb", "a\0b"],
     Secret: [1, True, b"text", bytearray(b"a"), ["a"], {}, "a\nb", "a\0b"],
+    Mapping: [1, True, b"{}", ["a"], "", "a", "[1]", '{"a": 1}', "[" * 5000, {"a": 1}, {1: "a"}],
     Path: [1, True, b"/a", ["/a"], {}, "/a\nb", "/a\0b"],
 }
 """Values that no setting of the type may have."""
@@ -69,6 +71,7 @@ SINGLE = types_below(StoreConfig)
 def type_of(annotation: Any) -> type:
     """What a setting holds that is not None; a choice among texts is a text."""
     kind = (get_args(annotation) or (annotation,))[0]
+    kind = get_origin(kind) or kind
     return kind if isinstance(kind, type) else str
 
 

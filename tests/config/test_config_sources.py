@@ -212,6 +212,43 @@ def test_yaml_of_the_design(tmp_path: Path) -> None:
     assert load_s3(str(path)) == config
 
 
+def test_a_mapping_of_texts_comes_from_everywhere(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        block_store:
+          s3:
+            bucket: my-data
+            put: {acl: private, tags: {project: 0123, "a b": ""}, metadata: {}, kms_context: null}
+        """,
+    )
+    put = load_s3(path).put
+    assert (put.acl, put.tags) == ("private", {"project": "0123", "a b": ""})
+    assert (put.metadata, put.kms_context) == (None, None)
+    url = "s3://my-data?tags=" + quote('{"project": "archive"}')
+    assert load_s3(url).put.tags == {"project": "archive"}
+    environ = {
+        "BLOCKYARD_S3_PUT_TAGS": '{"of": "films"}',
+        "BLOCKYARD_S3_PUT_METADATA": '{"a": "b"}',
+    }
+    for source in ("s3://my-data", path, url):
+        found = load_s3(source, environ)
+        assert found.put.metadata == {"a": "b"}
+        assert found.put.tags == (load_s3(source).put.tags or {"of": "films"})
+        given = load_s3(source, environ, tags={"own": "1"}, put={"metadata": {}})
+        assert (given.put.tags, given.put.metadata) == ({"own": "1"}, {})
+        assert load_s3(source, environ, put={"tags": {"own": "2"}}).put.tags == {"own": "2"}
+    config = StoreConfig(s3=found)
+    assert len({config, load_config(config, {}, {})}) == 1
+    assert load_config(config, {"tags": {"own": "3"}}, {}).s3.put.tags == {"own": "3"}
+
+
+@pytest.mark.parametrize("put", ["tags: {a: {b: c}}", "tags: [a]", "tags: {a: null}", "tags: a"])
+def test_a_file_with_a_mapping_that_is_none_of_texts(put: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"block_store: {{s3: {{bucket: my-data, put: {{{put}}}}}}}")
+    assert "block_store.s3.put.tags (line 1): expected a mapping of texts" in refused(path)
+
+
 def test_yaml_of_other_types(tmp_path: Path) -> None:
     path = write(tmp_path, "block_store: {type: file, file: {path: /blocks}}")
     assert load(path).selected == FileConfig(path=Path("/blocks"))

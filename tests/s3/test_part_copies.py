@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -208,8 +208,11 @@ def test_what_a_copy_takes_along() -> None:
         "storage_class": "STANDARD_IA",
         "encryption": "aws:kms",
         "kms_key_id": "the-key",
+        "kms_context": {"of": "films"},
         "acl": "bucket-owner-full-control",
         "content_type": "application/x-block",
+        "metadata": {"own": "the store's", "other": "the store's"},
+        "tags": {"the": "store's"},
     }
     s3 = Copying(put=put, request_payer=True)
     s3.place(BODY, **kept, **others)
@@ -221,7 +224,9 @@ def test_what_a_copy_takes_along() -> None:
     assert create["x-amz-storage-class"] == "STANDARD_IA"
     assert create["x-amz-server-side-encryption"] == "aws:kms"
     assert create["x-amz-server-side-encryption-aws-kms-key-id"] == "the-key"
+    assert b64decode(create["x-amz-server-side-encryption-context"]) == b'{"of": "films"}'
     assert create["x-amz-acl"] == "bucket-owner-full-control"
+    assert "x-amz-meta-other" not in create
     assert create["x-amz-meta-blockyard-nonce"] != "of another"
     assert "x-amz-meta-blockyard-replaces" not in create
     assert all(each.headers["x-amz-request-payer"] == "requester" for each in s3.requests)
@@ -282,6 +287,24 @@ def test_tags_are_not_left_out_either() -> None:
     with pytest.raises(AccessDeniedError):
         _ = s3.copied_in_parts()
     assert "create" not in s3.steps
+
+
+def test_what_a_copy_elsewhere_has_besides_the_bytes() -> None:
+    """Tags that may not be read are left out only where there seem to be none."""
+    s3 = Copying()
+    s3.place(content_type="text/css", x_amz_meta_own="1", x_amz_meta_blockyard_nonce="n")
+    s3.s3.tags["/bucket/a b"] = tagging("a=1&b=")
+    options, info = run_to_end(s3.store.options_of(s3.ctx, "a b"))
+    tags = {"a": "1", "b": ""}
+    assert options == PutOptions(content_type="text/css", metadata={"own": "1"}, tags=tags)
+    assert (info.size, s3.steps) == (20, ["HEAD", "tags"])
+    s3.change("tags", lambda _, __: s3_error(403, "AccessDenied"), times=99)
+    options, _ = run_to_end(s3.store.options_of(s3.ctx, "a b"))
+    assert options == PutOptions(content_type="text/css", metadata={"own": "1"})
+    for hidden, error in (("tagging_count", AccessDeniedError), ("missing_meta", UnsupportedError)):
+        s3.place(**{f"x_amz_{hidden}": "1"})
+        with pytest.raises(error):
+            _ = run_to_end(s3.store.options_of(s3.ctx, "a b"))
 
 
 @pytest.mark.parametrize("keeps", [True, False])

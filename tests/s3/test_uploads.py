@@ -107,7 +107,7 @@ def test_an_upload_that_the_service_would_not_encrypt_is_not_begun(put: dict[str
 
 def test_the_owners_key_goes_with_every_request() -> None:
     key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
-    settings = {"customer_key": key, "storage_class": "STANDARD_IA"}
+    settings = {"customer_key": key, "storage_class": "STANDARD_IA", "metadata": {"a": "b"}}
     s3 = Uploading(put=settings, request_payer=True, expected_bucket_owner="123456789012")
     opened = s3.start()
     _ = s3.complete(opened, s3.send(opened))
@@ -119,9 +119,8 @@ def test_the_owners_key_goes_with_every_request() -> None:
     for request in s3.requests:
         assert request.headers["x-amz-request-payer"] == "requester"
         assert request.headers["x-amz-expected-bucket-owner"] == "123456789012"
-    assert [each.headers.get("x-amz-storage-class") for each in s3.requests] == (
-        ["STANDARD_IA", *[None] * 5]
-    )
+    for name, value in (("x-amz-storage-class", "STANDARD_IA"), ("x-amz-meta-a", "b")):
+        assert [each.headers.get(name) for each in s3.requests] == [value, *[None] * 5]
 
 
 @pytest.mark.parametrize("lost", ALL)

@@ -22,7 +22,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from blockyard.config import S3Config, StoreConfig
-from blockyard.config.sections import Given, Section, SettingPath, settings_below, shown
+from blockyard.config.sections import Given, Section, SettingPath, settings_below, shown, walk
 from blockyard.errors import ConfigError
 
 Source = str | os.PathLike[str] | StoreConfig | None
@@ -35,6 +35,9 @@ STORE = "BLOCKYARD_STORE"
 _S3_SETTINGS = settings_below(S3Config, ("s3",))
 _BY_OWN_NAME = {path[-1]: path for path in _S3_SETTINGS}
 """Every setting of an S3 store by its own name, which is unique in all sections."""
+
+_OF_TEXTS = {path for path, known in walk(StoreConfig) if known.holds_texts}
+"""Settings that are mappings: each is taken whole, from one place."""
 
 TOGETHER = (
     frozenset({"access_key", "secret_key", "session_token", "anonymous", "profile"}),
@@ -125,12 +128,26 @@ def _flat(value: object, path: SettingPath = (), origin: str = "") -> Layer:
     if isinstance(value, Given):
         below: object = value.value
         return _flat(below, path, origin) if isinstance(below, Section) else {path: value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or path in _OF_TEXTS:
         return {path: Given(value, origin)}
     layer: Layer = {}
     for name, below in cast("Mapping[object, object]", value).items():
         layer |= _flat(below, (*path, str(name)), origin)
     return layer
+
+
+def _whole(layer: Layer) -> Layer:
+    """The layer of a file, with each mapping that is one setting in one piece."""
+    whole: Layer = {}
+    for path, given in layer.items():
+        above = next((path[:end] for end in range(len(path)) if path[:end] in _OF_TEXTS), None)
+        if above is None:
+            whole[path] = given
+            continue
+        mapping = cast("dict[str, object]", whole.setdefault(above, given._replace(value={})).value)
+        name, *below = path[len(above) :]
+        mapping[name] = below or given.value  # what has more below it is refused, being no text
+    return whole
 
 
 def _merge(layers: Iterable[Layer]) -> Layer:
@@ -193,7 +210,7 @@ def _read(source: Source, environ: Mapping[str, str]) -> tuple[Layer, str]:
     else:
         from blockyard.config.yaml_file import read_yaml  # noqa: PLC0415 - only files need yaml
 
-        layer, where = read_yaml(os.path.expanduser(name)), f"{label}{name}"
+        layer, where = _whole(read_yaml(os.path.expanduser(name))), f"{label}{name}"
     if source is None:
         layer = {path: given._replace(borrowed=True) for path, given in layer.items()}
     return layer, where

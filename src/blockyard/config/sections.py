@@ -79,6 +79,11 @@ class Setting(NamedTuple):
         return isinstance(self.default, Secret)
 
     @property
+    def holds_texts(self) -> bool:
+        """Whether it is a mapping of texts: one setting, unlike a section."""
+        return self.read is values.texts
+
+    @property
     def holds_secrets(self) -> bool:
         """Whether it is secret, or a section with secrets."""
         below = self.section.settings.values() if self.section else ()
@@ -130,14 +135,21 @@ def seconds(meaning: str, *, default: float | None, zero: bool = False) -> Any:
     return setting(expected, values.within(low, MAX_SECONDS, values.number), default=default)
 
 
+def texts(meaning: str, check: Reader, *, default: None) -> Any:
+    """Texts by their names."""
+    expected = f"a mapping of texts, or a JSON object of them ({meaning})"
+    return setting(expected, values.texts, check, default=default)
+
+
 def _field(what: Setting) -> Any:
-    return field(default=what.default, metadata={"setting": what})
+    hashed = False if what.holds_texts else None  # a dict has no hash
+    return field(default=what.default, hash=hashed, metadata={"setting": what})
 
 
 @dataclass_transform(
     frozen_default=True,
     kw_only_default=True,
-    field_specifiers=(setting, section, whole, seconds),
+    field_specifiers=(setting, section, whole, seconds, texts),
 )
 class Section:
     """Settings that stand together: a frozen dataclass, closed to unknown names.

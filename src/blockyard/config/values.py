@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from blockyard.model import parse_size
-from blockyard.put_options import HEADER, STORAGE_CLASS
+from blockyard.put_options import HEADER, STORAGE_CLASS, WrongOptionError, check_option
 from blockyard.s3.endpoints import parse_location
 
 Reader = Callable[[Any], Any]
@@ -87,6 +87,21 @@ def size(value: Any) -> int:
     return parse_size(value) if isinstance(value, str) else whole(value)
 
 
+def texts(value: object) -> dict[str, str]:
+    """Texts by their names: a mapping, or the text of a JSON object."""
+    if isinstance(value, str):
+        import json  # noqa: PLC0415 - few need it
+
+        try:
+            value = json.loads(value)
+        except RecursionError:
+            raise ValueError from None
+    found = dict(cast("Mapping[str, str]", instance_of(Mapping)(value)))
+    for each in (each for pair in found.items() for each in pair):
+        _ = text(each)
+    return found
+
+
 def within(low: float, high: float, read: Reader) -> Reader:
     """What `read` makes, from `low` to `high`."""
 
@@ -140,6 +155,19 @@ def matching(pattern: re.Pattern[str], problem: str) -> Callable[[str], str]:
 owner = matching(re.compile(r"[0-9]{12}"), "an account's id has 12 digits")
 storage_class = matching(STORAGE_CLASS, "its name has capital letters, digits and _")
 header = matching(HEADER, "it has to be printable ASCII, without blanks at its ends")
+
+
+def put_option(name: str) -> Callable[[Any], Any]:
+    """A check of what the field `name` of `PutOptions` may hold as well."""
+
+    def check(value: object) -> object:
+        try:
+            check_option(name, value)
+        except WrongOptionError as error:
+            raise ValueError(f"expected {error.expected}") from None
+        return value
+
+    return check
 
 
 def access_key(text: str) -> str:

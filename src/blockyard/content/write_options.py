@@ -15,7 +15,7 @@ from blockyard.content.manifest import (
     Manifest,
 )
 from blockyard.model import KIB, MAX_BLOCK_SIZE
-from blockyard.put_options import HEADER
+from blockyard.put_options import HEADER, PutOptions
 
 CONTENT_TYPE_LIMIT = KIB
 """The most characters of a `content_type`."""
@@ -32,6 +32,7 @@ class WriteOptions:
     content_type: str = ""
     modified: datetime | None = None
     metadata: Mapping[str, str] | None = None
+    stored: PutOptions | None = None
 
     @property
     def conditional(self) -> bool:

@@ -482,7 +482,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
         return Block(
             reply.body,
             size,
-            lambda: responses.block_info(wanted.key, reply, size),
+            lambda: responses.read_result(wanted.key, reply, size),
             verified,
             page_sums,
         )
@@ -493,7 +493,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
         wanted.into[:got] = data
         data = b""
     return Block(
-        data, got, lambda: responses.block_info(wanted.key, reply, size), verified, page_sums
+        data, got, lambda: responses.read_result(wanted.key, reply, size), verified, page_sums
     )
 
 

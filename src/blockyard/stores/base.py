@@ -183,9 +183,11 @@ def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
         return
     for name in request.options.given():
         if name not in kept:
-            raise UnsupportedError(
+            error = UnsupportedError(
                 f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
+            error.of_options = True
+            raise error
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
@@ -354,6 +356,15 @@ class Store(ABC):
     @abstractmethod
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         """Size, ETag and time of the block, or `BlockNotFoundError`."""
+
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        """What a write elsewhere says for its object to be as this one, and what this is.
+
+        That is what a copy within the store carries along by itself. Errors as of `stat_block`.
+        """
+        info = await self.stat_block(ctx, key)
+        kind, metadata = info.content_type or None, info.metadata or None
+        return PutOptions(content_type=kind, metadata=metadata), info
 
     @abstractmethod
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
