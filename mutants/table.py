@@ -35,6 +35,7 @@ _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _PARTS = ("content/test_parts.py",)
 _MANIFEST = ("content/test_manifest.py",)
+_DAMAGE = ("content/test_damage.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
 _PART_COPIES = ("s3/test_part_copies.py",)
@@ -399,6 +400,27 @@ MUTANTS = [
         'if f"{crc32c(memoryview(data)[head.end() :]):08x}".encode() != head[1]:',
         "if False:",
         _MANIFEST,
+    ),
+    Mutant(
+        "contents: what replaces a damaged manifest is taken for the first",
+        "content/register.py",
+        "return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED",
+        "return ()",
+        _DAMAGE,
+    ),
+    Mutant(
+        "contents: cleaning of a folder by the clock of this machine",
+        "content/cleaning.py",
+        "listed_at = clock.timestamp()",
+        "pass",
+        ("stores/test_filesystem_store.py",),
+    ),
+    Mutant(
+        "sources: an empty buffer that is not bytes is no end",
+        "content/streams.py",
+        '"what read of the source returned") or _END',
+        '"what read of the source returned")',
+        ("content/test_waited.py",),
     ),
     Mutant(
         "contents: a block that is not the one in the manifest",

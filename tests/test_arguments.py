@@ -129,7 +129,14 @@ WRONG: dict[str, list[Wrong]] = {
         *types(1.5, "8", b"8", True, [8]),
         *((value, ValueError) for value in (0, -1, 2**31, 10**400)),
     ],
-    "content_type": types(None, 3, b"text/plain", ["text/plain"]),
+    "chunk_blocks": [
+        *types(1.5, "8", b"8", True, [8]),
+        *((value, ValueError) for value in (0, -1, 10_001, 10**400)),
+    ],
+    "content_type": [
+        *types(None, 3, b"text/plain", ["text/plain"]),
+        *((value, ValueError) for value in ("x" * 1025, "a\r\nb", " a", "\udc80", "é")),
+    ],
     "modified": [*types(3, 1.5, "2026-01-01"), (datetime(2026, 1, 1), ValueError)],  # noqa: DTZ001
     "metadata": [
         *types(3, "a", [("a", "b")], {"a": 1}, {1: "a"}, {b"a": "b"}),

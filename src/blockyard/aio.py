@@ -23,7 +23,7 @@ from blockyard.content.listing import ContentEntry
 from blockyard.content.sources import AsyncContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import WriteOptions
+from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
@@ -273,6 +273,7 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         if_absent: bool = False,
         if_match: str | None = None,
         block_size: int | None = None,
+        chunk_blocks: int | None = None,
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -281,7 +282,7 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
         said = WriteOptions(
-            if_absent, if_match, block_size, content_type, modified, metadata, options
+            if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
         return await self._run_many(
             self._writer.write_content(self._context(), content_id, source, progress, said)

@@ -114,6 +114,12 @@ class UserItems(Generic[Item]):
     """No more is drawn while the items under way hold this many bytes."""
 
 
+class Descriptor(Protocol):
+    """What can be waited for: it has a descriptor."""
+
+    def fileno(self) -> int: ...
+
+
 class UserCode(Protocol):
     """Runs the caller's own code, while it is entered: see `Runtime.user_code`.
 
@@ -272,6 +278,14 @@ class Runtime(Protocol):
 
     suspends: bool
     """Whether other operations of this thread go on while one waits."""
+
+    async def readable(self, file: Descriptor, deadline: float | None) -> None:
+        """Wait until a pipe, socket or terminal has bytes to read, has ended or is broken.
+
+        At once for what can't be waited for, as a regular file. Nothing is read. Raises
+        `DeadlineExceededError` at the deadline.
+        """
+        ...
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         """Begin a call that may block, on a private daemon thread, whoever waits for it.

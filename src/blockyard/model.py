@@ -312,7 +312,8 @@ class VerifyReport:
     """What became of each block that was read to be verified.
 
     `verified` counts the blocks whose bytes are right, by what they were verified against: "page
-    checksums", "x-amz-checksum-crc32c" and its like, "ETag". `unverifiable` counts those with
+    checksums", "x-amz-checksum-crc32c" and its like, "ETag", "manifest" for those of contents in a
+    folder, which have a checksum of their own. `unverifiable` counts those with
     nothing to hold them to. `damaged` maps the keys of blocks that are not as they were stored to
     their errors, `unreadable` those of blocks that could not be read. `size` is what was read and
     not found damaged, in bytes.

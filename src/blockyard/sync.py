@@ -27,7 +27,7 @@ from blockyard.content.listing import ContentEntry
 from blockyard.content.sources import ContentSource
 from blockyard.content.targets import ContentTarget
 from blockyard.content.transfers import Progress
-from blockyard.content.writing import WriteOptions
+from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.errors import BlockTooLargeError
 from blockyard.iterators import PageIterator
@@ -424,6 +424,7 @@ class BlockStore(Client[BlockingRuntime]):
         if_absent: bool = False,
         if_match: str | None = None,
         block_size: int | None = None,
+        chunk_blocks: int | None = None,
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -433,24 +434,26 @@ class BlockStore(Client[BlockingRuntime]):
         """Store what `source` holds as the content `content_id`, replacing the one that was there.
 
         `source` is a path, a buffer, a file open for reading bytes (from its position on) or an
-        iterable of buffers. It is stored in blocks of `block_size` bytes (4 MiB), and a manifest
-        that names them is put in place in one step: readers see the old content or the new one,
-        whole, however the write ends. Up to 64 KiB are kept in the manifest itself: one request.
+        iterable of buffers. It is stored in blocks of `block_size` bytes (4 MiB), `chunk_blocks` of
+        them (16; up to 10,000) below each `chunk-C`, and a manifest that names them is put in place
+        in one step: readers see the old content or the new one, whole, however the write ends. Up
+        to 64 KiB are kept in the manifest itself: one request.
         Memory for as many blocks as may be in flight is used, however long the source is.
         `progress` is called with the bytes done so far.
 
         With `if_absent`, raises `ContentExistsError` where there is a content; with `if_match`, a
         `ContentInfo.version`, `ContentChangedError` where there is another, or none.
-        `content_type`, `modified` and `metadata` are kept with it: see `stat_content`. `options`
-        say how its blocks and its manifest are stored: encryption, storage class, ACL and tags, and
-        nothing else; raises `ValueError` for others, and `UnsupportedError` as `write_block` does.
+        `content_type` (up to 1,024 characters of printable ASCII), `modified` and `metadata` (up to
+        8 KiB of JSON) are kept with it: see `stat_content`. `options` say how its blocks and its
+        manifest are stored: encryption, storage class, ACL and tags, and nothing else; raises
+        `ValueError` for others, and `UnsupportedError` as `write_block` does.
 
         Raises `LocalStorageError` when the file at a path can't be read, `UnsupportedError` for a
         condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
         and it can't be told whether the content was replaced.
         """
         said = WriteOptions(
-            if_absent, if_match, block_size, content_type, modified, metadata, options
+            if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
         write = partial(self._writer.write_content, source=source, progress=progress, options=said)
         return self._run_many(write, content_id)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from blockyard import arguments
+from blockyard.content.manifest import begins_as_manifest, decode
 from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.errors import (
@@ -20,8 +22,9 @@ from blockyard.errors import (
     IntegrityError,
     StoreClosedError,
 )
+from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo, VerifyReport
-from blockyard.stores.base import ListRequest
+from blockyard.stores.base import ListRequest, ReadRequest
 
 if TYPE_CHECKING:
     from blockyard.operations import Operations
@@ -88,6 +91,8 @@ class Walk:
             return
         try:
             held_to = await self._store.verify_block(ctx, block.key)
+            if held_to is None and block.key.endswith(MANIFEST_SUFFIX):
+                held_to = await self._verify_manifest(ctx, block.key)
         except (StoreClosedError, DeadlineExceededError):
             raise
         except BlockNotFoundError:  # deleted since it was listed
@@ -102,6 +107,15 @@ class Walk:
                 self._unverifiable += 1
             else:
                 self._verified[held_to] += 1
+
+    async def _verify_manifest(self, ctx: Context, key: str) -> str | None:
+        """Hold the manifest of a content to the checksum in it, where nothing else is kept."""
+        request = ReadRequest(key, operation="verify_by_prefix", lifetime="mutable")
+        data = (await self._store.read(replace(ctx, cache="bypass"), request)).data
+        if not begins_as_manifest(data):
+            return None
+        _ = decode(f"verify_by_prefix {key!r}", data)
+        return "manifest"
 
 
 def bare(error: BlockStoreError) -> BlockStoreError:

@@ -294,6 +294,86 @@ class TestDeleting:
         assert f"blockyard: {held}: held\n" in result.stderr
         assert held in keys()
 
+    def test_errors_can_not_command_a_terminal(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = "evil/\x1b]0;owned\x07\x1b[2J"
+        with blockyard.open_store(folder.as_uri()) as store:
+            store.write_block(key, b"x")
+
+        async def fail(self: FilesystemStore, ctx: Any, wanted: list[str]) -> DeleteResult:
+            return DeleteResult([], dict.fromkeys(wanted, BlockStoreError("no\x1b[31m\nroot: ok")))
+
+        monkeypatch.setattr(FilesystemStore, "delete_blocks", fail)
+        for result in (
+            run("rm", key),
+            run("--debug", "rm", key),
+            run("rm", "-r", "evil", answer="y"),
+        ):
+            assert result.exit_code == 1
+            assert not {"\x1b", "\x07"} & set(result.stderr)
+            assert r"\x1b]0;owned\x07" in result.stderr
+            assert "\nroot: ok" not in result.stderr.partition("blockyard: evil")[2]
+
+
+class TestKeysInOutput:
+    """What goes to a pipe or a file is exact, whatever it looks like."""
+
+    KEY = "back\x1b[0mup\x1b]0;x\x07"
+
+    def test_they_are_as_they_are(self, source: Path) -> None:
+        ok("put", source, self.KEY)
+        assert ok("ls", "-c").endswith(f"  {self.KEY}\n")
+        assert f"  {self.KEY}/" in ok("ls")
+        assert f" {self.KEY}\n" in ok("stat", self.KEY)
+        assert ok("rm", "-n", self.KEY) == f"{self.KEY}\n"
+        assert json.loads(ok("ls", "-c", "--json"))["content_id"] == self.KEY
+
+    def test_on_a_terminal_they_are_escaped(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ok("put", source, self.KEY)
+        monkeypatch.setattr("blockyard.cli.output.shown", output.escaped)
+        monkeypatch.setattr("blockyard.cli.app.shown", output.escaped)
+        for command in (["ls"], ["ls", "-c"], ["stat", self.KEY], ["rm", "-n", self.KEY]):
+            assert "\x1b" not in ok(*command)
+
+    def test_progress_does_not_command_a_terminal(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(output, "watched", lambda: True)
+        with output.progress_bar(f"put {self.KEY}", 10) as progress:
+            assert progress is not None
+            progress(10)
+        assert self.KEY not in capsys.readouterr().err
+
+
+class TestDamagedContents:
+    def test_clean_goes_on_and_says_so(self, folder: Path) -> None:
+        orphan = "a/20200101T000000Z-0123456789abcdef/chunk-000000/block-0000"
+        with blockyard.open_store(folder.as_uri()) as store:
+            store.write_block(orphan, b"orphan")
+            store.write_block("zz.blockyard", b"hi")
+        for delete in ([], ["--delete"]):
+            result = run("clean", "--no-writers", *delete)
+            assert result.exit_code == 1
+            assert "a: orphan 20200101T000000Z-0123456789abcdef: 1 blocks" in result.stdout
+            assert "damaged: zz: clean_contents 'zz': the manifest" in result.stdout
+        assert keys() == ["zz.blockyard"]
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_a_store_that_is_named_by_nothing(source: Path, folder: Path, empty: str) -> None:
+    """As `--store "$STORE"` is where that is not set."""
+    for arguments in (
+        ["--store", empty, "put", source, "a"],
+        ["put", "--store", empty, source, "a"],
+    ):
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--store: expected a URL, got nothing" in result.stderr
+    assert not folder.exists()
+
 
 class TestContentsOfOthers:
     def test_adopt_and_clean(self, folder: Path, source: Path) -> None:

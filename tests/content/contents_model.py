@@ -80,6 +80,12 @@ class Rules:
     """Without conditions a delete concludes nothing from what a history does not name."""
     copy_starts_over: bool = True
     """A copy whose source was replaced meanwhile begins a generation of its own."""
+    damage_is_unknown: bool = True
+    """Nothing is concluded from a manifest that is damaged."""
+    damage_fills_history: bool = True
+    """What replaces a damaged manifest has a full history: nothing is concluded from it."""
+    damage_keeps_orphans: bool = True
+    """`clean` removes nothing of a content whose manifest is damaged."""
     reread: bool = True
     """A reader that misses a block reads the manifest again."""
 
@@ -100,7 +106,7 @@ def tell(what: str, id_: str | None = None, wanted: str | None = None) -> Action
 
 def names(manifest: Manifest | None, id_: str, rules: Rules) -> bool:
     """Whether the manifest is that version, or names it among those replaced."""
-    if manifest is None:
+    if manifest is None or manifest.damaged:
         return False
     return manifest.id == id_ or (
         rules.look_into_history and any(old.id == id_ for old in manifest.history)
@@ -111,6 +117,8 @@ def succeeding(manifest: Manifest | None, now: int, rules: Rules) -> tuple[Repla
     """The history of what replaces `manifest` at `now`."""
     if manifest is None:
         return ()
+    if manifest.damaged:
+        return (Replaced("?", now, 0),) * rules.history_limit * rules.damage_fills_history
     history = (*manifest.history, Replaced(manifest.id, now, manifest.blocks * manifest.live))
     return history[-rules.history_limit :]
 
@@ -239,7 +247,8 @@ def commit(rules: Rules, write: Intent, last: int) -> Process:
             yield from finish(rules, write, what)
             mine = manifest is not None and not manifest.history
             return what == "written" and mine and not rules.first_answer_only
-        history = yield from sweep(manifest.history if manifest else (), now, rules)
+        known = manifest.history if manifest and not manifest.damaged else ()
+        history = yield from sweep(known, now, rules)
         over = manifest._replace(history=history) if manifest else None
         new = Manifest(write.id, True, write.blocks, succeeding(over, now, rules))
         reply = yield put(rules, new, over, now, write.wanted)
@@ -256,7 +265,7 @@ def commit(rules: Rules, write: Intent, last: int) -> Process:
         elif write.wanted is not None and not rules.look_before_verdict:
             yield from finish(rules, write, "lost")
             return False
-        del history, over, new, reply
+        del known, history, over, new, reply
 
 
 def finish(rules: Rules, write: Intent, what: str) -> Process:
@@ -276,6 +285,8 @@ def must_wait(rules: Rules) -> bool:
 
 def may_be_forgotten(manifest: Manifest | None, since: int, rules: Rules) -> bool:
     """Whether the manifest may have been there, and be named no more."""
+    if manifest is not None and manifest.damaged:
+        return rules.damage_is_unknown
     full = manifest is not None and len(manifest.history) >= rules.history_limit
     return (full and rules.full_history_is_unknown) or (
         since >= rules.settled and rules.old_attempt_is_unknown
@@ -303,15 +314,16 @@ def delete(rules: Rules, id_: str, created: str | None = None, tries: int = 3) -
     while True:
         manifest, now, modified = yield GET
         settled = now - modified >= rules.settled
-        if manifest is None or not manifest.live:
+        if manifest is None or not (manifest.live or manifest.damaged):
             break
         if aim is not None and aim.id != manifest.id and was_absent(manifest, aim, id_, rules):
             break
-        if attempts == tries:
+        if attempts == tries or (attempts and manifest.damaged and rules.damage_is_unknown):
             yield tell("unknown", id_)
             return
         mine = manifest.id == created and not manifest.history
         at_once = settled or mine or not rules.tombstone_when_young
+        at_once = at_once and not manifest.damaged
         if rules.service == Service.ALL and at_once:
             match = manifest.id if rules.conditional_delete else None
             reply = yield Action("delete", (id_, manifest.id), match=match)
@@ -331,7 +343,7 @@ def delete(rules: Rules, id_: str, created: str | None = None, tries: int = 3) -
         del reply
     yield tell("deleted", id_)
     sure = rules.service != Service.NONE or not rules.leave_unsettled
-    if aim is not None and (aim_settled or sure):
+    if aim is not None and (aim_settled or sure) and not aim.damaged:
         yield from delete_blocks((aim.id, aim.blocks), *((o.id, o.blocks) for o in aim.history))
     if manifest is not None and not manifest.live and settled and rules.service == Service.ALL:
         yield Action("delete", (None, manifest.id), match=manifest.id)
@@ -339,6 +351,8 @@ def delete(rules: Rules, id_: str, created: str | None = None, tries: int = 3) -
 
 def was_absent(manifest: Manifest, aim: Manifest, id_: str, rules: Rules) -> bool:
     """Whether there was nothing between what was to be deleted and another that is there now."""
+    if manifest.damaged:
+        return False
     if names(manifest, id_, rules):
         return True
     if rules.service == Service.NONE and rules.blind_writes_name_nothing:
@@ -402,6 +416,11 @@ def copy(rules: Rules, name: str, restarts: int = 2) -> Process:
     yield tell("nothing there")
 
 
+def rot(rules: Rules) -> Process:
+    """The manifest that is there can't be read any more: a disk lost some of it."""
+    yield Action("rot")
+
+
 def clean(rules: Rules) -> Process:
     """Remove orphans, what was replaced and is settled, and a settled tombstone."""
     if not rules.list_before_look:
@@ -410,6 +429,10 @@ def clean(rules: Rules) -> Process:
     if rules.list_before_look:
         seen = yield GET
     manifest, now, modified = seen
+    if manifest is not None and manifest.damaged:
+        if rules.damage_keeps_orphans:
+            return
+        manifest = None
     history = () if manifest is None else manifest.history
     named = {old.id for old in history} | ({manifest.id} if manifest else set())
     orphans = tuple(

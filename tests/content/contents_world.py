@@ -35,12 +35,13 @@ class Replaced(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What the register holds; a tombstone is not `live`."""
+    """What the register holds; a tombstone is not `live`, and nobody can read one `damaged`."""
 
     id: str
     live: bool = True
     blocks: int = 0
     history: tuple[Replaced, ...] = ()
+    damaged: bool = False
 
     def __str__(self) -> str:
         names = ", ".join(f"{old.id} {old.at}" for old in self.history)
@@ -134,13 +135,15 @@ class World(NamedTuple):
 
     def _check_effect(self, action: Action) -> None:
         new, old = action.on, self.register
+        old = old and old._replace(damaged=False)  # whether it was there is no matter of reading it
         if action.wanted is not None and not allows(old, action.wanted):
             raise BrokenError(f"{new.id} replaces what its caller did not name")
         if self.service == Service.NONE:
             return
         if new.id in self.refused:
             raise BrokenError(f"{new.id} takes effect, and its caller was told that it did not")
-        if any(id_ == new.id for id_, _ in self.past):
+        may_again = not new.live and new.id not in self.acknowledged  # its delete has not ended
+        if any(id_ == new.id for id_, _ in self.past) and not may_again:
             raise BrokenError(f"{new.id} takes effect a second time")
 
     def _delete(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Reply]:
@@ -195,6 +198,11 @@ class World(NamedTuple):
     def _get_block(self, process: str, action: Action, now: int, late: bool) -> tuple[World, int]:
         return self, 200 if any(block[:2] == action.on for block in self.blocks) else 404
 
+    def _rot(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Reply]:
+        old = self.register
+        rotten = None if old is None else old._replace(damaged=True)
+        return self._replace(register=rotten), Reply(200, now)
+
     def _list(self, process: str, action: Action, now: int, late: bool) -> tuple[World, Reply]:
         generations = {block.generation for block in self.blocks}
         listed = {name: [b.at for b in self.blocks if b.generation == name] for name in generations}
@@ -245,5 +253,7 @@ def allows(manifest: Manifest | None, wanted: str | None) -> bool:
     """Whether the caller's condition holds."""
     if wanted is None:
         return True
+    if manifest is not None and manifest.damaged:
+        return False
     live = manifest is not None and manifest.live
     return not live if wanted == ABSENT else live and manifest.id == wanted

@@ -35,7 +35,8 @@ from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.content.cleaning import ContentCleaner
 from blockyard.content.files import AsyncContentFile, Cursor
 from blockyard.content.reading import ContentReader
-from blockyard.content.writing import ContentWriter, WriteOptions
+from blockyard.content.write_options import WriteOptions
+from blockyard.content.writing import ContentWriter
 from blockyard.context import Context
 from blockyard.model import BlockInfo
 from blockyard.operations import Operations

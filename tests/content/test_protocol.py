@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.content.contents_model import Intent, Rules, clean, copy, delete, read, write
+from tests.content.contents_model import Intent, Rules, clean, copy, delete, read, rot, write
 from tests.content.contents_world import ABSENT, Block, Manifest, Service, World
 from tests.content.explorer import Found, Process, Scenario, explore
 
@@ -101,6 +101,12 @@ _WITHIN_A_MOMENT: dict[str, _Case] = {
     "a reader beside two writers": _Case(
         {"b": _write("B", blocks=2), "c": _write("C"), "reader": _read(0)}, _OLD
     ),
+    "two writers and damage": _Case(
+        {"b": _write("B"), "c": _write("C"), "rot": rot}, _OLD, faults=2
+    ),
+    "a writer, a delete and damage": _Case(
+        {"b": _write("B"), "d": _delete("d"), "rot": rot}, _YOUNG, faults=2
+    ),
     "a copy beside a writer and a delete": _Case(
         {"b": _write("B", blocks=2), "d": _delete("d"), "copy": _copy("copy")}, _OLD, blocks=2
     ),
@@ -139,6 +145,12 @@ _AS_TIME_PASSES: dict[str, _Case] = {
     ),
     "clean beside a writer of a new content": _Case(
         {"b": _write("B", ABSENT), "clean": clean}, None, _DAYS, faults=2
+    ),
+    "damaged and deleted": _Case(
+        {"b": _write("B", ABSENT, 0), "d": _delete("d"), "rot": rot}, None, (0, 4, 12)
+    ),
+    "clean beside damage": _Case(
+        {"b": _write("B"), "rot": rot, "clean": clean}, 2000, (0, 721, 1455)
     ),
     "a reader as generations settle": _Case(
         {"b": _write("B"), "c": _write("C"), "reader": _read()}, _OLD, (0, 12)
@@ -211,6 +223,9 @@ _RULES: dict[str, tuple[_Case, str]] = {
     "list_before_look": (_CASES["clean beside a writer"], _GONE),
     "orphan_ages": (_CASES["clean beside a writer"], _GONE),
     "copy_starts_over": (_CASES["a copy beside a writer and a delete"], _FALSE),
+    "damage_is_unknown": (_CASES["two writers and damage"], _TWICE),
+    "damage_fills_history": (_CASES["two writers and damage"], _TWICE),
+    "damage_keeps_orphans": (_CASES["clean beside damage"], _GONE),
     "reread": (_CASES["a reader beside a writer and a delete"], _FALSE),
 }
 _RULES_WITHOUT_CONDITIONS: dict[str, tuple[_Case, str]] = {

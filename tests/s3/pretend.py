@@ -207,6 +207,9 @@ class PretendRuntime:
     awaits = False
     suspends = False
 
+    async def readable(self, file: object, deadline: float | None) -> None:
+        pass
+
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         begun: Future[Result] = Future()
         try:

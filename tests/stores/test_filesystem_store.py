@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+import blockyard
 from blockyard.aio import AsyncBlockStore
 from blockyard.errors import (
     BlockExistsError,
@@ -36,6 +37,7 @@ from blockyard.sync import BlockStore
 from blockyard.testing.clients import open_client
 from blockyard.testing.samples import ODD_KEYS, content
 from blockyard.transport.blocking import BlockingRuntime
+from blockyard.transport.exchanging import NetworkRuntime
 from tests.transport.runtimes import open_descriptors
 
 BLOCK = content(200_000)
@@ -870,3 +872,55 @@ def race(racer: tuple[Path, str, int]) -> int | None:
         except BlockExistsError:
             return None
     return number
+
+
+@pytest.mark.parametrize("seconds", [-62135596801, -10, 253402300800, 10**13])
+def test_files_of_any_time_are_listed_and_read(tmp_path: Path, seconds: int) -> None:
+    """Other programs, and damaged file systems, set years that no datetime holds."""
+    memory = Path("/dev/shm")  # noqa: S108 - holds any time, as XFS and ZFS do, and ext4 not
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+        root = Path(folder)
+        with opened(root) as store:
+            for key in ("a", "b", "c"):
+                store.write_block(key, BLOCK)
+            os.utime(root / "b=", (0, seconds))
+            if os.stat(root / "b=").st_mtime != seconds:
+                pytest.skip("the file system holds no such time")
+            assert store.list_by_prefix("") == ["a", "b", "c"]
+            data, info = store.read_block_with_info("b")
+            assert (data, info) == (BLOCK, store.stat_block("b"))
+            assert info.last_modified is not None
+            assert (info.last_modified.year < 1971) == (seconds < 0)
+            assert info.last_modified.astimezone().timestamp() == info.last_modified.timestamp()
+            assert store.verify_by_prefix("").unverifiable == 3
+            assert store.clean_contents().removed == []
+
+
+def test_cleaning_goes_by_the_clock_of_the_file_system(store: BlockStore, root: Path) -> None:
+    """On a shared folder that of the cleaner may be a day ahead, or behind."""
+    key = "c/20200101T000000Z-0123456789abcdef/chunk-000000/block-0000"
+    store.write_block(key, b"of a write under way")
+    store.write_content("d", b"old")
+    store.write_content("d", BLOCK)
+    store.write_content("d", BLOCK)
+    store.write_content("e", b"gone")
+    store.write_block("e.blockyard", store.read_block("e.blockyard"))  # nobody here made it
+    store.delete_content("e")
+
+    def at(seconds: float) -> blockyard.CleanReport:
+        with pytest.MonkeyPatch.context() as patch:
+            ahead = time.time() + seconds
+            patch.setattr(NetworkRuntime, "wall_time", staticmethod(lambda: ahead))
+            return store.clean_contents(dry_run=False)
+
+    report = at(48 * 3600)
+    assert report.removed == []
+    assert {each.what for each in report.kept} == {"orphan", "replaced", "tombstone"}
+    for path in (root / key).parent.glob("*"):
+        os.utime(path, (0, time.time() - 25 * 3600))
+    assert [each.what for each in at(-48 * 3600).removed] == ["orphan"]
+
+
+def test_cleaning_makes_no_folder(store: BlockStore, root: Path) -> None:
+    assert store.clean_contents().removed == []
+    assert not root.exists()

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
 from blockyard.cache.folder import Folder
@@ -48,6 +47,7 @@ from blockyard.stores.base import (
     requested_range,
 )
 from blockyard.stores.wrapper import WrapperStore
+from blockyard.times import utc
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 
 CLOSING_SECONDS = 10.0
@@ -312,7 +312,7 @@ class WriteBackStore(WrapperStore):
             if key == "":
                 error = f"damaged, so that its key is not known: stage/{each.name.hex()}"
             if key is not None:
-                staged_at = datetime.fromtimestamp(each.staged_at, UTC)
+                staged_at = utc(each.staged_at)
                 found.append(StagedBlock(key, each.size, staged_at, error))
         return found
 

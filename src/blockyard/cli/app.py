@@ -19,7 +19,7 @@ from blockyard.cli import exits
 from blockyard.cli.bench import bench
 from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
-from blockyard.cli.process import StandardInput, StandardOutput, nothing_to_tidy
+from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
@@ -144,16 +144,16 @@ def stat(store: "BlockStore", key: Key) -> None:
     if store.block_exists(key):
         block = store.stat_block(key)
         modified = _time(block.last_modified)
-        _describe(block=shown(key), size=_exact(block.size), etag=block.etag, modified=modified)
-        told = {"type": shown(block.content_type), "class": block.storage_class}
+        _describe(block=key, size=_exact(block.size), etag=block.etag, modified=modified)
+        told = {"type": block.content_type, "class": block.storage_class}
         _describe(**{name: value for name, value in told.items() if value})
         for name, value in (block.metadata or {}).items():
-            _describe(metadata=shown(f"{name}={value}"))
+            _describe(metadata=f"{name}={value}")
         return
     with _named("stat", key):
         content = store.stat_content(key)
     modified = _time(content.last_modified)
-    _describe(content=shown(key), size=_exact(content.size), modified=modified)
+    _describe(content=key, size=_exact(content.size), modified=modified)
 
 
 @app.command()
@@ -173,9 +173,9 @@ def presign(
     Headers that have to be sent with it come after it, one a line.
     """
     request = store.presign(key, cast("Method", method), expires)
-    say(request.url)
+    say(shown(request.url))
     for name, value in request.headers.items():
-        say(f"{name}: {value}")
+        say(shown(f"{name}: {value}"))
 
 
 @app.command()
@@ -224,7 +224,7 @@ def rm(
     if recursive and not yes:
         if sys.stdin is None:
             raise OSError(errno.EBADF, "standard input: it is closed: nobody can be asked; see -y")
-        question = f"Delete {_counted(keys)} below {shown(name)}?"
+        question = f"Delete {_counted(keys)} below {escaped(name)}?"
         _ = typer.confirm(question, abort=True, err=True)
     if not keys:
         store.delete_content(name)
@@ -259,16 +259,21 @@ def clean(
 
     Blocks that no content names are removed a day after they were stored, what was replaced after
     half an hour, tombstones of deleted contents after ten minutes, and the parts of an upload that
-    was never completed a day after it began.
+    was never completed a day after it began. Exits with 1 when a manifest is damaged: nothing of
+    that content is touched.
     """
     report = store.clean_contents(prefix, dry_run=not delete, no_writers=no_writers)
     for state, leftovers in (("kept", report.kept), ("removed", report.removed)):
         for each in leftovers:
-            what = f"{each.what} {each.generation}".rstrip()
+            what = shown(f"{each.what} {each.generation}".rstrip())
             said = state if delete or state == "kept" else "to remove"
             blocks = "" if each.what == "upload" else f": {each.blocks} blocks"
             say(f"{said}: {shown(each.content_id)}: {what}{blocks}")
+    for content_id, error in report.damaged.items():
+        say(f"damaged: {shown(content_id)}: {shown(str(error))}")
     say(f"{'removed' if delete else 'to remove'}: {_exact(report.size)}")
+    if report.damaged:
+        raise typer.Exit(exits.FAILED)
 
 
 @app.command()
@@ -276,8 +281,8 @@ def clean(
 def health(store: "BlockStore") -> None:
     """Show that the bucket or folder can be used, and how long the answer took."""
     report = store.health_check()
-    server = f", {report.server}" if report.server else ""
-    say(f"{report.store}: ok, {report.latency * 1000:.1f} ms{server}")
+    server = f", {shown(report.server)}" if report.server else ""
+    say(f"{shown(report.store)}: ok, {report.latency * 1000:.1f} ms{server}")
 
 
 @app.command()
@@ -346,7 +351,7 @@ def _is_stream(file: str, number: int) -> bool:
 
 def _describe(**fields: str) -> None:
     for name, value in fields.items():
-        say(f"{name + ':':9} {value}")
+        say(f"{name + ':':9} {shown(value)}")
 
 
 def _time(moment: datetime | None) -> str:

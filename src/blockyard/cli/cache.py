@@ -4,7 +4,6 @@
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from blockyard.cli.exits import FAILED, reported
 from blockyard.cli.output import human, say, shown
 from blockyard.cli.session import with_store
 from blockyard.errors import ConfigError
+from blockyard.times import utc
 
 if TYPE_CHECKING:
     from blockyard.cache.upkeep import CacheFolder
@@ -42,7 +42,7 @@ def stat(context: typer.Context, folder: FolderArgument, as_json: JsonOption = F
         say(f"{use.entries} entries")
         say(f"{use.allocated} bytes ({human(use.allocated)}) allocated")
         if use.oldest_staged is not None:
-            since = datetime.fromtimestamp(use.oldest_staged, UTC).isoformat(" ", "seconds")
+            since = utc(use.oldest_staged).isoformat(" ", "seconds")
             say(f"{use.staged} blocks ({human(use.staged_size)}) not uploaded, since {since}")
 
 
@@ -80,7 +80,10 @@ def clear(context: typer.Context, folder: FolderArgument, as_json: JsonOption = 
 def drain(
     store: "BlockStore",
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Try for so long at most.")
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="Try for so long, and end within 10 s of that."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,7 +103,8 @@ def drain(
         )
     else:
         for each in left:
-            say(f"left: {shown(each.key)}: {human(each.size)}: {each.error or 'not tried'}")
+            why = shown(each.error or "not tried")
+            say(f"left: {shown(each.key)}: {human(each.size)}: {why}")
         say(f"{len(left)} blocks left")
     if left:
         raise typer.Exit(FAILED)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-from blockyard.cli.process import Stopped, named, settle
+from blockyard.cli.process import Stopped, escaped, named, settle
 from blockyard.errors import (
     AccessDeniedError,
     BlockNotFoundError,
@@ -112,14 +112,18 @@ def reported(*, debug: bool) -> Generator[None]:
         if debug:
             complain("".join(traceback.format_exception(error)).rstrip())
         for line in _lines(error):
-            complain(line)
+            complain(escaped(line))
         raise typer.Exit(_code(error)) from None
 
 
 def complain(message: str) -> None:
-    """One line on stderr, if anyone can be told."""
+    """Say something on stderr, if anyone can be told.
+
+    Whatever names keys or comes from a service can't command the terminal that it is shown on.
+    """
+    lines = "\n".join(escaped(line) for line in message.split("\n"))
     try:
-        typer.echo(f"blockyard: {message}", err=True)
+        typer.echo(f"blockyard: {lines}", err=True)
     except (OSError, ValueError):
         settle(sys.stderr)
 

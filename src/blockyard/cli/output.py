@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from blockyard.cli.process import named
+from blockyard.cli.process import escaped, named
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """A line on standard output. Raises `OSError` when it can't be written, closed or full."""
+    """A line on standard output, exactly so. Raises `OSError` where it is closed or full."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output: it is closed")
     with named("standard output"):
-        typer.echo(text)
+        typer.echo(text, color=True)  # else it drops from keys what looks like an escape sequence
 
 
 def human(size: float) -> str:
@@ -40,9 +40,7 @@ def human(size: float) -> str:
 
 def shown(key: str) -> str:
     """The key as it is, but on a terminal without the characters that would control it."""
-    if key.isprintable() or sys.stdout is None or not sys.stdout.isatty():
-        return key
-    return key.encode("unicode_escape").decode()
+    return escaped(key) if sys.stdout is not None and sys.stdout.isatty() else key
 
 
 def row(listed: BlockInfo | ContentEntry) -> str:
@@ -76,6 +74,7 @@ def progress_bar(label: str, total: int | None) -> Generator[Progress | None]:
     if not watched():
         yield None
         return
+    label = escaped(label)
     from rich.console import Console  # noqa: PLC0415 - slow to import, and often not needed
     from rich.progress import (  # noqa: PLC0415
         BarColumn,

@@ -87,6 +87,11 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=errors)
 
 
+def escaped(text: str) -> str:
+    """The text without characters that would control a terminal: as it is where it has none."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def settle(stream: TextIO | None) -> None:
     """Write what a stream still holds; where that fails, let it go nowhere at the end too."""
     if stream is None:

@@ -91,6 +91,8 @@ def _shared(name: str, annotation: object, default: object) -> inspect.Parameter
 def _opened(options: Options) -> Generator[BlockStore]:
     if options.store is not None and options.config is not None:
         raise ConfigError("--store and --config: expected one of them, got both")
+    if options.store is not None and not options.store.strip():
+        raise ConfigError("--store: expected a URL, got nothing: is a variable not set?")
     from blockyard.opening import open_store  # noqa: PLC0415 - `--help` need not wait for it
 
     with open_store(options.store or options.config or _default_source()) as store:

@@ -25,11 +25,17 @@ from blockyard.content.manifest import (
 from blockyard.content.register import SWEPT, Change, Found, Register
 from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError, ContentExistsError
+from blockyard.errors import (
+    BlockStoreError,
+    ContentExistsError,
+    IntegrityError,
+    UnsupportedError,
+)
 from blockyard.keys import MANIFEST_SUFFIX, PROBE_PREFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo, Upload
 from blockyard.operations import Operations, all_uploads, each_page
 from blockyard.stores.base import ListRequest
+from blockyard.verifying import bare
 
 ORPHANED = 2 * LONGEST_WRITE
 """Seconds: the age of blocks from which on no write that is under way can still name them."""
@@ -55,10 +61,15 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class CleanReport:
-    """What `clean_contents` removed, or would have, and what it found that is too young yet."""
+    """What `clean_contents` removed, or would have, and what it found that is too young yet.
+
+    `damaged` are the contents whose manifests can't be read, and why: nothing of them was touched,
+    as it can't be told which blocks are theirs.
+    """
 
     removed: list[Leftover] = field(default_factory=list[Leftover])
     kept: list[Leftover] = field(default_factory=list[Leftover])
+    damaged: dict[str, BlockStoreError] = field(default_factory=dict[str, BlockStoreError])
 
     @property
     def size(self) -> int:
@@ -100,7 +111,8 @@ class ContentCleaner:
 
         def still_none(found: Found) -> BlockStoreError | None:
             where = f"{operation} {layout.content_id!r}"
-            return None if found.live is None else ContentExistsError(f"{where}: it has a manifest")
+            none = found.live is None and found.damage is None
+            return None if none else ContentExistsError(f"{where}: it has a manifest")
 
         change = Change(operation, layout.content_id)
         await self._register.replace(ctx, change, manifest, still_none)
@@ -126,9 +138,12 @@ class ContentCleaner:
 
         request = ListRequest(prefix, operation=operation)
         own, began = replace(ctx, reply_headers=None), ctx.runtime.now()
+        clock = await self._operations.store.clock(own)
         await each_page(self._operations, own, request, lambda page: note(page.blocks))
         uploads = await all_uploads(self._operations, own, operation, prefix)
         listed_at = self._register.now(own) - (ctx.runtime.now() - began)
+        if clock is not None:  # another machine's, which this one's clock may be far from
+            listed_at = clock.timestamp()
         report = CleanReport()
         oldest = math.inf if no_writers else listed_at - ORPHANED
 
@@ -140,7 +155,13 @@ class ContentCleaner:
             (report.removed if gone else report.kept).append(leftover)
 
         async def look(content_id: str) -> None:
-            found = await self._register.look(ctx, content_id, operation)
+            try:
+                found = await self._register.look(ctx, content_id, operation)
+            except (IntegrityError, UnsupportedError) as error:
+                report.damaged[content_id] = bare(error)
+                return
+            if clock is not None:
+                found = replace(found, at=listed_at + (found.began - began))
             for leftover, removable in _leftovers(
                 content_id, generations[content_id], found, oldest, no_writers=no_writers
             ):

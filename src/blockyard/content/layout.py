@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from blockyard import arguments
 from blockyard.content.manifest import (
@@ -28,6 +28,7 @@ from blockyard.errors import (
 )
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES
 from blockyard.model import BLOCK_SIZE, KIB, BlockInfo
+from blockyard.times import utc
 
 MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
@@ -242,12 +243,12 @@ def info_of(content_id: str, manifest: Manifest, stored_at: float | None = None)
         content_id,
         manifest.size,
         manifest.blocks,
-        None if stored_at is None else datetime.fromtimestamp(stored_at, UTC),
+        None if stored_at is None else utc(stored_at),
         manifest.id,
         manifest.block_size or BLOCK_SIZE,
         manifest.crc32c,
         manifest.content_type,
-        None if manifest.modified is None else datetime.fromtimestamp(manifest.modified, UTC),
+        None if manifest.modified is None else utc(manifest.modified),
         dict(manifest.metadata),
     )
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from blockyard.crc32c import crc32c
-from blockyard.errors import IntegrityError
+from blockyard.errors import BlockTooLargeError, IntegrityError, UnsupportedError
 from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB
 
@@ -33,16 +33,22 @@ MOST_BLOCKS = 16 * MIB
 """The most blocks of a content: their checksums are 64 MiB."""
 MOST_REPLACED = 12
 """How many replaced generations a manifest names."""
+NOT_KNOWN = "00000000T000000Z-0000000000000000"
+"""Stands in a history for generations that nobody could read the ids of."""
 METADATA_LIMIT = 8 * KIB
 """The most bytes of JSON that the user's metadata may take."""
 BLOCKS_PER_CHUNK = 16
 """How many blocks a chunk has, unless its writer says otherwise."""
+MOST_BLOCKS_PER_CHUNK = 10_000
+"""As many as four digits can number."""
 
 _FORMAT = "blockyard-content 1"
+_MOST_TEXT = 99_999_999
 _LEAST_HEAD = len(_FORMAT) + len(" 01234567 1\n")
 _HEAD = re.compile(rb"blockyard-content 1 ([0-9a-f]{8}) ([1-9][0-9]{0,7})\n")
+_LATER_FORMAT = re.compile(rb"blockyard-content (?:[2-9]|[1-9][0-9]{1,5}) ")
 _GENERATION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
-_PLACE = re.compile(r"chunk-([0-9]{6})/block-([0-9]{4})")
+_PLACE = re.compile(r"chunk-(?:[0-9]{6}|[1-9][0-9]{6,7})/block-[0-9]{4}")
 
 LayoutKind: TypeAlias = Literal["generation", "plain", "inline"]
 
@@ -111,7 +117,10 @@ def generation_prefix(content_id: str, generation: str) -> str:
 
 
 def generation_key(content_id: str, generation: str, index: int, chunk_blocks: int) -> str:
-    """The key of a block. In the order of their keys blocks are in the order of the content."""
+    """The key of a block.
+
+    In the order of their keys blocks are in the order of the content, up to a million chunks.
+    """
     chunk, block = divmod(index, chunk_blocks)
     return f"{content_id}/{generation}/chunk-{chunk:06}/block-{block:04}"
 
@@ -130,7 +139,10 @@ def is_generation(name: str) -> bool:
 
 
 def encode(manifest: Manifest, nonce: str) -> bytes:
-    """The bytes of a manifest. `nonce` makes those of two writes differ, and so their ETags."""
+    """The bytes of a manifest. `nonce` makes those of two writes differ, and so their ETags.
+
+    Raises `BlockTooLargeError` for what `decode` would refuse.
+    """
     stated: dict[str, Any] = {
         "id": manifest.id,
         "nonce": nonce,
@@ -153,6 +165,10 @@ def encode(manifest: Manifest, nonce: str) -> bytes:
     body = manifest.data if manifest.layout == "inline" else manifest.checksums
     if not manifest.deleted:
         text = text.ljust(LEAST_SIZE - _LEAST_HEAD - len(body))
+    if len(text) > _MOST_TEXT or manifest.blocks > MOST_BLOCKS:
+        raise BlockTooLargeError(
+            f"{manifest.blocks} blocks are more than a manifest can name: larger ones make fewer"
+        )
     crc = crc32c(body, crc32c(text))
     encoded = b"%b %08x %d\n%b%b" % (_FORMAT.encode(), crc, len(text), text, body)
     if manifest.deleted and len(encoded) >= LEAST_SIZE:
@@ -160,9 +176,21 @@ def encode(manifest: Manifest, nonce: str) -> bytes:
     return encoded
 
 
+def begins_as_manifest(data: bytes) -> bool:
+    """Whether these are the bytes of a manifest, damaged or not, rather than of something else."""
+    return data.startswith(_FORMAT[:-1].encode())
+
+
 def decode(where: str, data: bytes) -> Manifest:
-    """The manifest in `data`. Raises `IntegrityError`, in the name of `where`."""
+    """The manifest in `data`. Raises `IntegrityError`, in the name of `where`.
+
+    One of a later format is not damaged, and not to be replaced from here: `UnsupportedError`.
+    """
     head = _HEAD.match(data)
+    if head is None and _LATER_FORMAT.match(data):
+        raise UnsupportedError(
+            f"{where}: its manifest is of a later format, which this version can't read"
+        )
     if head is None:
         raise _damaged(where, "it does not begin as one of format 1 does")
     if f"{crc32c(memoryview(data)[head.end() :]):08x}".encode() != head[1]:
@@ -213,7 +241,7 @@ def _manifest(stated: Any, body: bytes) -> Manifest:
         generation,
         size=size,
         block_size=block_size,
-        chunk_blocks=_whole(known["chunk_blocks"], 1, 10_000),
+        chunk_blocks=_whole(known["chunk_blocks"], 1, MOST_BLOCKS_PER_CHUNK),
         layout=cast("LayoutKind", layout),
         crc32c=None if crc is None else _whole(crc, 0, 0xFFFFFFFF),
         content_type=_text(known["content_type"]),

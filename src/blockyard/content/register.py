@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from blockyard.content.manifest import (
     MOST_REPLACED,
+    NOT_KNOWN,
     Manifest,
     Replaced,
     decode,
@@ -34,10 +35,12 @@ from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
     DeadlineExceededError,
+    IntegrityError,
     OutcomeUnknownError,
     PreconditionFailedError,
     UnsupportedError,
 )
+from blockyard.model import BlockInfo
 from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import ReadRequest, WriteRequest
@@ -75,7 +78,8 @@ class Found:
 
     `at` is the service's time when it was looked at, `stored_at` when the manifest was stored, both
     in seconds since the epoch; `began` is the time before, on the runtime's clock. `guessed`: it
-    was there some time ago.
+    was there some time ago. `damage`: something is there that can't be read as a manifest, so that
+    it names nothing; it can be replaced on its ETag all the same.
     """
 
     manifest: Manifest | None
@@ -84,6 +88,7 @@ class Found:
     etag: str = ""
     stored_at: float | None = None
     guessed: bool = False
+    damage: BlockStoreError | None = None
 
     @property
     def live(self) -> Manifest | None:
@@ -108,7 +113,13 @@ class Found:
         return tuple(each for each in history if each.blocks and self.at - each.at >= SWEPT)
 
     def history(self, swept: frozenset[str] = frozenset()) -> tuple[Replaced, ...]:
-        """The history of what is put in its place; the blocks of those `swept` are gone."""
+        """The history of what is put in its place; the blocks of those `swept` are gone.
+
+        What a damaged manifest was, and replaced, is not known. A history that is full says so:
+        from what it does not name nothing is concluded.
+        """
+        if self.damage is not None:
+            return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED
         if self.manifest is None:
             return ()
         last = Replaced(self.manifest.id, self.at, self.manifest.blocks)
@@ -188,7 +199,16 @@ class Register:
     async def look(
         self, ctx: Context, content_id: str, operation: str, *, cached: bool = False
     ) -> Found:
-        """What is there now; from a cache only where that is said to do."""
+        """As `find`. Raises `IntegrityError` for a manifest that is damaged."""
+        found = await self.find(ctx, content_id, operation, cached=cached)
+        if found.damage is not None:
+            raise found.damage
+        return found
+
+    async def find(
+        self, ctx: Context, content_id: str, operation: str, *, cached: bool = False
+    ) -> Found:
+        """What is there now, damaged or not; from a cache only where that is said to do."""
         self._operations.check_open(operation, ctx)
         own = replace(ctx, reply_headers=None)
         if not cached and ctx.cache == "use":
@@ -200,10 +220,23 @@ class Register:
             block = await self._operations.store.read(own, request)
         except BlockNotFoundError:
             return Found(None, self.now(own), began)
-        info = block.info
-        manifest = decode(f"{operation} {content_id!r}", block.data)
-        stored_at = None if info.last_modified is None else info.last_modified.timestamp()
-        return Found(manifest, self.now(own), began, info.etag, stored_at)
+        except IntegrityError as error:  # it did not match what is stored with it
+            return await self._find_unread(own, key, began, error)
+        found = Found(None, self.now(own), began, block.info.etag, _stored_at(block.info))
+        try:
+            return replace(found, manifest=decode(f"{operation} {content_id!r}", block.data))
+        except IntegrityError as error:
+            return replace(found, damage=error)
+
+    async def _find_unread(
+        self, ctx: Context, key: str, began: float, error: IntegrityError
+    ) -> Found:
+        """What is there in place of a manifest whose bytes can't be had."""
+        try:
+            info = await self._operations.store.stat_block(ctx, key)
+        except BlockNotFoundError:
+            return Found(None, self.now(ctx), began)
+        return Found(None, self.now(ctx), began, info.etag, _stored_at(info), damage=error)
 
     def now(self, ctx: Context) -> float:
         """The service's clock at the last reply, in seconds since the epoch; else ours."""
@@ -239,12 +272,14 @@ class Register:
             guess = replace(guess, at=self.now(ctx), began=ctx.runtime.now())
         while True:
             try:
-                found = guess or await self.look(ctx, change.content_id, change.operation)
+                found = guess or await self.find(ctx, change.content_id, change.operation)
                 guess = None
                 seen = found.manifest
                 if seen is not None and seen.names(manifest.id):
                     return
                 if first_sent is not None:
+                    if found.damage is not None:
+                        raise _unknown(change, "what is there now is damaged") from found.damage
                     full = seen is not None and len(seen.history) >= MOST_REPLACED
                     if full or found.at - first_sent >= SETTLED or tries >= _TRIES:
                         raise _unknown(change, "what is there now does not show it") from failure
@@ -294,16 +329,18 @@ class Register:
         tries = 0
         while True:
             try:
-                found = found or await self.look(ctx, change.content_id, change.operation)
+                found = found or await self.find(ctx, change.content_id, change.operation)
                 current, found = found, None
                 seen = current.manifest
-                if seen is None or self._is_gone(target, seen, tombstone):
+                if current.damage is None and self._is_gone(target, seen, tombstone):
                     return self._to_sweep(target, current)
-                if seen.deleted:
+                if seen is not None and seen.deleted:
                     _ = await self.remove_tombstone(ctx, change, current)
                     return self._to_sweep(target, current)
                 if tries >= _TRIES:
                     raise _unknown(change, "it is there still") from failure
+                if tries and current.damage is not None:
+                    raise _unknown(change, "what is there now is damaged") from current.damage
                 target = current
                 outcome, failure = await self._remove_once(ctx, change, current, tombstone, tries)
             except DeadlineExceededError as error:
@@ -323,10 +360,14 @@ class Register:
         self, ctx: Context, change: Change, found: Found, tombstone: str, tries: int
     ) -> tuple[Outcome, BlockStoreError | None]:
         seen = found.manifest
-        assert seen is not None  # noqa: S101 - `remove` looked
         known = self._known.get(change.content_id)
-        own = not tries and not seen.history and known is not None and known.etag == found.etag
-        if self._conditional_deletes and seen.layout != "plain" and (found.settled or own):
+        own = not tries and known is not None and known.etag == found.etag
+        at_once = (
+            seen is not None
+            and seen.layout != "plain"
+            and (found.settled or (own and not seen.history))
+        )
+        if self._conditional_deletes and at_once:
             result = await self._delete(ctx, change, found.etag)
             if self._conditional_deletes:
                 return result
@@ -402,13 +443,17 @@ class Register:
             self._remember(own, change.content_id, manifest, info.etag)
         return Outcome.DONE, None
 
-    def _is_gone(self, target: Found | None, seen: Manifest, tombstone: str) -> bool:
+    def _is_gone(self, target: Found | None, seen: Manifest | None, tombstone: str) -> bool:
         """Whether what is there now shows that `target` was deleted, when the reply was lost."""
-        if target is None or target.manifest is None:
+        if seen is None:
+            return True
+        if target is None:
             return False
         if seen.names(tombstone):
             return True
-        if not self._conditional_puts:  # it may name what was there before `target` was
+        if (
+            not self._conditional_puts or target.manifest is None
+        ):  # it may name what was there before `target` was
             return False
         return len(seen.history) < MOST_REPLACED and not seen.names(target.manifest.id)
 
@@ -466,6 +511,10 @@ class Register:
             await ctx.sleep(_PAUSE * ctx.runtime.jitter())
         except DeadlineExceededError:
             raise _unknown(change, "the deadline would pass before the next look") from failure
+
+
+def _stored_at(info: BlockInfo) -> float | None:
+    return None if info.last_modified is None else info.last_modified.timestamp()
 
 
 def _unknown(change: Change, why: str) -> OutcomeUnknownError:

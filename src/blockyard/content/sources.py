@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from io import FileIO, TextIOBase
@@ -19,22 +18,24 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
+from blockyard.content import waited
 from blockyard.content.streams import (
     Cut,
+    Draw,
     Several,
     SourceBlock,
     Stream,
     StreamSource,
     Write,
     drawn,
+    drawn_as_it_comes,
     drawn_async,
     drawn_from_file,
-    drawn_on_a_thread,
+    on_a_thread,
 )
 from blockyard.content.transfers import local_errors
-from blockyard.context import Context
+from blockyard.context import Context, UserCode
 from blockyard.errors import LocalStorageError
-from blockyard.user_code import pass_on_foreign
 
 _TICK = 0.012
 """Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
@@ -107,7 +108,7 @@ class PathSource:
 
     A regular file that says its size is read at many places at once. One that says 0 bytes may
     hold some all the same (/proc, FUSE): it is read in order, to its end, as pipes and devices
-    are.
+    are. Of a pipe nothing is taken once the call has ended.
     """
 
     def __init__(self, path: str, cut: Cut) -> None:
@@ -117,19 +118,20 @@ class PathSource:
 
     async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
         with ExitStack() as opened:  # closed also when this is cancelled while it is opened
-            file = await self._open_waiting(ctx, opened)
-            read = partial(self._read, file)
-            draw = partial(drawn_on_a_thread, read, self._cut.operation)
-            in_order = StreamSource(draw, self._cut)
+            file = await ctx.runtime.blocking(lambda: opened.enter_context(self._open()))
             with self._errors():
                 known = os.fstat(file.fileno())
             if not stat.S_ISREG(known.st_mode):
-                await in_order.feed(ctx, write, several)
+                draw = self._drawn_as_it_comes(ctx, file, known.st_mode)
+                await Stream(draw, self._cut, several).pass_on(ctx, write)
                 return
             checked = _Checked(self._cut.operation, self._path, file.fileno(), known)
             await checked.settled(ctx)
             if not known.st_size:
-                await in_order.feed(ctx, write, several)
+                draw = drawn_from_file(
+                    partial(self._read, file), self._cut.operation, partial(on_a_thread, ctx)
+                )
+                await Stream(draw, self._cut, several).pass_on(ctx, write)
             else:
                 cut = self._cut.fitting(known.st_size)
                 if several is not None and known.st_size > cut.size:
@@ -156,24 +158,19 @@ class PathSource:
         if await ctx.runtime.blocking(beyond):
             raise self._changed(f"it goes on after its {size} bytes")
 
-    async def _open_waiting(self, ctx: Context, opened: ExitStack) -> FileIO:
-        """Open the file, which `opened` closes; a pipe waits for a writer, within the deadline."""
-        if not await ctx.runtime.blocking(partial(_is_pipe, self._path)):
-            return await ctx.runtime.blocking(lambda: opened.enter_context(self._open()))
-        opening = ctx.runtime.start(self._open)
-        try:
-            return opened.enter_context(await ctx.runtime.wait(opening, ctx.deadline))
-        except BaseException:
-            opening.add_done_callback(_close_opened)
-            raise
+    def _drawn_as_it_comes(self, ctx: Context, file: FileIO, mode: int) -> Draw:
+        prompt = waited.is_prompt(file, mode)
+        run = ctx.runtime.blocking if prompt else partial(on_a_thread, ctx)
+        wait = partial(ctx.runtime.readable, file, ctx.deadline)
+        return drawn_as_it_comes(wait, partial(self._read, file), self._cut.operation, run)
 
     def _open(self) -> FileIO:
         with self._errors():
-            return FileIO(self._path)
+            return waited.opened(self._path)
 
     def _read(self, file: FileIO, size: int) -> bytes:
         with self._errors():
-            return cast("bytes", file.read(size))  # None, of a file that does not block, is refused
+            return cast("bytes", file.read(size))  # None where there are none yet
 
     def _read_into(self, file: FileIO, start: int, buffer: memoryview) -> None:
         filled = 0
@@ -194,7 +191,10 @@ class PathSource:
 class OpenFileSource:
     """A file that the caller has opened, from its position to its end.
 
-    A regular file must not change meanwhile, as one at a path; of others nobody can tell.
+    A regular file must not change meanwhile, as one at a path; of others nobody can tell. Of a
+    pipe, socket or terminal nothing is taken once the call has ended, where the file is one of
+    the system's as `open` gives them. Others are read as they come, and a `read` that waits then
+    may end after its call.
     """
 
     def __init__(self, file: Readable, cut: Cut) -> None:
@@ -202,31 +202,45 @@ class OpenFileSource:
         self._cut = cut
 
     async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
-        operation = self._cut.operation
         async with ctx.user_code() as user:
-            draw = drawn_from_file(self._file.read, operation, user.run)
-            in_order = Stream(draw, self._cut, several)
-            regular = await user.run(self._regular)
-            if regular is None:
-                await in_order.pass_on(ctx, write)
+            number = await user.run(self._descriptor)
+            if number is None:
+                draw = drawn_from_file(self._file.read, self._cut.operation, user.run)
+                await Stream(draw, self._cut, several).pass_on(ctx, write)
                 return
-            name, number = regular
             try:
-                checked = _Checked(operation, name, number, os.fstat(number))
-                await checked.settled(ctx)
-                await in_order.pass_on(ctx, write)
-                checked.unchanged()
+                await self._feed_from(number, ctx, user, write, several)
             finally:
                 os.close(number)
 
-    def _regular(self) -> tuple[str, int] | None:
-        """The file's name and a further descriptor of it; None if it is no regular file."""
+    async def _feed_from(
+        self, number: int, ctx: Context, user: UserCode, write: Write, several: Several | None
+    ) -> None:
+        operation = self._cut.operation
+        known = os.fstat(number)
+        if stat.S_ISREG(known.st_mode):
+            name = str(cast("FileIO", self._file).name)
+            draw = drawn_from_file(self._file.read, operation, user.run)
+            checked = _Checked(operation, name, number, known)
+            await checked.settled(ctx)
+            await Stream(draw, self._cut, several).pass_on(ctx, write)
+            checked.unchanged()
+            return
+        read = waited.read_of(self._file)
+        assert read is not None  # noqa: S101 - `_descriptor` has looked
+        wait = partial(ctx.runtime.readable, waited.Waited(number), ctx.deadline)
+        draw = drawn_as_it_comes(wait, read, operation, user.run)
+        await Stream(draw, self._cut, several).pass_on(ctx, write)
+
+    def _descriptor(self) -> int | None:
+        """A further descriptor of a regular file, and of one that can be waited for."""
         file = cast("FileIO", self._file)
         try:
             number = file.fileno()
-            if not stat.S_ISREG(os.fstat(number).st_mode):
-                return None
-            return str(file.name), os.dup(number)
+            regular = stat.S_ISREG(os.fstat(number).st_mode)
+            if regular:
+                _ = file.name
+            return os.dup(number) if regular or waited.read_of(file) is not None else None
         except TimeoutError:  # of a signal handler: no file says so
             raise
         except (AttributeError, OSError, TypeError, ValueError):  # in memory, closed, made up
@@ -263,20 +277,6 @@ class _Checked(NamedTuple):
 
 def _changed(operation: str, name: str, how: str) -> LocalStorageError:
     return LocalStorageError(f"{operation}: {name!r}: the file changed while it was read: {how}")
-
-
-def _is_pipe(path: str) -> bool:
-    try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
-    except OSError as error:  # opening it says what is wrong
-        pass_on_foreign(error)
-        return False
-
-
-def _close_opened(opening: Future[FileIO]) -> None:
-    """Close what was opened when nobody waited for it any more."""
-    if opening.exception() is None:
-        opening.result().close()
 
 
 def _starts(size: int, block_size: int) -> range:

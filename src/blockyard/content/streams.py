@@ -15,13 +15,16 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.context import Context
+from blockyard.model import MIB
 from blockyard.stores.base import Data
 from blockyard.user_code import UserIterator
+
+Result = TypeVar("Result")
 
 
 class SourceBlock(NamedTuple):
@@ -191,16 +194,12 @@ async def drawn(pieces: Iterable[Buffer], operation: str, ctx: Context) -> Async
         yield _drawn(lambda _: given.next(_END), operation, user.run)
 
 
-@asynccontextmanager
-async def drawn_on_a_thread(
-    read: Callable[[int], Buffer], operation: str, ctx: Context
-) -> AsyncGenerator[Draw]:
-    """Draws from what may wait for ever, as a pipe does; the deadline does not wait for it."""
+async def on_a_thread(ctx: Context, call: Callable[[], Result]) -> Result:
+    """Run a read of a file of ours that may stall for ever; the deadline does not wait for it.
 
-    async def run(call: Callable[[], Data]) -> Data:
-        return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
-
-    yield drawn_from_file(read, operation, run)
+    One that is left behind goes on, so it must take nothing that others are to get.
+    """
+    return await ctx.runtime.wait(ctx.runtime.start(call), ctx.deadline)
 
 
 @asynccontextmanager
@@ -224,13 +223,45 @@ async def drawn_async(
 
 def drawn_from_file(read: Callable[[int], Buffer], operation: str, run: Run) -> Draw:
     """Draws from the `read` of a file, which returns at most so many bytes."""
+    return _drawn(lambda size: _piece(operation, read(size)), operation, run)
 
-    def next_piece(size: int) -> Buffer:
-        data = read(size)
-        # None is no end: a file that does not block has nothing yet, which `_Cutter` refuses
-        return _END if isinstance(data, bytes) and not data else data
 
-    return _drawn(next_piece, operation, run)
+def drawn_as_it_comes(
+    wait: Callable[[], Coroutine[Any, Any, None]],
+    read: Callable[[int], Buffer | None],
+    operation: str,
+    run: Callable[[Callable[[], Buffer | None]], Coroutine[Any, Any, Buffer | None]],
+) -> Draw:
+    """Draws from the `read` of what may have nothing yet, once `wait` has seen that it has some.
+
+    A call that ends meanwhile has taken nothing of what comes later. None of `read` says that
+    others were faster.
+    """
+    cutter = _Cutter(operation)
+
+    async def draw(size: int) -> Data:
+        while not cutter.fill(size):
+            await wait()
+            data = await run(partial(read, min(size, MIB)))
+            if data is not None:
+                piece = _piece(operation, data)
+                if piece is _END:
+                    break
+                cutter.add(piece)
+        return cutter.take()
+
+    return draw
+
+
+def _piece(operation: str, data: Buffer) -> Buffer:
+    """What a file's `read` returned; `_END` for an empty buffer, of whatever type.
+
+    Raises `TypeError` for what is none. None is no end either: a file that does not block has
+    nothing yet.
+    """
+    if isinstance(data, bytes):
+        return data or _END
+    return arguments.flat(operation, data, "what read of the source returned") or _END
 
 
 def _drawn(next_piece: Callable[[int], Buffer], operation: str, run: Run) -> Draw:

@@ -8,11 +8,9 @@ the old content or the new one, whole, whatever is killed when. What was replace
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,9 +24,7 @@ from blockyard.content.layout import (
 )
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
-    BLOCKS_PER_CHUNK,
     INLINE_LIMIT,
-    METADATA_LIMIT,
     MOST_BLOCKS,
     Manifest,
     generation_key,
@@ -37,6 +33,7 @@ from blockyard.content.register import Change, Condition, Found, Register
 from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Cut, SourceBlock
 from blockyard.content.transfers import Progress, Tally
+from blockyard.content.write_options import WriteOptions
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
@@ -50,7 +47,7 @@ from blockyard.errors import (
     OutcomeUnknownError,
     UnsupportedError,
 )
-from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo
+from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import Data
@@ -63,24 +60,6 @@ _HOW_STORED = {"storage_class", "encryption", "kms_key_id", "kms_context", "acl"
 """The fields of `PutOptions` that say nothing of what a block or a manifest holds."""
 _COPIES = 8
 """How often a copy begins anew since its source was replaced meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
-    """What a writer says of a content; see `BlockStore.write_content`."""
-
-    if_absent: bool = False
-    if_match: str | None = None
-    block_size: int | None = None
-    content_type: str = ""
-    modified: datetime | None = None
-    metadata: Mapping[str, str] | None = None
-    stored: PutOptions | None = None
-
-    @property
-    def conditional(self) -> bool:
-        """Whether it depends on the version that is there now."""
-        return self.if_absent or self.if_match is not None
 
 
 class ContentWriter:
@@ -116,7 +95,7 @@ class ContentWriter:
         if options.conditional:
             await self._fail_early(ctx, change, condition)
         described = replace(described, id=self._register.new_id(ctx))
-        look = partial(self._register.look, ctx, content_id, "write_content")
+        look = partial(self._register.find, ctx, content_id, "write_content")
         upload = _Upload(
             self._operations,
             ctx,
@@ -164,7 +143,7 @@ class ContentWriter:
         found: list[Found] = []
 
         async def look() -> dict[int, BlockInfo]:
-            found.append(await self._register.look(ctx, content_id, "delete_content"))
+            found.append(await self._register.find(ctx, content_id, "delete_content"))
             return {}
 
         plain, _ = await ctx.runtime.gather(
@@ -189,19 +168,7 @@ class ContentWriter:
         """The manifest as far as the writer says what is in it, and the condition of the write."""
         operation = "write_content"
         _ = arguments.conditions(operation, content_id, options.if_absent, options.if_match)
-        block_size = self._block_size
-        if options.block_size is not None:
-            block_size = arguments.whole(operation, options.block_size, "block_size")
-        if not 1 <= block_size <= MAX_BLOCK_SIZE:
-            raise ValueError(f"{operation}: block_size: expected 1 to {MAX_BLOCK_SIZE} bytes")
-        described = Manifest(
-            "",
-            block_size=block_size,
-            chunk_blocks=BLOCKS_PER_CHUNK,
-            content_type=arguments.text(operation, options.content_type, "content_type"),
-            modified=_seconds(operation, options.modified),
-            metadata=_metadata(operation, options.metadata),
-        )
+        described = options.described(operation, self._block_size)
         return described, partial(self._refused, content_id, options)
 
     def _refused(
@@ -213,20 +180,20 @@ class ContentWriter:
             return None
         if not self._register.conditional:
             return _unconditional(content_id, "it was not written")
-        live = found.live
         if options.if_absent:
-            return None if live is None else ContentExistsError(f"{where}: it is there already")
-        if live is None:
-            return ContentChangedError(f"{where}: if_match {options.if_match!r}: it is not there")
-        if live.id != options.if_match:
-            return ContentChangedError(
-                f"{where}: if_match {options.if_match!r}: its version is {live.id!r}"
-            )
-        return None
+            there = found.live is not None or found.damage is not None
+            return ContentExistsError(f"{where}: it is there already") if there else None
+        if found.damage is not None:
+            return found.damage
+        version = None if found.live is None else found.live.id
+        if version == options.if_match:
+            return None
+        now = "it is not there" if version is None else f"its version is {version!r}"
+        return ContentChangedError(f"{where}: if_match {options.if_match!r}: {now}")
 
     async def _fail_early(self, ctx: Context, change: Change, condition: Condition) -> None:
         """Raise at once where the condition of a write does not hold now."""
-        found = await self._register.look(ctx, change.content_id, change.operation)
+        found = await self._register.find(ctx, change.content_id, change.operation)
         error = condition(found)
         if error is not None:
             raise error
@@ -246,7 +213,7 @@ class ContentWriter:
             manifest = replace(source, id=manifest.id, history=(), etags=())
         if manifest.layout != "inline":
             manifest = replace(manifest, layout="generation", block_size=layout.block_size)
-        look = partial(self._register.look, ctx, target_id, "copy_content")
+        look = partial(self._register.find, ctx, target_id, "copy_content")
         copy = _Upload(self._operations, ctx, target_id, manifest, tally=tally, look=look)
         copy.count = manifest.blocks
 
@@ -438,35 +405,6 @@ def _unconditional(content_id: str, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"write_content {content_id!r}: the service ignores the conditions of writes: {what}"
     )
-
-
-def _seconds(operation: str, modified: datetime | None) -> float | None:
-    """A time in seconds since the epoch. Raises `TypeError`, `ValueError`."""
-    if modified is None:
-        return None
-    if not isinstance(modified, datetime):
-        raise arguments.unsuitable(operation, "modified", "a datetime", modified)
-    if modified.tzinfo is None:
-        raise ValueError(f"{operation}: modified: expected a datetime with a time zone")
-    return modified.timestamp()
-
-
-def _metadata(operation: str, metadata: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Names and values of the writer's own. Raises `TypeError`, `ValueError`."""
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, Mapping):
-        raise arguments.unsuitable(operation, "metadata", "a mapping of texts", metadata)
-    known = {
-        arguments.text(operation, name, "metadata"): arguments.text(operation, value, "metadata")
-        for name, value in metadata.items()
-    }
-    size = len(json.dumps(known).encode())
-    if size > METADATA_LIMIT:
-        raise ValueError(
-            f"{operation}: metadata: {size} bytes of JSON, the limit is {METADATA_LIMIT}"
-        )
-    return known
 
 
 def _key(content_id: str, manifest: Manifest, index: int) -> str:

@@ -442,6 +442,13 @@ class Store(ABC):
         """
         return datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)
 
+    async def clock(self, ctx: Context) -> datetime | None:
+        """What the time is by the clock that `last_modified` of blocks is by.
+
+        None, as by default, where it is `date`, or can't be asked.
+        """
+        return None
+
     def stats(self) -> StoreStats:
         """What was sent and learnt so far; nothing by default."""
         return StoreStats()

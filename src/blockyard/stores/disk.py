@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from blockyard.stores import locks
 from blockyard.stores.base import Data
 from blockyard.stores.locks import FolderLock, Version
 from blockyard.stores.paths import OWN_AREA, BlockPath
+from blockyard.times import utc
 from blockyard.user_code import pass_on_foreign
 
 LEFT_BEHIND = 3600.0
@@ -115,7 +116,7 @@ def stat_file(folder: int, name: str) -> os.stat_result:
 
 def block_info(key: str, known: os.stat_result) -> BlockInfo:
     """What the file says of its block."""
-    modified = datetime.fromtimestamp(known.st_mtime, UTC)
+    modified = utc(known.st_mtime)
     etag = f"{known.st_mtime_ns:x}-{known.st_ino:x}-{known.st_size:x}"
     return BlockInfo(key, known.st_size, etag, modified)
 
@@ -320,6 +321,12 @@ def own_area(root: Path) -> Generator[int, None, None]:
             pass_on_foreign(error)
             area = -1
         yield area
+
+
+def clock(root: Path) -> datetime:
+    """The file system's time: another machine's, where the folder is shared."""
+    with temporary_file(root) as temporary:
+        return utc(os.fstat(temporary.file).st_mtime)
 
 
 def purge(temporary: TemporaryFile) -> None:

@@ -144,6 +144,9 @@ class WrapperStore(Store):
     def date(self, ctx: Context) -> datetime | None:
         return self.inner.date(ctx)
 
+    async def clock(self, ctx: Context) -> datetime | None:
+        return await self.inner.clock(ctx)
+
     def stats(self) -> StoreStats:
         return self.inner.stats()
 

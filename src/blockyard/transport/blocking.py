@@ -20,12 +20,12 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 
-from blockyard.context import UserCode, UserItems, check_concurrency
+from blockyard.context import Descriptor, UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import ConnectionPool, Connections, waits_for_itself
 from blockyard.transport.exchanging import NetworkRuntime
-from blockyard.transport.polling import PolledSocket, Socket
+from blockyard.transport.polling import PolledSocket
 from blockyard.transport.shared_calls import SharedCall, shared
 from blockyard.transport.threads import deadline_passed, outcome_of, wait_until_done
 from blockyard.user_code import UserCodeError, leave, run_user_code
@@ -95,7 +95,7 @@ class BlockingPoller:
         return ready[0][1] if ready else 0
 
     async def any_ready(
-        self, socks: Collection[Socket], event: int, seconds: float
+        self, socks: Collection[Descriptor], event: int, seconds: float
     ) -> Collection[int]:
         polled = select.poll()
         for sock in socks:

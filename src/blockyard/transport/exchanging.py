@@ -17,14 +17,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from blockyard.context import Hedge, Request, Response
+from blockyard.context import Descriptor, Hedge, Request, Response
 from blockyard.errors import TransportConnectionError, TransportError
 from blockyard.transport.clock import monotonic, wall_time
 from blockyard.transport.connection import Connection
 from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import ReplyReader
 from blockyard.transport.polling import Poller
-from blockyard.transport.threads import Threads
+from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, Threads, deadline_passed
 from blockyard.transport.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -92,6 +92,20 @@ class NetworkRuntime(ABC):
                 unanswered = reused and not (reply.complete or reply.begun)
                 if unanswered and (request.fresh or timeouts.looks_dead(reply.sent)):
                     pool.drop_idle_since(request.origin, reply.sent)
+
+    async def readable(self, file: Descriptor, deadline: float | None) -> None:
+        poller = self._poller()
+        seconds = SIGNALS_SEEN_WITHIN
+        while True:
+            if deadline is not None:
+                seconds = min(seconds, deadline - monotonic())
+                if seconds <= 0:
+                    raise deadline_passed()
+            try:
+                if await poller.any_ready((file,), select.POLLIN, seconds):
+                    return
+            except PermissionError:  # epoll takes no regular file, nor some devices
+                return
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
         return self._threads.start(call)

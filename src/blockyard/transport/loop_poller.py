@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from blockyard.context import Descriptor
 from blockyard.errors import StoreClosedError
 from blockyard.syscalls import errors_ignored
 from blockyard.transport.blocking import BlockingPoller, run_to_end
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import Connections
-from blockyard.transport.polling import PolledSocket, Socket
+from blockyard.transport.polling import PolledSocket
 from blockyard.transport.posting import Post
 from blockyard.transport.tasks import (
     CallsUnderWay,
@@ -140,12 +141,11 @@ class LoopPoller:
         return found or self._none_ready()
 
     async def any_ready(
-        self, socks: Collection[Socket], event: int, seconds: float
+        self, socks: Collection[Descriptor], event: int, seconds: float
     ) -> Collection[int]:
         descriptors = [sock.fileno() for sock in socks]
-        ready = self._begin(descriptors, event, seconds)
         try:
-            descriptor, found = await ready
+            descriptor, found = await self._begin(descriptors, event, seconds)
         finally:
             for each in descriptors:
                 self._end(each)

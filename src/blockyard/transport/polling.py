@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
+from blockyard.context import Descriptor
+
 if TYPE_CHECKING:
     import select
     from concurrent.futures import Future
@@ -21,13 +23,7 @@ if TYPE_CHECKING:
     from blockyard.transport.timeouts import Timeouts
 
 
-class Socket(Protocol):
-    """What can be waited for: it has a descriptor."""
-
-    def fileno(self) -> int: ...
-
-
-class PolledSocket(Socket, Protocol):
+class PolledSocket(Descriptor, Protocol):
     """A socket whose arrivals are asked for often: it keeps the `poll` object for POLLIN."""
 
     arrivals: select.poll
@@ -65,7 +61,7 @@ class Poller(Protocol):
         ...
 
     async def any_ready(
-        self, socks: Collection[Socket], event: int, seconds: float
+        self, socks: Collection[Descriptor], event: int, seconds: float
     ) -> Collection[int]:
         """The descriptors of those that are ready for `event`; none after so many `seconds`."""
         ...
