@@ -731,8 +731,8 @@ MUTANTS = [
     Mutant(
         "fsspec: what came while a folder was moved deleted with it",
         "fsspec/changes.py",
-        "await self._delete(moved)",
-        "await self._rm(path1, recursive=True)",
+        "deletes = [self._delete_copied(copied) for copied in moved]",
+        "deletes = [self._rm(path1, recursive=True)]",
         _FSSPEC,
     ),
     Mutant(
@@ -779,9 +779,37 @@ MUTANTS = [
     ),
     Mutant(
         "fsspec: a cancelled write taken for done",
-        "fsspec/writing.py",
-        "        if done is None:",
-        "        if False:",
+        "fsspec/blocking.py",
+        "            self._outcome = _cancelled(cancelled)",
+        "            self._outcome = (None,)",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a call that goes on when its thread is interrupted",
+        "fsspec/blocking.py",
+        "            _ = self._task.cancel()",
+        "            pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: tasks that go on when their call is cancelled",
+        "fsspec/tasks.py",
+        "            _ = task.cancel()",
+        "            pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a version that came while a file was moved deleted",
+        "fsspec/files.py",
+        "delete_copied(ctx, copied.name, copied.version)",
+        "delete_block(ctx, copied.name)",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a folder without a name deleted as the one it lies in",
+        "fsspec/changes.py",
+        'if name == "/" or name.endswith("//"):',
+        "if False:",
         _FSSPEC,
     ),
     Mutant(

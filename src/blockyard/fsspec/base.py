@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 from blockyard.client import Client
-from blockyard.errors import BlockExistsError, BlockNotFoundError, ContentExistsError
+from blockyard.errors import (
+    BlockExistsError,
+    BlockNotFoundError,
+    ConfigError,
+    ContentExistsError,
+)
 from blockyard.fsspec import urls
+from blockyard.fsspec.blocking import mirrored
 from blockyard.fsspec.files import Entry, Files
 from blockyard.fsspec.remembered import Remembered
 from blockyard.fsspec.stores import Given, Stores
+from blockyard.fsspec.tasks import as_task, together
 from blockyard.fsspec.untyped import (
     AsyncFileSystem,
     Cached,
@@ -43,6 +52,7 @@ class _Instances(Cached):
         return super().__call__(*args, **options)
 
 
+@mirrored
 class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
     """A file system over stores; see `BlockyardFileSystem`."""
 
@@ -57,12 +67,13 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
         loop: asyncio.AbstractEventLoop | None = None,
         batch_size: int | None = None,
         use_listings_cache: bool = True,
-        listings_expiry_time: float = REMEMBERED,
+        listings_expiry_time: float | None = REMEMBERED,
         **settings: Any,
     ) -> None:
         super().__init__(asynchronous=asynchronous, loop=loop, batch_size=batch_size)
         self._stores = Stores(store, urls.named_as_ours(settings), type(self)._files)
-        self._remembered = Remembered(listings_expiry_time if use_listings_cache else 0.0)
+        seconds = _expiry(listings_expiry_time)
+        self._remembered = Remembered(seconds if use_listings_cache else 0.0)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -138,12 +149,24 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
         nofiles: bool = False,
     ) -> list[Any]:
         """Await many, so many at once as fsspec's settings say: more that have `nofiles` open."""
-        return await run_in_chunks(
-            calls,
+        running = run_in_chunks(
+            [as_task(call) for call in calls],
             batch_size=batch_size or self.batch_size,
             return_exceptions=return_exceptions,
             nofiles=nofiles,
         )
+        return await together(running)
+
+
+def _expiry(given: Any) -> float:
+    """Seconds; None has nothing expire, as fsspec's own caches have it. Raises `ConfigError`."""
+    if given is None:
+        return math.inf
+    if not isinstance(given, Real) or isinstance(given, bool) or not float(given) >= 0:
+        raise ConfigError(
+            f"listings_expiry_time: expected seconds from 0, or None to keep all, got {given!r}"
+        )
+    return float(given)
 
 
 def _is_open(store: object) -> bool:

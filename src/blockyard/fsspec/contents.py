@@ -8,8 +8,13 @@ from typing import Any
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.files import AsyncContentFile
-from blockyard.errors import InvalidRangeError, UnsupportedError
-from blockyard.fsspec.files import Entry, Folder
+from blockyard.errors import (
+    BlockNotFoundError,
+    InvalidRangeError,
+    PreconditionFailedError,
+    UnsupportedError,
+)
+from blockyard.fsspec.files import Entry, Folder, begins_keys
 
 
 class ContentFiles:
@@ -78,13 +83,22 @@ class ContentFiles:
         for name in names:
             await self._store.delete_content(name)
 
+    async def delete_copied(self, copied: Entry) -> None:
+        try:
+            now = await self.stat(copied.name)
+        except BlockNotFoundError:
+            return
+        if now != copied:
+            raise PreconditionFailedError(f"delete_content {copied.name!r}: it has been replaced")
+        await self._store.delete_content(copied.name)
+
     async def delete_below(self, prefix: str) -> bool:
         names = [entry.name for entry in await self.below(prefix)]
         await self.delete(names)
         return bool(names)
 
     async def exist_below(self, prefix: str) -> bool:
-        return bool(await self._store.list_contents(prefix))
+        return begins_keys(prefix) and bool(await self._store.list_contents(prefix))
 
     async def folder(self, prefix: str) -> Folder:
         entries = await self.below(prefix)
@@ -97,5 +111,7 @@ class ContentFiles:
         return Folder(files, [*dict.fromkeys(folders)])
 
     async def below(self, prefix: str) -> Sequence[Entry]:
+        if not begins_keys(prefix):
+            return ()
         found = await self._store.list_contents(prefix)
         return [Entry(entry.content_id, None, modified=entry.last_modified) for entry in found]
