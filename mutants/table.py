@@ -41,7 +41,11 @@ _PART_COPIES = ("s3/test_part_copies.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
-_FSSPEC = ("ecosystem/test_fsspec.py", "ecosystem/test_fsspec_urls.py")
+_FSSPEC = (
+    "ecosystem/test_fsspec.py",
+    "ecosystem/test_fsspec_calls.py",
+    "ecosystem/test_fsspec_urls.py",
+)
 _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")

@@ -50,7 +50,7 @@ def run(
     """
     if loop is None or loop.is_closed():
         raise RuntimeError("Loop is not running")
-    if _runs_here(loop):
+    if asyncio._get_running_loop() is loop:
         raise NotImplementedError("a blocking call on the thread of the event loop that it needs")
     call = _Call(functools.partial(function, *args, **options), timeout or None)
     try:
@@ -161,13 +161,6 @@ def _cancelled(outcome: object = None) -> RuntimeError:
     error = RuntimeError("the call was cancelled on its event loop")
     copy_notes(outcome, error)
     return error
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def mirrored(kind: type[Kind]) -> type[Kind]:

@@ -14,7 +14,7 @@ from blockyard.errors import (
     PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.fsspec.files import Entry, Folder, begins_keys
+from blockyard.fsspec.files import Entry, Folder
 
 
 class ContentFiles:
@@ -98,7 +98,7 @@ class ContentFiles:
         return bool(names)
 
     async def exist_below(self, prefix: str) -> bool:
-        return begins_keys(prefix) and bool(await self._store.list_contents(prefix))
+        return bool(await self._store.list_contents(prefix))
 
     async def folder(self, prefix: str) -> Folder:
         entries = await self.below(prefix)
@@ -111,7 +111,5 @@ class ContentFiles:
         return Folder(files, [*dict.fromkeys(folders)])
 
     async def below(self, prefix: str) -> Sequence[Entry]:
-        if not begins_keys(prefix):
-            return ()
         found = await self._store.list_contents(prefix)
         return [Entry(entry.content_id, None, modified=entry.last_modified) for entry in found]
