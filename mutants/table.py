@@ -48,6 +48,7 @@ _FSSPEC = (
 )
 _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
+_SHARED = ("cache/test_shared_folder.py",)
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
 _WRITE_BACK = (
@@ -594,9 +595,16 @@ MUTANTS = [
     Mutant(
         "cache: a hit of an older epoch",
         "cache/store.py",
-        "if fresh and entry.epoch == epoch and _answers(",
-        "if fresh and _answers(",
+        "fresh = fresh and entry.epoch == epoch and self._is_shared()",
+        "fresh = fresh and self._is_shared()",
         _CACHE,
+    ),
+    Mutant(
+        "cache: a hit after the folder was removed",
+        "cache/store.py",
+        "fresh = fresh and entry.epoch == epoch and self._is_shared()",
+        "fresh = fresh and entry.epoch == epoch",
+        _SHARED,
     ),
     Mutant(
         "cache: what was read in the middle of a change is kept",

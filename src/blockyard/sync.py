@@ -536,7 +536,7 @@ class BlockStore(Client[BlockingRuntime]):
         """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
 
         Each with the time when it was stored; `stat_content` tells more. One request for every
-        thousand contents of a folder, however large they are.
+        thousand contents of a folder, and one for each that has blocks, however many.
         """
         return self._run_many(self._reader.list_contents, prefix)
 

@@ -100,6 +100,8 @@ def test_a_folder_that_is_removed_while_it_is_used_is_made_again(tmp_path: Path)
         disk.fill(pages_of("k", b"before"))
         shutil.rmtree(root)
         assert disk.read("k") is None
+        disk.fill(pages_of("k", b"between"))  # of an epoch that nobody changes any more
+        assert disk.read("k") is None
         disk.fill(pages_of("k", b"after"))
         assert disk.read("k") == b"after"
         other.cache.change(["k"])

@@ -19,7 +19,7 @@ from blockyard.cache.tier import MUST_WAIT, Pages
 from blockyard.model import KIB, MIB
 from blockyard.stores.base import ReadRequest
 from blockyard.testing.samples import content
-from tests.cache.disk_tier import IDENTITY, Tier, pages_of, tier
+from tests.cache.disk_tier import Tier, pages_of, tier
 
 BLOCK = content(200_000)
 OTHER = content(200_001)[1:]
@@ -443,13 +443,16 @@ def test_many_fills_at_once_start_one_thread(disk: Tier, monkeypatch: pytest.Mon
         started.append(call)
         return Future()
 
+    def fill(key: str) -> bool:
+        return disk.cache.fill(disk.runtime, pages_of(key, BLOCK), disk.cache.epoch(key))
+
     monkeypatch.setattr(disk.runtime, "start", start)
     for number in range(20):
-        assert disk.cache.fill(disk.runtime, pages_of(f"k{number}", BLOCK), 0)
+        assert fill(f"k{number}")
     assert len(started) == 1
     started.pop()()
     assert all(disk.read(f"k{number}") == BLOCK for number in range(20))
-    assert disk.cache.fill(disk.runtime, pages_of("late", BLOCK), 0)
+    assert fill("late")
     assert len(started) == 1
     started.pop()()
     monkeypatch.undo()
@@ -496,5 +499,9 @@ def test_files_and_folders_are_the_owners_alone(disk: Tier, root: Path) -> None:
             assert stat.S_IMODE(os.stat(os.path.join(folder, name)).st_mode) == 0o600
 
 
-def test_an_epoch_that_can_not_be_read_is_one_all_the_same(tmp_path: Path) -> None:
-    assert Folder(tmp_path / "not there").epoch(entry.name_of(IDENTITY, "k")) == 0
+def test_an_epoch_that_can_not_be_read_is_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tier(root) as disk:
+        assert disk.cache.epoch("k") is not None
+        disk.cache._folder = Folder(root / "not there")
+        assert disk.cache.epoch("k") is None
+        assert not disk.cache.is_shared()

@@ -583,17 +583,20 @@ class TestListed:
         ]
         assert store.list_contents("a/") == listed[2:3]
 
-    def test_a_folder_is_one_request(self, store: BlockStore, hooked: HookedStore) -> None:
+    def test_a_folder_is_one_request_and_one_for_each_content_with_blocks(
+        self, store: BlockStore, hooked: HookedStore
+    ) -> None:
         for number in range(30):
             store.write_content(f"folder/{number:02}", content(CHUNK))
+            store.write_content(f"folder/empty-{number:02}", b"")
         listings: list[str] = []
 
         async def note(operation: str, key: str) -> None:
             listings.append(key)
 
         hooked.hook = note
-        assert len(store.list_contents("folder/")) == 30
-        assert [each for each in listings if each.count("/") == 1] == ["folder/"]
+        assert len(store.list_contents("folder/")) == 60
+        assert sorted(listings) == ["folder/", *(f"folder/{number:02}/" for number in range(30))]
 
 
 class TestCleaning:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -214,6 +217,18 @@ def test_a_deadline_ends_a_call_while_clocks_are_frozen(monkeypatch: pytest.Monk
         with pytest.raises(DeadlineExceededError):
             _ = driver.run(driver.runtime.exchange(ask(url), limit=LIMIT, deadline=deadline))
         monkeypatch.undo()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+def test_time_passes_while_the_machine_is_suspended() -> None:
+    """A process whose machine slept a day: CLOCK_MONOTONIC stood still, CLOCK_BOOTTIME did not."""
+    program = (
+        "import time; from blockyard.transport.clock import monotonic;"
+        "print(monotonic() - time.clock_gettime(time.CLOCK_MONOTONIC))"
+    )
+    slept = ["unshare", "--time", "--fork", "--boottime", "86400"]
+    apart = float(subprocess.check_output([*slept, sys.executable, "-c", program]))
+    assert apart > 86_000
 
 
 @both_runtimes

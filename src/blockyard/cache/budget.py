@@ -25,6 +25,7 @@ from typing import NamedTuple
 from blockyard import syscalls
 from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
 from blockyard.config import SMALLEST_DISK
+from blockyard.crc32c import crc32c
 from blockyard.model import MIB
 
 SMALLEST = SMALLEST_DISK
@@ -45,10 +46,10 @@ _FREE_SHARE = 20
 """One part in so many of the file system's bytes, and of its inodes, is left free."""
 _FREE_BYTES = 10 * 1024 * MIB
 """More than these bytes need not be left free."""
-_USAGE = struct.Struct(f">8s8sqq{SHARDS}q")
+_USAGE = struct.Struct(f">8s8sqq{SHARDS}qI")
 _USAGE_ALLOCATED = 4096
 """Bytes that the counts take, once they are written."""
-_USAGE_MAGIC = b"usage 1\n"
+_USAGE_MAGIC = b"usage 2\n"
 
 
 class _Entry(NamedTuple):
@@ -163,9 +164,10 @@ class Usage:
         self._own_size = own_size
         self._file = file
         record = os.pread(file, _USAGE.size, 0)
-        if len(record) == _USAGE.size and record[:16] == _USAGE_MAGIC + folder.boot:
-            _, _, self._time, self._hand, *self.shards = _USAGE.unpack(record)
-        else:  # a new folder, or one that a power cut may have set back
+        known = len(record) == _USAGE.size and record[:16] == _USAGE_MAGIC + folder.boot
+        if known and crc32c(record[:-4]) == int.from_bytes(record[-4:]):
+            _, _, self._time, self._hand, *self.shards, _ = _USAGE.unpack(record)
+        else:  # a new folder, or one that a power cut may have set back, or a damaged one
             self._time, self._hand, self.shards = 0, 0, [0] * SHARDS
             for shard in range(SHARDS):
                 latest = max((entry.time for entry in self.recount(shard)), default=0)
@@ -198,9 +200,7 @@ class Usage:
 
     def remove(self, path: str, shard: int, size: int) -> bool:
         """Remove an entry; False when another did, or it is none and can't be removed."""
-        try:
-            os.unlink(path)
-        except (FileNotFoundError, IsADirectoryError):
+        if not self._folder.remove(path):
             return False
         self.shards[shard] -= size
         return True
@@ -222,8 +222,9 @@ class Usage:
 
     def save(self) -> None:
         """Keep the counts for the next who holds the lock."""
-        record = _USAGE.pack(_USAGE_MAGIC, self._folder.boot, self._time, self._hand, *self.shards)
-        syscalls.write_all_at(self._file, record, 0)
+        counts = (_USAGE_MAGIC, self._folder.boot, self._time, self._hand, *self.shards)
+        record = _USAGE.pack(*counts, 0)[:-4]
+        syscalls.write_all_at(self._file, record + struct.pack(">I", crc32c(record)), 0)
 
     def recount(self, shard: int) -> list[_Entry]:
         """The entries of a folder, counted anew."""

@@ -1,12 +1,13 @@
 """The tier of the cache on disk: a folder of verified blocks that processes share.
 
 Coherence without a lock on reads and changes. A change gives the key another epoch, then removes
-its entry. A fill that began before it is told by its epoch: it is looked at before the entry gets
-its name and again after, and only then is the entry marked as settled. Until that a reader looks
-at the epoch for itself. So an old entry that comes back in between, or is left by a process that
-was killed just there, is served to nobody, and once an entry is settled every later change
-removes it. Pages of the same version are added in place, each marked after it was written; who
-writes holds the folder's lock, as one at a time does, which the budget needs anyway.
+its entry, then gives it another epoch again: what others have read of the entry in between, and
+keep in memory, is of the first. A fill that began before it is told by its epoch: it is looked at
+before the entry gets its name and again after, and only then is the entry marked as settled. Until
+that a reader looks at the epoch for itself. So an old entry that comes back in between, or is left
+by a process that was killed just there, is served to nobody, and once an entry is settled every
+later change removes it. Pages of the same version are added in place, each marked after it was
+written; who writes holds the folder's lock, as one at a time does, which the budget needs anyway.
 
 A disk that fails is none: reads miss, fills are dropped for a while, then tried again.
 """
@@ -18,6 +19,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +29,13 @@ from blockyard.cache.budget import SMALLEST, Budget
 from blockyard.cache.entry import Head, name_of
 from blockyard.cache.filling import WorkQueue
 from blockyard.cache.folder import Folder
-from blockyard.cache.kept import KEPT, DamagedEntryError, OpenEntry, WouldBlockError
+from blockyard.cache.kept import (
+    KEPT,
+    DamagedEntryError,
+    OpenEntry,
+    RemovedEntryError,
+    WouldBlockError,
+)
 from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, MustWait, Pages, span_within
 from blockyard.cache.writing import EntryWriter
 from blockyard.errors import ConfigError
@@ -77,8 +85,19 @@ class DiskCache(DiskTier):
             pass_on_foreign(error)
             self._trouble = error
 
-    def epoch(self, key: str) -> int:
-        return self._folder.epoch(self._name(key))
+    def epoch(self, key: str) -> int | None:
+        try:
+            return self._folder.epoch(self._name(key))
+        except OSError as error:
+            pass_on_foreign(error)
+            return None
+
+    def is_shared(self) -> bool:
+        try:
+            return self._folder.is_there()
+        except OSError as error:
+            pass_on_foreign(error)
+            return False
 
     def change(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -98,14 +117,19 @@ class DiskCache(DiskTier):
             return MUST_WAIT
         except DamagedEntryError:
             self._remove_damaged(key)
+        except RemovedEntryError:
+            _ = self._kept.pop(key, None)
         except OSError as error:
             pass_on_foreign(error)
             self._kept.clear()  # it may be descriptors that are short
             self._trouble = error
         return None
 
-    def fill(self, runtime: Runtime, pages: Pages, epoch: int) -> bool:
-        work = partial(self._fill, pages, epoch)
+    def fill(self, runtime: Runtime, pages: Pages, epoch: int | None) -> bool:
+        if epoch is None:
+            work, pages = self._prepare, replace(pages, data=b"")
+        else:
+            work = partial(self._fill, pages, epoch)
         usable = not self._closed and runtime.now() >= self._off_until
         if usable and self._queue.put(runtime, work, len(pages.data)):
             return True
@@ -185,8 +209,11 @@ class DiskCache(DiskTier):
         name = self._name(key)
         _ = self._kept.pop(key, None)
         try:
+            try:
+                self._folder.change(name)
+            finally:
+                self._writer.remove(name)
             self._folder.change(name)
-            self._writer.remove(name)
         except (OSError, ConfigError) as error:
             if isinstance(error, OSError):
                 pass_on_foreign(error)
@@ -214,6 +241,11 @@ class DiskCache(DiskTier):
             b"" if pages.sums is None else pages.sums.running,
         )
         self._on_disk(now, lambda: self._writer.put(head, pages))
+
+    def _prepare(self, now: float) -> None:
+        """Have the folder again, which was removed or could not be used."""
+        self._dropped += 1
+        self._on_disk(now, self._folder.prepare)
 
     def _check(self, info: BlockInfo, at: float, now: float) -> None:
         name = self._name(info.key)

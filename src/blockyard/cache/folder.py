@@ -8,6 +8,9 @@
     usage           how much there is: see `budget.py`
     epochs          65,536 numbers of 8 bytes; the key's name says which one is its own
 
+The folder may be removed while it is used, and made again by another process. `epochs` then has
+other numbers than before, random ones; whoever has the old file open is told by `is_there`.
+
 None of this is synced but the folder's own name, for what is staged in it: what a power cut leaves
 is verified when it is read, and of another boot.
 """
@@ -36,6 +39,8 @@ _LATER = {"stage", "doubt", "locks"}
 """What versions of this layout that keep unwritten blocks have as well."""
 _NOT_OURS = (errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO)
 _COUNTED = ("", *sorted(_OWN))
+_TIMES_REMOVED = 3
+"""As often may the folder be removed in the middle of a change."""
 _SLOTS = 65_536
 _SLOT = 8
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0)
@@ -70,7 +75,7 @@ class Descriptor:
 
 
 class Folder:
-    """A folder that processes of one user share. Its methods raise `OSError`, but for `epoch`.
+    """A folder that processes of one user share. Its methods raise `OSError`.
 
     `boot` names the boot of the system, whose monotonic clock times in entries are on. Where the
     system does not tell, nobody shares it.
@@ -135,18 +140,64 @@ class Folder:
             raise
 
     def epoch(self, name: bytes) -> int:
-        """A number that is another one after each change of the key; 0 where it can't be read."""
-        try:
-            return int.from_bytes(os.pread(self._epochs.number, _SLOT, _slot(name)))
-        except OSError as error:
-            pass_on_foreign(error)
-            return 0
+        """A number that is another one after each change of the key.
+
+        Changes made since the folder was removed are not among these: see `is_there`.
+        """
+        epochs = self._epochs  # not to be closed meanwhile
+        return int.from_bytes(os.pread(epochs.number, _SLOT, _slot(name)))
+
+    def is_there(self) -> bool:
+        """Whether epochs that were read until now are the ones that every process changes."""
+        epochs = self._epochs
+        return epochs.number >= 0 and os.fstat(epochs.number).st_nlink > 0
+
+    def current_epoch(self, name: bytes) -> int:
+        """`epoch`, by the file that every process changes; `FileNotFoundError` without one."""
+        if self._epochs.number >= 0:
+            epoch = self.epoch(name)
+            if self.is_there():
+                return epoch
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.root}/epochs")
 
     def change(self, name: bytes) -> None:
         """Give the key another epoch. Random ones need neither a lock nor the one before."""
-        if self._epochs.number < 0 or os.fstat(self._epochs.number).st_nlink == 0:
-            self.prepare()
-        syscalls.write_all_at(self._epochs.number, os.urandom(_SLOT), _slot(name))
+        for _ in range(_TIMES_REMOVED):
+            if not self.is_there():
+                self.prepare()
+            epochs = self._epochs
+            syscalls.write_all_at(epochs.number, os.urandom(_SLOT), _slot(name))
+            if self.is_there():
+                return
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.root}/epochs")
+
+    def remove(self, path: str) -> bool:
+        """Remove an entry, and free its bytes though somebody has it open; False if it is none."""
+        try:
+            with Descriptor(os.open(path, os.O_WRONLY | _OPEN)) as file:
+                os.unlink(path)
+                if stat.S_ISREG(os.fstat(file.number).st_mode):
+                    os.ftruncate(file.number, 0)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in {*_NOT_OURS, errno.EACCES}:
+                raise
+            return _unlinked(path)
+        return True
+
+    def replace(self, path: str, by: str) -> None:
+        """Have the file `by` at `path`; free the bytes of the entry that was there."""
+        try:
+            old = Descriptor(os.open(path, os.O_WRONLY | _OPEN))
+        except OSError as error:
+            pass_on_foreign(error)
+            os.rename(by, path)
+            return
+        with old:
+            os.rename(by, path)
+            if stat.S_ISREG(os.fstat(old.number).st_mode):
+                os.ftruncate(old.number, 0)
 
     def open_own(self, name: str) -> int:
         """A descriptor of one of the folder's own files, which is made if need be."""
@@ -201,10 +252,13 @@ class Folder:
             os.rename(temporary, self.root / name)
 
     def _open_epochs(self) -> None:
-        """Open the epochs, all of them on the disk: a change is to be noted when that is full."""
+        """Open the epochs, all of them on the disk: a change is to be noted when that is full.
+
+        Random ones, which none of an earlier file are: an old fill might take them for its own.
+        """
         epochs = Descriptor(self.open_own("epochs"))
         if os.fstat(epochs.number).st_size < _SLOTS * _SLOT:
-            os.posix_fallocate(epochs.number, 0, _SLOTS * _SLOT)
+            syscalls.write_all_at(epochs.number, os.urandom(_SLOTS * _SLOT), 0)
         self._epochs = epochs
 
 
@@ -214,6 +268,14 @@ def allocated(path: str) -> int:
         return os.stat(path, follow_symlinks=False).st_blocks * 512
     except FileNotFoundError:
         return 0
+
+
+def _unlinked(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
 
 
 def _slot(name: bytes) -> int:

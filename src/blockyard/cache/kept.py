@@ -28,6 +28,10 @@ class DamagedEntryError(Exception):
     """An entry that does not match its checksums, is cut, or is none."""
 
 
+class RemovedEntryError(FileNotFoundError):
+    """The entry was removed while it was read, and its bytes with it."""
+
+
 class WouldBlockError(Exception):
     """The disk would have to be read, and the caller can't wait for it."""
 
@@ -35,8 +39,9 @@ class WouldBlockError(Exception):
 class OpenEntry:
     """An entry, its head verified. Raises `OSError`, `WouldBlockError`, `DamagedEntryError`.
 
-    It may be replaced or removed at any time by whoever shares the folder: `current` tells. `epoch`
-    is the key's from before it was opened by its name.
+    It may be replaced or removed at any time by whoever shares the folder: `current` tells, and a
+    read that comes too late raises `RemovedEntryError`. `epoch` is the key's from before it was
+    opened by its name.
     """
 
     __slots__ = (
@@ -62,7 +67,7 @@ class OpenEntry:
         data = _read(file, HEAD, 0, wait=wait)
         head = entry.decode_head(data, name)
         if head is None or known.st_size != HEAD + head.info.size:
-            raise DamagedEntryError
+            raise self._damaged()
         self.head = head
         self.sums = head.page_sums
         self._boot = boot
@@ -100,7 +105,7 @@ class OpenEntry:
         size = min(last * page, info.size) - begin
         data = _read(self._file.number, size, HEAD + begin, wait=wait) if size > 0 else b""
         if len(data) != max(size, 0) or not self._is_right(data, first, marks):
-            raise DamagedEntryError
+            raise self._damaged()
         return Pages(info, begin, data, marks.checked_at, self.sums)
 
     def runs(self) -> list[tuple[int, int]]:
@@ -156,6 +161,11 @@ class OpenEntry:
             self._whole_crc32c = crc32c(data)
         return right
 
+    def _damaged(self) -> Exception:
+        """What to raise for bytes that are not right."""
+        removed = os.fstat(self._file.number).st_nlink == 0
+        return RemovedEntryError() if removed else DamagedEntryError()
+
     def _has(self, first: int, last: int) -> bool:
         return self._whole or _ALL_PRESENT.startswith(self._marks.present[first:last])
 
@@ -163,7 +173,7 @@ class OpenEntry:
         """Read what may have changed by `known`, which is from before."""
         data = os.pread(self._file.number, _MUTABLE, entry.MUTABLE_AT)
         if len(data) < _MUTABLE:
-            raise DamagedEntryError
+            raise self._damaged()
         self._modified, self._place = known.st_mtime_ns, known.st_atime_ns
         self._marks = entry.decode_marks(data, self.head.pages, self._boot)
         self._whole = _ALL_PRESENT.startswith(self._marks.present)

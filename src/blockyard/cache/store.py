@@ -72,10 +72,13 @@ _MASK = _SLOTS - 1
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A read that began: under which epoch of its key, and when."""
+    """A read that began: under which epoch of its key, and when.
+
+    `disk_epoch` is None where changes by other processes can't be known: what is read is not kept.
+    """
 
     epoch: object
-    disk_epoch: int
+    disk_epoch: int | None
     at: float
 
 
@@ -129,7 +132,8 @@ class CacheStore(WrapperStore):
             if entry is not None:
                 epoch = self._epoch_of(key)
                 fresh = ctx.runtime.now() - entry.checked_at < self._max_age[request.lifetime]
-                if fresh and entry.epoch == epoch and _answers(entry.info.etag, request):
+                fresh = fresh and entry.epoch == epoch and self._is_shared()
+                if fresh and _answers(entry.info.etag, request):
                     begin, end = requested_range(request, entry.info.size)
                     data = entry.data(begin, end)
                     if data is not None:
@@ -154,6 +158,8 @@ class CacheStore(WrapperStore):
         else:
             fresh_since = ctx.runtime.now() - self._max_age["default"]
             found = self._memory.ranges(wanted, self._epoch_of, fresh_since)
+            if not self._is_shared():
+                found = [None] * len(wanted)
         missing = [index for index, data in enumerate(found) if data is None]
         self._counts.memory_hits += len(wanted) - len(missing)
         for read in merged([wanted[index] for index in missing], gap=0, most=INLINE):
@@ -260,7 +266,8 @@ class CacheStore(WrapperStore):
             stale, wanted.if_none_match = held, held.info.etag
         read = partial(self._read_and_keep, ctx, wanted, begun, stale)
         try:
-            if conditional or ctx.cache == "refresh" or self._max_age[request.lifetime] == 0:
+            alone = conditional or ctx.cache == "refresh" or begun.disk_epoch is None
+            if alone or self._max_age[request.lifetime] == 0:
                 pages = await read()
             else:
                 pages = await self._shared(ctx, wanted, begun, read)
@@ -383,6 +390,8 @@ class CacheStore(WrapperStore):
         """The epoch that a read begins under; None where what it gets is not to be kept."""
         epoch = self._epochs[hash(key) & _MASK]
         disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
+        if not self._is_shared():
+            disk_epoch = None
         now = ctx.runtime.now()
         if self._is_changing(ctx, key) or (self.in_doubt and self.in_doubt(key, now)):
             return None
@@ -409,6 +418,10 @@ class CacheStore(WrapperStore):
         epoch = self._epochs[hash(key) & _MASK]
         return epoch if self._disk is None else (epoch, self._disk.epoch(key))
 
+    def _is_shared(self) -> bool:
+        """Whether the epochs that were got until now are those that all processes change."""
+        return self._disk is None or self._disk.is_shared()
+
     def _epoch(self, begun: _Begun) -> object:
         return begun.epoch if self._disk is None else (begun.epoch, begun.disk_epoch)
 
@@ -422,13 +435,13 @@ class CacheStore(WrapperStore):
             return
         self._page = pages.page_size
         pages = _trimmed(pages)
-        if self._memory is not None:
+        if self._memory is not None and begun.disk_epoch is not None:
             self._memory.fill(pages, self._epoch(begun), anew=ctx.cache == "refresh")
         if self._disk is not None and (pages.data or pages.whole):
             _ = self._disk.fill(ctx.runtime, pages, begun.disk_epoch)
 
     def _keep_in_memory(self, pages: Pages, begun: _Begun) -> None:
-        if self._memory is not None:
+        if self._memory is not None and begun.disk_epoch is not None:
             self._memory.fill(pages, self._epoch(begun))
 
     def _revalidated(self, ctx: Context, info: BlockInfo, begun: _Begun) -> None:

@@ -94,10 +94,18 @@ class DiskTier(ABC):
     """
 
     @abstractmethod
-    def epoch(self, key: str) -> int:
-        """How often the key was changed through this folder, by any process; quick, never blocks.
+    def epoch(self, key: str) -> int | None:
+        """Another number after each change of the key through this folder, by any process.
 
-        Keys may share a counter. What was read under another epoch than the current one may be old.
+        Keys may share one. What was read under another epoch than the current one may be old. None
+        where that is not known. Quick, never blocks.
+        """
+
+    @abstractmethod
+    def is_shared(self) -> bool:
+        """Whether epochs that were got until now are those that every process changes.
+
+        Not so once the folder was removed, until a `fill` of the epoch None has made it again.
         """
 
     @abstractmethod
@@ -118,9 +126,10 @@ class DiskTier(ABC):
         """
 
     @abstractmethod
-    def fill(self, runtime: Runtime, pages: Pages, epoch: int) -> bool:
+    def fill(self, runtime: Runtime, pages: Pages, epoch: int | None) -> bool:
         """Keep the pages, if the key's epoch is still the one from before they were requested.
 
+        With None, of an epoch that was not known, they are not kept: the folder is made ready.
         Returns at once: they are written by `runtime.start` or the tier's own threads. False when
         they were dropped, since too much is waiting to be written. Pages of another version (ETag,
         size or sums differ) replace the entry, pages of the same are added to it.

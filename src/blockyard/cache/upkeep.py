@@ -83,7 +83,7 @@ class CacheFolder:
                 except DamagedEntryError:
                     check.damaged += 1
                     with syscalls.errors_ignored():
-                        os.unlink(path)
+                        _ = self._folder.remove(path)
                 except FileNotFoundError:
                     continue
             for each in self._stage.files():
@@ -100,16 +100,12 @@ class CacheFolder:
             check.staged_damaged += 1
 
     def clear(self) -> int:
-        """Remove every entry, but for what waits to be uploaded; returns how many went.
-
-        What is being read is read to its end.
-        """
+        """Remove every entry, but for what waits to be uploaded; returns how many went."""
         gone = 0
         with self._errors("clear"), Budget(self._folder, 0).locked() as usage:
             for path in self._entries():
                 with syscalls.errors_ignored():
-                    os.unlink(path)
-                    gone += 1
+                    gone += self._folder.remove(path)
             for shard in range(SHARDS):
                 _ = usage.recount(shard)
         return gone

@@ -40,7 +40,7 @@ class EntryWriter:
             self.dropped += 1
             return
         with self._budget.locked() as usage:
-            if self._folder.epoch(head.name) == head.epoch and (
+            if self._folder.current_epoch(head.name) == head.epoch and (
                 self._complete(usage, head, pages) or self._make(usage, text, head, pages)
             ):
                 self.filled += 1
@@ -57,11 +57,8 @@ class EntryWriter:
 
     def remove(self, name: bytes) -> None:
         """Remove an entry, if it is there."""
-        try:
-            os.unlink(self._folder.path(name))
-        except (FileNotFoundError, IsADirectoryError):
-            return
-        self._budget.recount(name[0])
+        if self._folder.remove(self._folder.path(name)):
+            self._budget.recount(name[0])
 
     def _complete(self, usage: Usage, head: Head, pages: Pages) -> bool:
         """Add what lacks to an entry of the same version; False when one is to be made."""
@@ -139,23 +136,28 @@ class EntryWriter:
         if not shard.exists():
             shard.mkdir(0o700)
             usage.shards[name[0]] += allocated(str(shard))
-        if self._folder.epoch(name) != head.epoch:
+        if not self._is_current(head):
             os.unlink(temporary)
             return False
         replaces = allocated(path) > 0
         try:
-            os.rename(temporary, path)
+            self._folder.replace(path, temporary)
         except IsADirectoryError:  # none of ours
             os.unlink(temporary)
             return False
         usage.shards[name[0]] += os.fstat(file).st_blocks * 512
         if replaces:
             self._budget.recount(name[0])
-        if self._folder.epoch(name) != head.epoch:
+        if not self._is_current(head):
             self.remove(name)
             return False
         syscalls.write_all_at(file, entry.SETTLED, entry.SETTLED_AT)
         return True
+
+    def _is_current(self, head: Head) -> bool:
+        """Whether the key was not changed since its epoch was the head's."""
+        epoch = self._folder.epoch(head.name)
+        return self._folder.is_there() and epoch == head.epoch
 
     def _opened(self, name: bytes) -> tuple[Descriptor, Head, Marks] | None:
         """The entry, to be changed; None where there is none that can be used."""
