@@ -773,8 +773,15 @@ MUTANTS = [
     Mutant(
         "fsspec: a file stored as far as it was written before an error",
         "fsspec/writing.py",
-        "if _is_left_by_an_error():",
+        "if self._opened_in.were_left_by_an_error():",
         "if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a file that reports an error thrown away for that error",
+        "fsspec/with_blocks.py",
+        " if each not in self.exits)",
+        ")",
         _FSSPEC,
     ),
     Mutant(

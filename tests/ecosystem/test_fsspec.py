@@ -15,7 +15,7 @@ import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -781,6 +781,96 @@ def test_closing_a_file_is_to_store_it_whatever_error_is_handled(fs: Any) -> Non
             _ = file.write(b"2")
             _ = {}["key"]
     assert fs.cat(["a", "b"]) == {"a": b"1", "b": b"2"}
+
+
+@contextlib.contextmanager
+def reporting_in_except(write: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    except ZeroDivisionError:
+        _ = write()
+
+
+@contextlib.contextmanager
+def reporting_in_finally(write: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _ = write()
+
+
+class Reporting:
+    def __init__(self, write: Callable[[], object]) -> None:
+        self._write = write
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        _ = self._write()
+
+
+@contextlib.contextmanager
+def reporting_in_callback(write: Callable[[], object]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        _ = stack.callback(write)
+        yield
+
+
+def in_thread(write: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write).result(60)
+
+
+REPORTING = [reporting_in_except, reporting_in_finally, Reporting, reporting_in_callback]
+
+
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+@pytest.mark.parametrize("reporting", REPORTING)
+def test_a_file_that_reports_an_error_is_stored(
+    kind: Any, reporting: Any, client: blockyard.BlockStore
+) -> None:
+    """It was opened when the error was there: that has not ended its own `with` block."""
+    fs = kind(store=client)
+
+    def write() -> None:
+        for mode, compression in (("wb", None), ("w", None), ("wb", "gzip"), ("w", "gzip")):
+            for way in (fs.open, partial(fsspec.core.OpenFile, fs)):
+                name = f"{mode} {compression} {len(fs.find(''))}"
+                with way(name, mode, compression=compression) as file:
+                    _ = file.write(b"report" if "b" in mode else "report")
+        with contextlib.closing(fs.open("closing", "wb", block_size=1000)) as file:
+            _ = file.write(DATA[:2500])
+        fs.open("closed", "wb").close()
+        handed_over = ThreadPoolExecutor(1).submit(fs.open, "of a thread", "wb").result(60)
+        with contextlib.closing(handed_over):
+            pass
+
+    with contextlib.suppress(ZeroDivisionError), reporting(write):
+        _ = 1 / 0
+    with contextlib.suppress(ZeroDivisionError), reporting(partial(in_thread, write)):
+        _ = 1 / 0
+    assert len(fs.find("")) == 16 + 3
+    assert fs.cat("closing") == DATA[:2500]
+
+
+@pytest.mark.parametrize("reporting", REPORTING)
+def test_a_report_that_is_not_written_to_its_end_is_not_stored(fs: Any, reporting: Any) -> None:
+    """Whether by another error, or the same one again."""
+
+    def write() -> None:
+        for name, way in {"closing": contextlib.closing, "with": lambda file: file}.items():
+            for error in (KeyError(name), sys.exception() or OSError()):
+                with contextlib.suppress(type(error)), way(fs.open("a", "wb")) as file:
+                    _ = file.write(b"1")
+                    raise error
+        for mode in ("wb", "w"):
+            with contextlib.suppress(KeyError), fsspec.core.OpenFile(fs, "a", mode) as file:
+                _ = file.write(b"1" if mode == "wb" else "1")
+                raise KeyError
+
+    with contextlib.suppress(ZeroDivisionError), reporting(write):
+        _ = 1 / 0
+    assert fs.find("") == []
 
 
 def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockStore) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import sys
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec.untyped import sync
+from blockyard.fsspec.with_blocks import Surroundings
 from blockyard.model import MIB
 from blockyard.stores.base import Data
 from blockyard.transport.memory import receivable
@@ -159,6 +159,7 @@ class WriteFile(io.RawIOBase):
         self._upload: Upload | None = None
         self._ended = False
         self._process = os.getpid()
+        self._opened_in = Surroundings.now()
 
     @property
     def full_name(self) -> str:
@@ -199,11 +200,12 @@ class WriteFile(io.RawIOBase):
         try:
             if self._ended or self._process != os.getpid():
                 return
-            if _is_left_by_an_error():
+            if self._opened_in.were_left_by_an_error():
                 self.discard()
             elif self.autocommit:
                 self._commit()
         finally:
+            self._opened_in = Surroundings()  # frames, which hold what their calls do
             super().close()
 
     def commit(self) -> None:
@@ -299,22 +301,6 @@ class WriteFile(io.RawIOBase):
     def _check_process(self) -> None:
         if self._process != os.getpid():
             raise ValueError(f"{self.path!r}: the file was opened by another process")
-
-
-def _is_left_by_an_error() -> bool:
-    """Whether an error ends the `with` block of somebody who closes the file because of it.
-
-    fsspec's `OpenFile`, pandas and `contextlib` do, and tell the file nothing of the error.
-    """
-    error, frame = sys.exception(), sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    while error is not None and frame is not None:
-        if frame.f_code.co_name == "__exit__":
-            for value in frame.f_locals.values():
-                given = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
-                if any(each is error for each in given):
-                    return True
-        frame = frame.f_back
-    return False
 
 
 class CompressedFile(io.BufferedIOBase):
