@@ -757,6 +757,13 @@ MUTANTS = [
         _FSSPEC,
     ),
     Mutant(
+        "fsspec: secrets in sections written down with the rest",
+        "fsspec/options.py",
+        "kept[name] = without_secrets(cast",
+        "kept[name] = plain(cast",
+        _FSSPEC,
+    ),
+    Mutant(
         "fsspec: the parent's event loop in a forked child",
         "fsspec/base.py",
         "self._loop = None if self.asynchronous else get_loop()",

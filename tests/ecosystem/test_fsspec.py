@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import multiprocessing
@@ -29,6 +30,8 @@ from hypothesis import strategies as st
 from upath import UPath
 
 import blockyard
+from blockyard.config import PutConfig, S3Config
+from blockyard.config.sections import Secret
 from blockyard.content import files as content_files
 from blockyard.fsspec import (
     BlockyardContentFileSystem,
@@ -1273,6 +1276,103 @@ def test_no_secret_of_the_environment_is_in_a_pickle(monkeypatch: pytest.MonkeyP
     assert "hunter2" in given.to_json()
     assert "hunter2" not in given.to_json(include_password=False)
     assert given.to_dict(include_password=False)["region"] == "x"
+
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+HELD: list[dict[str, Any]] = [
+    {"access_key": "AKIA", "secret_key": "hunter2"},
+    {"access_key": "AKIA", "secret_key": Secret("hunter2")},
+    {"session_token": "hunter2"},
+    {"customer_key": KEY},
+    {"put": {"customer_key": KEY, "storage_class": "STANDARD_IA"}},
+    {"put": PutConfig(customer_key=KEY)},
+    {"proxy": "http://u:hunter2@proxy:1"},
+    {"http": {"proxy": "http://u:hunter2@proxy:1", "max_idle": 7}},
+    {"endpoint_url": "http://hunter2@host"},
+    {"endpoint": "hunter2:@host"},
+    {"password": "hunter2", "secret": "hunter2", "client_kwargs": {"key": "hunter2"}},
+    {"store": "s3://my-data/x?access_key=AKIA&secret_key=hunter2&region=x"},
+    {"store": "s3://my-data/x?region=x&proxy=http://u:hunter2@proxy:1"},
+    {"store": "s3://my-data/x?proxy=http%3A%2F%2Fu%3Ahunter2%40proxy%3A1"},
+]
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+def test_no_secret_is_written_that_is_to_be_left_out(kind: Any, held: dict[str, Any]) -> None:
+    fs = kind(**held, max_attempts=3, listings_expiry_time=1)
+    written = fs.to_json(include_password=False)
+    assert "hunter2" not in written
+    assert KEY not in written
+    left = fs.to_dict(include_password=False)
+    assert (left["max_attempts"], left["listings_expiry_time"]) == (3, 1)
+    assert left.get("store", "").startswith("s3://my-data/x" if "store" in held else "")
+    for text in (repr(fs), str(fs), fs.fsid, repr(fsspec.core.OpenFile(fs, "my-data/a"))):
+        assert "hunter2" not in text
+        assert KEY not in text
+
+
+def test_all_else_is_written() -> None:
+    options: dict[str, Any] = {
+        "endpoint_url": "http://host:9000", "anon": True, "region": "x", "concurrency": 4,
+        "put": {"storage_class": "STANDARD_IA"}, "http": {"max_idle": 7, "ca_bundle": ""},
+        "timeouts": {"connect": 1.5}, "cache": {"memory": "1MiB", "revalidate": "never"},
+        "batch_size": 7, "use_listings_cache": False,
+    }  # fmt: skip
+    for own in (options, {"store": "s3://my-data/x?region=x&endpoint=http://host:9000"}):
+        fs = BlockyardFileSystem(**own, profile=None)
+        written = fs.to_dict(include_password=False)
+        assert own.items() <= written.items()
+        assert written == fs.to_dict()
+        assert fs.from_json(fs.to_json()).to_dict() == written
+
+
+@pytest.mark.parametrize("held", HELD[:8])
+def test_secrets_come_back_where_they_are_written(held: dict[str, Any]) -> None:
+    fs = BlockyardFileSystem(**held)
+    assert "hunter2" in fs.to_json() or KEY in fs.to_json()
+    assert BlockyardFileSystem.from_json(fs.to_json()) == fs
+
+
+def test_file_systems_of_other_secrets_are_others() -> None:
+    """A secret's `repr` does not tell it from others, and by that fsspec finds equal ones."""
+
+    def config(secret: str) -> blockyard.StoreConfig:
+        return blockyard.StoreConfig(
+            s3=S3Config(bucket="my-data", access_key="AKIA", secret_key=secret)
+        )
+
+    def put(number: int) -> PutConfig:
+        return PutConfig(customer_key=base64.b64encode(bytes([number]) * 32).decode())
+
+    makes: list[Callable[[int], dict[str, Any]]] = [
+        lambda number: {"access_key": "AKIA", "secret_key": Secret(f"hunter{number}")},
+        lambda number: {"http": {"proxy": Secret(f"http://u:hunter{number}@proxy:1")}},
+        lambda number: {"put": put(number)},
+        lambda number: {"store": config(f"hunter{number}")},
+    ]
+    for make in makes:
+        one, two = BlockyardFileSystem(**make(1)), BlockyardFileSystem(**make(2))
+        assert one is not two
+        assert one != two
+        assert one == BlockyardFileSystem(**make(1))
+        assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_a_file_system_that_another_process_could_not_have_is_not_written_as_json() -> None:
+    for store in ("memory://", blockyard.StoreConfig(type="memory")):
+        fs = BlockyardFileSystem(store=store)
+        fs.pipe_file("a", b"1")
+        assert pickle.loads(pickle.dumps(fs)).cat("a") == b"1"
+        for write in (fs.to_json, fs.to_dict, partial(fs.to_json, include_password=False)):
+            with pytest.raises(
+                (blockyard.UnsupportedError, TypeError), match=r"memory of this process|StoreConfig"
+            ):
+                _ = write()
+    with blockyard.open_store("memory://") as client:
+        fs = BlockyardFileSystem(store=client)
+        with pytest.raises(TypeError, match=r"store: expected a URL or a path, .* got BlockStore"):
+            _ = fs.to_json()
 
 
 def use_there(fs: Any, results: Any) -> None:
