@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import xarray
+import zarr
+from zarr.core import codec_pipeline
 
 import blockyard
 from blockyard.zarr import BlockyardStore
@@ -18,6 +20,9 @@ DAYS = 24
 
 # Chunks are never written twice here, so what the cache has need not be asked for again.
 CACHE = {"memory": "256MiB", "revalidate": "never"}
+
+if hasattr(codec_pipeline, "FusedCodecPipeline"):  # of Zarr 3.4: reads by fewer steps a chunk
+    zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
 
 
 def main(url: str) -> dict[str, list[int]]:
