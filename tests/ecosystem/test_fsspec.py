@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -617,6 +618,51 @@ def test_a_file_appears_when_it_is_closed(
     assert fs.info("a")["size"] == size
     with pytest.raises(ValueError, match="closed"):
         _ = file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "UTF16", "utf-32", "utf-8-sig", "utf-16-le", "utf-8"]
+)
+@pytest.mark.parametrize("compression", [None, "gzip", "bz2", "xz", "zip"])
+def test_a_text_begins_with_the_mark_of_its_encoding(
+    fs: Any, encoding: str, compression: str | None
+) -> None:
+    """Without it UTF-16 can't be read."""
+    text = ["hé\n", "zwei\n", "x" * 20_000]
+    with fs.open("text", "w", encoding=encoding, compression=compression) as file:
+        for part in text:
+            _ = file.write(part)
+    with fs.open("text", "r", encoding=encoding, compression=compression) as file:
+        assert file.read() == "".join(text)
+    with fs.open("text", "w", encoding=encoding) as file:
+        file.writelines(text)
+    for wrapped in (fs.open("pandas", "wb"), io.BufferedWriter(fs.open("pandas", "wb"))):
+        with io.TextIOWrapper(wrapped, encoding=encoding) as file:  # as pandas does
+            file.writelines(text)
+        assert fs.cat("pandas") == fs.cat("text") == "".join(text).encode(encoding)
+    with fsspec.core.OpenFile(fs, "text", "w", encoding=encoding) as file:
+        file.writelines(text)
+    assert fs.cat("pandas") == fs.cat("text")
+
+
+def test_no_file_that_is_written_is_sought_in(fs: Any) -> None:
+    """zipfile asks by `seek`, and goes back where it can."""
+    for options in ({"mode": "wb"}, {"mode": "wb", "compression": "gzip"}, {"mode": "w"}):
+        with fs.open("a", **options) as file:
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+            _ = file.write("1" if options["mode"] == "w" else b"1")
+            file.flush()
+            assert not file.seekable()
+            assert file.tell() == 1
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+    with fs.open("zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x", DATA)
+        with archive.open("y", "w") as member:
+            _ = member.write(DATA)
+    with fs.open("zip") as file, zipfile.ZipFile(file) as archive:
+        assert archive.read("x") == archive.read("y") == DATA
 
 
 @pytest.mark.parametrize("piece", [300_000, 1_500_000, 2_000_001, 10_000_000])

@@ -177,6 +177,14 @@ class WriteFile(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        """Whether nothing was written, though `seek` raises even then.
+
+        `TextIOWrapper`, of pandas and fsspec as well, begins UTF-16 and UTF-32 without the mark of
+        their byte order where this is false: without it they can't be read.
+        """
+        return not self.closed and self.tell() == 0
+
     def tell(self) -> int:
         return self._sent + self._collected.size
 
@@ -310,15 +318,21 @@ class CompressedFile(io.BufferedIOBase):
         super().__init__()
         self._file = file
         self._compressor = compressor
+        self._begun = False
 
     def writable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        """Whether nothing was written, as of a `WriteFile`."""
+        return not self.closed and not self._begun
+
     def write(self, data: Buffer, /) -> int:
+        self._begun = True
         return self._compressor.write(data)
 
     def tell(self) -> int:
-        return self._compressor.tell()
+        return self._compressor.tell() if self._begun else 0  # some compressors can't tell
 
     def close(self) -> None:
         if self.closed:
