@@ -764,6 +764,13 @@ MUTANTS = [
         _FSSPEC,
     ),
     Mutant(
+        "fsspec: a copy to another bucket without what is beside the bytes",
+        "fsspec/changes.py",
+        "target.name, pieces, False, **options)",
+        "target.name, pieces, False)",
+        _FSSPEC,
+    ),
+    Mutant(
         "fsspec: the parent's event loop in a forked child",
         "fsspec/base.py",
         "self._loop = None if self.asynchronous else get_loop()",
@@ -1004,7 +1011,7 @@ MUTANTS = [
     Mutant(
         "copies: tags that can't be read are left out",
         "s3/part_copies.py",
-        ' and "x-amz-tagging-count" not in headers:',
+        " and _TAG_COUNT not in headers:",
         ":",
         _PART_COPIES,
     ),

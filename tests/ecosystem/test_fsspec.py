@@ -18,6 +18,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec import spec
+from fsspec.asyn import sync
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,6 +39,7 @@ from blockyard.content import files as content_files
 from blockyard.fsspec import (
     BlockyardContentFileSystem,
     BlockyardFileSystem,
+    changes,
     files,
     reading,
     remembered,
@@ -1548,6 +1551,101 @@ def test_buckets(
     fs.rm(f"{bucket}/{key_prefix}", recursive=True)
     assert not fs.exists(f"{bucket}/{key_prefix}")
     s3.close()
+
+
+ALL_OPTIONS = blockyard.PutOptions(
+    content_type="text/css",
+    cache_control="max-age=5",
+    content_disposition="attachment",
+    content_encoding="gzip",
+    content_language="de",
+    metadata={"name": "value", "empty": ""},
+    tags={"one": "1", "two words": "a=b +c"},
+)
+
+
+def settings_of(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "endpoint_url": endpoint.url,
+        "access_key": endpoint.access_key,
+        "secret_key": endpoint.secret_key,
+        "force_path_style": True,
+    }
+
+
+@pytest.mark.parametrize("how", ["cp", "mv"])
+@pytest.mark.parametrize("size", [0, 10, 9 * 2**20])
+def test_what_is_copied_to_another_bucket_is_as_it_was(  # noqa: PLR0917 - fixtures
+    moto_endpoint: Endpoint, bucket: str, cleared_bucket: str, key_prefix: str, how: str, size: int
+) -> None:
+    fs: Any = fsspec.filesystem("blockyard", **settings_of(moto_endpoint))
+    source, target = f"{bucket}/{key_prefix}a", f"{cleared_bucket}/{key_prefix}a"
+    fs.pipe_file(source, bytes(size), options=ALL_OPTIONS)
+    s3: Any = boto3_client(moto_endpoint)
+    try:
+        getattr(fs, how)(source, target)
+        assert fs.exists(source) == (how == "cp")
+        assert fs.cat(target) == bytes(size)
+        there = {"Bucket": cleared_bucket, "Key": f"{key_prefix}a"}
+        found = s3.head_object(**there)
+        headers = [found[f"Content{each}"] for each in ("Type", "Disposition", "Language")]
+        assert headers == ["text/css", "attachment", "de"]
+        assert found["ContentEncoding"].split(",")[0] == "gzip"
+        assert found["CacheControl"] == "max-age=5"
+        own = {name: text for name, text in found["Metadata"].items() if "blockyard" not in name}
+        assert own == {"name": "value", "empty": ""}
+        tags = {each["Key"]: each["Value"] for each in s3.get_object_tagging(**there)["TagSet"]}
+        assert tags == ALL_OPTIONS.tags
+    finally:
+        fs.rm([target])
+        s3.close()
+
+
+def test_a_content_is_copied_to_another_bucket_as_it_was(
+    moto_endpoint: Endpoint, bucket: str, cleared_bucket: str, key_prefix: str
+) -> None:
+    fs: Any = fsspec.filesystem("blockyard+content", **settings_of(moto_endpoint))
+    source, target = f"{bucket}/{key_prefix}c", f"{cleared_bucket}/{key_prefix}c"
+    modified = datetime(2026, 1, 2, tzinfo=UTC)
+    given: dict[str, Any] = {"content_type": "text/css", "metadata": {"name": "value"}}
+    fs.pipe_file(source, DATA, **given, modified=modified, block_size=20_000)
+    try:
+        fs.mv(source, target)
+        assert fs.cat(target) == DATA
+        there = fs._stores.place(target)
+        info = asyncio.run_coroutine_threadsafe(
+            there.files._store.stat_content(there.name), fs.loop
+        ).result(60)
+        assert (info.content_type, info.metadata) == ("text/css", {"name": "value"})
+        assert info.modified == modified
+    finally:
+        fs.rm([target])
+
+
+def test_what_is_replaced_while_it_is_copied_to_another_bucket_is_not_moved() -> None:
+    """Else one version's bytes would have the other's metadata."""
+    with blockyard.open_store("memory://") as source, blockyard.open_store("memory://") as target:
+        for kind, write in (
+            (BlockyardFileSystem, source.write_block),
+            (BlockyardContentFileSystem, source.write_content),
+        ):
+            _ = write("a", b"old")
+            _ = (fs := kind(store=source)).pipe_file("a", b"old")
+            place, to = fs._stores.place("a"), kind(store=target)._stores.place("a")
+            carried = place.files.carried
+
+            async def replaced(
+                name: str, carried: Any = carried, write: Any = write
+            ) -> tuple[dict[str, Any], str]:
+                found = await carried(name)
+                _ = await asyncio.to_thread(write, "a", b"new")
+                return found
+
+            place.files.carried = replaced
+            with pytest.raises((blockyard.PreconditionFailedError, blockyard.ContentReplacedError)):
+                sync(fs.loop, changes._copy_across, place, to)
+            assert source.list_by_prefix("a") != []
+        assert target.list_by_prefix() == []
 
 
 def test_pathlib(tmp_path: Path) -> None:

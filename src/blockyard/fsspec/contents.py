@@ -9,7 +9,7 @@ from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.files import AsyncContentFile
 from blockyard.errors import InvalidRangeError, UnsupportedError
-from blockyard.fsspec.files import Entry, Folder
+from blockyard.fsspec.files import PIECE, Entry, Folder
 
 
 class ContentFiles:
@@ -39,8 +39,20 @@ class ContentFiles:
         size = (await self._store.stat_content(name)).size
         return await self._store.read_content(name, max(0, size - length)) if size else b""
 
-    def pieces(self, name: str) -> AsyncIterator[bytes]:
-        return self._store.iter_content(name)
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        info = await self._store.stat_content(name)
+        options = {
+            "content_type": info.content_type,
+            "metadata": info.metadata,
+            "modified": info.modified,
+        }
+        return options, info.version
+
+    async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        file, _ = await self.open(name, version)
+        async with file:
+            while piece := await file.read(PIECE):
+                yield piece
 
     async def open(self, name: str, version: str) -> tuple[AsyncContentFile, str]:
         """A content open for reading, and its version: `version`, if that is given."""

@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.targets import NewFile, is_written_in_order, write_all
@@ -85,8 +86,12 @@ class Files(Protocol):
         """The last bytes of a file."""
         ...
 
-    def pieces(self, name: str) -> AsyncIterator[bytes]:
-        """All of one version of a file, piece by piece."""
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        """What a copy elsewhere has beside the bytes, as options of `write`, and the version."""
+        ...
+
+    def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        """All of one version of a file, piece by piece: of `version`, if it is given."""
         ...
 
     async def write(
@@ -189,8 +194,15 @@ class BlockFiles:
         except InvalidRangeError:  # of nothing
             return b""
 
-    async def pieces(self, name: str) -> AsyncIterator[bytes]:
-        data, size, version = await self._first(name)
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        operations, ctx = self._store._operations, self._store._context()  # pyright: ignore[reportPrivateUsage]
+        operations.check_open("copy_block", ctx)
+        key = arguments.key("copy_block", name)
+        options, info = await operations.store.options_of(ctx, key)
+        return {"options": options}, info.etag
+
+    async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        data, size, version = await self._first(name, version)
         yield data
         for span in _spans(len(data), size):
             yield await self._piece(name, span, version)
@@ -251,10 +263,11 @@ class BlockFiles:
     async def below(self, prefix: str) -> Sequence[Entry]:
         return [_entry(block) async for block in self._store.iter_blocks(prefix)]
 
-    async def _first(self, name: str) -> tuple[bytes, int, str]:
+    async def _first(self, name: str, version: str = "") -> tuple[bytes, int, str]:
         """The first bytes of a file, its size and its version."""
+        match = version or None
         try:
-            data, info = await self._store.read_block_with_info(name, 0, PIECE)
+            data, info = await self._store.read_block_with_info(name, 0, PIECE, if_match=match)
         except InvalidRangeError:  # of an empty one
             return b"", 0, ""
         return data, info.size, info.etag
