@@ -1038,8 +1038,47 @@ def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStor
         _ = file.write(b"1")
     assert client.stat_content("a").content_type == "text/plain"
     assert client.stat_content("b").metadata == {"name": "value"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "advice"),
+    [
+        (BlockyardContentFileSystem, "options", "PutOptions are those of objects"),
+        (BlockyardContentFileSystem, "part_size", "one of: block_size, content_type, if_match"),
+        (BlockyardFileSystem, "content_type", r"did you mean options=PutOptions\(content_type="),
+        (BlockyardFileSystem, "content_typ", "one of: concurrency, if_match, options, part_size"),
+        (BlockyardFileSystem, "progress", "beside fsspec's own"),
+    ],
+)
+def test_an_option_that_no_write_takes_is_refused_before_it_begins(
+    kind: Any, given: str, advice: str, client: blockyard.BlockStore, tmp_path: Path
+) -> None:
+    fs = kind(store=client)
+    (tmp_path / "a").touch()
+    writes: dict[str, Callable[..., object]] = {
+        "pipe_file": partial(fs.pipe_file, "a", b"1"),
+        "put_file": partial(fs.put_file, str(tmp_path / "a"), "a"),
+        "open": partial(fs.open, "a", "wb"),
+    }
+    for name, write in writes.items():
+        expected = f"^{name} 'a': unexpected keyword argument '{given}': expected .*{advice}"
+        with pytest.raises(TypeError, match=expected):
+            _ = write(**{given: None})
+    fs.touch("a")
     with pytest.raises(TypeError, match="unexpected keyword"):
-        fs.pipe_file("a", b"1", content_typ="x")
+        fs.pipe({"b": b"1"}, **{given: None})
+    assert fs.find("") == ["a"]
+
+
+def test_options_of_large_files_do_no_harm_to_small_ones(fs: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(DATA)
+    given: dict[str, Any] = {"part_size": 2**23, "concurrency": 2}
+    fs.pipe_file("pipe", DATA, **given)
+    fs.put_file(str(tmp_path / "a"), "put", **given)
+    for name, size in (("small", 10**6), ("large", 1000)):
+        with fs.open(name, "wb", block_size=size, **given) as file:
+            _ = file.write(DATA)
+    assert fs.cat("*") == dict.fromkeys(["large", "pipe", "put", "small"], DATA)
 
 
 def test_files_are_put_and_got(client: blockyard.BlockStore, tmp_path: Path) -> None:

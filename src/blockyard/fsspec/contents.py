@@ -16,6 +16,7 @@ class ContentFiles:
     """The contents of a store. See `Files`; a listing tells no sizes."""
 
     have_markers = False
+    takes = frozenset({"if_match", "block_size", "content_type", "modified", "metadata"})
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store

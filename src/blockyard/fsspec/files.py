@@ -51,6 +51,8 @@ class Files(Protocol):
 
     have_markers: bool
     """Whether the name of a folder and a slash may be that of an object, which marks the folder."""
+    takes: frozenset[str]
+    """The names of options that `write` and `upload` take."""
 
     async def stat(self, name: str) -> Entry:
         """Raises `BlockNotFoundError`."""
@@ -129,10 +131,15 @@ class Files(Protocol):
         ...
 
 
+_OF_PARTS = ("part_size", "concurrency")
+"""Options of what is stored in parts, where it is large."""
+
+
 class BlockFiles:
     """The blocks of a store: plain objects, each a file under its key."""
 
     have_markers = True
+    takes = frozenset({"options", "if_match", *_OF_PARTS})
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store
@@ -213,6 +220,7 @@ class BlockFiles:
         if isinstance(data, AsyncIterable) or memoryview(data).nbytes > MAX_BLOCK_SIZE:
             _ = await self._store.write_object(name, data, if_absent=if_absent, **options)
         else:
+            options = {each: value for each, value in options.items() if each not in _OF_PARTS}
             _ = await self._store.write_block(name, data, if_absent=if_absent, **options)
 
     async def upload(
