@@ -18,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import uvicorn
+import zarr
 
 import blockyard
 from blockyard.fsspec import BlockyardFileSystem
@@ -61,9 +62,14 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 def test_xarray_reads_a_second_time_without_a_request(url: str) -> None:
-    first, second = xarray_zarr.main(url)
-    assert first >= xarray_zarr.DAYS
-    assert second == 0
+    days = xarray_zarr.DAYS
+    assert xarray_zarr.main(url) == {"no cache": [days, days], "cache": [days, 0]}
+
+
+def test_xarray_reads_by_the_fused_pipeline_of_a_zarr_that_has_it() -> None:
+    path = zarr.config.get("codec_pipeline.path")
+    major, minor = (int(part) for part in zarr.__version__.split(".")[:2])
+    assert path.endswith("FusedCodecPipeline") == ((major, minor) >= (3, 4))
 
 
 def test_four_programs_read_one_parquet_file(url: str) -> None:

@@ -769,6 +769,20 @@ MUTANTS = [
         _FSSPEC,
     ),
     Mutant(
+        "fsspec: secrets in sections written down with the rest",
+        "fsspec/options.py",
+        "kept[name] = without_secrets(cast",
+        "kept[name] = plain(cast",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a copy to another bucket without what is beside the bytes",
+        "fsspec/changes.py",
+        "target.name, pieces, False, **options)",
+        "target.name, pieces, False)",
+        _FSSPEC,
+    ),
+    Mutant(
         "fsspec: the parent's event loop in a forked child",
         "fsspec/base.py",
         "self._loop = None if self.asynchronous else get_loop()",
@@ -785,8 +799,15 @@ MUTANTS = [
     Mutant(
         "fsspec: a file stored as far as it was written before an error",
         "fsspec/writing.py",
-        "if _is_left_by_an_error():",
+        "if self._opened_in.were_left_by_an_error():",
         "if False:",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a file that reports an error thrown away for that error",
+        "fsspec/with_blocks.py",
+        " if each not in self.exits)",
+        ")",
         _FSSPEC,
     ),
     Mutant(
@@ -1030,7 +1051,7 @@ MUTANTS = [
     Mutant(
         "copies: tags that can't be read are left out",
         "s3/part_copies.py",
-        ' and "x-amz-tagging-count" not in headers:',
+        " and _TAG_COUNT not in headers:",
         ":",
         _PART_COPIES,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import multiprocessing
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +26,20 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec import spec
+from fsspec.asyn import sync
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
 import blockyard
+from blockyard.config import PutConfig, S3Config
+from blockyard.config.sections import Secret
 from blockyard.content import files as content_files
 from blockyard.fsspec import (
     BlockyardContentFileSystem,
     BlockyardFileSystem,
+    changes,
     files,
     reading,
     remembered,
@@ -636,6 +643,51 @@ def test_a_file_appears_when_it_is_closed(
         _ = file.write(b"more")
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "UTF16", "utf-32", "utf-8-sig", "utf-16-le", "utf-8"]
+)
+@pytest.mark.parametrize("compression", [None, "gzip", "bz2", "xz", "zip"])
+def test_a_text_begins_with_the_mark_of_its_encoding(
+    fs: Any, encoding: str, compression: str | None
+) -> None:
+    """Without it UTF-16 can't be read."""
+    text = ["hé\n", "zwei\n", "x" * 20_000]
+    with fs.open("text", "w", encoding=encoding, compression=compression) as file:
+        for part in text:
+            _ = file.write(part)
+    with fs.open("text", "r", encoding=encoding, compression=compression) as file:
+        assert file.read() == "".join(text)
+    with fs.open("text", "w", encoding=encoding) as file:
+        file.writelines(text)
+    for wrapped in (fs.open("pandas", "wb"), io.BufferedWriter(fs.open("pandas", "wb"))):
+        with io.TextIOWrapper(wrapped, encoding=encoding) as file:  # as pandas does
+            file.writelines(text)
+        assert fs.cat("pandas") == fs.cat("text") == "".join(text).encode(encoding)
+    with fsspec.core.OpenFile(fs, "text", "w", encoding=encoding) as file:
+        file.writelines(text)
+    assert fs.cat("pandas") == fs.cat("text")
+
+
+def test_no_file_that_is_written_is_sought_in(fs: Any) -> None:
+    """zipfile asks by `seek`, and goes back where it can."""
+    for options in ({"mode": "wb"}, {"mode": "wb", "compression": "gzip"}, {"mode": "w"}):
+        with fs.open("a", **options) as file:
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+            _ = file.write("1" if options["mode"] == "w" else b"1")
+            file.flush()
+            assert not file.seekable()
+            assert file.tell() == 1
+            with pytest.raises(io.UnsupportedOperation):
+                file.seek(0)
+    with fs.open("zip", "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x", DATA)
+        with archive.open("y", "w") as member:
+            _ = member.write(DATA)
+    with fs.open("zip") as file, zipfile.ZipFile(file) as archive:
+        assert archive.read("x") == archive.read("y") == DATA
+
+
 @pytest.mark.parametrize("piece", [300_000, 1_500_000, 2_000_001, 10_000_000])
 def test_what_is_written_may_change_afterwards(client: blockyard.BlockStore, piece: int) -> None:
     size = 200_000
@@ -803,6 +855,96 @@ def test_closing_a_file_is_to_store_it_whatever_error_is_handled(fs: Any) -> Non
     assert fs.cat(["a", "b"]) == {"a": b"1", "b": b"2"}
 
 
+@contextlib.contextmanager
+def reporting_in_except(write: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    except ZeroDivisionError:
+        _ = write()
+
+
+@contextlib.contextmanager
+def reporting_in_finally(write: Callable[[], object]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _ = write()
+
+
+class Reporting:
+    def __init__(self, write: Callable[[], object]) -> None:
+        self._write = write
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        _ = self._write()
+
+
+@contextlib.contextmanager
+def reporting_in_callback(write: Callable[[], object]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        _ = stack.callback(write)
+        yield
+
+
+def in_thread(write: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write).result(60)
+
+
+REPORTING = [reporting_in_except, reporting_in_finally, Reporting, reporting_in_callback]
+
+
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+@pytest.mark.parametrize("reporting", REPORTING)
+def test_a_file_that_reports_an_error_is_stored(
+    kind: Any, reporting: Any, client: blockyard.BlockStore
+) -> None:
+    """It was opened when the error was there: that has not ended its own `with` block."""
+    fs = kind(store=client)
+
+    def write() -> None:
+        for mode, compression in (("wb", None), ("w", None), ("wb", "gzip"), ("w", "gzip")):
+            for way in (fs.open, partial(fsspec.core.OpenFile, fs)):
+                name = f"{mode} {compression} {len(fs.find(''))}"
+                with way(name, mode, compression=compression) as file:
+                    _ = file.write(b"report" if "b" in mode else "report")
+        with contextlib.closing(fs.open("closing", "wb", block_size=1000)) as file:
+            _ = file.write(DATA[:2500])
+        fs.open("closed", "wb").close()
+        handed_over = ThreadPoolExecutor(1).submit(fs.open, "of a thread", "wb").result(60)
+        with contextlib.closing(handed_over):
+            pass
+
+    with contextlib.suppress(ZeroDivisionError), reporting(write):
+        _ = 1 / 0
+    with contextlib.suppress(ZeroDivisionError), reporting(partial(in_thread, write)):
+        _ = 1 / 0
+    assert len(fs.find("")) == 16 + 3
+    assert fs.cat("closing") == DATA[:2500]
+
+
+@pytest.mark.parametrize("reporting", REPORTING)
+def test_a_report_that_is_not_written_to_its_end_is_not_stored(fs: Any, reporting: Any) -> None:
+    """Whether by another error, or the same one again."""
+
+    def write() -> None:
+        for name, way in {"closing": contextlib.closing, "with": lambda file: file}.items():
+            for error in (KeyError(name), sys.exception() or OSError()):
+                with contextlib.suppress(type(error)), way(fs.open("a", "wb")) as file:
+                    _ = file.write(b"1")
+                    raise error
+        for mode in ("wb", "w"):
+            with contextlib.suppress(KeyError), fsspec.core.OpenFile(fs, "a", mode) as file:
+                _ = file.write(b"1" if mode == "wb" else "1")
+                raise KeyError
+
+    with contextlib.suppress(ZeroDivisionError), reporting(write):
+        _ = 1 / 0
+    assert fs.find("") == []
+
+
 def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockStore) -> None:
     for system in (fs, BlockyardContentFileSystem(store=client)):
         for size in (10, 2500):
@@ -916,8 +1058,47 @@ def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStor
         _ = file.write(b"1")
     assert client.stat_content("a").content_type == "text/plain"
     assert client.stat_content("b").metadata == {"name": "value"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "advice"),
+    [
+        (BlockyardContentFileSystem, "options", "PutOptions are those of objects"),
+        (BlockyardContentFileSystem, "part_size", "one of: block_size, content_type, if_match"),
+        (BlockyardFileSystem, "content_type", r"did you mean options=PutOptions\(content_type="),
+        (BlockyardFileSystem, "content_typ", "one of: concurrency, if_match, options, part_size"),
+        (BlockyardFileSystem, "progress", "beside fsspec's own"),
+    ],
+)
+def test_an_option_that_no_write_takes_is_refused_before_it_begins(
+    kind: Any, given: str, advice: str, client: blockyard.BlockStore, tmp_path: Path
+) -> None:
+    fs = kind(store=client)
+    (tmp_path / "a").touch()
+    writes: dict[str, Callable[..., object]] = {
+        "pipe_file": partial(fs.pipe_file, "a", b"1"),
+        "put_file": partial(fs.put_file, str(tmp_path / "a"), "a"),
+        "open": partial(fs.open, "a", "wb"),
+    }
+    for name, write in writes.items():
+        expected = f"^{name} 'a': unexpected keyword argument '{given}': expected .*{advice}"
+        with pytest.raises(TypeError, match=expected):
+            _ = write(**{given: None})
+    fs.touch("a")
     with pytest.raises(TypeError, match="unexpected keyword"):
-        fs.pipe_file("a", b"1", content_typ="x")
+        fs.pipe({"b": b"1"}, **{given: None})
+    assert fs.find("") == ["a"]
+
+
+def test_options_of_large_files_do_no_harm_to_small_ones(fs: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(DATA)
+    given: dict[str, Any] = {"part_size": 2**23, "concurrency": 2}
+    fs.pipe_file("pipe", DATA, **given)
+    fs.put_file(str(tmp_path / "a"), "put", **given)
+    for name, size in (("small", 10**6), ("large", 1000)):
+        with fs.open(name, "wb", block_size=size, **given) as file:
+            _ = file.write(DATA)
+    assert fs.cat("*") == dict.fromkeys(["large", "pipe", "put", "small"], DATA)
 
 
 def test_files_are_put_and_got(client: blockyard.BlockStore, tmp_path: Path) -> None:
@@ -1380,6 +1561,103 @@ def test_no_secret_of_the_environment_is_in_a_pickle(monkeypatch: pytest.MonkeyP
     assert given.to_dict(include_password=False)["region"] == "x"
 
 
+KEY = base64.b64encode(bytes(range(32))).decode()
+HELD: list[dict[str, Any]] = [
+    {"access_key": "AKIA", "secret_key": "hunter2"},
+    {"access_key": "AKIA", "secret_key": Secret("hunter2")},
+    {"session_token": "hunter2"},
+    {"customer_key": KEY},
+    {"put": {"customer_key": KEY, "storage_class": "STANDARD_IA"}},
+    {"put": PutConfig(customer_key=KEY)},
+    {"proxy": "http://u:hunter2@proxy:1"},
+    {"http": {"proxy": "http://u:hunter2@proxy:1", "max_idle": 7}},
+    {"endpoint_url": "http://hunter2@host"},
+    {"endpoint": "hunter2:@host"},
+    {"password": "hunter2", "secret": "hunter2", "client_kwargs": {"key": "hunter2"}},
+    {"store": "s3://my-data/x?access_key=AKIA&secret_key=hunter2&region=x"},
+    {"store": "s3://my-data/x?region=x&proxy=http://u:hunter2@proxy:1"},
+    {"store": "s3://my-data/x?proxy=http%3A%2F%2Fu%3Ahunter2%40proxy%3A1"},
+]
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("kind", [BlockyardFileSystem, BlockyardContentFileSystem])
+def test_no_secret_is_written_that_is_to_be_left_out(kind: Any, held: dict[str, Any]) -> None:
+    fs = kind(**held, max_attempts=3, listings_expiry_time=1)
+    written = fs.to_json(include_password=False)
+    assert "hunter2" not in written
+    assert KEY not in written
+    left = fs.to_dict(include_password=False)
+    assert (left["max_attempts"], left["listings_expiry_time"]) == (3, 1)
+    assert left.get("store", "").startswith("s3://my-data/x" if "store" in held else "")
+    for text in (repr(fs), str(fs), fs.fsid, repr(fsspec.core.OpenFile(fs, "my-data/a"))):
+        assert "hunter2" not in text
+        assert KEY not in text
+
+
+def test_all_else_is_written() -> None:
+    options: dict[str, Any] = {
+        "endpoint_url": "http://host:9000", "anon": True, "region": "x", "concurrency": 4,
+        "put": {"storage_class": "STANDARD_IA"}, "http": {"max_idle": 7, "ca_bundle": ""},
+        "timeouts": {"connect": 1.5}, "cache": {"memory": "1MiB", "revalidate": "never"},
+        "batch_size": 7, "use_listings_cache": False,
+    }  # fmt: skip
+    for own in (options, {"store": "s3://my-data/x?region=x&endpoint=http://host:9000"}):
+        fs = BlockyardFileSystem(**own, profile=None)
+        written = fs.to_dict(include_password=False)
+        assert own.items() <= written.items()
+        assert written == fs.to_dict()
+        assert fs.from_json(fs.to_json()).to_dict() == written
+
+
+@pytest.mark.parametrize("held", HELD[:8])
+def test_secrets_come_back_where_they_are_written(held: dict[str, Any]) -> None:
+    fs = BlockyardFileSystem(**held)
+    assert "hunter2" in fs.to_json() or KEY in fs.to_json()
+    assert BlockyardFileSystem.from_json(fs.to_json()) == fs
+
+
+def test_file_systems_of_other_secrets_are_others() -> None:
+    """A secret's `repr` does not tell it from others, and by that fsspec finds equal ones."""
+
+    def config(secret: str) -> blockyard.StoreConfig:
+        return blockyard.StoreConfig(
+            s3=S3Config(bucket="my-data", access_key="AKIA", secret_key=secret)
+        )
+
+    def put(number: int) -> PutConfig:
+        return PutConfig(customer_key=base64.b64encode(bytes([number]) * 32).decode())
+
+    makes: list[Callable[[int], dict[str, Any]]] = [
+        lambda number: {"access_key": "AKIA", "secret_key": Secret(f"hunter{number}")},
+        lambda number: {"http": {"proxy": Secret(f"http://u:hunter{number}@proxy:1")}},
+        lambda number: {"put": put(number)},
+        lambda number: {"store": config(f"hunter{number}")},
+    ]
+    for make in makes:
+        one, two = BlockyardFileSystem(**make(1)), BlockyardFileSystem(**make(2))
+        assert one is not two
+        assert one != two
+        assert one == BlockyardFileSystem(**make(1))
+        assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_a_file_system_that_another_process_could_not_have_is_not_written_as_json() -> None:
+    for store in ("memory://", blockyard.StoreConfig(type="memory")):
+        fs = BlockyardFileSystem(store=store)
+        fs.pipe_file("a", b"1")
+        assert pickle.loads(pickle.dumps(fs)).cat("a") == b"1"
+        for write in (fs.to_json, fs.to_dict, partial(fs.to_json, include_password=False)):
+            with pytest.raises(
+                (blockyard.UnsupportedError, TypeError), match=r"memory of this process|StoreConfig"
+            ):
+                _ = write()
+    with blockyard.open_store("memory://") as client:
+        fs = BlockyardFileSystem(store=client)
+        with pytest.raises(TypeError, match=r"store: expected a URL or a path, .* got BlockStore"):
+            _ = fs.to_json()
+
+
 def use_there(fs: Any, results: Any) -> None:
     with fs.open("dir/a") as file:
         read = file.read()
@@ -1507,6 +1785,101 @@ def test_buckets(
     fs.rm(f"{bucket}/{key_prefix}", recursive=True)
     assert not fs.exists(f"{bucket}/{key_prefix}")
     s3.close()
+
+
+ALL_OPTIONS = blockyard.PutOptions(
+    content_type="text/css",
+    cache_control="max-age=5",
+    content_disposition="attachment",
+    content_encoding="gzip",
+    content_language="de",
+    metadata={"name": "value", "empty": ""},
+    tags={"one": "1", "two words": "a=b +c"},
+)
+
+
+def settings_of(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "endpoint_url": endpoint.url,
+        "access_key": endpoint.access_key,
+        "secret_key": endpoint.secret_key,
+        "force_path_style": True,
+    }
+
+
+@pytest.mark.parametrize("how", ["cp", "mv"])
+@pytest.mark.parametrize("size", [0, 10, 9 * 2**20])
+def test_what_is_copied_to_another_bucket_is_as_it_was(  # noqa: PLR0917 - fixtures
+    moto_endpoint: Endpoint, bucket: str, cleared_bucket: str, key_prefix: str, how: str, size: int
+) -> None:
+    fs: Any = fsspec.filesystem("blockyard", **settings_of(moto_endpoint))
+    source, target = f"{bucket}/{key_prefix}a", f"{cleared_bucket}/{key_prefix}a"
+    fs.pipe_file(source, bytes(size), options=ALL_OPTIONS)
+    s3: Any = boto3_client(moto_endpoint)
+    try:
+        getattr(fs, how)(source, target)
+        assert fs.exists(source) == (how == "cp")
+        assert fs.cat(target) == bytes(size)
+        there = {"Bucket": cleared_bucket, "Key": f"{key_prefix}a"}
+        found = s3.head_object(**there)
+        headers = [found[f"Content{each}"] for each in ("Type", "Disposition", "Language")]
+        assert headers == ["text/css", "attachment", "de"]
+        assert found["ContentEncoding"].split(",")[0] == "gzip"
+        assert found["CacheControl"] == "max-age=5"
+        own = {name: text for name, text in found["Metadata"].items() if "blockyard" not in name}
+        assert own == {"name": "value", "empty": ""}
+        tags = {each["Key"]: each["Value"] for each in s3.get_object_tagging(**there)["TagSet"]}
+        assert tags == ALL_OPTIONS.tags
+    finally:
+        fs.rm([target])
+        s3.close()
+
+
+def test_a_content_is_copied_to_another_bucket_as_it_was(
+    moto_endpoint: Endpoint, bucket: str, cleared_bucket: str, key_prefix: str
+) -> None:
+    fs: Any = fsspec.filesystem("blockyard+content", **settings_of(moto_endpoint))
+    source, target = f"{bucket}/{key_prefix}c", f"{cleared_bucket}/{key_prefix}c"
+    modified = datetime(2026, 1, 2, tzinfo=UTC)
+    given: dict[str, Any] = {"content_type": "text/css", "metadata": {"name": "value"}}
+    fs.pipe_file(source, DATA, **given, modified=modified, block_size=20_000)
+    try:
+        fs.mv(source, target)
+        assert fs.cat(target) == DATA
+        there = fs._stores.place(target)
+        info = asyncio.run_coroutine_threadsafe(
+            there.files._store.stat_content(there.name), fs.loop
+        ).result(60)
+        assert (info.content_type, info.metadata) == ("text/css", {"name": "value"})
+        assert info.modified == modified
+    finally:
+        fs.rm([target])
+
+
+def test_what_is_replaced_while_it_is_copied_to_another_bucket_is_not_moved() -> None:
+    """Else one version's bytes would have the other's metadata."""
+    with blockyard.open_store("memory://") as source, blockyard.open_store("memory://") as target:
+        for kind, write in (
+            (BlockyardFileSystem, source.write_block),
+            (BlockyardContentFileSystem, source.write_content),
+        ):
+            _ = write("a", b"old")
+            _ = (fs := kind(store=source)).pipe_file("a", b"old")
+            place, to = fs._stores.place("a"), kind(store=target)._stores.place("a")
+            carried = place.files.carried
+
+            async def replaced(
+                name: str, carried: Any = carried, write: Any = write
+            ) -> tuple[dict[str, Any], str]:
+                found = await carried(name)
+                _ = await asyncio.to_thread(write, "a", b"new")
+                return found
+
+            place.files.carried = replaced
+            with pytest.raises((blockyard.PreconditionFailedError, blockyard.ContentReplacedError)):
+                sync(fs.loop, changes._copy_across, place, to)
+            assert source.list_by_prefix("a") != []
+        assert target.list_by_prefix() == []
 
 
 def test_pathlib(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_a_call_that_is_interrupted_anywhere_has_ended() -> None:
 
     store, lines, interrupted = MemoryStore(), [0], 0
     fs: Any = BlockyardFileSystem(store=store)
+    of_others = asyncio.all_tasks(fs.loop)
     while lines[0] >= interrupted:
         interrupted += 1
         try:
@@ -136,7 +137,7 @@ def test_a_call_that_is_interrupted_anywhere_has_ended() -> None:
                 fs.pipe_file("a", b"old")
         except InterruptedHereError:
             fs.pipe_file("a", b"new")
-            assert not asyncio.all_tasks(fs.loop)
+            assert asyncio.all_tasks(fs.loop) <= of_others
             assert fs.cat_file("a") == b"new"
     assert interrupted > 20
 
@@ -315,29 +316,6 @@ def test_what_a_callback_raises_ends_the_call_alone(
 
 def _of(failing: Callable[..., None], method: str) -> Any:
     return type("Failing", (fsspec.Callback,), {method: failing})()
-
-
-@pytest.mark.parametrize("kind", _RAISED)
-def test_what_progress_raises_ends_the_call_alone(kind: type[BaseException]) -> None:
-    fs: Any = BlockyardContentFileSystem(store="memory://")
-
-    def failing(done: int) -> None:
-        raise kind("the caller's")
-
-    def written() -> None:
-        with fs.open("a", "wb", block_size=1000, progress=failing) as file:
-            for _ in range(5):
-                _ = file.write(DATA)
-
-    for call in (
-        written,
-        lambda: fs.pipe_file("a", DATA, progress=failing),
-        lambda: fs.pipe({"a": DATA, "b": DATA}, progress=failing),
-    ):
-        expected = (kind, RuntimeError) if kind is asyncio.CancelledError else kind
-        with pytest.raises(expected):
-            call()
-        assert not fs.exists("a")
 
 
 def test_callbacks_are_told_as_before(files: Path) -> None:

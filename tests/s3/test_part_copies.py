@@ -284,6 +284,24 @@ def test_tags_are_not_left_out_either() -> None:
     assert "create" not in s3.steps
 
 
+def test_what_a_copy_elsewhere_has_besides_the_bytes() -> None:
+    """Tags that may not be read are left out only where there seem to be none."""
+    s3 = Copying()
+    s3.place(content_type="text/css", x_amz_meta_own="1", x_amz_meta_blockyard_nonce="n")
+    s3.s3.tags["/bucket/a b"] = tagging("a=1&b=")
+    options, info = run_to_end(s3.store.options_of(s3.ctx, "a b"))
+    tags = {"a": "1", "b": ""}
+    assert options == PutOptions(content_type="text/css", metadata={"own": "1"}, tags=tags)
+    assert (info.size, s3.steps) == (20, ["HEAD", "tags"])
+    s3.change("tags", lambda _, __: s3_error(403, "AccessDenied"), times=99)
+    options, _ = run_to_end(s3.store.options_of(s3.ctx, "a b"))
+    assert options == PutOptions(content_type="text/css", metadata={"own": "1"})
+    for hidden, error in (("tagging_count", AccessDeniedError), ("missing_meta", UnsupportedError)):
+        s3.place(**{f"x_amz_{hidden}": "1"})
+        with pytest.raises(error):
+            _ = run_to_end(s3.store.options_of(s3.ctx, "a b"))
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_service_that_passes_over_the_tags_of_an_upload(keeps: bool) -> None:
     s3 = Copying()

@@ -38,6 +38,7 @@ from blockyard.model import (
     StagedBlock,
     StoreStats,
 )
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import (
     ListRequest,
     OpenUpload,
@@ -128,6 +129,10 @@ class WriteBackStore(WrapperStore):
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         await self._uploaded(ctx, f"stat_block {key!r}", key)
         return await self.inner.stat_block(ctx, key)
+
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        await self._uploaded(ctx, f"stat_block {key!r}", key)
+        return await self.inner.options_of(ctx, key)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
         await self._upload_below(ctx, request)

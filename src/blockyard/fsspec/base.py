@@ -12,15 +12,18 @@ from numbers import Real
 from typing import Any, ClassVar, cast
 
 from blockyard.client import Client
+from blockyard.config import StoreConfig
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     ConfigError,
     ContentExistsError,
+    UnsupportedError,
 )
 from blockyard.fsspec import urls
 from blockyard.fsspec.blocking import mirrored
 from blockyard.fsspec.files import Entry, Files
+from blockyard.fsspec.options import plain, without_secrets
 from blockyard.fsspec.remembered import Remembered
 from blockyard.fsspec.stores import Given, Stores
 from blockyard.fsspec.tasks import as_task, together
@@ -28,6 +31,7 @@ from blockyard.fsspec.untyped import (
     AsyncFileSystem,
     Cached,
     get_loop,
+    json_encoder,
     run_in_chunks,
     stringify_path,
     tokenize,
@@ -43,11 +47,14 @@ REMEMBERED = 5.0
 class _Instances(Cached):
     """fsspec gives out one file system for equal arguments: told apart by their `repr`.
 
-    That of an open store does not tell it from others, so each of those has its own.
+    That of an open store or a configuration does not tell it from others, so each of those has its
+    own.
     """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        if _is_open(options.get("store")):
+        options = plain(options)
+        store = options.get("store")
+        if _is_open(store) or isinstance(store, StoreConfig):
             options["skip_instance_cache"] = True
         return super().__call__(*args, **options)
 
@@ -97,24 +104,46 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
     @property
     def _fs_token(self) -> str:
         given: Any = self.storage_options.get("store")
-        if not _is_open(given):
-            return self._fs_token_
-        return tokenize(self._fs_token_, id(getattr(given, "_operations", given)))
+        if isinstance(given, StoreConfig):
+            return tokenize(self._fs_token_, hash(given))
+        if _is_open(given):
+            return tokenize(self._fs_token_, id(getattr(given, "_operations", given)))
+        return self._fs_token_
 
     def __reduce__(self) -> tuple[Any, ...]:
         make, (kind, args, options) = super().__reduce__()
-        store = self._stores.given
-        if store is not None and isinstance(options["store"], str | os.PathLike):
-            config = store._source  # pyright: ignore[reportPrivateUsage]
-            if config is not None and config.selected is None:  # else it would be an empty one
-                options = {**options, "store": store}
+        if self._stores.in_memory and not isinstance(options["store"], Client):
+            options = {**options, "store": self._stores.given}  # else it would be an empty one
         return make, (kind, args, options)
 
     def to_dict(self, *, include_password: bool = True) -> dict[str, Any]:
-        """What `from_dict` makes it of again, with its secrets unless they are to be left out."""
-        found = super().to_dict(include_password=include_password)
-        left = set[str]() if include_password else urls.SECRET
-        return {name: value for name, value in found.items() if name not in left}
+        """What `from_dict` makes it of again, with its secrets unless they are to be left out.
+
+        Raises `TypeError` if it was made with an open store or a configuration, `UnsupportedError`
+        of a store in memory: another process would have an empty one.
+        """
+        store: Any = self.storage_options.get("store")
+        if not isinstance(store, str | os.PathLike | None):
+            raise TypeError(
+                f"store: expected a URL or a path, to write the file system as JSON; got "
+                f"{type(store).__name__}: pickles can have that"
+            )
+        if self._stores.in_memory:
+            raise UnsupportedError(
+                "a memory:// store is in the memory of this process, and can't be written as JSON "
+                "for another one: s3:// and file:// stores can"
+            )
+        options = (
+            self.storage_options if include_password else without_secrets(self.storage_options)
+        )
+        given = {name: value for name, value in options.items() if value is not None}
+        kind = type(self)
+        return {
+            "cls": f"{kind.__module__}:{kind.__name__}",
+            "protocol": self.protocol,
+            "args": list[Any](),
+            **json_encoder.make_serializable(given),
+        }
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:

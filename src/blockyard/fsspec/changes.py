@@ -222,7 +222,9 @@ async def _copy_across(source: Place, target: Place) -> None:
     if source.files is target.files:
         await source.files.copy(source.name, target.name)
     else:
-        await target.files.write(target.name, source.files.pieces(source.name), False)
+        options, version = await source.files.carried(source.name)
+        pieces = source.files.pieces(source.name, version)
+        await target.files.write(target.name, pieces, False, **options)
 
 
 async def _copied(source: Place, target: Place) -> _Copied:

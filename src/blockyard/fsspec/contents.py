@@ -14,13 +14,14 @@ from blockyard.errors import (
     PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.fsspec.files import Entry, Folder
+from blockyard.fsspec.files import PIECE, Entry, Folder
 
 
 class ContentFiles:
     """The contents of a store. See `Files`; a listing tells no sizes."""
 
     have_markers = False
+    takes = frozenset({"if_match", "block_size", "content_type", "modified", "metadata"})
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store
@@ -44,8 +45,20 @@ class ContentFiles:
         size = (await self._store.stat_content(name)).size
         return await self._store.read_content(name, max(0, size - length)) if size else b""
 
-    def pieces(self, name: str) -> AsyncIterator[bytes]:
-        return self._store.iter_content(name)
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        info = await self._store.stat_content(name)
+        options = {
+            "content_type": info.content_type,
+            "metadata": info.metadata,
+            "modified": info.modified,
+        }
+        return options, info.version
+
+    async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        file, _ = await self.open(name, version)
+        async with file:
+            while piece := await file.read(PIECE):
+                yield piece
 
     async def open(self, name: str, version: str) -> tuple[AsyncContentFile, str]:
         """A content open for reading, and its version: `version`, if that is given."""

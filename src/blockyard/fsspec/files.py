@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.targets import (
@@ -55,6 +56,8 @@ class Files(Protocol):
 
     have_markers: bool
     """Whether the name of a folder and a slash may be that of an object, which marks the folder."""
+    takes: frozenset[str]
+    """The names of options that `write` and `upload` take."""
 
     async def stat(self, name: str) -> Entry:
         """Raises `BlockNotFoundError`."""
@@ -90,8 +93,12 @@ class Files(Protocol):
         """The last bytes of a file."""
         ...
 
-    def pieces(self, name: str) -> AsyncIterator[bytes]:
-        """All of one version of a file, piece by piece."""
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        """What a copy elsewhere has beside the bytes, as options of `write`, and the version."""
+        ...
+
+    def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        """All of one version of a file, piece by piece: of `version`, if it is given."""
         ...
 
     async def write(
@@ -136,10 +143,15 @@ class Files(Protocol):
         ...
 
 
+_OF_PARTS = ("part_size", "concurrency")
+"""Options of what is stored in parts, where it is large."""
+
+
 class BlockFiles:
     """The blocks of a store: plain objects, each a file under its key."""
 
     have_markers = True
+    takes = frozenset({"options", "if_match", *_OF_PARTS})
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store
@@ -201,8 +213,15 @@ class BlockFiles:
         except InvalidRangeError:  # of nothing
             return b""
 
-    async def pieces(self, name: str) -> AsyncIterator[bytes]:
-        data, size, version = await self._first(name)
+    async def carried(self, name: str) -> tuple[dict[str, Any], str]:
+        operations, ctx = self._store._operations, self._store._context()  # pyright: ignore[reportPrivateUsage]
+        operations.check_open("copy_block", ctx)
+        key = arguments.key("copy_block", name)
+        options, info = await operations.store.options_of(ctx, key)
+        return {"options": options}, info.etag
+
+    async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
+        data, size, version = await self._first(name, version)
         yield data
         for span in _spans(len(data), size):
             yield await self._piece(name, span, version)
@@ -213,6 +232,7 @@ class BlockFiles:
         if isinstance(data, AsyncIterable) or memoryview(data).nbytes > MAX_BLOCK_SIZE:
             _ = await self._store.write_object(name, data, if_absent=if_absent, **options)
         else:
+            options = {each: value for each, value in options.items() if each not in _OF_PARTS}
             _ = await self._store.write_block(name, data, if_absent=if_absent, **options)
 
     async def upload(
@@ -273,10 +293,11 @@ class BlockFiles:
             return ()
         return [_entry(block) async for block in self._store.iter_blocks(prefix)]
 
-    async def _first(self, name: str) -> tuple[bytes, int, str]:
+    async def _first(self, name: str, version: str = "") -> tuple[bytes, int, str]:
         """The first bytes of a file, its size and its version."""
+        match = version or None
         try:
-            data, info = await self._store.read_block_with_info(name, 0, PIECE)
+            data, info = await self._store.read_block_with_info(name, 0, PIECE, if_match=match)
         except InvalidRangeError:  # of an empty one
             return b"", 0, ""
         return data, info.size, info.etag

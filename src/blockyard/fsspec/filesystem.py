@@ -85,7 +85,7 @@ class BlockyardFileSystem(Changes):
         """Open a file: `rb`, `wb`, or `xb`, which stores it only where none is.
 
         What is read is of one version, and with `version` of none but that. Further options are
-        those of `write_block` or `write_content`.
+        those of `write_object` or `write_content`: others raise `TypeError`.
         """
         block_size = _block_size(block_size)
         if mode == "rb":
@@ -93,6 +93,7 @@ class BlockyardFileSystem(Changes):
             return self._opened(path, block_size, version=version, **how)
         if mode not in {"wb", "xb"}:
             raise NotImplementedError(f"open {path!r}: mode: expected rb, wb or xb, got {mode!r}")
+        self._check_options("open", path, options)
         if mode == "xb" and self.exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         write = partial(self._store, path, mode == "xb", options)

@@ -44,6 +44,12 @@ class Stores:
         if self.given is not None:
             self._places[""] = files(self.given), ""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the store that was given is one in this process's memory."""
+        config = None if self.given is None else self.given._source  # pyright: ignore[reportPrivateUsage]
+        return config is not None and config.selected is None
+
     def place(self, path: str) -> Place:
         """Where `path` leads. Raises `InvalidKeyError`, `ConfigError`."""
         if self.given is not None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import (
     AsyncIterator,
     Callable,
+    Collection,
     Coroutine,
     Generator,
     Iterable,
@@ -22,6 +23,7 @@ from blockyard.fsspec.listing import Listing
 from blockyard.fsspec.tasks import Carrying, in_task, together
 from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
 from blockyard.merging import Range, merged, part
+from blockyard.put_options import PutOptions
 
 _IsFolder = Callable[[str], Coroutine[Any, Any, bool]]
 
@@ -197,8 +199,20 @@ class Transfers(Listing):
     async def _pipe_file(
         self, path: str, value: Buffer, mode: str = "overwrite", **options: Any
     ) -> None:
-        """Store a file. Further options are those of `write_block`, or of `write_content`."""
-        await self._store(self._strip_protocol(path), _exclusive(mode), options, value)
+        """Store a file. Further options are those of `write_object`, or of `write_content`."""
+        path = self._strip_protocol(path)
+        self._check_options("pipe_file", path, options)
+        await self._store(path, _exclusive(mode), options, value)
+
+    def _check_options(self, operation: str, path: str, options: Mapping[str, Any]) -> None:
+        """Raise `TypeError` for options that a write does not take: before anything is written."""
+        takes = self._stores.place(path).files.takes
+        for name in options:
+            if name not in takes:
+                raise TypeError(
+                    f"{operation} {path!r}: unexpected keyword argument {name!r}: expected one of: "
+                    f"{', '.join(sorted(takes))}; {_advice(name, takes)}"
+                )
 
     @in_task
     async def _store(
@@ -241,11 +255,21 @@ class Transfers(Listing):
             return
         path = self._strip_protocol(rpath)
         path = path.removeprefix("/") if among_all else path
+        self._check_options("put_file", path, options)
         place = self._stores.place(path)
         told = Carrying.of(callback)
         told.set_size(os.stat(lpath).st_size)
         with translated(path), self._changing(path):
             await place.files.upload(place.name, lpath, _exclusive(mode), told, **options)
+
+
+def _advice(name: str, takes: Collection[str]) -> str:
+    """Where what a name stands for belongs, as far as it can be told."""
+    if name == "options":
+        return "PutOptions are those of objects, and a content is several"
+    if "options" in takes and name in PutOptions.__dataclass_fields__:
+        return f"did you mean options=PutOptions({name}=...)?"
+    return "these are those of a write, beside fsspec's own"
 
 
 def _exclusive(mode: str) -> bool:

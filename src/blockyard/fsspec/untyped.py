@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-from fsspec import asyn, caching, callbacks, compression, core, exceptions, utils
+from fsspec import asyn, caching, callbacks, compression, core, exceptions, json, utils
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         def exists(self, path: str) -> bool: ...
         def info(self, path: str) -> dict[str, Any]: ...
         def invalidate_cache(self, path: str | None = None) -> None: ...
-        def to_dict(self, *, include_password: bool) -> dict[str, Any]: ...
         def open(self, path: str, mode: str = "rb", **options: Any) -> Any: ...
         def _walk(
             self, path: str, maxdepth: int | None, topdown: bool, on_error: Any, **options: Any
@@ -95,6 +94,7 @@ __all__ = [
     "file_system_class",
     "get_loop",
     "has_magic",
+    "json_encoder",
     "mirrored_names",
     "register_cache",
     "run_in_chunks",
@@ -108,6 +108,7 @@ _compression: Any = compression
 _caching: Any = caching
 _core: Any = core
 _exceptions: Any = exceptions
+_json: Any = json
 _utils: Any = utils
 
 NO_CALLBACK: Any = callbacks.DEFAULT_CALLBACK
@@ -117,6 +118,7 @@ compression_of: Any = _core.get_compression
 file_system_class: Any = _fsspec.get_filesystem_class
 get_loop: Any = _asyn.get_loop
 has_magic: Any = _core.has_magic
+json_encoder: Any = _json.FilesystemJSONEncoder()
 register_cache: Any = _caching.register_cache
 run_in_chunks: Any = _asyn._run_coros_in_chunks
 stringify_path: Any = _utils.stringify_path

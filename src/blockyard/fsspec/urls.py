@@ -17,7 +17,7 @@ from blockyard.config import S3Config
 from blockyard.config.sections import nearest, walk
 from blockyard.errors import ConfigError
 
-_ALIASES = {"anon": "anonymous", "endpoint_url": "endpoint"}
+ALIASES = {"anon": "anonymous", "endpoint_url": "endpoint"}
 """What other file systems call some of the settings."""
 
 _PLACE = ("bucket", "key_prefix")
@@ -27,7 +27,7 @@ _SETTINGS = {
     if known.section is None and path[-1] not in _PLACE
 }
 SECRET = {name for name, known in _SETTINGS.items() if known.secret} | {"access_key"}
-_KNOWN = [*_SETTINGS, *_ALIASES]
+_KNOWN = [*_SETTINGS, *ALIASES]
 
 _URL = re.compile(r"blockyard(\+content)?://")
 _QUESTION_MARK = re.compile(r"%((?:25)*)(3F)", re.IGNORECASE)
@@ -73,7 +73,7 @@ def named_as_ours(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if name in _PLACE:
             raise ConfigError(f"{name}: expected in the path, which is BUCKET/KEY")
-        own = _ALIASES.get(name, name)
+        own = ALIASES.get(name, name)
         if own in settings:
             raise ConfigError(f"{own} is given twice, once as {name}")
         settings[own] = value

@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import io
 import os
-import sys
 import threading
 import warnings
 from collections import deque
@@ -18,6 +17,7 @@ from weakref import WeakSet
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec import blocking
+from blockyard.fsspec.with_blocks import Surroundings
 from blockyard.model import MIB
 from blockyard.stores.base import Data
 from blockyard.transport.memory import receivable
@@ -171,6 +171,7 @@ class WriteFile(io.RawIOBase):
         self._upload: Upload | None = None
         self._ended = False
         self._process = os.getpid()
+        self._opened_in = Surroundings.now()
         self._lock = threading.RLock()
         """Held while threads write, so that each finds room for all that it brings."""
 
@@ -189,6 +190,14 @@ class WriteFile(io.RawIOBase):
 
     def writable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        """Whether nothing was written, though `seek` raises even then.
+
+        `TextIOWrapper`, of pandas and fsspec as well, begins UTF-16 and UTF-32 without the mark of
+        their byte order where this is false: without it they can't be read.
+        """
+        return not self.closed and self.tell() == 0
 
     def tell(self) -> int:
         return self._sent + self._collected.size
@@ -215,11 +224,12 @@ class WriteFile(io.RawIOBase):
         try:
             if self._ended or self._process != os.getpid():
                 return
-            if _is_left_by_an_error():
+            if self._opened_in.were_left_by_an_error():
                 self.discard()
             elif self.autocommit:
                 self._commit()
         finally:
+            self._opened_in = Surroundings()  # frames, which hold what their calls do
             super().close()
 
     def commit(self) -> None:
@@ -325,22 +335,6 @@ class WriteFile(io.RawIOBase):
             raise ValueError(f"{self.path!r}: the file was opened by another process")
 
 
-def _is_left_by_an_error() -> bool:
-    """Whether an error ends the `with` block of somebody who closes the file because of it.
-
-    fsspec's `OpenFile`, pandas and `contextlib` do, and tell the file nothing of the error.
-    """
-    error, frame = sys.exception(), sys._getframe()  # pyright: ignore[reportPrivateUsage]
-    while error is not None and frame is not None:
-        if frame.f_code.co_name == "__exit__":
-            for value in frame.f_locals.values():
-                given = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
-                if any(each is error for each in given):
-                    return True
-        frame = frame.f_back
-    return False
-
-
 class CompressedFile(io.BufferedIOBase):
     """A file open for writing, by way of a compressor, which would leave the file open."""
 
@@ -348,15 +342,21 @@ class CompressedFile(io.BufferedIOBase):
         super().__init__()
         self._file = file
         self._compressor = compressor
+        self._begun = False
 
     def writable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        """Whether nothing was written, as of a `WriteFile`."""
+        return not self.closed and not self._begun
+
     def write(self, data: Buffer, /) -> int:
+        self._begun = True
         return self._compressor.write(data)
 
     def tell(self) -> int:
-        return self._compressor.tell()
+        return self._compressor.tell() if self._begun else 0  # some compressors can't tell
 
     def close(self) -> None:
         if self.closed:

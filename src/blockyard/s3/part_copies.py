@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from blockyard.context import Context, Response
 from blockyard.errors import (
+    AccessDeniedError,
     BlockStoreError,
     IntegrityError,
     PreconditionFailedError,
@@ -22,6 +23,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.model import MIB, BlockInfo, Part
+from blockyard.put_options import PutOptions
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.completing import CHECKSUM_TYPE, FULL_OBJECT
@@ -29,6 +31,7 @@ from blockyard.s3.integrity import CHECKSUM
 from blockyard.s3.object_headers import METADATA, tagging
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
+from blockyard.s3.responses import Tag
 from blockyard.s3.tags import TAGGING, Tags
 from blockyard.s3.uploads import Uploads
 from blockyard.s3.writing import NONCE, REPLACES, perhaps_done
@@ -45,6 +48,7 @@ _CARRIED = (
     "content-language",
     "expires",
 )
+_TAG_COUNT = "x-amz-tagging-count"
 _CHECKSUM_OF = "x-amz-checksum-"
 _SOURCE, _ETAG, _SIZE = "source", "source-etag", "source-size"
 
@@ -68,7 +72,8 @@ class PartCopies:
         reply = await self._head(ctx, source_key)
         source = responses.stat_result(reply, _OPERATION, source_key)
         headers = self._carried(source_key, reply.headers)
-        headers |= await self._tags(ctx, source_key, reply.headers)
+        if tags := await self._tags(ctx, source_key, reply.headers):
+            headers[TAGGING] = tagging(tags)
         headers |= self._caller.headers.copied
         checksums = _of_the_whole(reply.headers)
         request = UploadRequest(target_key, operation=_OPERATION)
@@ -77,6 +82,28 @@ class PartCopies:
         )
         known = {_SOURCE: source_key, _ETAG: source.etag, _SIZE: str(source.size)}
         return replace(opened, state={**opened.state, **known, **checksums}), source
+
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        """See `Store.options_of`."""
+        reply = await self._head(ctx, key)
+        info = responses.stat_result(reply, _OPERATION, key)
+        headers = self._carried(key, reply.headers)
+        try:
+            tags = await self._tags(ctx, key, reply.headers)
+        except AccessDeniedError:
+            if _TAG_COUNT in reply.headers:  # which tells of some to those who may read them
+                raise
+            tags = []
+        options = PutOptions(
+            content_type=headers.get("content-type"),
+            cache_control=headers.get("cache-control"),
+            content_disposition=headers.get("content-disposition"),
+            content_encoding=headers.get("content-encoding"),
+            content_language=headers.get("content-language"),
+            metadata=info.metadata or None,
+            tags=dict(tags) or None,
+        )
+        return options, info
 
     async def part(
         self, ctx: Context, opened: OpenUpload, number: int, source: BlockInfo, span: range
@@ -154,8 +181,8 @@ class PartCopies:
         """Content headers and metadata of the source, to be those of the copy."""
         if headers.get("x-amz-missing-meta", "0") != "0":
             raise UnsupportedError(
-                f"{_OPERATION} {key!r}: it has metadata that no header can hold, so a copy of "
-                f"more than {LARGEST_COPY} bytes would lack it"
+                f"{_OPERATION} {key!r}: it has metadata that no header can hold, so a copy in "
+                "parts, or to another bucket, would lack it"
             )
         return {
             name: value
@@ -163,16 +190,15 @@ class PartCopies:
             if name in _CARRIED or (name.startswith(METADATA) and name != REPLACES)
         }
 
-    async def _tags(self, ctx: Context, key: str, headers: Mapping[str, str]) -> dict[str, str]:
+    async def _tags(self, ctx: Context, key: str, headers: Mapping[str, str]) -> list[Tag]:
         """The source's tags; none where the service knows no such thing."""
         try:
-            tags = await self._tagging.read(ctx, _OPERATION, key)
+            return await self._tagging.read(ctx, _OPERATION, key)
         except (S3Error, UnsupportedError) as error:
-            if isinstance(error, UnsupportedError) and "x-amz-tagging-count" not in headers:
-                return {}
+            if isinstance(error, UnsupportedError) and _TAG_COUNT not in headers:
+                return []
             error.add_note("they were the object's tags that were asked for: they go with a copy")
             raise
-        return {TAGGING: tagging(tags)} if tags else {}
 
 
 def is_copy(opened: OpenUpload) -> bool:

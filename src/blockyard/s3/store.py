@@ -31,6 +31,7 @@ from blockyard.model import (
     Upload,
     UploadPage,
 )
+from blockyard.put_options import PutOptions
 from blockyard.s3 import listing, part_copies, requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.completing import checksum_of_all
@@ -165,6 +166,9 @@ class S3Store(Store):
         where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
         check_encrypted(where, self._caller.headers.copy, reply.headers)
         return result
+
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        return await self._part_copies.options_of(ctx, key)
 
     async def start_copy(
         self, ctx: Context, source_key: str, target_key: str

@@ -355,6 +355,15 @@ class Store(ABC):
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         """Size, ETag and time of the block, or `BlockNotFoundError`."""
 
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        """What a write elsewhere says for its object to be as this one, and what this is.
+
+        That is what a copy within the store carries along by itself. Errors as of `stat_block`.
+        """
+        info = await self.stat_block(ctx, key)
+        kind, metadata = info.content_type or None, info.metadata or None
+        return PutOptions(content_type=kind, metadata=metadata), info
+
     @abstractmethod
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         """Copy within the store, no bytes through the client; the keys differ.

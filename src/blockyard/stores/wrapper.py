@@ -22,6 +22,7 @@ from blockyard.model import (
     Upload,
     UploadPage,
 )
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import (
     Data,
     ListRequest,
@@ -99,6 +100,9 @@ class WrapperStore(Store):
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
         return await self.inner.stat_block(ctx, key)
+
+    async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
+        return await self.inner.options_of(ctx, key)
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         return await self.inner.copy_block(ctx, source_key, target_key)
