@@ -792,8 +792,8 @@ MUTANTS = [
     Mutant(
         "fsspec: an open file that goes on with another version",
         "fsspec/reading.py",
-        "self.path, start, end, version)",
-        'self.path, start, end, "")',
+        "self.path, start, end, version\n",
+        'self.path, start, end, ""\n',
         _FSSPEC,
     ),
     Mutant(
