@@ -123,7 +123,7 @@ def _store(folder: Path, uploading: bool) -> Iterator[BlockStore]:
     connections = Connections(HttpConfig(), TimeoutConfig())
     runtime = BlockingRuntime(connections) if uploading else _NoThreads(connections)
     below = MemoryStore()
-    cached = CacheStore(below, disk=DiskCache(folder, 64 * MIB, below.name))
+    cached = CacheStore(below, disk=DiskCache(folder, 64 * MIB, below.identity))
     layer = WriteBackStore(cached, Folder(folder), 4096 * MIB, runtime)
     with blocking_client(Stack(Operations(layer))) as store:
         yield store

@@ -39,6 +39,7 @@ _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
 _OPTIONS = ("s3/test_object_headers.py",)
 _PART_COPIES = ("s3/test_part_copies.py",)
 _OBSPEC = ("ecosystem/test_obspec.py",)
+_NAMES = ("cache/test_names_and_places.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
 _FSSPEC = (
@@ -649,6 +650,34 @@ MUTANTS = [
         _FOLDER,
     ),
     Mutant(
+        "names: a cache's folder within that of the store",
+        "opening.py",
+        "if os.path.commonpath((blocks, kept)) in {blocks, kept}:",
+        "if blocks == kept:",
+        _NAMES,
+    ),
+    Mutant(
+        "names: a folder known by the path that it was opened by",
+        "stores/filesystem.py",
+        "return os.path.realpath(self._root)",
+        "return str(self._root)",
+        _NAMES,
+    ),
+    Mutant(
+        "settings: what is given as an access key id is quoted",
+        "config/__init__.py",
+        "check=values.access_key, private=True",
+        "check=values.access_key",
+        ("config/test_config.py",),
+    ),
+    Mutant(
+        "uploads: what tries a service out is left behind at the deadline",
+        "tidying.py",
+        "deadline=now + seconds, tidying=True",
+        "tidying=True",
+        ("s3/test_uploads.py", "s3/test_matching_deletes.py"),
+    ),
+    Mutant(
         "pickles: a secret of the environment goes along",
         "config/portable.py",
         "if section.settings[name].secret and given[name]",
@@ -660,6 +689,13 @@ MUTANTS = [
         "pickling.py",
         "if self.process != os.getpid():",
         "if False:",
+        _PICKLES,
+    ),
+    Mutant(
+        "pickles: a client that closes closes the store of the others",
+        "sharing.py",
+        "return ended.pop() is None",
+        "return True",
         _PICKLES,
     ),
     Mutant(
@@ -930,6 +966,20 @@ MUTANTS = [
         _WRITE_BACK,
     ),
     Mutant(
+        "write-back: what is being written is not counted",
+        "cache/stage.py",
+        "return self.size - self._overhead() - written - staged",
+        "return self.size - self._overhead() - staged",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: room is counted before it is noted what was taken",
+        "cache/room.py",
+        "        _ = self._locked(note)\n        found = left()",
+        "        found = left()\n        _ = self._locked(note)",
+        _WRITE_BACK,
+    ),
+    Mutant(
         "write-back: a delete leaves what is staged",
         "cache/sending.py",
         "                    await self._remove(ctx, where, before)",
@@ -953,8 +1003,8 @@ MUTANTS = [
     Mutant(
         "write-back: contents staged",
         "content/writing.py",
-        "data, through=True)",
-        "data)",
+        "options=self._options, through=True",
+        "options=self._options",
         _WRITE_BACK,
     ),
     Mutant(
@@ -1023,7 +1073,7 @@ MUTANTS = [
     Mutant(
         "copies: parts are not compared with the source",
         "s3/part_copies.py",
-        "if sent is not None and sent != state.get(CHECKSUM, sent):",
+        "if sent and sent != state.get(CHECKSUM, sent):",
         "if sent is None:",
         _PART_COPIES,
     ),

@@ -12,6 +12,7 @@ import pickletools
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,10 @@ import pytest
 
 import blockyard
 from blockyard import pickling
+from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
-from tests.small_s3 import small_s3
+from tests.small_s3 import SmallS3, small_s3
+from tests.transport.runtimes import EchoServer, eventually, no_new_descriptors, no_new_threads
 
 SECRET = "wJalrXUtnFEMI"
 GIVEN = {"access_key": "AKIA", "secret_key": SECRET, "region": "eu-west-1"}
@@ -33,14 +36,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # pyri
     for name in list(os.environ):
         if name.startswith(("BLOCKYARD_", "AWS_")):
             monkeypatch.delenv(name)
-    kept = dict(pickling._kept)
-    pickling._kept.clear()
+    _forget_stores()
     yield
-    for client in pickling._kept.values():
-        if isinstance(client, blockyard.BlockStore):
-            client.close()
+    _forget_stores()
+
+
+def _forget_stores() -> None:
+    pickling._let_go()
     pickling._kept.clear()
-    pickling._kept.update(kept)
+    pickling._open.clear()
 
 
 def pickled_again(client: Any) -> Any:
@@ -109,18 +113,52 @@ def test_a_worker_process_writes_to_s3() -> None:
             assert store.read_block("a") == b"from a worker"
 
 
-def test_the_clients_of_one_process_share_a_store_until_it_is_closed(tmp_path: Path) -> None:
+def shares(one: Any, other: Any) -> bool:
+    connections = one._runtime.connections is other._runtime.connections
+    store = one._operations.store is other._operations.store
+    assert connections is store
+    return store
+
+
+def closed_counts(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The stores in folders that are closed from now on."""
+    closed: list[object] = []
+
+    def close(store: FilesystemStore) -> None:
+        closed.append(store)
+
+    monkeypatch.setattr(FilesystemStore, "close", close)
+    return closed
+
+
+def test_the_clients_of_one_process_share_a_store_and_close_each_on_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with blockyard.open_store(tmp_path.as_uri()) as store:
+        closed = closed_counts(monkeypatch)
         one, other = pickled_again(store), pickled_again(store.with_options(deadline=5))
-        assert one._runtime is other._runtime
-        assert one._operations is not store._operations
+        assert shares(one, other)
+        assert not shares(one, store)
         assert (one._deadline, other._deadline) == (None, 5)
         one.close()
-        assert other.closed
-        assert not store.closed
+        with pytest.raises(blockyard.StoreClosedError):
+            _ = one.read_block("a")
+        with pytest.raises(blockyard.StoreClosedError):
+            _ = one.read_blocks(["a"])
+        assert (one.closed, other.closed, store.closed, closed) == (True, False, False, [])
+        _ = other.write_blocks([("a", b"1"), ("b", b"2")])
+        third = pickled_again(store)
+        assert shares(third, other)
+        other.close()
+        assert third.read_block("a") == b"1"
+        third.close()
+        assert closed == [third._operations.store]
         again = pickled_again(store)
-        _ = again.write_block("a", b"1")
-        assert store.read_block("a") == b"1"
+        assert not shares(again, third)
+        assert again.read_blocks(["a", "b"]) == [b"1", b"2"]
+        again.close()
+        again.close()
+        assert len(closed) == 2
 
 
 def test_both_clients_of_a_pickled_store_share_it(tmp_path: Path) -> None:
@@ -128,12 +166,132 @@ def test_both_clients_of_a_pickled_store_share_it(tmp_path: Path) -> None:
         asynchronous = await blockyard.open_async_store(store)
         first, second = pickled_again(store), pickled_again(asynchronous)
         assert type(second) is blockyard.AsyncBlockStore
-        assert first._operations is second._operations
+        assert shares(first, second)
         await second.close()
-        assert first.closed
+        _ = first.write_block("a", b"1")
+        third = await blockyard.open_async_store(first)
+        assert shares(first, third)
+        assert await third.read_block("a") == b"1"
+        first.close()
+        for closed in (second, third):
+            with pytest.raises(blockyard.StoreClosedError):
+                _ = await closed.read_block("a")
 
     with blockyard.open_store(tmp_path.as_uri(), cache={"memory": "1MiB"}) as store:
         asyncio.run(call(store))
+
+
+def test_a_task_that_closes_its_store_closes_it_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with blockyard.open_store(tmp_path.as_uri()) as store:
+        _ = store.write_block("a", b"1")
+        told = pickle.dumps(store)
+    closed, opened = closed_counts(monkeypatch), set[object]()
+
+    def task(number: int) -> None:
+        for _ in range(40):
+            with pickle.loads(told) as store:
+                opened.add(store._operations.store)
+                for _ in range(5):
+                    assert store.read_block("a") == b"1"
+                if number == 0:
+                    assert store.read_blocks(["a", "a"]) == [b"1", b"1"]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            _ = list(pool.map(task, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(closed) == len(set(closed))
+    assert opened <= set(closed)  # and those that another thread opened first
+    assert dict(pickling._kept) == dict(pickling._open) == {}
+
+
+def test_what_a_closed_client_has_under_way_ends_and_no_others(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"1"
+        begun.set()
+        assert go_on.wait(30)
+        yield b"2"
+
+    with blockyard.open_store(tmp_path.as_uri()) as store, ThreadPoolExecutor(2) as threads:
+        closing, other = pickled_again(store), pickled_again(store)
+        cut_off = threads.submit(closing.write_content, "a", pieces())
+        assert begun.wait(30)
+        begun.clear()
+        goes_on = threads.submit(other.write_content, "b", pieces())
+        assert begun.wait(30)
+        ending = threading.Thread(target=closing.close)
+        ending.start()
+        assert eventually(lambda: closing.closed)
+        go_on.set()
+        ending.join()
+        with pytest.raises(blockyard.StoreClosedError):
+            cut_off.result(30)
+        assert goes_on.result(30).size == 2
+        assert other.read_content("b") == b"12"
+        other.close()
+
+
+def test_one_pool_serves_all_and_ends_with_the_last() -> None:
+    with EchoServer() as server:
+        with blockyard.open_store(SmallS3(server.url).store_url()) as store:
+            first, second = pickled_again(store), pickled_again(store)
+            third = asyncio.run(_read_async(store))
+        assert first.read_block("k")
+        for each in (first, second):
+            assert each.stats().connections_idle == 1
+        assert second.read_block("k")
+        assert server.connections == 1
+        first.close()
+        assert second.stats().connections_idle == 1
+        second.close()
+        assert third.stats().connections_idle == 1
+        asyncio.run(third.close())
+        assert third.stats().connections_idle == 0
+        assert server.wait_until_drained()
+
+
+async def _read_async(store: blockyard.BlockStore) -> blockyard.AsyncBlockStore:
+    client = pickled_again(await blockyard.open_async_store(store))
+    assert await client.read_block("k")
+    return client
+
+
+def test_clients_that_are_dropped_leave_what_is_kept_alone() -> None:
+    with EchoServer() as server, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with blockyard.open_store(SmallS3(server.url).store_url()) as store:
+            told = pickle.dumps(store), pickle.dumps(asyncio.run(_async(store)))
+
+        async def use_async() -> None:
+            client = pickle.loads(told[1])
+            assert len(await client.read_blocks(["k", "k"])) == 2
+
+        def use() -> None:
+            client = pickle.loads(told[0])
+            assert client.read_block("k")
+            assert len(client.read_blocks(["k", "k"])) == 2
+
+        with no_new_descriptors():
+            with no_new_threads():
+                use()
+                accepted = server.connections
+                for _ in range(10):
+                    use()
+                    asyncio.run(use_async())
+            assert server.connections <= accepted + 1
+            _forget_stores()
+        assert server.wait_until_drained()
+
+
+async def _async(store: blockyard.BlockStore) -> blockyard.AsyncBlockStore:
+    return await blockyard.open_async_store(store)
 
 
 def test_options_go_along(tmp_path: Path) -> None:
@@ -156,6 +314,7 @@ def test_every_setting_goes_along(tmp_path: Path) -> None:
         "proxy": "http://user:password@127.0.0.1:8",
         "cache": {"memory": "8MiB", "revalidate": "never"},
         "in_flight": "32MiB",
+        "tags": {"a": "b"},
     }
     with blockyard.open_store("s3://bucket/below", **settings) as store:
         again = pickled_again(store)
@@ -256,7 +415,7 @@ def test_threads_that_load_at_once_share_a_store(tmp_path: Path) -> None:
 
     def load(_: int) -> set[int]:
         _ = barrier.wait(30)
-        shared = {id(pickle.loads(pickles[0])._runtime) for _ in range(3)}
+        shared = {id(pickle.loads(pickles[0])._operations.store) for _ in range(3)}
         _ = barrier.wait(30)
         for _ in range(20):  # more than are kept
             for each in pickles:
@@ -338,6 +497,20 @@ def test_a_memory_store_is_found_again_by_its_process() -> None:
         assert copy.deepcopy({"store": store})["store"].read_block("a") == b"1"
 
 
+def test_the_clients_of_a_memory_store_close_each_on_its_own() -> None:
+    store = blockyard.open_store("memory://", cache={"memory": "1MiB"})
+    told = pickle.dumps(store)
+    with pickle.loads(told) as copy_of_it:
+        _ = copy_of_it.write_block("a", b"1")
+    last = pickle.loads(told)
+    assert store.read_block("a") == b"1"
+    store.close()
+    assert last.read_block("a") == b"1"
+    last.close()
+    with pytest.raises(blockyard.UnsupportedError, match="gone with its last client"):
+        _ = pickle.loads(told).list_by_prefix()
+
+
 def test_a_memory_store_is_not_kept_by_its_pickles() -> None:
     store = blockyard.open_store("memory://")
     pickle_of_it = pickle.dumps(store)
@@ -383,8 +556,8 @@ def test_a_store_of_the_callers_own_is_not_pickled() -> None:
 def test_a_process_keeps_a_few_stores(tmp_path: Path) -> None:
     for number in range(20):
         with blockyard.open_store((tmp_path / str(number)).as_uri()) as store:
-            pickled_again(store).close()
-    assert len(pickling._kept) == pickling._KEPT
+            _ = pickled_again(store)
+    assert len(pickling._kept) == len(pickling._open) == pickling._KEPT
 
 
 def test_a_closed_store_can_be_pickled(tmp_path: Path) -> None:

@@ -276,12 +276,15 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        options: PutOptions | None = None,
         progress: Progress | None = None,
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
-        options = WriteOptions(if_absent, if_match, block_size, content_type, modified, metadata)
+        said = WriteOptions(
+            if_absent, if_match, block_size, content_type, modified, metadata, options
+        )
         return await self._run_many(
-            self._writer.write_content(self._context(), content_id, source, progress, options)
+            self._writer.write_content(self._context(), content_id, source, progress, said)
         )
 
     async def read_content(
@@ -427,10 +430,11 @@ def open_async_store(
 
 
 def asyncio_client(stack: Stack) -> AsyncBlockStore:
-    """A client with connections of its own."""
+    """A client, with connections of its own unless it is to share some."""
+    connections = stack.connections or Connections(stack.http, stack.timeouts)
     return AsyncBlockStore(
         stack.operations,
-        AsyncioRuntime(Connections(stack.http, stack.timeouts)),
+        AsyncioRuntime(connections),
         deadline=stack.deadline,
         concurrency=stack.concurrency,
         cache=stack.cache,

@@ -17,7 +17,8 @@ from blockyard.transport.blocking import run_to_end
 class BothClients:
     """The clients of the store that `source` names; equal where they are of the same store.
 
-    A client that is given stays the caller's, to close as well. Pickles as a client does.
+    A client that is given stays the caller's, to close as well. Pickles as a client does: what
+    comes of that closes on its own.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class BothClients:
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.blocking, self.asyncio)
+        return _reopened, (self.blocking,)
 
     def __repr__(self) -> str:
         return repr(self.blocking)
@@ -72,9 +73,7 @@ class BothClients:
             return self.blocking._operations  # pyright: ignore[reportPrivateUsage]
 
 
-def _reopened(blocking: BlockStore, asynchronous: AsyncBlockStore) -> BothClients:
-    """Those of a pickle, which the process keeps: none is to be closed."""
+def _reopened(blocking: BlockStore) -> BothClients:
     clients = BothClients(blocking)
-    clients._asyncio = asynchronous  # pyright: ignore[reportPrivateUsage]
-    clients._given.add(asynchronous)  # pyright: ignore[reportPrivateUsage]
+    clients._given.clear()  # pyright: ignore[reportPrivateUsage]
     return clients

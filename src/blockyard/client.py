@@ -21,6 +21,7 @@ from blockyard.verifying import Verifier
 if TYPE_CHECKING:
     from blockyard.transport.aio import AsyncioRuntime
     from blockyard.transport.blocking import BlockingRuntime
+    from blockyard.transport.connections import Connections
 
 AnyRuntime = TypeVar("AnyRuntime", bound="BlockingRuntime | AsyncioRuntime")
 
@@ -36,10 +37,12 @@ class Stack(NamedTuple):
     deadline: float | None = None
     concurrency: int = DEFAULT_CONCURRENCY
     cache: CacheUse = "use"
+    connections: Connections | None = None
+    """Those that clients share; each has its own where there are none."""
 
 
 class Client(Generic[AnyRuntime]):
-    """An open store. Those who share `operations` share the store, and whether it is closed."""
+    """An open store. Those who share `operations` share the store, and whether they are closed."""
 
     def __init__(
         self,
@@ -101,4 +104,5 @@ class Client(Generic[AnyRuntime]):
             self._deadline,
             self._concurrency,
             self._cache,
+            connections if connections.shared else None,
         )

@@ -366,8 +366,9 @@ class Context:
     "refresh" it, with what the store has now. `tidying` is set for what puts in order what a call
     left behind: it goes on while the store is being closed. With `once` a change is not sent again
     after an attempt whose outcome is unknown: what that attempt came to is raised. What was
-    certainly not carried out is tried again as ever. `reply_headers` are those of the last reply:
-    `Store.date` reads them.
+    certainly not carried out is tried again as ever. `probing` is set for what tries a service out
+    with an object of its own, of which nothing is a change of the caller's. `reply_headers` are
+    those of the last reply: `Store.date` reads them.
     """
 
     runtime: Runtime
@@ -375,6 +376,7 @@ class Context:
     concurrency: int = 32
     unknown_attempts: int = 0
     tidying: bool = False
+    probing: bool = False
     cache: CacheUse = "use"
     once: bool = False
     reply_headers: Mapping[str, str] | None = None

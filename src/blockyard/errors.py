@@ -151,6 +151,9 @@ class StageFullError(LocalStorageError):
 class UnsupportedError(BlockStoreError):
     """The service lacks what the operation rests on; the message says what that is."""
 
+    of_options = False
+    """Whether that is how a block is to be stored, and no condition of the write."""
+
 
 class ExecutorError(BlockStoreError):
     """The executor that was given did not bring a task to its end: see `blockyard.distributed`.

@@ -6,10 +6,10 @@ before stays.
 
 from __future__ import annotations
 
-from blockyard.content.transfers import TIDY_SECONDS, tidy_up
 from blockyard.context import Context
 from blockyard.model import MAX_PARTS, MIB, CopyResult, Part
 from blockyard.stores.base import Store
+from blockyard.tidying import TIDY_SECONDS, tidy_up
 
 COPIED_PART = 128 * MIB
 """Bytes of a part, as long as there are not too many of them."""

@@ -37,7 +37,7 @@ MAX_SECONDS = 7 * 24 * 3600
 DEFAULT_IN_FLIGHT = 64 * MIB
 """The bytes of blocks that one call holds in memory at a time, unless configured."""
 
-_SIZE = re.compile(r"(\d{1,15}) ?(?:B|([KMGT])iB)?")
+_SIZE = re.compile(r"([0-9]{1,15}) ?(?:B|([KMGT])iB)?")
 
 
 def parse_size(text: str) -> int:
@@ -53,8 +53,8 @@ class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this i
 
     `size` is in bytes; `etag` comes without quotes and changes when the content does;
     `last_modified` is in UTC, and None where the service did not say (a write's reply). The rest
-    `stat_block` alone tells: `metadata` of the caller's own (None where it was not told),
-    `content_type` and `storage_class` ("" there).
+    `stat_block` tells, and `read_block_with_info` unless the bytes came through a cache: `metadata`
+    of the caller's own (None where it was not told), `content_type` and `storage_class` ("" there).
     """
 
     key: str

@@ -12,13 +12,14 @@ from dataclasses import replace
 from blockyard import arguments
 from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Cut, SourceBlock
-from blockyard.content.transfers import TIDY_SECONDS, Progress, Tally, tidy_up
+from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.errors import BlockTooLargeError
 from blockyard.model import MAX_BLOCK_SIZE, MAX_OBJECT_SIZE, MAX_PARTS, PART_SIZE, BlockInfo, Part
 from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import OpenUpload, Store, UploadRequest, WriteRequest
+from blockyard.tidying import TIDY_SECONDS, tidy_up
 
 _OPERATION = "write_object"
 

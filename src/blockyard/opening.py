@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Unpack
 
 from blockyard import arguments
@@ -21,7 +22,7 @@ from blockyard.config import (
     StoreConfig,
     TimeoutConfig,
 )
-from blockyard.config.loading import Source, load_config
+from blockyard.config.loading import Source, load_config, names_of
 from blockyard.errors import ConfigError
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
@@ -53,8 +54,8 @@ def open_store(
 
 
 def blocking_client(stack: Stack) -> BlockStore:
-    """A client with connections of its own."""
-    connections = Connections(stack.http, stack.timeouts)
+    """A client, with connections of its own unless it is to share some."""
+    connections = stack.connections or Connections(stack.http, stack.timeouts)
     return BlockStore(
         stack.operations,
         BlockingRuntime(connections),
@@ -72,7 +73,7 @@ def compose(
     """What is below a client. Raises `ConfigError`, and `TypeError` in the name of `operation`."""
     if isinstance(source, Store | Client):
         if settings:
-            named = ", ".join(settings)
+            named = names_of(settings)
             what = "a Store of your own" if isinstance(source, Store) else "a store that is open"
             raise ConfigError(f"{operation}: {named}: settings do not apply to {what}")
         if isinstance(source, Store):
@@ -102,6 +103,7 @@ def stack_of(config: StoreConfig) -> Stack:
         case FileConfig() as file:
             from blockyard.stores.filesystem import FilesystemStore  # noqa: PLC0415
 
+            _refuse_overlap(file.path, config.cache)
             return Stack(Operations(_cached(FilesystemStore(file.path), config.cache)), config)
         case None:
             from blockyard.stores.memory import MemoryStore  # noqa: PLC0415
@@ -115,7 +117,7 @@ def _cached(
     http: HttpConfig | None = None,
     timeouts: TimeoutConfig | None = None,
 ) -> Store:
-    """The store with its cache in front. Its name tells it from others in the cache's folder."""
+    """The store with its cache in front."""
     if cache is None:
         return store
     from blockyard.cache.store import CacheStore  # noqa: PLC0415
@@ -127,14 +129,26 @@ def _cached(
 
     path, size = cache.disk.path, cache.disk.size
     if cache.mode == "write_through":
-        return CacheStore(store, disk=DiskCache(path, size, store.name), **options)
+        return CacheStore(store, disk=DiskCache(path, size, store.identity), **options)
     from blockyard.cache.folder import Folder  # noqa: PLC0415
     from blockyard.cache.write_back import WriteBackStore  # noqa: PLC0415
 
     stage = cache.disk.stage_size
-    cached = CacheStore(store, disk=DiskCache(path, size - stage, store.name), **options)
+    cached = CacheStore(store, disk=DiskCache(path, size - stage, store.identity), **options)
     connections = Connections(http or HttpConfig(), timeouts or TimeoutConfig())
     return WriteBackStore(cached, Folder(path), stage, BlockingRuntime(connections))
+
+
+def _refuse_overlap(folder: Path, cache: CacheConfig | None) -> None:
+    """Neither may lie in the other: a cache removes from its folder what it takes for its own."""
+    if cache is None or cache.disk is None:
+        return
+    blocks, kept = os.path.realpath(folder), os.path.realpath(cache.disk.path)
+    if os.path.commonpath((blocks, kept)) in {blocks, kept}:
+        raise ConfigError(
+            "block_store.cache.disk.path: expected a folder that is neither the store's own nor in "
+            f"it nor around it, got {kept!r} for the store in {blocks!r}"
+        )
 
 
 def _source(operation: str, source: Source) -> Source:

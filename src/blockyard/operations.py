@@ -44,6 +44,7 @@ from blockyard.model import (
     Upload,
 )
 from blockyard.put_options import PutOptions
+from blockyard.sharing import Holder, SharedStore
 from blockyard.stores.base import (
     ListRequest,
     PresignRequest,
@@ -85,10 +86,19 @@ class BulkRead:
 
 
 class Operations:
-    """The operations of one open store. Shared by every client and view of it."""
+    """The operations of one open store. Shared by every client and view that closes with it.
 
-    def __init__(self, store: Store, in_flight: int = DEFAULT_IN_FLIGHT) -> None:
+    Clients that came in pickles have their own each, over a store that they share.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        shared: SharedStore | None = None,
+    ) -> None:
         self.store = store
+        self.held = Holder(SharedStore(store, in_flight) if shared is None else shared)
         self.in_flight = in_flight
         """Bytes of blocks that one call holds in memory at a time, a single block excepted."""
         self.copying_works = False
@@ -444,9 +454,9 @@ class Operations:
         self._refusing = True
 
     def close(self) -> None:
-        """Let the store go, once nothing is under way."""
-        if not self._closed:
-            self._closed = True
+        """Let the store go, once nothing is under way; the last that shares it closes it."""
+        self._closed = True
+        if self.held.let_go():
             self.store.close()
 
     def check_open(self, operation: str, ctx: Context | None = None) -> None:

@@ -1,7 +1,10 @@
 """Clients in pickles: the configuration goes along, and the store is opened anew where it comes.
 
 A worker gets a client with each task. The clients that come for one configuration share one open
-store in a process, which keeps the last few: so the next task finds its connections and its cache.
+store in a process, and each closes on its own: the store ends with the last of them. Of those that
+are dropped without that the process keeps the last few, so the next task finds its connections and
+its cache.
+
 What can't be opened says so when it is first used, since a process pool that can't read a task
 hangs or breaks.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -21,8 +25,10 @@ from blockyard.errors import BlockStoreError, UnsupportedError
 from blockyard.model import StoreStats
 from blockyard.opening import blocking_client, stack_of
 from blockyard.operations import Operations
+from blockyard.sharing import SharedStore
 from blockyard.stores.base import Store
 from blockyard.stores.wrapper import WrapperStore
+from blockyard.transport.connections import Connections
 
 _KEPT = 16
 """How many stores that came in pickles a process keeps open."""
@@ -36,7 +42,7 @@ class InMemory(NamedTuple):
     token: str
     process: int
 
-    def find(self) -> Operations:
+    def find(self) -> SharedStore:
         """What the clients of the store share. Raises `UnsupportedError` where it is not."""
         found = _in_memory.get(self.token)
         if self.process != os.getpid():
@@ -59,7 +65,7 @@ class PickledClient(NamedTuple):
     cache: CacheUse
 
     def reopened(self) -> Client[Any]:
-        """The client again, of a store that others here may have open as well."""
+        """The client again, of a store that others here may have open as well. It closes alone."""
         try:
             client = self._client()
         except BlockStoreError as error:
@@ -72,25 +78,27 @@ class PickledClient(NamedTuple):
     def _client(self) -> Any:
         """Raises a `BlockStoreError` that says why there is none."""
         if isinstance(self.source, InMemory):
-            stack = Stack(self.source.find(), StoreConfig(type="memory"))
+            stack = Stack(_operations_of(self.source.find()), StoreConfig(type="memory"))
             return _client_of(self.kind, stack)
-        return kept_client(self.kind, self.source.load(os.environ))
+        return sharing_client(self.kind, self.source.load(os.environ))
 
 
-def kept_client(kind: Kind, config: StoreConfig) -> Any:
-    """The client of `config` that this process keeps, for all who want one and close none.
+def sharing_client(kind: Kind, config: StoreConfig) -> Any:
+    """A client that nobody need close, of the one store of `config` that is open in this process.
 
     Raises `ConfigError`.
     """
-    client = _kept.get((kind, config))
-    if client is None or client.closed:
-        made = _client_of(kind, _stack(config))
-        client = _kept.setdefault((kind, config), made)  # of several threads, the first's
-        if client.closed:
-            client = _kept[kind, config] = made
-        for known in list(_kept)[:-_KEPT]:
-            _ = _kept.pop(known, None)
-    return client
+    operations = _operations_of(
+        _kept.get(config) or _open.get(config) or _OpenedStore(config, stack_of(config))
+    )
+    shared = _kept.setdefault(config, cast("_OpenedStore", operations.held.shared))
+    if shared is not operations.held.shared:  # of several threads, the first's
+        operations.close()
+        operations = _operations_of(shared)
+    _open[config] = shared
+    for known in list(_kept)[:-_KEPT]:
+        _ = _kept.pop(known, None)
+    return _client_of(kind, shared.stack._replace(operations=operations))
 
 
 def pickled(stack: Stack, kind: str) -> PickledClient:
@@ -104,33 +112,56 @@ def pickled(stack: Stack, kind: str) -> PickledClient:
             "pickle what it is made from"
         )
     elif stack.source.selected is None:
-        token = _tokens.setdefault(stack.operations, os.urandom(16).hex())
-        _in_memory[token] = stack.operations
+        token = _tokens.setdefault(store, os.urandom(16).hex())
+        shared = stack.operations.held.shared
+        if shared is not None:
+            _in_memory[token] = shared
         source = InMemory(token, os.getpid())
     else:
         source = portable(stack.source)
     return PickledClient(cast("Kind", kind), source, stack.deadline, stack.concurrency, stack.cache)
 
 
-_kept: dict[tuple[Kind, StoreConfig], Any] = {}
-_tokens: WeakKeyDictionary[Operations, str] = WeakKeyDictionary()
-_in_memory: WeakValueDictionary[str, Operations] = WeakValueDictionary()
+class _OpenedStore(SharedStore):
+    """The store of a configuration, with the connections of all of its clients."""
+
+    def __init__(self, config: StoreConfig, stack: Stack) -> None:
+        super().__init__(stack.operations.store, stack.operations.in_flight)
+        self._config = config
+        self._connections = Connections(stack.http, stack.timeouts, shared=True)
+        self.stack = stack._replace(connections=self._connections)
+        """What is below a client, but for its operations."""
+
+    def forget(self) -> None:
+        if _kept.get(self._config) is self:
+            _ = _kept.pop(self._config, None)
+
+    def close_connections(self) -> None:
+        """Close the idle ones; those in use close when they are given back."""
+        _ = self._connections.here().close()
+
+    def __del__(self) -> None:
+        super().__del__()
+        if not sys.is_finalizing():
+            self.close_connections()
+
+
+_kept: dict[StoreConfig, _OpenedStore] = {}
+_open: WeakValueDictionary[StoreConfig, _OpenedStore] = WeakValueDictionary()
+"""Those that are kept, and those that clients hold after one of them was closed."""
+_tokens: WeakKeyDictionary[Store, str] = WeakKeyDictionary()
+_in_memory: WeakValueDictionary[str, SharedStore] = WeakValueDictionary()
 
 
 @atexit.register
 def _let_go() -> None:
-    """Close the connections of what is kept, so that none is open when the interpreter ends."""
-    for client in list(_kept.values()):
-        client._runtime.connections.here().close()
+    """Close the connections that are shared, so that none is open when the interpreter ends."""
+    for shared in list(_open.values()):
+        shared.close_connections()
 
 
-def _stack(config: StoreConfig) -> Stack:
-    """What is below a client: of the other kind's, if there is one."""
-    for kind in ("BlockStore", "AsyncBlockStore"):
-        other = _kept.get((kind, config))
-        if other is not None and not other.closed:
-            return other._stack()
-    return stack_of(config)
+def _operations_of(shared: SharedStore) -> Operations:
+    return Operations(shared.store, shared.in_flight, shared)
 
 
 def _client_of(kind: Kind, stack: Stack) -> Any:

@@ -62,9 +62,11 @@ class PutOptions:
         for each in fields(self):
             value = getattr(self, each.name)
             if value is not None:
-                _ = _CHECKS.get(each.name, _check_text)(each.name, value)
+                check_option(each.name, value)
         if self.encryption == "AES256" and (self.kms_key_id or self.kms_context):
-            raise _wrong("encryption", "aws:kms or aws:kms:dsse beside kms_key_id", self.encryption)
+            raise WrongOptionError(
+                "encryption", "aws:kms or aws:kms:dsse beside kms_key_id", self.encryption
+            )
 
     def given(self) -> dict[str, object]:
         """The fields that are set."""
@@ -72,31 +74,40 @@ class PutOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def _wrong(name: str, expected: str, value: object) -> ValueError:
-    return ValueError(f"PutOptions: {name}: expected {expected}, got {str(value)[:60]!r}")
+class WrongOptionError(ValueError):
+    """A field of `PutOptions` that is not as it has to be; `expected` says how."""
+
+    def __init__(self, name: str, expected: str, value: object) -> None:
+        super().__init__(f"PutOptions: {name}: expected {expected}, got {str(value)[:60]!r}")
+        self.expected = expected
+
+
+def check_option(name: str, value: object) -> None:
+    """Raise `WrongOptionError`, or `TypeError`, unless the field `name` may hold `value`."""
+    _ = _CHECKS.get(name, _check_text)(name, value)
 
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"PutOptions: {name}: expected a text, got {type(value).__name__}")
     if not HEADER.fullmatch(value):
-        raise _wrong(name, "printable ASCII without blanks at its ends", value)
+        raise WrongOptionError(name, "printable ASCII without blanks at its ends", value)
 
 
 def _check_storage_class(name: str, value: object) -> None:
     _check_text(name, value)
     if not STORAGE_CLASS.fullmatch(str(value)):
-        raise _wrong(name, "a storage class such as STANDARD_IA", value)
+        raise WrongOptionError(name, "a storage class such as STANDARD_IA", value)
 
 
 def _check_encryption(name: str, value: object) -> None:
     if value not in get_args(Encryption):
-        raise _wrong(name, "AES256, aws:kms or aws:kms:dsse", value)
+        raise WrongOptionError(name, "AES256, aws:kms or aws:kms:dsse", value)
 
 
 def _check_acl(name: str, value: object) -> None:
     if value not in get_args(Acl):
-        raise _wrong(name, f"one of {', '.join(get_args(Acl))}", value)
+        raise WrongOptionError(name, f"one of {', '.join(get_args(Acl))}", value)
 
 
 def _pairs(name: str, value: object) -> list[tuple[str, str]]:
@@ -109,16 +120,16 @@ def _pairs(name: str, value: object) -> list[tuple[str, str]]:
         try:
             _ = text.encode()
         except UnicodeEncodeError:
-            raise _wrong(name, "text that UTF-8 can hold", ascii(text)) from None
+            raise WrongOptionError(name, "text that UTF-8 can hold", ascii(text)) from None
     return cast("list[tuple[str, str]]", pairs)
 
 
 def _check_metadata(name: str, value: object) -> None:
     for key, text in _pairs(name, value):
         if not _NAME.fullmatch(key):
-            raise _wrong(name, "names of lower-case letters, digits and -._", key)
+            raise WrongOptionError(name, "names of lower-case letters, digits and -._", key)
         if key.startswith(RESERVED):
-            raise _wrong(name, f"names that do not begin with {RESERVED}", key)
+            raise WrongOptionError(name, f"names that do not begin with {RESERVED}", key)
         if text:
             _check_text(name, text)
 
@@ -126,10 +137,10 @@ def _check_metadata(name: str, value: object) -> None:
 def _check_tags(name: str, value: object) -> None:
     pairs = _pairs(name, value)
     if len(pairs) > MOST_TAGS:
-        raise _wrong(name, f"at most {MOST_TAGS} tags", len(pairs))
+        raise WrongOptionError(name, f"at most {MOST_TAGS} tags", len(pairs))
     for key, text in pairs:
         if not 1 <= len(key) <= 128 or len(text) > 256:
-            raise _wrong(name, "names of 1 to 128 characters, values of at most 256", key)
+            raise WrongOptionError(name, "names of 1 to 128 characters, values of at most 256", key)
 
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {

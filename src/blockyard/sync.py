@@ -181,7 +181,8 @@ class BlockStore(Client[BlockingRuntime]):
         `if_none_match` are ETags, as `BlockInfo.etag` has them: raises `PreconditionFailedError`
         when the block has another than the one, `NotModifiedError` when it has the other.
         `lifetime` is for a cache in front: an "immutable" block is never written twice, so it is
-        not asked for again; a "mutable" one is, even where `revalidate` is never.
+        not asked for again; a "mutable" one is, even where `revalidate` is never. Such a cache
+        keeps neither metadata nor content type nor storage class, and those are not told then.
         Raises `BlockNotFoundError`, `InvalidRangeError`.
         https://www.rfc-editor.org/rfc/rfc9110#name-conditional-requests
         """
@@ -426,6 +427,7 @@ class BlockStore(Client[BlockingRuntime]):
         content_type: str = "",
         modified: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        options: PutOptions | None = None,
         progress: Progress | None = None,
     ) -> ContentInfo:
         """Store what `source` holds as the content `content_id`, replacing the one that was there.
@@ -439,16 +441,18 @@ class BlockStore(Client[BlockingRuntime]):
 
         With `if_absent`, raises `ContentExistsError` where there is a content; with `if_match`, a
         `ContentInfo.version`, `ContentChangedError` where there is another, or none.
-        `content_type`, `modified` and `metadata` are kept with it: see `stat_content`.
+        `content_type`, `modified` and `metadata` are kept with it: see `stat_content`. `options`
+        say how its blocks and its manifest are stored: encryption, storage class, ACL and tags, and
+        nothing else; raises `ValueError` for others, and `UnsupportedError` as `write_block` does.
 
         Raises `LocalStorageError` when the file at a path can't be read, `UnsupportedError` for a
         condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
         and it can't be told whether the content was replaced.
         """
-        options = WriteOptions(if_absent, if_match, block_size, content_type, modified, metadata)
-        write = partial(
-            self._writer.write_content, source=source, progress=progress, options=options
+        said = WriteOptions(
+            if_absent, if_match, block_size, content_type, modified, metadata, options
         )
+        write = partial(self._writer.write_content, source=source, progress=progress, options=said)
         return self._run_many(write, content_id)
 
     def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:

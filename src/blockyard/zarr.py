@@ -42,8 +42,9 @@ class BlockyardStore(Store):
     `source` and `settings` are those of `blockyard.open_store`; an open client of either kind is
     shared, and stays its owner's to close. Reads are verified, and with a cache each chunk comes
     from there; metadata (`zarr.json` and the files of version 2) is asked for again even where
-    `revalidate` is never. Pickles as a client does. Zarr's own errors are raised for a missing key
-    (`FileNotFoundError`) and for writing to a read-only store (`ValueError`), else blockyard's.
+    `revalidate` is never. Pickles as a client does: each copy closes on its own. Zarr's own errors
+    are raised for a missing key (`FileNotFoundError`) and for writing to a read-only store
+    (`ValueError`), else blockyard's.
     """
 
     def __init__(
@@ -95,9 +96,6 @@ class BlockyardStore(Store):
         return f"BlockyardStore({self._clients!r}{', read-only' if self.read_only else ''})"
 
     __str__ = __repr__
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_shared": True}  # what is opened for all tasks is closed by none
 
     async def _ensure_open(self) -> None:
         self._is_open = True  # threads and tasks may come at once
@@ -162,7 +160,9 @@ class BlockyardStore(Store):
             _ = await self._clients.asyncio.write_block(key, _bytes(value), if_absent=True)
         except BlockExistsError:
             pass
-        except UnsupportedError:
+        except UnsupportedError as error:
+            if error.of_options:
+                raise
             await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:

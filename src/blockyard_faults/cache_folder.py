@@ -2,13 +2,20 @@
 
 Each key is written by one process and read by all. A read has to be of a version that was not
 replaced before it began, byte for byte, and may never fail. While that goes on the processes are
-killed and started again, and their entries are flipped, cut and replaced.
+killed and started again, and their entries are flipped, cut and replaced. Files and folders of the
+cache can't be opened for a moment, by root neither. Half of the time the cache is on a small file
+system, where this user can mount one, which others fill.
+
+While something can't be opened nobody writes: a change that the folder can't be told of is one that
+other processes do not know of, by what `docs/cache.md` promises.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
+import logging
 import os
 import secrets
 import struct
@@ -16,12 +23,13 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from blockyard import open_store
+from blockyard.cache import disk
 from blockyard.cache.disk import DiskCache
 from blockyard.cache.store import CacheStore
 from blockyard.context import Context
@@ -30,15 +38,21 @@ from blockyard.s3.integrity import PageChecksums, upload_headers
 from blockyard.stores.base import ReadRequest, requested_range
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.wrapper import WrapperStore
-from blockyard_faults.killing import Log, add_log, kill, started
+from blockyard_faults.disks import feel_modes, small_disk
+from blockyard_faults.killing import LONGEST, Log, add_log, kill, started
 
 PROCESSES = 4
 SIZE = 16 * MIB
 """Bytes of the budget: less than all blocks have."""
+_DISK = 14 * MIB
+"""Bytes of the small file system: less than the budget."""
 _KEYS = 96
 _UNIT = 16
 """Bytes of the text that a block repeats: its key and version."""
 _NUMBER = struct.Struct(">q")
+_RETRY_AFTER = 0.3
+"""Seconds after which the disk is tried again: most processes do not live for 10 s."""
+_COUNTED = ("hits", "damaged", "dropped")
 _LIVES = (0.05, 0.8)
 """Seconds that a process lives."""
 
@@ -52,6 +66,9 @@ class Result:
     damaged: int = 0
     writes: int = 0
     kills: int = 0
+    dropped: int = 0
+    denied: int = 0
+    filled_up: int = 0
     most: float = 0.0
     broken: list[str] = field(default_factory=list[str])
 
@@ -104,7 +121,11 @@ class Worker:
     """One of the processes."""
 
     def __init__(self, folder: Path, number: int, random: Random) -> None:
+        feel_modes()
+        disk.RETRY_AFTER = _RETRY_AFTER
+        logging.getLogger("blockyard.cache").setLevel(logging.ERROR)  # there would be many warnings
         self._number = number
+        self._writing = os.open(folder / "writing", os.O_RDWR | os.O_CREAT)
         self._random = random
         self._versions = Versions(folder / "versions")
         self.tell = Log(folder / "log").tell
@@ -128,15 +149,18 @@ class Worker:
             done += 1
             if done % 20 == 0:
                 now = self._disk.stats()
-                self.tell(
-                    reads=20, **{name: now[name] - before[name] for name in ("hits", "damaged")}
-                )
+                new = {name: now[name] - before[name] for name in _COUNTED}
+                self.tell(reads=20, **new)
                 before = now
 
     def _write(self, key: int) -> None:
         version = self._versions.begun(key) + 1
         self._versions.begin(key, version)
-        _ = self._store.write_block(f"k{key}", block_of(key, version))
+        fcntl.flock(self._writing, fcntl.LOCK_SH)
+        try:
+            _ = self._store.write_block(f"k{key}", block_of(key, version))
+        finally:
+            fcntl.flock(self._writing, fcntl.LOCK_UN)
         self._versions.acknowledge(key, version)
         self.tell(writes=1)
 
@@ -166,8 +190,11 @@ class Worker:
             self.tell(broken=f"k{key} at {begin}: {what}, equal: {data == right}")
 
 
-def run(folder: Path, seconds: float, seed: int) -> Result:
-    """Let processes share a cache in `folder` for so long, and say what they saw."""
+def run(folder: Path, seconds: float, seed: int, *, small: bool) -> Result:
+    """Let processes share a cache in `folder` for so long, and say what they saw.
+
+    `small` says that the cache is on a small file system, which is to be filled.
+    """
     random = Random(seed)  # noqa: S311 - to be repeated
     versions = Versions(folder / "versions")
     with open_store(FilesystemStore(folder / "store")) as store:
@@ -179,7 +206,10 @@ def run(folder: Path, seconds: float, seed: int) -> Result:
     children: dict[int, tuple[int, float]] = {}
     ends = time.monotonic() + seconds
     try:
-        while (now := time.monotonic()) < ends:
+        while (now := time.monotonic()) < ends or not (
+            (result.kills and result.denied and (result.filled_up or not small))
+            or now > ends + LONGEST
+        ):
             for number in set(range(PROCESSES)) - {number for number, _ in children.values()}:
                 lives = random.uniform(*_LIVES) if random.random() < 0.8 else seconds / 2
                 children[started(_live, folder, number, random.randrange(1 << 30))] = (
@@ -191,13 +221,13 @@ def run(folder: Path, seconds: float, seed: int) -> Result:
                     kill(child)
                     del children[child]
                     result.kills += 1
-            _damage(folder / "cache", random)
+            _trouble(folder, random, result, small=small)
             result.most = max(result.most, allocated(folder / "cache") / SIZE)
             time.sleep(0.02)
     finally:
         for child in children:
             kill(child)
-    _read_log(folder / "log", result)
+    _read_log(folder / "log", result, small=small)
     return result
 
 
@@ -205,10 +235,53 @@ def _live(folder: Path, number: int, seed: int) -> None:
     Worker(folder, number, Random(seed)).run()  # noqa: S311 - to be repeated
 
 
+def _trouble(folder: Path, random: Random, result: Result, *, small: bool) -> None:
+    """Do something to the cache, now and then."""
+    what = random.random()
+    if what < 0.5:
+        _damage(folder / "cache", random)
+    elif what < 0.56:
+        result.denied += _deny(folder, random)
+    elif what < 0.62 and small:
+        result.filled_up += _fill_up(folder / "cache")
+
+
+def _deny(folder: Path, random: Random) -> bool:
+    """Let nobody open a file or folder of the cache for a moment, in which nobody writes."""
+    cache = folder / "cache"
+    shard = random.choice([cache, *(cache / "blocks").glob("*")])
+    names = ["blocks", "new", "lock", "usage", "epochs", "format"]
+    path = random.choice([cache, shard, *shard.glob("*"), *(cache / name for name in names)])
+    writing = os.open(folder / "writing", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        mode = path.stat().st_mode
+        path.chmod(0)
+        time.sleep(0.05)
+        path.chmod(mode)
+    except FileNotFoundError:  # it was removed or replaced
+        return False
+    finally:
+        os.close(writing)
+    return True
+
+
+def _fill_up(cache: Path) -> bool:
+    """Leave no room on the file system for a moment."""
+    path, full = cache / "others", False
+    try:
+        with path.open("wb", buffering=0) as file:
+            while file.write(bytes(MIB // 4)):
+                pass
+    except OSError as error:
+        full = error.errno == errno.ENOSPC
+    time.sleep(0.1)
+    path.unlink()
+    return full
+
+
 def _damage(cache: Path, random: Random) -> None:
-    """Do something to an entry, now and then."""
-    if random.random() < 0.5:
-        return
+    """Do something to an entry."""
     entries = list((cache / "blocks").glob("*/*"))
     if not entries:
         return
@@ -228,12 +301,8 @@ def _damage(cache: Path, random: Random) -> None:
         elif what < 0.9:
             other = random.choice(entries)
             os.rename(other, path)
-        elif what < 0.93:
-            path.with_name("foreign").touch()
         else:
-            (cache / "blocks").chmod(0)
-            time.sleep(0.05)
-            (cache / "blocks").chmod(0o700)
+            path.with_name("foreign").touch()
 
 
 def allocated(root: Path) -> int:
@@ -254,12 +323,31 @@ def allocated(root: Path) -> int:
     return total
 
 
-def _read_log(path: Path, result: Result) -> None:
+def _modes_are_felt(folder: Path) -> bool:
+    """Whether a process of the campaign can't open what has a mode of 0."""
+    path = folder / "felt"
+    path.touch(mode=0)
+
+    def look() -> None:
+        feel_modes()
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except PermissionError:
+            os._exit(0)
+
+    return os.waitpid(started(look), 0)[1] == 0
+
+
+def _read_log(path: Path, result: Result, *, small: bool) -> None:
     add_log(path, result)
     if result.most > 1.02:
         result.broken.append(f"the folder had {result.most:.3f} of its budget")
-    if not (result.hits and result.damaged and result.kills):
-        result.broken.append("nothing was hit, damaged or killed: nothing was tested")
+    if not (result.hits and result.damaged and result.kills and result.denied):
+        result.broken.append("nothing was hit, damaged, denied or killed: nothing was tested")
+    if not _modes_are_felt(path.parent):
+        result.broken.append("a mode of 0 keeps nobody out: it was not tested")
+    if small and not (result.filled_up and result.dropped):
+        result.broken.append("the disk was never full: it was not tested")
 
 
 def main() -> int:
@@ -269,16 +357,31 @@ def main() -> int:
     _ = parser.add_argument("--seed", type=int, help="repeats the faults, but not when they come")
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(Path(folder), options.seconds, seed)
-    said = [
-        *result.broken[:10],
-        f"seed {seed}: {result.reads} reads, {result.hits} from the disk cache, {result.writes} "
-        f"writes, {result.damaged} damaged entries found, {result.kills} processes killed, at most "
-        f"{result.most:.3f} of the budget, {len(result.broken)} broken",
-    ]
-    _ = sys.stdout.write("\n".join(said) + "\n")
-    return 1 if result.broken else 0
+    broken = 0
+    for small in (False, True):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            small_disk(Path(folder) / "cache", _DISK) if small else nullcontext(True) as there,
+        ):
+            if not there:
+                _ = sys.stdout.write(
+                    "on a full disk: not tested: mounting a small one takes root\n"
+                )
+                continue
+            result = run(Path(folder), options.seconds / 2, seed, small=small)
+        _ = sys.stdout.write("\n".join([*result.broken[:10], _seen(result, seed, small=small), ""]))
+        broken += len(result.broken)
+    return 1 if broken else 0
+
+
+def _seen(result: Result, seed: int, *, small: bool) -> str:
+    return (
+        f"{'on a small disk, ' if small else ''}seed {seed}: {result.reads} reads, {result.hits} "
+        f"from the disk cache, {result.writes} writes, {result.damaged} damaged entries found, "
+        f"{result.denied} times something could not be opened, {result.filled_up} times the disk "
+        f"was full, {result.dropped} fills dropped, {result.kills} processes killed, at most "
+        f"{result.most:.3f} of the budget, {len(result.broken)} broken"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Writers through a cache in write-back mode that are killed at any moment.
 
 Several processes write, copy and delete the same keys through one cache folder, and others read
-them. What each call did is noted with its times, and a call of a process that was killed may have
-come about until shortly after. A read, and what the store holds once everything was drained, has
-to be of a change that no acknowledged one came after.
+them, from memory as well or from the folder alone. The last writer is not killed: what it leaves
+has to be found in both. What each call did is noted with its times, and a call of a process that
+was killed may have come about until shortly after. A read, and what the store holds once
+everything was drained, has to be of a change that no acknowledged one came after.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from blockyard.model import KIB
 from blockyard_faults.killing import LONGEST, Log, Open, entries_of, kill, main, started, tells_of
 
 WRITERS = 2
-READERS = 1
+MEMORY = ("1MiB", "0")
+"""The memory tier of each reader: all blocks fit, or none is kept there."""
 KEYS = [f"k{number}" for number in range(6)]
 _LARGEST = 40 * KIB
 _LIVES = (0.02, 0.8)
@@ -37,6 +39,7 @@ _LIVES = (0.02, 0.8)
 _SETTLE = 0.5
 """On loopback no request takes effect later than that after its client was killed."""
 _COPIES_FOLLOWED = 4
+_TIERS = ("memory_hits", "disk_hits")
 NOTHING = ""
 """What is read of a key without a block."""
 
@@ -75,6 +78,8 @@ class Result:
 
     changes: int = 0
     reads: int = 0
+    memory_hits: int = 0
+    disk_hits: int = 0
     kills: int = 0
     broken: list[str] = field(default_factory=list[str])
 
@@ -143,10 +148,7 @@ class Worker:
         key, other = self._random.sample(KEYS, 2)
         what = self._random.random()
         if what < 0.6:
-            self._count += 1
-            version = f"{key}:{self._name}:{self._count}"
-            data = bytes_of(version)
-            self._change(lambda: self._store.write_block(key, data), {key: {"version": version}})
+            self._write(key)
         elif what < 0.75:
             self._change(lambda: self._store.copy_block(other, key), {key: {"source": other}})
         elif what < 0.9:
@@ -154,6 +156,18 @@ class Worker:
         else:
             both = {each: {"version": NOTHING} for each in (key, other)}
             self._change(lambda: self._store.delete_blocks([key, other]), both)
+
+    def write_all(self) -> None:
+        """Write each key, and have that in the store."""
+        for key in KEYS:
+            self._write(key)
+        _ = self._store.drain(LONGEST)
+
+    def _write(self, key: str) -> None:
+        self._count += 1
+        version = f"{key}:{self._name}:{self._count}"
+        data = bytes_of(version)
+        self._change(lambda: self._store.write_block(key, data), {key: {"version": version}})
 
     def _change(self, call: Callable[[], object], changes: dict[str, dict[str, str]]) -> None:
         self._count += 1
@@ -169,9 +183,18 @@ class Worker:
     def read(self) -> None:
         """Read a key."""
         key = self._random.choice(KEYS)
+        before = self._hits()
         began = time.monotonic()
         found = found_in(self._store, key)
         self._log.tell(read=key, version=found, began=began, ended=time.monotonic())
+        for tier, hits in self._hits().items():
+            if hits > before[tier]:
+                self._log.tell(hit=tier)
+
+    def _hits(self) -> dict[str, int]:
+        counts = self._store.stats().cache
+        assert counts is not None
+        return {tier: getattr(counts, tier) for tier in _TIERS}
 
 
 def found_in(store: BlockStore, key: str) -> str:
@@ -190,7 +213,26 @@ def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
     """
     random = Random(seed)  # noqa: S311 - to be repeated
     opened = _cached(below, folder / "cache")
-    readers = [started(_work, folder, opened, random.random(), "read") for _ in range(READERS)]
+    readers = [
+        started(_work, folder, _cached(below, folder / "cache", memory), random.random(), "read")
+        for memory in MEMORY
+    ]
+    try:
+        killed = _kill_writers(folder, opened, kills, random)
+        result = Result(kills=len(killed))
+        last = started(_work, folder, opened, random.random(), "write_all")
+        _ = os.waitpid(last, 0)
+        killed[last] = time.monotonic()
+        _wait_for_hits(folder / "log")
+    finally:
+        for child in readers:
+            kill(child)
+    check(folder / "log", killed, opened, below, result)
+    return result
+
+
+def _kill_writers(folder: Path, opened: Open, kills: int, random: Random) -> dict[int, float]:
+    """Start writers and kill them; when each of them was."""
     ends = time.monotonic() + LONGEST
     writers: dict[int, float] = {}
     killed: dict[int, float] = {}
@@ -212,21 +254,26 @@ def run(folder: Path, below: Open, kills: int, seed: int) -> Result:
         for child in writers:
             kill(child)
             killed[child] = time.monotonic()
-        for child in readers:
-            kill(child)
-    result = Result(kills=len(killed))
-    check(folder / "log", killed, opened, below, result)
-    return result
+    return killed
 
 
-def _cached(below: Open, cache: Path) -> Open:
+def _wait_for_hits(log: Path) -> None:
+    """Wait until the readers have found something in each tier."""
+    ends = time.monotonic() + LONGEST
+    while time.monotonic() < ends:
+        if {entry["hit"] for entry in entries_of(log) if "hit" in entry} == set(_TIERS):
+            return
+        time.sleep(0.05)
+
+
+def _cached(below: Open, cache: Path, memory: str = MEMORY[0]) -> Open:
     def opened() -> BlockStore:
         with below() as plain:
             config = plain._source  # pyright: ignore[reportPrivateUsage]
         assert config is not None
         settings: dict[str, Any] = {"type": config.type, config.type: config.selected}
         settings["cache"] = {
-            "memory": "1MiB",
+            "memory": memory,
             "mode": "write_back",
             "disk": {"path": str(cache), "size": "64MiB"},
         }
@@ -237,7 +284,10 @@ def _cached(below: Open, cache: Path) -> Open:
 
 def _work(folder: Path, opened: Open, seed: float, what: str) -> None:
     worker = Worker(folder, opened, Random(seed))  # noqa: S311 - to be repeated
-    worker.run(worker.write if what == "write" else worker.read)
+    if what == "write_all":
+        worker.write_all()
+    else:
+        worker.run(worker.write if what == "write" else worker.read)
 
 
 def check(log: Path, killed: dict[int, float], opened: Open, below: Open, result: Result) -> None:
@@ -263,8 +313,10 @@ def check(log: Path, killed: dict[int, float], opened: Open, below: Open, result
     for key, version in there.items():
         if not history.allows(key, version, inf, inf):
             result.broken.append(f"at the end {key} is {version!r}, replaced before")
-    if not (result.changes and result.reads):
+    if not (result.changes > len(KEYS) and result.reads):  # which the last writer has changed
         result.broken.append("nothing was changed or read: nothing was tested")
+    if not (result.memory_hits and result.disk_hits):
+        result.broken.append("nothing was found in memory, or in the folder: it was not tested")
 
 
 def _add(
@@ -285,13 +337,18 @@ def _add(
             del calls[number]
         case {"read": _}:
             reads.append(line)
+        case {"hit": tier}:
+            setattr(result, tier, getattr(result, tier) + 1)
         case _:
             result.broken.append(line["broken"])
 
 
 def seen(result: Result) -> str:
     """What was counted."""
-    return f"{result.changes} changes, {result.reads} reads beside, {result.kills} writers killed"
+    return (
+        f"{result.changes} changes, {result.reads} reads beside, {result.memory_hits} of them from "
+        f"memory and {result.disk_hits} from the folder, {result.kills} writers killed"
+    )
 
 
 if __name__ == "__main__":

@@ -148,5 +148,10 @@ class Process:
         return self.root / "stage" / self.stage.name(key).hex()
 
 
+def files_in_stage(root: Path) -> list[Path]:
+    """All files in the stage of the folder `root`: what is staged, and what is being written."""
+    return [path for path in sorted((root / "stage").rglob("*")) if path.is_file()]
+
+
 def never(*_: Any) -> Never:
     raise AssertionError("not to be called")

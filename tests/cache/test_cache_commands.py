@@ -120,7 +120,7 @@ def test_drain_uploads_what_a_process_left_and_says_what_it_can_not(
     command = ["cache", "drain", "--timeout", "30", "--config", str(config)]
     for blocked in (True, False):
         with open_store(config) as store:
-            identity = store._operations.store.name
+            identity = store._operations.store.identity
         stage = Stage(Folder(root), 32 * MIB, identity)
         for key in ("a", "b/c"):
             _ = stage.put(key, BLOCK, 1.8e9)

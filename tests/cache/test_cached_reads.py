@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import blockyard
+from blockyard.cache.disk import DiskCache
 from blockyard.cache.store import CacheStore, Revalidate
 from blockyard.context import Context, Response
 from blockyard.errors import (
@@ -52,6 +55,26 @@ def test_a_block_is_read_once() -> None:
     assert again.data is first.data  # nothing is copied
     assert (again.size, again.info) == (SIZE, first.info)
     assert cached.reads == [WHOLE]
+
+
+def test_what_is_told_with_the_bytes_is_the_same_whether_they_were_kept(tmp_path: Path) -> None:
+    """Metadata is not kept: a copy in place changes it, and the ETag stays."""
+    disk = DiskCache(tmp_path / "cache", 8 * MIB, "its")
+    with blockyard.open_store("memory://") as inner:
+        options = blockyard.PutOptions(content_type="text/plain", metadata={"a": "b"})
+        written = inner.write_block("k", BLOCK, options=options)
+        assert inner.read_block_with_info("k")[1] == inner.stat_block("k")
+        store = CacheStore(inner._operations.store, memory=MIB, disk=disk)
+        with blockyard.open_store(store) as cached:
+            told = [
+                cached.read_block_with_info("k", **asked)[1] for asked in ({}, {"offset": 1}, {})
+            ]
+            assert cached.stats().cache.memory_hits == 2
+            stat = cached.stat_block("k")
+            assert told == [BlockInfo("k", SIZE, written.etag, stat.last_modified)] * 3
+            assert (stat.content_type, stat.metadata) == ("text/plain", {"a": "b"})
+            bypassing = cached.with_options(cache="bypass")
+            assert bypassing.read_block_with_info("k")[1] == stat
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class WriteBack(OnDisk):
     @pytest.fixture
     def source(self, inner: Store, tmp_path: Path) -> Store:
         root = tmp_path / "cache"
-        disk = DiskCache(root, 32 * MIB, inner.name)
+        disk = DiskCache(root, 32 * MIB, inner.identity)
         cache = CacheStore(inner, memory=self.memory, disk=disk, revalidate=self.revalidate)
         runtime = BlockingRuntime(Connections(HttpConfig(), TimeoutConfig()))
         return WriteBackStore(cache, Folder(root), 32 * MIB, runtime)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -20,6 +19,7 @@ from blockyard.model import MIB
 from blockyard.stores.base import ReadRequest
 from blockyard.testing.samples import content
 from blockyard_faults.cache_folder import allocated
+from blockyard_faults.disks import small_disk
 from tests.cache.disk_tier import SIZE, Tier, later, pages_of, tier
 
 BLOCK = content(200_000)
@@ -156,25 +156,20 @@ def test_few_descriptors_are_no_error(root: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
-    mount = ctypes.CDLL(None, use_errno=True).mount
-    target = tmp_path / "small"
-    target.mkdir()
-    if mount(b"none", os.fsencode(target), b"tmpfs", 0, b"size=24m") != 0:
-        pytest.skip("mounting a small file system takes root")
-    try:
-        yield target
-    finally:
-        _ = ctypes.CDLL(None).umount2(os.fsencode(target), 2)
+    with small_disk(tmp_path / "small", 24 * MIB) as mounted:
+        if not mounted:
+            pytest.skip("mounting a small file system takes root")
+        yield tmp_path / "small"
 
 
 def test_a_full_disk_is_no_error_and_is_used_again(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("blockyard.cache.budget._FREE_BYTES", 0)  # so that it does become full
-    with tier(small_disk / "cache", SIZE) as disk:
-        others = small_disk / "others"
+    with tier(small / "cache", SIZE) as disk:
+        others = small / "others"
         disk.fill(pages_of("k0", BLOCK))
         with others.open("wb", buffering=0) as file:
             while file.write(bytes(MIB)) == MIB:
@@ -190,12 +185,12 @@ def test_a_full_disk_is_no_error_and_is_used_again(
         assert disk.read("k") == BLOCK
 
 
-def test_a_small_disk_is_not_filled_up(small_disk: Path) -> None:
-    with tier(small_disk / "cache", SIZE) as disk:
+def test_a_small_disk_is_not_filled_up(small: Path) -> None:
+    with tier(small / "cache", SIZE) as disk:
         for number in range(200):
             disk.fill(pages_of(f"k{number}", BLOCK))
         assert disk.stats["dropped"] == 0
-        assert allocated(small_disk / "cache") <= 24 * MIB * 0.95 + 1
+        assert allocated(small / "cache") <= 24 * MIB * 0.95 + 1
         assert disk.read("k199") == BLOCK
 
 
@@ -203,7 +198,7 @@ def test_a_small_disk_is_not_filled_up(small_disk: Path) -> None:
 def test_processes_that_are_killed_leave_no_wrong_read() -> None:
     """A few seconds of what `make faults` does for minutes."""
     done = subprocess.run(
-        [sys.executable, "-m", "blockyard_faults.cache_folder", "--seconds", "6"],
+        [sys.executable, "-m", "blockyard_faults.cache_folder", "--seconds", "12"],
         check=False,
         capture_output=True,
         text=True,

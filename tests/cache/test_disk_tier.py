@@ -22,6 +22,7 @@ from blockyard.testing.samples import content
 from tests.cache.disk_tier import Tier, pages_of, tier
 
 BLOCK = content(200_000)
+PAGE = 16 * KIB
 OTHER = content(200_001)[1:]
 
 
@@ -319,6 +320,36 @@ def replace_by_zeros(path: Path) -> None:
     path.unlink()
     path.touch()
     os.truncate(path, size)
+
+
+def fill_with_zeros(path: Path, begin: int, end: int) -> None:
+    """Leave its head as it is, and tell nobody: as a disk that lost what was written."""
+    known = path.stat()
+    with path.open("r+b") as file:
+        _ = file.seek(entry.HEAD + begin)
+        _ = file.write(bytes(end - begin))
+    os.utime(path, ns=(known.st_atime_ns, known.st_mtime_ns))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("page", [0, 3, len(BLOCK) // PAGE, None])
+def test_a_page_of_zeros_is_not_taken_for_the_block(
+    disk: Tier, page: int | None, sums: bool, opened: bool
+) -> None:
+    """None: all of them. The head is right, so that only the page's own checksum tells."""
+    disk.fill(pages_of("k", BLOCK, sums=sums))
+    if not opened:
+        disk.forget_open()
+    else:
+        assert disk.read("k") == BLOCK
+    first = page or 0
+    begin, end = PAGE * first, len(BLOCK) if page is None else min(PAGE * (first + 1), len(BLOCK))
+    fill_with_zeros(disk.path("k"), begin, end)
+    assert disk.read("k") is None
+    assert disk.stats["damaged"] == 1
+    disk.fill(pages_of("k", BLOCK, sums=sums))
+    assert disk.read("k") == BLOCK
 
 
 def replace_by_link(path: Path) -> None:

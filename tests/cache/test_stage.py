@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -27,13 +30,15 @@ from blockyard.cache.key_locks import KeyLocks
 from blockyard.cache.stage import NoRoomError, Stage, Waiting
 from blockyard.cache.uploads import PARALLEL, Uploads
 from blockyard.config import HttpConfig, TimeoutConfig
-from blockyard.model import MIB
+from blockyard.model import KIB, MIB
 from blockyard.testing.samples import content
 from blockyard.transport.blocking import BlockingRuntime
 from blockyard.transport.connections import Connections
-from tests.cache.staging import NoThreads, never
+from blockyard_faults.killing import kill, started
+from tests.cache.staging import NoThreads, files_in_stage, never
 
 NOW = 1.8e9
+_SMALL = 2 * MIB
 NAME, OTHER = b"n" * 16, b"o" * 16
 
 
@@ -150,15 +155,19 @@ def test_the_oldest_come_first_and_those_of_other_stores_not_at_all(
     assert not stage.is_empty()
 
 
-def test_what_killed_writers_left_goes_after_an_hour(stage: Stage) -> None:
-    root = Path(stage._root)
-    old, young = root / ".aa", root / ".bb"
-    for path, age in ((old, 3700), (young, 3500)):
-        path.write_bytes(b"x" * 100)
-        os.utime(path, (time.time() - age,) * 2)
-    _ = (root / "foreign").write_text("foreign")
+def test_what_killed_writers_left_goes_when_somebody_counts(folder: Folder, stage: Stage) -> None:
+    killed = Path(stage._new) / "killed"
+    killed.write_bytes(b"x" * 100)
+    _ = (Path(stage._root) / "foreign").write_text("foreign")
+    other = Stage(folder, stage.size, "another store")
+    with stage._made(5000) as live:
+        assert other._being_written() == 2 * HEAD
+        assert [path.name for path in files_in_stage(folder.root)] == [
+            os.path.basename(live.path),
+            "foreign",
+        ]
+        os.unlink(live.path)
     assert stage.waiting() == []
-    assert sorted(os.listdir(root)) == [".bb", "foreign"]
 
 
 def test_room_is_shared_by_all_processes_and_stores(folder: Folder) -> None:
@@ -192,6 +201,86 @@ def test_room_is_counted_in_bytes_of_the_disk_also_after_others_have_taken_it(
     assert 0.9 * MIB < allocated <= MIB
     with pytest.raises(NoRoomError):
         _ = one.put("much later", b"x", NOW + 60)
+
+
+def test_what_is_renamed_while_somebody_counts_is_counted(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever he looks at first: what is being written, or what is staged."""
+    writing, other = (Stage(folder, MIB, "store") for _ in range(2))
+    writing.prepare()
+    _ = writing.put("before", b"x", NOW)  # it has counted, and needs not do so again
+    room = MIB - writing.used() - writing._overhead()
+    with writing._made(room) as new:
+        writing._take_room(room, new)
+        looks = list[str]()
+
+        def looked(look: Callable[..., Any], *given: Any) -> Any:
+            found = look(*given)
+            looks.append(look.__name__)
+            if len(looks) == 1:
+                os.rename(new.path, writing._path(writing.name("k")))
+            return found
+
+        for look in (other.files, other._being_written):
+            monkeypatch.setattr(other, look.__name__, partial(looked, look))
+        with pytest.raises(NoRoomError):
+            _ = other.put("more", b"x", NOW)
+    assert len(looks) == 2
+
+
+def test_what_was_left_in_a_folder_that_was_removed_is_not_left_in_the_next(
+    folder: Folder, stage: Stage
+) -> None:
+    other = Stage(folder, stage.size, "another store")
+    for each in (stage, other):
+        _ = each.put("k", b"x", NOW)
+    shutil.rmtree(folder.root)
+    _ = stage.put("k", b"x", NOW)
+    assert not other._room.take(HEAD)
+    _ = other.put("l", b"x", NOW)
+    assert stage.used() == 4 * HEAD
+
+
+def _fill(folder: Folder, stores: int, seed: int) -> None:
+    """Stage blocks from so many stores, each in a thread of its own, until there is no room."""
+
+    def write(number: int) -> None:
+        store = Stage(folder, _SMALL, f"store {number}")
+        chance = random.Random(seed + number)  # noqa: S311 - sizes of blocks
+        with suppress(NoRoomError):
+            while True:
+                size = chance.randrange(100 * KIB)
+                _ = store.put(f"{seed} {number} {chance.random()}", bytes(size), NOW)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_many_stores_of_processes_that_are_killed_keep_to_the_size_together(
+    folder: Folder, stage: Stage
+) -> None:
+    chance = random.Random(5)  # noqa: S311 - moments of kills
+    most = 0
+    for _ in range(12):
+        children = [started(_fill, folder, 8, chance.randrange(1 << 30)) for _ in range(4)]
+        for child in children[:3]:
+            time.sleep(chance.uniform(0, 0.05))
+            kill(child)
+        _ = os.waitpid(children[3], 0)
+        found = files_in_stage(folder.root)
+        allocated = sum(path.stat().st_blocks * 512 for path in found)
+        assert allocated <= _SMALL
+        most = max(most, allocated)
+        for path in chance.sample(found, len(found) // 2):
+            path.unlink()
+    assert most > 0.9 * _SMALL
+    _fill(folder, 1, 0)
+    assert stage.used() > 0.9 * _SMALL - 100 * KIB
+    assert os.listdir(stage._new) == []
 
 
 def test_versions_are_told_apart_that_are_written_in_one_tick_of_the_file_systems_clock(

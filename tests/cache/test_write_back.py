@@ -35,7 +35,7 @@ from blockyard.model import MIB
 from blockyard.stores.base import ListRequest, PresignRequest
 from blockyard.testing.samples import content
 from blockyard.transport.blocking import run_to_end
-from tests.cache.staging import Lost, Process, Service
+from tests.cache.staging import Lost, Process, Service, files_in_stage
 
 SETTLE = 60.0
 REFUSED = AccessDeniedError("no", status=403)
@@ -386,7 +386,7 @@ def test_a_full_disk_is_a_full_stage(
     with pytest.raises(StageFullError, match="the disk is full: 0 of"):
         one.write("k", b"x")
     monkeypatch.undo()
-    assert os.listdir(one.root / "stage") == []
+    assert files_in_stage(one.root) == []
 
 
 @pytest.mark.parametrize("call", ["open", "writev", "fsync", "rename"])
@@ -406,7 +406,7 @@ def test_a_disk_that_fails_is_told_and_nothing_is_acknowledged(
             _ = one.read("k")
     monkeypatch.undo()
     assert one.read("k") == b"old"
-    assert len(os.listdir(one.root / "stage")) == 1
+    assert len(files_in_stage(one.root)) == 1
 
 
 def test_what_is_damaged_is_neither_read_nor_uploaded(one: Process, service: Service) -> None:
@@ -460,7 +460,7 @@ def test_writes_are_uploaded_in_the_background_and_closing_waits(
     with open_store(url) as below:
         assert len(below.list_by_prefix("")) == 100
         assert below.read_block("k99") == content(99)
-    assert os.listdir(tmp_path / "cache" / "stage") == []
+    assert files_in_stage(tmp_path / "cache") == []
     assert os.listdir(tmp_path / "cache" / "doubt") == []
 
 

@@ -26,7 +26,7 @@ from blockyard.cache.stage import Stage
 from blockyard.stores.base import ListRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.transport.blocking import run_to_end
-from tests.cache.staging import Lost, Process, Service
+from tests.cache.staging import Lost, Process, Service, files_in_stage
 from tests.transport.runtimes import eventually
 
 # Calls that are cut off.
@@ -50,7 +50,7 @@ def test_what_a_cancelled_write_has_staged_is_uploaded(
                     async with asyncio.timeout(0.05):
                         await store.write_block("k", b"x")
             assert await asyncio.to_thread(
-                eventually, lambda: not os.listdir(tmp_path / "cache" / "stage"), 60
+                eventually, lambda: not files_in_stage(tmp_path / "cache"), 60
             )
             assert await store.read_block("k") == b"x"
 
@@ -71,7 +71,7 @@ def test_what_an_interrupted_write_has_staged_is_uploaded(
             patched.setattr(Stage, "put", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 store.write_block("k", b"x")
-        assert eventually(lambda: not os.listdir(tmp_path / "cache" / "stage"), 60)
+        assert eventually(lambda: not files_in_stage(tmp_path / "cache"), 60)
 
 
 def test_a_close_that_is_interrupted_ends_the_uploads(

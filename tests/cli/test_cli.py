@@ -428,6 +428,18 @@ class TestErrors:
     def test_wrong_use(self, arguments: list[str]) -> None:
         assert run(*arguments).exit_code == 2
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [["health"], [], ["ls", "a"], ["--config"], ["health", "--config"], ["cache", "stat"]],
+    )
+    @pytest.mark.parametrize(
+        "url", ["s3://b?secret_key=hunter2", "s3://AKIA:hunter2@b", "s3:/b?secret_key=hunter2"]
+    )
+    def test_a_url_in_a_wrong_place_is_not_quoted(self, arguments: list[str], url: str) -> None:
+        result = run(*arguments, url, *(["health"] if arguments == ["--config"] else []))
+        assert result.exit_code == 2
+        assert "hunter2" not in result.output
+
 
 def test_the_help_names_every_exit_code() -> None:
     text = ok("--help")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, asdict, replace
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -59,6 +60,7 @@ WRONG: dict[type, list[Any]] = {
     float: [True, "x", b"1", "nan", float("nan"), [1.0], {}],
     str: [1, True, b"text", bytearray(b"a"), ["a"], {}, "a\nb", "a\0b"],
     Secret: [1, True, b"text", bytearray(b"a"), ["a"], {}, "a\nb", "a\0b"],
+    Mapping: [1, True, b"{}", ["a"], "", "a", "[1]", '{"a": 1}', "[" * 5000, {"a": 1}, {1: "a"}],
     Path: [1, True, b"/a", ["/a"], {}, "/a\nb", "/a\0b"],
 }
 """Values that no setting of the type may have."""
@@ -69,6 +71,7 @@ SINGLE = types_below(StoreConfig)
 def type_of(annotation: Any) -> type:
     """What a setting holds that is not None; a choice among texts is a text."""
     kind = (get_args(annotation) or (annotation,))[0]
+    kind = get_origin(kind) or kind
     return kind if isinstance(kind, type) else str
 
 
@@ -308,7 +311,8 @@ def test_proxy(proxy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@"]
+    "proxy",
+    ["proxy:3128", "socks5://proxy", "http://", "http://a/b", "http://u:p@", "http://u:1/p@a:1"],
 )
 def test_proxy_that_is_none(proxy: str) -> None:
     assert "block_store.s3.http.proxy: expected http://[USER" in config_error(
@@ -335,6 +339,21 @@ def test_counts_are_whole_numbers(name: str, value: object) -> None:
 @pytest.mark.parametrize("name", ["max_connections", "max_idle", "keep_alive"])
 def test_pool_sizes_are_not_negative(name: str) -> None:
     assert f"block_store.s3.http.{name}: expected" in config_error(HttpConfig, **{name: -1})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeouts": {"connect": "1_0"}},
+        {"timeouts": {"connect": "٣"}},
+        {"max_attempts": "1_0"},
+        {"max_attempts": "٣"},
+        {"in_flight": "٣MiB"},
+        {"in_flight": "6_4MiB"},
+    ],
+)
+def test_digits_are_those_of_ascii_alone(settings: dict[str, Any]) -> None:
+    assert "expected" in refused(**settings)
 
 
 def test_numbers_and_words_may_come_as_text() -> None:
@@ -504,6 +523,39 @@ def test_errors_hide_secrets(settings: dict[str, Any], path: str) -> None:
     assert f"block_store.s3.{path}: " in message
     assert "hunter2" not in message
     assert "12345678" not in message
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"access_key": "hunter2/K7", "secret_key": "AKIAIOSFODNN7EXAMPLE"},
+        {"access_key": "hunter2K7", "secret_key": "AKIAIOSFODNN7EXAMPLE"},
+        {"access_key": "hunter2 "},
+        {"access_key": "hunter2", "secret_key": "x", "anonymous": True},
+        {"access_key": "hunter2", "secret_key": "x", "profile": "mine"},
+        {"region": "hunter2XUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE"},
+        {"endpoint": "http://h#hunter2"},
+        {"endpoint": "http://h:hunter2"},
+        {"bucket": "AKIA:hunter2"},
+        {"expected_bucket_owner": "x:hunter2"},
+        {"http": {"proxy": "http://user:hunter2/x@proxy:1"}},
+        {"hunter2X": 1},
+        {"timeouts": {"hunter2X": 1}},
+    ],
+)
+def test_errors_hide_secrets_in_wrong_places(settings: dict[str, Any]) -> None:
+    message = refused(**settings)
+    assert "block_store.s3" in message
+    assert "hunter2" not in message
+
+
+def test_keys_that_are_swapped_are_told_of() -> None:
+    keys = {"access_key": "wJalrXUtnFEMIK7MDENG", "secret_key": "ASIAIOSFODNN7EXAMPLE"}
+    assert "secret_key: expected the secret" in refused(**keys)
+    assert "swapped?" in refused(**keys)
+    for access_key in ("AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"):
+        assert s3(access_key=access_key, secret_key="AKIA/x").access_key == access_key
+        assert s3(access_key=access_key, secret_key=access_key).access_key == access_key
 
 
 def test_values_in_errors_are_short() -> None:

@@ -16,11 +16,13 @@ from blockyard.config import (
     CacheConfig,
     CacheDiskConfig,
     FileConfig,
+    HttpConfig,
     S3Config,
     StoreConfig,
     TimeoutConfig,
 )
 from blockyard.config.loading import load_config
+from blockyard.config.portable import portable
 from blockyard.config.sections import settings_below
 from blockyard.errors import ConfigError
 from blockyard.model import MIB
@@ -137,6 +139,13 @@ def test_urls_that_are_none(url: str, reason: str) -> None:
     "url",
     [
         "s3://AKIA:hunter2@my-data/",
+        "s3://AKIA:hunt/hunter2@my-data/",
+        "s3://AKIA:hunter2",
+        "s3://my-data?access_key=hunter2/K7&secret_key=x",
+        "s3://my-data?access_key=x&secret_key=x&K7hunter2=1",
+        "s3://my-data?K7hunter2=1&K7hunter2=1",
+        "s3://my-data?K7hunter2=%",
+        "AKIA:hunter2@s3://my-data",
         "s3://my-data?access_key=AKIA&secret_key=hunter2%0A",
         "s3://my-data?secret_key=hunter2",
         "s3://my-data?secret_key=hunter2%",
@@ -212,6 +221,43 @@ def test_yaml_of_the_design(tmp_path: Path) -> None:
     assert load_s3(str(path)) == config
 
 
+def test_a_mapping_of_texts_comes_from_everywhere(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        block_store:
+          s3:
+            bucket: my-data
+            put: {acl: private, tags: {project: 0123, "a b": ""}, metadata: {}, kms_context: null}
+        """,
+    )
+    put = load_s3(path).put
+    assert (put.acl, put.tags) == ("private", {"project": "0123", "a b": ""})
+    assert (put.metadata, put.kms_context) == (None, None)
+    url = "s3://my-data?tags=" + quote('{"project": "archive"}')
+    assert load_s3(url).put.tags == {"project": "archive"}
+    environ = {
+        "BLOCKYARD_S3_PUT_TAGS": '{"of": "films"}',
+        "BLOCKYARD_S3_PUT_METADATA": '{"a": "b"}',
+    }
+    for source in ("s3://my-data", path, url):
+        found = load_s3(source, environ)
+        assert found.put.metadata == {"a": "b"}
+        assert found.put.tags == (load_s3(source).put.tags or {"of": "films"})
+        given = load_s3(source, environ, tags={"own": "1"}, put={"metadata": {}})
+        assert (given.put.tags, given.put.metadata) == ({"own": "1"}, {})
+        assert load_s3(source, environ, put={"tags": {"own": "2"}}).put.tags == {"own": "2"}
+    config = StoreConfig(s3=found)
+    assert len({config, load_config(config, {}, {})}) == 1
+    assert load_config(config, {"tags": {"own": "3"}}, {}).s3.put.tags == {"own": "3"}
+
+
+@pytest.mark.parametrize("put", ["tags: {a: {b: c}}", "tags: [a]", "tags: {a: null}", "tags: a"])
+def test_a_file_with_a_mapping_that_is_none_of_texts(put: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"block_store: {{s3: {{bucket: my-data, put: {{{put}}}}}}}")
+    assert "block_store.s3.put.tags (line 1): expected a mapping of texts" in refused(path)
+
+
 def test_yaml_of_other_types(tmp_path: Path) -> None:
     path = write(tmp_path, "block_store: {type: file, file: {path: /blocks}}")
     assert load(path).selected == FileConfig(path=Path("/blocks"))
@@ -267,7 +313,13 @@ def test_home_folder_in_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("block_store: {? }", "a key must be a plain word"),
         ("a: 1\n---\nb: 2", "expected YAML, got an error"),
         (b"\xff\xfe\xff", "expected YAML in UTF-8 or UTF-16"),
-        ("block_store: \x07", "expected YAML in UTF-8 or UTF-16"),
+        (b"block_store: \xff", "expected YAML in UTF-8 or UTF-16"),
+        ("a: b\nblock_store: \x07", "got a control character, U+0007, at line 2"),
+        ("a: b\nc: \0".encode("utf-16"), "got a control character, U+0000, at line 2"),
+        ("block_store: {s3: {secret_key: !hunter2!x y}}", "found undefined tag handle ..."),
+        ("Hunter2: {}", "'a name that is not shown': unknown; expected one of: block_store"),
+        ("block_store: {s3: {bucket: abc, Hunter2: 1}}", "a name that is not shown (line 1): unk"),
+        ("block_store: {TYPE: s3}", "block_store.TYPE (line 1): unknown setting; did you mean"),
     ],
 )
 def test_files_that_configure_nothing(tmp_path: Path, text: str | bytes, reason: str) -> None:
@@ -289,6 +341,23 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
         message = refused(path)
         assert "expected a store URL (s3://, file://, memory://) or the path of a YAML" in message
         assert reason in message
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3:/my-data?secret_key=hunter2",
+        "s3//my-data?secret_key=hunter2",
+        "my-data?secret_key=hunter2",
+        Path("s3://my-data?secret_key=hunter2"),
+        Path("s3://AKIA:hunter2@my-data"),
+    ],
+)
+def test_a_url_that_is_none_is_told_of_without_its_secret(source: str | Path) -> None:
+    for message in (refused(source), refused(None, {"BLOCKYARD_STORE": str(source)})):
+        assert "this is not: a URL has '://'" in message
+        assert "hunter2" not in message
+    assert message.startswith("BLOCKYARD_STORE: ")
 
 
 @given(st.text(alphabet=st.sampled_from("blocktre_s3: {}[]&*!|>-?,'\"%\n\t#a0é"), max_size=80))
@@ -338,6 +407,36 @@ def test_a_cache_for_every_type_of_store(source: str, tmp_path: Path) -> None:
     assert load(path, cache=CacheConfig(revalidate=1)).cache == CacheConfig(
         memory=1024 * MIB, revalidate=1.0
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "{memory: }", "{memory: '', disk: {path: , size: }}", "{disk: {}}"]
+)
+def test_a_cache_of_nothing_but_defaults_is_one(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"block_store: {{type: memory, cache: {text}}}")
+    assert load(path).cache == CacheConfig()
+
+
+def test_a_cache_of_nothing_but_defaults_by_an_argument() -> None:
+    for cache in ({}, {"memory": None}, CacheConfig()):
+        config = load("memory://", cache=cache)
+        assert config.cache == CacheConfig()
+        assert portable(config).load({}).cache == CacheConfig()
+        assert load(config, cache={"revalidate": "always"}).cache == CacheConfig(
+            revalidate="always"
+        )
+    assert load("memory://", cache=None).cache is None
+
+
+def test_an_empty_section_is_no_more_than_its_defaults(tmp_path: Path) -> None:
+    text = "{s3: {bucket: my-data, timeouts: {connect: 3}, http: {}}, file: {path: }, cache: }"
+    config = load(write(tmp_path, f"block_store: {text}"), timeouts={}, http=HttpConfig())
+    assert config.s3 == S3Config(bucket="my-data", timeouts=TimeoutConfig(connect=3))
+    assert (config.file, config.cache) == (None, None)
+    assert "timeouts: expected a mapping" in refused("s3://my-data?timeouts=5", timeouts={})
+    message = refused(write(tmp_path, "block_store: {s3: {bucket: abc, region: {}, foo: {}}}"))
+    assert "s3.region: expected a region" in message
+    assert "s3.foo: unknown setting" in message
 
 
 def test_a_cache_on_disk(tmp_path: Path) -> None:
@@ -527,6 +626,17 @@ def test_credentials_are_taken_from_one_place() -> None:
     url = "s3://my-data?access_key=MINE&secret_key=mine&session_token=mine"
     other = load_s3(url, access_key="OTHER", secret_key="other")
     assert (other.access_key, other.session_token.reveal()) == ("OTHER", "")
+
+
+def test_a_variable_that_has_no_effect_is_refused() -> None:
+    cache = {"BLOCKYARD_CACHE_MEMORY": "64MiB"}
+    for source in ("s3://my-data", "file:///a", "memory://"):
+        assert refused(source, cache).startswith("BLOCKYARD_CACHE_MEMORY: unknown; the settings")
+    both = cache | {"BLOCKYARD_FILE_PATH": "/x"}
+    assert refused("file:///a", both).startswith("BLOCKYARD_CACHE_MEMORY, BLOCKYARD_FILE_PATH: ")
+    assert load("s3://my-data", {"BLOCKYARD_FILE_PATH": "/x"}).type == "s3"
+    assert load("memory://", {"BLOCKYARD_CACHE_MEMORY": ""}).cache is None
+    assert load(StoreConfig(type="memory"), cache, cache={}).cache == CacheConfig()
 
 
 def test_the_environment_is_for_s3_alone() -> None:

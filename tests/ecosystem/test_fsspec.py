@@ -1547,6 +1547,19 @@ def test_file_systems_go_to_other_processes(tmp_path: Path) -> None:
             _ = pool.submit(read_there, memory, "a").result(60)
 
 
+def test_a_pickled_store_that_is_closed_closes_no_file_system(tmp_path: Path) -> None:
+    fs = BlockyardFileSystem(store=tmp_path.as_uri())
+    fs.pipe_file("a", b"1")
+    with blockyard.open_store(tmp_path.as_uri()) as store:
+        told = pickle.dumps(store)
+    with pickle.loads(told) as store:
+        assert store._operations.store is fs._stores.given._operations.store
+        assert store.read_block("a") == b"1"
+    assert fs.cat("a") == b"1"
+    with pickle.loads(told) as store:
+        assert store._operations.store is fs._stores.given._operations.store
+
+
 def test_no_secret_of_the_environment_is_in_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")

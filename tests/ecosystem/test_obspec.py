@@ -303,6 +303,11 @@ def test_attributes_and_tags(call: Either, client: blockyard.BlockStore) -> None
     _ = call("put", "a", DATA, attributes=attributes)
     info = client.stat_block("a")
     assert (info.content_type, info.metadata) == ("text/plain", {"film": "one"})
+    told = {"Content-Type": "text/plain", "film": "one"}
+    assert call("get", "a", options={"head": True}).attributes == told
+    told = told if client.stats().cache is None else {}
+    for options in ({}, {"range": (1, 3)}):
+        assert call("get", "a", options=options).attributes == told
     if "memory" in repr(client) or "Memory" in repr(client):
         with pytest.raises(exceptions.NotSupportedError, match="tags"):
             _ = call("put", "b", DATA, tags={"of": "films"})

@@ -228,14 +228,17 @@ def test_threads_that_come_at_once_share_the_clients(client: blockyard.BlockStor
             assert len(set(pool.map(read, range(6)))) == 1
 
 
-def test_copies_of_a_process_share_both_clients(tmp_path: Path) -> None:
+def test_copies_of_a_process_share_a_store_and_close_each_on_its_own(tmp_path: Path) -> None:
     store = BlockyardStore(tmp_path.as_uri())
     copies = [pickle.loads(pickle.dumps(store)) for _ in range(3)]
     assert copies[0] == store
-    for kind in ("blocking", "asyncio"):
-        assert len({id(getattr(each._clients, kind)._runtime) for each in copies}) == 1
-    assert len({id(each._clients.asyncio._operations) for each in copies}) == 1
+    clients = [getattr(each._clients, kind) for each in copies for kind in ("blocking", "asyncio")]
+    assert len({id(each._runtime.connections) for each in clients}) == 1
+    assert len({id(each._operations.store) for each in clients}) == 1
     copies[0].close()
+    for call in (copies[0].get_sync, lambda key: asyncio.run(copies[0].get(key))):
+        with pytest.raises(blockyard.StoreClosedError):
+            _ = call("a")
     copies[1].set_sync("a", cpu.Buffer.from_bytes(b"1"))
     assert asyncio.run(copies[2].exists("a"))
     store.close()
@@ -398,6 +401,16 @@ def test_values_are_kept_where_they_are_however_few_conditions_the_service_knows
         for data in (b"1", b"2"):
             await store.set_if_not_exists("a", cpu.Buffer.from_bytes(data))
         assert client.read_block("a") == b"1"
+
+        async def unencrypted(key: str, data: Any, *, if_absent: bool = False) -> Any:
+            _ = await write_block(key, data)
+            error = blockyard.UnsupportedError("not encrypted")
+            error.of_options = True
+            raise error
+
+        monkeypatch.setattr(asynchronous, "write_block", unencrypted)
+        with pytest.raises(blockyard.UnsupportedError, match="not encrypted"):
+            await store.set_if_not_exists("b", cpu.Buffer.from_bytes(b"1"))
 
     asyncio.run(call())
 

@@ -15,6 +15,7 @@ from typing import Any, Never, TypeVar
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response, UserCode, UserItems
 from blockyard.errors import (
+    DeadlineExceededError,
     IncompleteBodyError,
     OversizedBodyError,
     TransportConnectionError,
@@ -148,7 +149,8 @@ def s3_error(status: int, code: str, **headers: str) -> Response:
 
 
 class PretendRuntime:
-    """Takes requests to `service`, and keeps to what `Runtime.exchange` says of limits."""
+    """Takes requests to `service`, and keeps to what `Runtime.exchange` says of limits and
+    deadlines."""
 
     def __init__(self, service: PretendS3) -> None:
         self.service = service
@@ -164,6 +166,8 @@ class PretendRuntime:
         deadline: float | None = None,
         hedge: object = None,
     ) -> Response:
+        if deadline is not None and self.clock >= deadline:
+            raise DeadlineExceededError("the deadline of this call has passed")
         try:
             response = self.service.answer(request)
         except IncompleteBodyError as broken:

@@ -53,7 +53,18 @@ class PretendUploads(PretendS3):
     def get(self, request: Request) -> Response:
         if request.target.endswith("?tagging="):
             return reply(200, {}, self.tags.get(split(request)[0], b""))
+        if request.target.endswith("uploads="):
+            return self._listed()
         return super().get(request)
+
+    def _listed(self) -> Response:
+        each = [
+            f"<Upload><Key>{escape(begun.target.removeprefix('/bucket/'))}</Key>"
+            f"<UploadId>{name}</UploadId></Upload>"
+            for name, begun in self.uploads.items()
+        ]
+        root = "ListMultipartUploadsResult"
+        return reply(200, {}, f"<{root}>{''.join(each)}</{root}>".encode())
 
     def put(self, request: Request) -> Response:
         path, query = split(request)

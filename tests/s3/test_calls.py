@@ -17,6 +17,7 @@ from blockyard.errors import (
     BlockStoreError,
     BucketNotFoundError,
     DeadlineExceededError,
+    InvalidRangeError,
     ProtocolError,
     S3Error,
     ServerError,
@@ -27,6 +28,7 @@ from blockyard.errors import (
     TransportTimeoutError,
 )
 from blockyard.s3.credentials import Credentials, CredentialSource
+from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from tests.s3.pretend import reply
 from tests.s3.scripted_service import DATE, EMPTY, OK, Scripted, s3_error
 
@@ -350,6 +352,23 @@ def test_all_that_can_be_healed_is_healed_in_one_call() -> None:
     assert s3.read() == b"hello"
     assert len(s3.requests) == 5
     assert len(s3.pauses) == 1
+
+
+def test_a_range_that_nobody_asked_for_is_not_what_was_wrong() -> None:
+    refused = s3_error(416, "InvalidRange")
+    s3 = Scripted(refused, reply(200, {"etag": '"e"'}, b""))
+    part = ReadRequest("key", 1, 2, operation="read_block_range")
+    with pytest.raises(InvalidRangeError):
+        _ = s3.run(s3.store.read(s3.ctx, part))
+    s3 = Scripted(refused)
+    for operation in (
+        s3.store.write(s3.ctx, WriteRequest("key", b"block")),
+        s3.store.list(s3.ctx, ListRequest("")),
+        s3.store.copy_block(s3.ctx, "key", "other"),
+    ):
+        with pytest.raises(S3Error, match=r"the service refused \(416 InvalidRange\)") as raised:
+            _ = s3.run(operation)
+        assert raised.value.status == 416
 
 
 def test_the_ids_of_an_error_response_are_told() -> None:

@@ -15,6 +15,7 @@ from blockyard.errors import (
     AccessDeniedError,
     BlockNotFoundError,
     BlockStoreError,
+    DeadlineExceededError,
     PreconditionFailedError,
     S3Error,
     ServerError,
@@ -359,6 +360,50 @@ def test_what_fails_before_it_has_not_touched_the_block() -> None:
         delete(s3, etag_of(s3))
     assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 0
     assert is_there(s3)
+
+
+@pytest.mark.parametrize("late", ["PUT", "DELETE"])
+def test_an_object_of_its_own_is_removed_after_the_deadline(late: str) -> None:
+    s3 = opened()
+    s3.ctx.deadline = 5.0
+
+    def too_late(request: Request, then: Response) -> Response | TransportError:
+        if request.method != late or s3.runtime.clock:
+            return then
+        s3.runtime.clock = 5.0
+        return DeadlineExceededError("the deadline of this call has passed")
+
+    s3.service.always = too_late
+    with pytest.raises(DeadlineExceededError) as raised:
+        delete(s3, etag_of(s3))
+    assert list(s3.service.objects) == [path("k")]
+    assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 0
+    assert not [note for note in raised.value.__notes__ if "may" in note]
+
+
+def test_an_object_of_its_own_is_removed_when_the_deadline_comes_after_the_last_step() -> None:
+    s3 = opened()
+    s3.ctx.deadline = 5.0
+
+    def slow(request: Request, then: Response) -> Response:
+        s3.runtime.clock = 5.0 if request.method == "DELETE" and PROBE in request.target else 0.0
+        return then
+
+    s3.service.always = slow
+    with pytest.raises(DeadlineExceededError):
+        delete(s3, etag_of(s3))
+    assert list(s3.service.objects) == [path("k")]
+
+
+def test_an_object_of_its_own_that_can_not_be_removed_is_told_of() -> None:
+    s3 = opened()
+    s3.service.answers["DELETE"] = lambda _: s3_error(403, "AccessDenied")
+    with pytest.raises(AccessDeniedError) as raised:
+        delete(s3, etag_of(s3))
+    told = next(note for note in raised.value.__notes__ if "may be left" in note)
+    assert repr(PROBE) in told
+    assert "`clean` removes it: delete_block" in told
+    assert is_there(s3, PROBE)
 
 
 def test_an_object_of_its_own_is_removed_when_that_fails() -> None:

@@ -14,6 +14,7 @@ import pytest
 import blockyard
 from blockyard import BlockInfo, PutOptions, UnsupportedError
 from blockyard.context import Request, Response
+from blockyard.s3 import responses
 from blockyard.s3.integrity import PAGE_CHECKSUMS
 from blockyard.s3.writing import NONCE
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
@@ -28,17 +29,27 @@ DEFAULTS: dict[str, Any] = {
     "storage_class": "STANDARD_IA",
     "encryption": "aws:kms",
     "kms_key_id": "the-key",
+    "kms_context": {"of": "films"},
     "acl": "bucket-owner-full-control",
     "content_type": "application/x-block",
     "cache_control": "max-age=60",
+    "metadata": {"film": "metropolis", "empty": ""},
+    "tags": {"a b": "c&d"},
 }
 AS_DEFAULTS = {
     "x-amz-storage-class": "STANDARD_IA",
     "x-amz-server-side-encryption": "aws:kms",
     "x-amz-server-side-encryption-aws-kms-key-id": "the-key",
+    "x-amz-server-side-encryption-context": b64encode(b'{"of": "films"}').decode(),
     "x-amz-acl": "bucket-owner-full-control",
 }
-OF_CONTENT = {"content-type": "application/x-block", "cache-control": "max-age=60"}
+OF_CONTENT = {
+    "content-type": "application/x-block",
+    "cache-control": "max-age=60",
+    "x-amz-meta-film": "metropolis",
+    "x-amz-meta-empty": "",
+    "x-amz-tagging": "a%20b=c%26d",
+}
 COPIED = reply(200, {}, b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
 DELETED = reply(200, {}, b"<DeleteResult><Deleted><Key>key</Key></Deleted></DeleteResult>")
 OPERATIONS: dict[str, Any] = {
@@ -92,6 +103,25 @@ def test_the_stores_options_go_with_writes_and_but_for_the_content_with_copies()
     assert PAGE_CHECKSUMS in put.headers
     for operation in ("read", "stat", "delete", "delete many", "list"):
         assert not AS_DEFAULTS.keys() & sent(operation, put=DEFAULTS).headers.keys()
+
+
+def test_what_a_write_says_of_metadata_and_tags_is_all_of_them() -> None:
+    headers = write(PutOptions(metadata={"own": "1"}), put=DEFAULTS).headers
+    assert {"x-amz-meta-film", "x-amz-meta-empty"}.isdisjoint(headers)
+    assert (headers["x-amz-meta-own"], headers["x-amz-tagging"]) == ("1", "a%20b=c%26d")
+    none = PutOptions(metadata={}, tags={}, kms_context={})
+    headers = write(none, put=DEFAULTS).headers
+    names = OF_CONTENT.keys() - {"content-type", "cache-control"}
+    assert not names & headers.keys()
+    assert "x-amz-server-side-encryption-context" not in headers
+    assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "the-key"
+
+
+def test_a_write_with_an_encryption_of_its_own_has_no_context_of_the_stores() -> None:
+    for encryption in ("AES256", "aws:kms"):
+        headers = write(PutOptions(encryption=encryption), put=DEFAULTS).headers
+        assert headers["x-amz-server-side-encryption"] == encryption
+        assert "x-amz-server-side-encryption-context" not in headers
 
 
 def test_options_of_a_write_win_over_the_stores() -> None:
@@ -261,12 +291,44 @@ def test_stat_tells_what_the_object_is_stored_with() -> None:
     assert (info.content_type, info.storage_class) == ("text/plain", "STANDARD_IA")
 
 
+@pytest.mark.parametrize("asked", [{}, {"offset": 1, "length": 2}, {"suffix": 3}], ids=str)
+def test_a_read_tells_it_as_well_where_it_is_asked(
+    asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {
+        "etag": '"e"',
+        "content-type": "text/plain",
+        "x-amz-meta-film": "one",
+        "x-amz-meta-blockyard-nonce": "1",
+    }
+    part = {"content-range": "bytes 0-4/5"} if asked else {}
+    s3 = Scripted(reply(206 if asked else 200, headers | part, b"bytes"))
+    block = s3.run(s3.store.read(s3.ctx, ReadRequest("key", **asked)))
+    assert block.info == BlockInfo("key", 5, "e", None, {"film": "one"}, "text/plain", "STANDARD")
+    monkeypatch.delattr(responses, "read_result")  # nobody calls it for bytes alone
+    block = s3.run(s3.store.read(s3.ctx, ReadRequest("key", **asked)))
+    assert block.size == (asked.get("length") or asked.get("suffix") or 5)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"customer_key": "short"}, r"put.customer_key .*the base64 of 32 bytes"),
         ({"customer_key": KEY, "encryption": "AES256"}, r"put.customer_key .*encryption is given"),
         ({"kms_key_id": "k"}, r"put.kms_key_id .*encryption is not aws:kms"),
+        ({"kms_context": {"a": "b"}}, r"put.kms_context .*encryption is not aws:kms"),
+        (
+            {"kms_context": {"a": "b"}, "encryption": "AES256"},
+            r"put.kms_context .*encryption is not aws:kms",
+        ),
+        ({"kms_context": {"a": "\udc00"}}, r"put.kms_context .*expected text that UTF-8 can hold"),
+        ({"metadata": {"Film": "a"}}, r"put.metadata .*expected names of lower-case letters"),
+        ({"metadata": {"blockyard-a": "a"}}, r"put.metadata .*do not begin with blockyard-"),
+        ({"metadata": {"a": "grün"}}, r"put.metadata .*expected printable ASCII"),
+        ({"metadata": {"a": 1}}, r"put.metadata .*expected a mapping of texts"),
+        ({"tags": {str(n): "" for n in range(11)}}, r"put.tags .*expected at most 10 tags"),
+        ({"tags": {"": "a"}}, r"put.tags .*expected names of 1 to 128 characters"),
+        ({"tags": "a=b"}, r"put.tags .*expected a mapping of texts, or a JSON object"),
         ({"storage_class": "cold"}, r"put.storage_class .*capital letters"),
         ({"acl": "everyone"}, r"put.acl .*expected a canned ACL"),
         ({"content_type": "a\x00b"}, r"put.content_type"),
@@ -338,6 +400,8 @@ def test_a_service_keeps_them(moto_endpoint: Endpoint, bucket: str, key_prefix: 
                 "STANDARD_IA",
             )  # fmt: skip
             assert store.read_block_range(key, 90_000) == bytes(10_000)
+            for asked in ({}, {"offset": 90_000}, {"suffix": 7}, {"length": 0}):
+                assert store.read_block_with_info(key, **asked)[1] == info  # pyright: ignore[reportArgumentType]
     client = boto3_client(moto_endpoint)
     head = client.head_object(Bucket=bucket, Key=f"{key_prefix}a")
     assert head["CacheControl"] == "no-store"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -127,6 +127,15 @@ def test_the_checksum_that_a_source_has_is_that_of_the_copy() -> None:
     assert s3.asked("complete").headers["x-amz-checksum-crc32c"] == base64_crc(BODY)
 
 
+def test_parts_of_which_the_service_tells_no_checksum_are_put_together() -> None:
+    s3 = Copying()
+    s3.learnt.checksum_mode = True
+    s3.place(x_amz_checksum_crc32c=base64_crc(BODY), x_amz_checksum_type="FULL_OBJECT")
+    _ = s3.copied_in_parts()
+    assert s3.copied is not None
+    assert s3.copied.body == BODY
+
+
 def test_parts_of_other_bytes_are_not_put_together() -> None:
     s3 = Copying()
     s3.s3.sums = "whole"
@@ -208,8 +217,11 @@ def test_what_a_copy_takes_along() -> None:
         "storage_class": "STANDARD_IA",
         "encryption": "aws:kms",
         "kms_key_id": "the-key",
+        "kms_context": {"of": "films"},
         "acl": "bucket-owner-full-control",
         "content_type": "application/x-block",
+        "metadata": {"own": "the store's", "other": "the store's"},
+        "tags": {"the": "store's"},
     }
     s3 = Copying(put=put, request_payer=True)
     s3.place(BODY, **kept, **others)
@@ -221,7 +233,9 @@ def test_what_a_copy_takes_along() -> None:
     assert create["x-amz-storage-class"] == "STANDARD_IA"
     assert create["x-amz-server-side-encryption"] == "aws:kms"
     assert create["x-amz-server-side-encryption-aws-kms-key-id"] == "the-key"
+    assert b64decode(create["x-amz-server-side-encryption-context"]) == b'{"of": "films"}'
     assert create["x-amz-acl"] == "bucket-owner-full-control"
+    assert "x-amz-meta-other" not in create
     assert create["x-amz-meta-blockyard-nonce"] != "of another"
     assert "x-amz-meta-blockyard-replaces" not in create
     assert all(each.headers["x-amz-request-payer"] == "requester" for each in s3.requests)

@@ -128,7 +128,7 @@ def not_deleted(key: str, code: str, message: str = "") -> str:
     ],
 )
 def test_kind_of_error_by_code(status: int, code: str, kind: type[BlockStoreError]) -> None:
-    error = error_from(s3_error(status, code), "read_block", "a/b")
+    error = error_from(s3_error(status, code), "read_block", "a/b", ranged=True)
     assert type(error) is kind
     assert "read_block 'a/b'" in str(error)
     assert code in str(error)
@@ -145,7 +145,7 @@ def test_kind_of_error_by_code(status: int, code: str, kind: type[BlockStoreErro
         (403, AccessDeniedError, AccessDeniedError),
         (404, BlockNotFoundError, BucketNotFoundError),
         (412, S3Error, S3Error),
-        (416, InvalidRangeError, InvalidRangeError),
+        (416, S3Error, S3Error),
         (429, ThrottledError, ThrottledError),
         (500, ServerError, ServerError),
         (503, ThrottledError, ThrottledError),
@@ -171,6 +171,16 @@ def test_kind_of_error_by_status_alone(
         of_key = of_bucket = NotS3Error
     assert type(error_from(reply(body, status), "stat_block", "k")) is of_key
     assert type(error_from(reply(body, status), "health_check", None)) is of_bucket
+
+
+@pytest.mark.parametrize("code", ["InvalidRange", ""])
+def test_a_range_is_wrong_only_where_one_was_asked_for(code: str) -> None:
+    refused = s3_error(416, code)
+    assert type(error_from(refused, "read_block", "k", ranged=True)) is InvalidRangeError
+    error = error_from(refused, "write_block", "k")
+    assert type(error) is S3Error
+    assert (error.status, error.code) == (416, code)
+    assert "write_block 'k': the service refused (416" in str(error)
 
 
 @pytest.mark.parametrize("code", ["InternalError", "NeverHeardOf404", ""])

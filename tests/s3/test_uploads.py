@@ -15,6 +15,7 @@ from blockyard.errors import (
     BlockTooLargeError,
     BucketNotFoundError,
     BufferTooSmallError,
+    DeadlineExceededError,
     IncompleteBodyError,
     IntegrityError,
     OutcomeUnknownError,
@@ -107,7 +108,7 @@ def test_an_upload_that_the_service_would_not_encrypt_is_not_begun(put: dict[str
 
 def test_the_owners_key_goes_with_every_request() -> None:
     key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
-    settings = {"customer_key": key, "storage_class": "STANDARD_IA"}
+    settings = {"customer_key": key, "storage_class": "STANDARD_IA", "metadata": {"a": "b"}}
     s3 = Uploading(put=settings, request_payer=True, expected_bucket_owner="123456789012")
     opened = s3.start()
     _ = s3.complete(opened, s3.send(opened))
@@ -119,9 +120,8 @@ def test_the_owners_key_goes_with_every_request() -> None:
     for request in s3.requests:
         assert request.headers["x-amz-request-payer"] == "requester"
         assert request.headers["x-amz-expected-bucket-owner"] == "123456789012"
-    assert [each.headers.get("x-amz-storage-class") for each in s3.requests] == (
-        ["STANDARD_IA", *[None] * 5]
-    )
+    for name, value in (("x-amz-storage-class", "STANDARD_IA"), ("x-amz-meta-a", "b")):
+        assert [each.headers.get(name) for each in s3.requests] == [value, *[None] * 5]
 
 
 @pytest.mark.parametrize("lost", ALL)
@@ -527,6 +527,35 @@ def test_it_is_found_out_whether_the_service_holds_uploads_to_conditions(
     assert s3.s3.uploads == {}
     assert [key for key in s3.s3.objects if "probe" in key] == []
     assert s3.sent.count("PUT") == 1
+
+
+def test_what_is_found_out_is_no_outcome_of_the_callers() -> None:
+    s3 = Uploading(of_aws=False)
+    s3.s3.always = on("complete", *[answer(s3_error(500, "InternalError"))] * 99)
+    with pytest.raises(TransportError, match="no reply says whether the object was put") as raised:
+        _ = s3.start(if_absent=True)
+    assert not isinstance(raised.value, OutcomeUnknownError)
+    assert s3.s3.uploads == s3.s3.objects == {}
+
+
+@pytest.mark.parametrize("late", ["PUT", "create", "part 1", "complete"])
+def test_what_is_found_out_leaves_nothing_after_the_deadline(late: str) -> None:
+    s3 = Uploading(of_aws=False)
+    s3.ctx.deadline = 5.0
+
+    def too_late(request: Request, sent: Response) -> Response | TransportError:
+        if short(request) != late or s3.runtime.clock:
+            return sent
+        s3.runtime.clock = 5.0
+        return DeadlineExceededError("the deadline of this call has passed")
+
+    s3.s3.always = too_late
+    with pytest.raises(DeadlineExceededError) as raised:
+        _ = s3.start(if_absent=True)
+    assert s3.s3.uploads == {}
+    assert s3.s3.objects == {}
+    assert raised.value.unknown_attempts == s3.ctx.unknown_attempts == 0
+    assert not [note for note in raised.value.__notes__ if "may" in note]
 
 
 # Those that were left.

@@ -99,7 +99,8 @@ def test_the_end_of_a_block_comes_verified_in_one_request(s3: Pretended, suffix:
     block = s3.read_with("k", suffix=suffix)
     assert block.data == BLOCK[-suffix:]
     assert isinstance(block.checksums, PageChecksums)
-    assert block.info == BlockInfo("k", SIZE, s3.stored("k").etag.strip('"'))
+    told = {"metadata": {}, "storage_class": "STANDARD"}
+    assert block.info == BlockInfo("k", SIZE, s3.stored("k").etag.strip('"'), **told)
     assert asked_ranges(s3) == [f"bytes=-{suffix + PAGE - 1}"]
 
     s3.stored("k").body = flip(BLOCK, max(0, SIZE - suffix))

@@ -113,13 +113,17 @@ def kept(server: Server, what: str) -> Iterator[tuple[BlockStore, str]]:
                 yield store, key
 
 
-def test_headers_metadata_and_tags(server: Server) -> None:
+@pytest.mark.parametrize("of_the_store", [False, True])
+def test_headers_metadata_and_tags(server: Server, of_the_store: bool) -> None:
     tags = {"of": "films", "a b": "c d=e+f"}
-    options = PutOptions(
-        content_type="text/plain", cache_control="no-store", metadata={"film": "1"}, tags=tags
-    )
-    with server.open() as store:
-        keys = written(store, options)
+    options: dict[str, Any] = {
+        "content_type": "text/plain",
+        "cache_control": "no-store",
+        "metadata": {"film": "1"},
+        "tags": tags,
+    }
+    with server.open(**options if of_the_store else {}) as store:
+        keys = written(store, None if of_the_store else PutOptions(**options))
         for key in [*keys, *copied(store, keys)]:
             head = server.ask("head_object", key)
             assert (head["ContentType"], head["CacheControl"]) == ("text/plain", "no-store")

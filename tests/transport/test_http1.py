@@ -308,6 +308,17 @@ def test_header_names_are_lower_case_and_repeated_ones_are_joined() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "name", [b"ETag", b"Content-Range", b"Last-Modified", b"x-amz-checksum-crc32c"]
+)
+def test_what_tells_an_object_is_no_list(name: bytes) -> None:
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n%s: "e"\r\n' % name
+    told = read(head + b'%s:  "e" \r\n\r\n' % name.upper()).response().headers
+    assert told[name.decode().lower()] == '"e"'
+    with pytest.raises(ProtocolError, match=f"{name.decode().lower()} twice, and not the same"):
+        _ = read(head + b'%s: "f"\r\n\r\n' % name)
+
+
 SIZED = b"HTTP/1.1 200 OK\r\n"
 REFUSED = {
     "no length": SIZED + b"\r\nhello",

@@ -259,6 +259,9 @@ def test_whom_no_proxy_names(no_proxy: str, host: str, named: bool) -> None:
         f"http://{USER_AND_PASSWORD}@",
         f"http://{USER_AND_PASSWORD}@[::1",
         f"http://{USER_AND_PASSWORD}@host:port",
+        "http://user:12/p%3Aa@host",
+        "http://user#p%3Aa@host",
+        "http://user?p%3Aa@host",
     ],
 )
 def test_a_proxy_that_the_environment_misspells_is_a_config_error_without_its_password(

@@ -474,3 +474,38 @@ def test_cancelling_many_cancels_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with EchoServer(delay=30) as server:
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "abandon"])
+def test_a_runtime_that_ends_leaves_shared_connections_to_the_others(end: str) -> None:
+    async def main(url: str) -> None:
+        connections = Connections(HttpConfig(max_connections=1), TimeoutConfig(), shared=True)
+        ends, goes_on = AsyncioRuntime(connections), AsyncioRuntime(connections)
+        pool, before = connections.here(), dict(connections.here().loop_threads)
+        for each in (ends, goes_on):
+            assert await exchange(each, ask(url)) == echo("/b/k")
+        reading = asyncio.create_task(exchange(goes_on, ask(url, body=b"slowly")))
+        await asyncio.sleep(0)
+        assert counts(goes_on) == (1, 0)
+        waiting = asyncio.create_task(exchange(ends, ask(url)))
+        await asyncio.sleep(0)
+        if end == "close":
+            await ends.close()
+            with pytest.raises(StoreClosedError):
+                _ = await waiting
+        else:
+            _ = waiting.cancel()
+            _ = await asyncio.wait([waiting])
+            _ = ends.drop() if end == "drop" else ends.abandon()
+            await asyncio.sleep(0)
+        assert list(pool.loop_threads.values()) == [threading.get_ident()]
+        assert await reading == echo("/b/k", b"slowly")
+        assert await exchange(goes_on, ask(url)) == echo("/b/k")
+        await goes_on.close()
+        assert counts(goes_on) == (0, 1)
+        assert pool.close()
+        assert dict(pool.loop_threads) == before == {}
+
+    with EchoServer(delay=0.02) as server, no_new_descriptors():
+        asyncio.run(main(server.url))
+        assert server.connections == 1

@@ -16,8 +16,17 @@ from typing import Generic, Protocol, TypeVar
 
 PROBATION = 0.2
 """The part of the budget for entries that were not hit since they came."""
-MOST_HITS = 3
-"""How many hits an entry of the main queue is remembered for, each a further round."""
+MOST_HITS = 1
+"""How many hits an entry of the main queue is remembered for, each a further round.
+
+The paper has 3, by which what was read often stays for too long once it is not any more.
+"""
+_KEYS_OF_ENTRIES = 2
+"""One key of those that left is remembered for so many entries.
+
+As many as there are entries let in what comes back after so long that it will leave again.
+`python -m bench.policy` shows what both do.
+"""
 
 
 class Evictable(Protocol):
@@ -107,5 +116,5 @@ class S3Fifo(Generic[Entry]):
 
     def _remember(self, key: str) -> None:
         self._ghosts[key] = None
-        while len(self._ghosts) > max(len(self), 1):
+        while len(self._ghosts) > max(len(self) // _KEYS_OF_ENTRIES, 1):
             _ = self._ghosts.popitem(last=False)

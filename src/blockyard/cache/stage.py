@@ -1,9 +1,9 @@
 """The stage of a cache folder: blocks that are written, and not in the store yet.
 
-    stage/NAME     the version of a block that is to be uploaded: an entry (`entry.py`), synced
-    stage/.RANDOM  what is being written
-    locks/lock-..  held for a moment by whoever changes what is staged: see `stores/locks.py`
-    locks/uploads, doubt/NAME: see `key_locks.py` and `doubt.py`
+    stage/NAME         the version of a block that is to be uploaded: an entry (`entry.py`), synced
+    stage/.new/RANDOM  what is being written, locked (flock(2)) by who does
+    locks/lock-..      held for a moment by whoever changes what is staged: see `stores/locks.py`
+    locks/room, locks/uploads, doubt/NAME: see `room.py`, `key_locks.py` and `doubt.py`
 
 A version that is staged is never changed: another one replaces it in one step, and its removal
 makes sure that it is still that one. In the place of an ETag its head has a name of its own.
@@ -12,6 +12,7 @@ makes sure that it is still that one. In the place of an ETag its head has a nam
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import struct
 from collections.abc import Generator
@@ -25,8 +26,9 @@ from typing import NamedTuple
 from blockyard import syscalls
 from blockyard.cache import entry
 from blockyard.cache.entry import HEAD, Head, name_of
-from blockyard.cache.folder import Descriptor, Folder
+from blockyard.cache.folder import Descriptor, Folder, allocated
 from blockyard.cache.kept import DamagedEntryError, OpenEntry
+from blockyard.cache.room import Room
 from blockyard.cache.tier import Pages
 from blockyard.model import MIB, BlockInfo
 from blockyard.s3.integrity import running_checksums
@@ -36,13 +38,11 @@ from blockyard.user_code import pass_on_foreign
 _LARGEST_BLOCK = 32 * MIB
 _LARGEST_SHARE = 4
 _MOST_BLOCKS = 100_000
-_SHARE_BETWEEN_LOOKS = 8
-"""A process that has taken one part in so many of the room looks again how much there is."""
-_LOOK_EVERY = 5.0
-_ABANDONED_SECONDS = 3600.0
+_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NAME_DIGITS = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -96,6 +96,16 @@ class Staged:
         return pages
 
 
+class _New(Descriptor):
+    """A file that is being written, and its path."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, number: int, path: str) -> None:
+        super().__init__(number)
+        self.path = path
+
+
 class Stage:
     """What the store `identity` has staged in a folder, of `size` bytes for all stores.
 
@@ -110,9 +120,11 @@ class Stage:
         self._identity = identity
         self._root = f"{folder.root}/stage"
         self._locks = f"{folder.root}/locks"
-        self._unclaimed = 0
-        """Bytes that may be staged before the next look at how much there is."""
-        self._looked_at = -inf
+        self._new = f"{self._root}/.new"
+        self._room = Room(self._locks, size, self.remake)
+        self._least = size // _MOST_BLOCKS
+        """Bytes that a block takes at least, so that there are not too many of them."""
+        self._was_full = False
         self._keys: dict[bytes, str] = {}
 
     def remake(self) -> None:
@@ -122,9 +134,10 @@ class Stage:
 
     def prepare(self) -> None:
         """Make its folders."""
-        for path in (self._root, self._locks):
+        for path in (self._root, self._new, self._locks):
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
+        self._room.prepare()
         syscalls.sync_folder_at(str(self._folder.root))
 
     def name(self, key: str) -> bytes:
@@ -136,7 +149,7 @@ class Stage:
 
         `now` is in seconds since the epoch.
         """
-        self._make_room(HEAD + -(-len(data) // HEAD) * HEAD, now)
+        size = HEAD + len(data)
         staged_at = datetime.fromtimestamp(now, UTC)
         info = BlockInfo(key, len(data), os.urandom(12).hex(), staged_at)
         sums = running_checksums(data)
@@ -145,7 +158,11 @@ class Stage:
         assert text is not None  # noqa: S101 - keys are checked
         checked = entry.encode_checked(-inf, self._folder.boot)
         try:
-            self._put(head, now, entry.marked(text, head, 0, data, checked), data)
+            if self._was_full:
+                self._look_for_room(_rounded(size))
+            with self._made(size) as new:
+                self._take_room(_rounded(size), new)
+                self._put(new, head, now, (entry.marked(text, head, 0, data, checked), data))
         except OSError as error:
             if error.errno in _FULL:
                 raise NoRoomError(self.used(), "the disk is full") from error
@@ -235,76 +252,99 @@ class Stage:
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"
 
-    def _put(self, head: Head, now: float, text: bytes, data: bytes | memoryview) -> None:
-        """Make the file of a version, and give it its name.
+    def _put(
+        self, new: _New, head: Head, now: float, parts: tuple[bytes, bytes | memoryview]
+    ) -> None:
+        """Write the file of a version, and give it its name.
 
         Its time is the clock's: that of a file system ticks only every few ms, and inode numbers
         come back, so that versions could not be told apart. By paths: threads that write at once
         wait for the interpreter after each system call.
         """
-        temporary, path = f"{self._root}/.{head.info.etag}", self._path(head.name)
         time = int(now * 1e9)
-        with Descriptor(self._made(temporary)) as file:
-            try:
-                syscalls.write_both(file.number, text, data)
-                os.utime(file.number, ns=(time, time))
-                os.fsync(file.number)
-                with FolderLock(self._locks, (head.name.hex(),), needed=True) as lock:
-                    syscalls.rename(file.number, temporary, path, run=lock.run)
-            except BaseException:
-                with syscalls.errors_ignored():
-                    os.unlink(temporary)
-                raise
+        syscalls.write_both(new.number, *parts)
+        os.utime(new.number, ns=(time, time))
+        os.fsync(new.number)
+        with FolderLock(self._locks, (head.name.hex(),), needed=True) as lock:
+            syscalls.rename(new.number, new.path, self._path(head.name), run=lock.run)
 
-    def _made(self, path: str) -> int:
+    @contextmanager
+    def _made(self, size: int) -> Generator[_New]:
+        """A new file of that size, without any bytes, which is removed if it is not renamed."""
+        new = self._make()
         try:
-            return os.open(path, _NEW, 0o600)
+            while not _hold(new.number):  # whoever counts took it for a killed writer's
+                new.close()
+                new = self._make()
+            os.ftruncate(new.number, size)
+            yield new
+        except BaseException:
+            with syscalls.errors_ignored():
+                os.unlink(new.path)
+            raise
+        finally:
+            new.close()
+
+    def _make(self) -> _New:
+        path = f"{self._new}/{os.urandom(12).hex()}"
+        try:
+            return _New(os.open(path, _NEW, 0o600), path)
         except FileNotFoundError:
             self.remake()
-            return os.open(path, _NEW, 0o600)
+            return _New(os.open(path, _NEW, 0o600), path)
 
-    def _make_room(self, need: int, now: float) -> None:
-        """Raise `NoRoomError` where there is none.
+    def _take_room(self, need: int, new: _New) -> None:
+        """Take room for a file that is there. Raises `NoRoomError`."""
+        while not self._room.take(max(need, self._least)):
+            self._look_for_room(need, new.path)
 
-        Each process looks after it has taken a share of the room that was left when it looked
-        last, and after a while, in which others have taken theirs: so no counts are kept between
-        processes, which a kill would put wrong.
+    def _look_for_room(self, need: int, own: str = "") -> None:
+        """Count what is left but for the file `own`. Raises `NoRoomError`.
+
+        Who was told that makes no file until there is room: others would count it.
         """
-        if need > self._unclaimed or not 0 <= now - self._looked_at < _LOOK_EVERY:
-            files = self.files()
-            used = sum(each.allocated for each in files)
-            left = self.size - used
-            if left < need or len(files) >= _MOST_BLOCKS:
-                raise NoRoomError(used, "the stage is full")
-            self._unclaimed = max(need, left // _SHARE_BETWEEN_LOOKS)
-            self._looked_at = now
-        self._unclaimed -= need
+        files = list[Waiting]()
+
+        def left() -> int:
+            written = self._being_written(own)  # first: what is renamed then is among the files
+            files.extend(self.files())
+            staged = sum(max(each.allocated, self._least) for each in files)
+            return self.size - self._overhead() - written - staged
+
+        self._was_full = self._room.count(left) < max(need, self._least)
+        if self._was_full:
+            raise NoRoomError(sum(each.allocated for each in files), "the stage is full")
 
     def files(self) -> list[Waiting]:
-        """All files of the stage, the oldest first. Those that killed writers left are removed."""
+        """All files of the stage, the oldest first."""
         files = list[Waiting]()
         try:
             with os.scandir(self._root) as found:
                 for each in found:
                     with suppress(FileNotFoundError, ValueError):
-                        known = each.stat(follow_symlinks=False)
-                        if each.name.startswith("."):
-                            self._remove_abandoned(each.path, known.st_mtime)
-                        elif len(each.name) == _NAME_DIGITS:
+                        if len(each.name) == _NAME_DIGITS:
+                            known = each.stat(follow_symlinks=False)
                             name = bytes.fromhex(each.name)
                             size = max(0, known.st_size - HEAD)
-                            allocated = max(known.st_size, known.st_blocks * 512)
-                            files.append(Waiting(known.st_mtime, name, size, allocated))
+                            files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
         except FileNotFoundError:
             return []
         return sorted(files)
 
-    def _remove_abandoned(self, path: str, modified: float) -> None:
-        """Remove what is being written since an hour: its writer was killed."""
-        newest = os.stat(self._root).st_mtime
-        if newest - modified > _ABANDONED_SECONDS:
-            with syscalls.errors_ignored():
-                os.unlink(path)
+    def _overhead(self) -> int:
+        """Bytes on the disk of the folders that the stage needs."""
+        paths = (self._root, self._new, self._locks, f"{self._folder.root}/doubt", self._room.path)
+        return sum(map(allocated, paths))
+
+    def _being_written(self, but: str = "") -> int:
+        """Bytes of all that is being written. What killed writers left is removed."""
+        total = 0
+        with suppress(FileNotFoundError), os.scandir(self._new) as found:
+            for each in found:
+                with suppress(FileNotFoundError):
+                    if each.path != but and not _removed_if_abandoned(each.path):
+                        total += _size_of(each.stat(follow_symlinks=False))
+        return total
 
     @contextmanager
     def _opened(self, path: str) -> Generator[Descriptor]:
@@ -315,3 +355,33 @@ class Stage:
             number = os.open(path, _DIRECTORY)
         with Descriptor(number) as folder:
             yield folder
+
+
+def _hold(new: int) -> bool:
+    """Lock a new file, as that of a live writer; False where it was removed before."""
+    try:
+        fcntl.flock(new, _LOCK)
+    except BlockingIOError:
+        return False
+    return os.fstat(new).st_nlink > 0
+
+
+def _removed_if_abandoned(path: str) -> bool:
+    """Remove the file of a writer if that was killed: it is not locked."""
+    with Descriptor(os.open(path, _OLD)) as file:
+        try:
+            fcntl.flock(file.number, _LOCK)
+        except BlockingIOError:
+            return False
+        os.unlink(path)
+    return True
+
+
+def _size_of(known: os.stat_result) -> int:
+    """Bytes that a file has on the disk, or will have."""
+    return max(_rounded(known.st_size), known.st_blocks * 512)
+
+
+def _rounded(size: int) -> int:
+    """Bytes that the disk has to have for so many."""
+    return -(-size // HEAD) * HEAD

@@ -334,7 +334,7 @@ class CacheStore(WrapperStore):
                 raise
             self._revalidated(ctx, stale.info, begun)
             return None
-        info = block.info
+        info = block.info._replace(metadata=None, content_type="", storage_class="")
         first, _ = requested_range(wanted, info.size)
         pages = Pages(info, first, block.data, begun.at, block.page_sums)
         self._keep(ctx, pages, begun)

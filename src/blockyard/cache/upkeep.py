@@ -16,6 +16,7 @@ from blockyard.cache.budget import Budget
 from blockyard.cache.folder import SHARDS, Folder
 from blockyard.cache.kept import DamagedEntryError, OpenEntry
 from blockyard.cache.stage import Stage
+from blockyard.config.showing import shown
 from blockyard.errors import ConfigError, LocalStorageError
 from blockyard.user_code import pass_on_foreign
 
@@ -55,7 +56,7 @@ class CacheFolder:
     def __init__(self, root: Path) -> None:
         self._folder = Folder(root)
         if not (root / "format").exists():
-            raise ConfigError(f"{root}: expected a cache folder of blockyard")
+            raise ConfigError(f"{shown(str(root))}: expected a cache folder of blockyard")
         with self._errors("open"):
             self._folder.prepare()
         self._stage = Stage(self._folder, 0, "")

@@ -76,7 +76,7 @@ class WriteBackStore(WrapperStore):
         self, inner: CacheStore, folder: Folder, size: int, runtime: BlockingRuntime
     ) -> None:
         super().__init__(inner)
-        self._stage = Stage(folder, size, inner.name)
+        self._stage = Stage(folder, size, inner.identity)
         self._commit = GroupCommit(self._stage.sync)
         self._sender = Sender(inner, folder, self._stage, self._commit)
         self._runtime = runtime

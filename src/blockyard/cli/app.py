@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from blockyard.sync import BlockStore
 
 app = typer.Typer(
+    cls=exits.Commands,
     rich_markup_mode=None,  # the plain help needs no rich, which takes long to import
     pretty_exceptions_enable=False,
     no_args_is_help=True,

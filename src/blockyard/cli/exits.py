@@ -6,8 +6,10 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from blockyard.cli.process import Stopped, named, settle
 from blockyard.errors import (
@@ -40,6 +42,9 @@ HELP = """Exit codes:
   130  interrupted (143: terminated, 141: nobody reads the output any more)
 """
 
+_UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+"""click's, wherever the version of typer has it."""
+
 _CODES: tuple[tuple[tuple[type[BlockStoreError], ...], int], ...] = (
     ((ConfigError, InvalidKeyError, InvalidRangeError), 2),
     ((BlockNotFoundError, BucketNotFoundError), NOT_FOUND),
@@ -47,6 +52,30 @@ _CODES: tuple[tuple[tuple[type[BlockStoreError], ...], int], ...] = (
     ((TransportError, ThrottledError, ServerError), 5),
     ((BlockStoreError,), FAILED),
 )
+
+
+class Commands(TyperGroup):
+    """Commands whose errors of use quote nothing that may hold a secret: a URL without --store."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _quoting_no_secret():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _quoting_no_secret():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _quoting_no_secret() -> Generator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        from blockyard.config.showing import without_secrets  # noqa: PLC0415 - not for `--help`
+
+        told = cast("Any", error)
+        told.message = without_secrets(told.message)
+        raise
 
 
 def code_of(run: Callable[[], object]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from blockyard.config import values
-from blockyard.config.sections import Secret, Section, seconds, section, setting, whole
+from blockyard.config.sections import Secret, Section, seconds, section, setting, texts, whole
 from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
 from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
@@ -98,6 +98,11 @@ class PutConfig(Section, yaml_path="block_store.s3.put"):
         default="",
     )
     kms_key_id: str = setting("the id or ARN of a key in KMS", check=values.header, default="")
+    kms_context: Mapping[str, str] | None = texts(
+        "the encryption context that KMS binds the key of an object to",
+        values.put_option("kms_context"),
+        default=None,
+    )
     customer_key: SecretField = setting(
         "the base64 of a key of 32 bytes, which every request about an object then needs",
         check=values.customer_key,
@@ -112,11 +117,22 @@ class PutConfig(Section, yaml_path="block_store.s3.put"):
     cache_control: str = setting(
         "what Cache-Control says, such as max-age=3600", check=values.header, default=""
     )
+    metadata: Mapping[str, str] | None = texts(
+        "your own names and values, which objects are stored with",
+        values.put_option("metadata"),
+        default=None,
+    )
+    tags: Mapping[str, str] | None = texts(
+        "at most ten tags, which objects are stored with",
+        values.put_option("tags"),
+        default=None,
+    )
 
     def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         encryption = valid.get("encryption")
-        if valid.get("kms_key_id") and encryption in {"", "AES256"}:
-            yield "kms_key_id", "encryption is not aws:kms or aws:kms:dsse"
+        for name in ("kms_key_id", "kms_context"):
+            if valid.get(name) and encryption in {"", "AES256"}:
+                yield name, "encryption is not aws:kms or aws:kms:dsse"
         if valid.get("customer_key") and encryption:
             yield "customer_key", "encryption is given as well"
 
@@ -150,7 +166,7 @@ class S3Config(Section, yaml_path="block_store.s3"):
     use_dualstack_endpoint: bool = setting(
         "true (AWS's endpoints that have IPv6 as well) or false", flag, default=False
     )
-    access_key: str = setting("an access key id", check=values.access_key, default="")
+    access_key: str = setting("an access key id", check=values.access_key, private=True, default="")
     secret_key: SecretField = setting(
         "the secret of access_key", check=values.secret_key, default=Secret()
     )
@@ -222,6 +238,8 @@ class S3Config(Section, yaml_path="block_store.s3"):
             yield "use_fips_endpoint", "the regions of China have no such endpoints"
         if access_key is not None and bool(access_key) != bool(valid.get("secret_key", access_key)):
             yield "secret_key", "access_key and secret_key go together, and one is missing"
+        if access_key and values.swapped(access_key, valid.get("secret_key", Secret()).reveal()):
+            yield "secret_key", "it looks like an access key id, unlike access_key: swapped?"
         if access_key == "" and valid.get("session_token"):
             yield "session_token", "access_key and secret_key are missing"
         own_key = getattr(valid.get("put"), "customer_key", None)
@@ -370,10 +388,13 @@ class Settings(TypedDict, total=False):
     storage_class: str | None
     encryption: Literal["", Encryption] | None
     kms_key_id: str | None
+    kms_context: Mapping[str, str] | None
     customer_key: str | Secret | None
     acl: Literal["", Acl] | None
     content_type: str | None
     cache_control: str | None
+    metadata: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
     put: PutConfig | Mapping[str, Any] | None
     integrity: IntegrityConfig | Mapping[str, Any] | None
     timeouts: TimeoutConfig | Mapping[str, Any] | None

@@ -7,8 +7,9 @@
    credential chain (`s3/credentials.py`);
 5. the defaults in `blockyard.config`.
 
-An empty text or None is a gap. A `StoreConfig` is complete: the environment adds nothing to it.
-Errors never quote a value of a URL, which may carry secrets.
+An empty text or None is a gap, and so is an empty section, unless all that is in it has a default.
+A `StoreConfig` is complete: the environment adds nothing to it. What errors show of all these is in
+`showing.py`: they may carry secrets.
 https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html
 """
 
@@ -18,16 +19,21 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import MISSING
 from typing import Any, cast
 from urllib.parse import unquote
 
 from blockyard.config import S3Config, StoreConfig
-from blockyard.config.sections import Given, Section, SettingPath, settings_below, shown
+from blockyard.config.sections import Given, Section, SettingPath, settings_below, walk
+from blockyard.config.showing import HIDDEN, shown_name
 from blockyard.errors import ConfigError
 
 Source = str | os.PathLike[str] | StoreConfig | None
 Layer = dict[SettingPath, Given]
-"""What one source says, by the paths of settings below `StoreConfig`."""
+"""What one source says, by the paths of settings below `StoreConfig`.
+
+An empty mapping says that a section is given, whether anything stands below it or not.
+"""
 
 STORE = "BLOCKYARD_STORE"
 """The store that is opened when the program names none: a URL, or the path of a YAML file."""
@@ -35,6 +41,16 @@ STORE = "BLOCKYARD_STORE"
 _S3_SETTINGS = settings_below(S3Config, ("s3",))
 _BY_OWN_NAME = {path[-1]: path for path in _S3_SETTINGS}
 """Every setting of an S3 store by its own name, which is unique in all sections."""
+
+_NOT_BY_DEFAULT = {
+    path
+    for path, known in walk(StoreConfig)
+    if known.section and any(each.default is MISSING for each in known.section.settings.values())
+}
+"""Sections with settings that are required: an empty one is a gap."""
+
+_OF_TEXTS = {path for path, known in walk(StoreConfig) if known.holds_texts}
+"""Settings that are mappings: each is taken whole, from one place."""
 
 TOGETHER = (
     frozenset({"access_key", "secret_key", "session_token", "anonymous", "profile"}),
@@ -57,6 +73,7 @@ _AWS = {
 
 _NAMED = _AWS | {"BLOCKYARD_" + "_".join(path).upper(): path for path in _S3_SETTINGS}
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,9}")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -69,10 +86,15 @@ def load_config(
     """
     if isinstance(source, StoreConfig) and not settings:
         return source
-    base, where = _read(source, environ)
+    try:
+        base, where = _read(source, environ)
+    except ConfigError as error:
+        raise ConfigError(str(error) if source is not None else f"{STORE}: {error}") from None
     kind = str(base.get(("type",), Given("s3")).value)
+    if not isinstance(source, StoreConfig):
+        _refuse_variables(kind, environ)
     if kind == "memory" and settings.keys() - {"cache"}:
-        raise ConfigError(f"a memory store has no settings but cache, got {', '.join(settings)}")
+        raise ConfigError(f"a memory store has no settings but cache, got {names_of(settings)}")
     layers = [_by_own_name(kind, settings, "from an argument"), base]
     if kind == "s3" and not isinstance(source, StoreConfig):
         layers.append(environment_layer(environ))
@@ -86,6 +108,11 @@ def load_config(
         return as_config(merged)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def names_of(settings: Iterable[str]) -> str:
+    """The names of settings in an error."""
+    return ", ".join(shown_name(name, _BY_OWN_NAME) for name in settings)
 
 
 def as_config(layer: Layer) -> StoreConfig:
@@ -125,12 +152,27 @@ def _flat(value: object, path: SettingPath = (), origin: str = "") -> Layer:
     if isinstance(value, Given):
         below: object = value.value
         return _flat(below, path, origin) if isinstance(below, Section) else {path: value}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or path in _OF_TEXTS:
         return {path: Given(value, origin)}
-    layer: Layer = {}
+    layer: Layer = {path: Given({}, origin)} if path else {}
     for name, below in cast("Mapping[object, object]", value).items():
         layer |= _flat(below, (*path, str(name)), origin)
     return layer
+
+
+def _whole(layer: Layer) -> Layer:
+    """The layer of a file, with each mapping that is one setting in one piece."""
+    whole: Layer = {}
+    for path, given in layer.items():
+        above = next((path[:end] for end in range(len(path)) if path[:end] in _OF_TEXTS), None)
+        if above is None:
+            if path not in _OF_TEXTS or given.value != {}:
+                whole[path] = given
+            continue
+        mapping = cast("dict[str, object]", whole.setdefault(above, given._replace(value={})).value)
+        name, *below = path[len(above) :]
+        mapping[name] = below or given.value  # what has more below it is refused, being no text
+    return whole
 
 
 def _merge(layers: Iterable[Layer]) -> Layer:
@@ -139,9 +181,21 @@ def _merge(layers: Iterable[Layer]) -> Layer:
     for layer in layers:
         taken = [group for group in TOGETHER if any(path[-1] in group for path in merged)]
         for path, given in layer.items():
-            if given.value not in (None, "") and not any(path[-1] in group for group in taken):
-                _ = merged.setdefault(path, given)
+            if _is_gap(path, given) or any(path[-1] in group for group in taken):
+                continue
+            if path not in merged or _opens(path, merged[path]):
+                merged[path] = given
     return merged
+
+
+def _is_gap(path: SettingPath, given: Given) -> bool:
+    return given.value in (None, "") or (path in _NOT_BY_DEFAULT and _opens(path, given))
+
+
+def _opens(path: SettingPath, given: Given) -> bool:
+    """Whether it says no more than that a section is given."""
+    is_section = isinstance(given.value, Mapping) and path not in _OF_TEXTS
+    return is_section and not cast("Mapping[object, object]", given.value)
 
 
 def _nest(layer: Layer) -> dict[str, Any]:
@@ -151,13 +205,28 @@ def _nest(layer: Layer) -> dict[str, Any]:
     """
     root: dict[str, Any] = {}
     for path, given in layer.items():
-        if any(path[:depth] in layer for depth in range(1, len(path))):
+        above = [path[:depth] for depth in range(1, len(path)) if path[:depth] in layer]
+        if not all(_opens(each, layer[each]) for each in above):
             continue
         section = root
         for name in path[:-1]:
             section = section.setdefault(name, {})
-        section[path[-1]] = given
+        if _opens(path, given):
+            _ = section.setdefault(path[-1], {})
+        else:
+            section[path[-1]] = given
     return root
+
+
+def _refuse_variables(kind: str, environ: Mapping[str, str]) -> None:
+    """Refuse variables for settings that are not taken from the environment."""
+    without = ("BLOCKYARD_CACHE_", "BLOCKYARD_FILE_") if kind == "file" else ("BLOCKYARD_CACHE_",)
+    found = sorted(name for name in environ if name.startswith(without) and environ[name])
+    if found:
+        raise ConfigError(
+            f"{', '.join(found)}: unknown; the settings of cache and file are given in a YAML file "
+            "or by arguments, and those of s3 alone by variables too"
+        )
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -193,7 +262,7 @@ def _read(source: Source, environ: Mapping[str, str]) -> tuple[Layer, str]:
     else:
         from blockyard.config.yaml_file import read_yaml  # noqa: PLC0415 - only files need yaml
 
-        layer, where = read_yaml(os.path.expanduser(name)), f"{label}{name}"
+        layer, where = _whole(read_yaml(os.path.expanduser(name))), f"{label}{name}"
     if source is None:
         layer = {path: given._replace(borrowed=True) for path, given in layer.items()}
     return layer, where
@@ -226,13 +295,14 @@ def _read_url(url: str) -> Layer:
                 f"got an {scheme} URL"
             )
         case other:
-            raise ValueError(f"expected s3://, file:// or memory://, got the scheme {shown(other)}")
+            got = repr(other) if _SCHEME.fullmatch(other) else HIDDEN if other else "nothing"
+            raise ValueError(f"expected s3://, file:// or memory://, got the scheme {got}")
 
 
 def _read_s3(rest: str) -> Layer:
     location, _, query = rest.partition("?")
     bucket, _, key_prefix = location.partition("/")
-    if "@" in bucket:
+    if "@" in bucket or (":" in bucket and "@" in location):  # a secret may have slashes
         raise ValueError(
             "expected s3://BUCKET, got credentials before the bucket; "
             "they can be given as ?access_key=...&secret_key=..."
@@ -244,8 +314,8 @@ def _read_s3(rest: str) -> Layer:
         if not equals:
             raise ValueError("expected name=value after '?' and '&', got no '='")
         if name in settings:
-            raise ValueError(f"{name} is given twice")
-        settings[name] = _decode(shown(name), value)
+            raise ValueError(f"{names_of([name])} is given twice")
+        settings[name] = _decode(names_of([name]), value)
     return _by_own_name("s3", settings)
 
 

@@ -71,6 +71,7 @@ def _collect(
     settings: list[tuple[SettingPath, object]],
     missing: list[SettingPath],
 ) -> None:
+    settings.append((path, {}))
     given = section.given()
     secret = {name for name in section.borrowed() if section.settings[name].secret and given[name]}
     left = {other for name in secret for other in _group(name) & given.keys()}

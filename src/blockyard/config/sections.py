@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Self, cast, dataclass_transform
 
 from blockyard.config import values
+from blockyard.config.showing import HIDDEN, HIDDEN_NAME, closest, shown, shown_name
 from blockyard.config.values import Reader
 from blockyard.errors import ConfigError
 from blockyard.model import MAX_SECONDS
@@ -20,9 +21,7 @@ from blockyard.model import MAX_SECONDS
 SettingPath = tuple[str, ...]
 """A setting in the tree: `block_store.s3.timeouts.connect` is `("s3", "timeouts", "connect")`."""
 
-_SHOWN_CHARACTERS = 60
 _LISTED = 50
-_HIDDEN = "a value that is not shown"
 
 
 class Secret:
@@ -65,13 +64,17 @@ class Given(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What one setting may be: required where the default is MISSING, or None where that is it."""
+    """What one setting may be: required where the default is MISSING, or None where that is it.
+
+    One that is `private` is no secret, but may be given one by mistake.
+    """
 
     expected: str
     default: object
     read: Reader
     check: Reader | None = None
     section: type[Section] | None = None
+    private: bool = False
 
     @property
     def secret(self) -> bool:
@@ -79,10 +82,15 @@ class Setting(NamedTuple):
         return isinstance(self.default, Secret)
 
     @property
-    def holds_secrets(self) -> bool:
-        """Whether it is secret, or a section with secrets."""
+    def holds_texts(self) -> bool:
+        """Whether it is a mapping of texts: one setting, unlike a section."""
+        return self.read is values.texts
+
+    @property
+    def hidden(self) -> bool:
+        """Whether errors show no value of it: a secret, a private one, or a section with such."""
         below = self.section.settings.values() if self.section else ()
-        return self.secret or any(each.holds_secrets for each in below)
+        return self.secret or self.private or any(each.hidden for each in below)
 
     def convert(self, value: Any) -> object:
         """The value as it will be used. Raises `ValueError`, whose text is never the value's."""
@@ -101,14 +109,20 @@ class Setting(NamedTuple):
 
 
 def setting(
-    expected: str, read: Reader = values.text, check: Reader | None = None, **default: Any
+    expected: str,
+    read: Reader = values.text,
+    check: Reader | None = None,
+    *,
+    private: bool = False,
+    **default: Any,
 ) -> Any:
-    """A setting, required unless `default=` is given.
+    """A setting, required unless `default=` is given. Errors quote no value of a `private` one.
 
     `read` makes a value what the setting holds, or raises anything. `check` returns what was read
     as it will be used, or raises a `ValueError` that says what is wrong with it, never what it is.
     """
-    return _field(Setting(expected, default.get("default", MISSING), read, check))
+    known = Setting(expected, default.get("default", MISSING), read, check, private=private)
+    return _field(known)
 
 
 def section(kind: type[Section], *, default: Any) -> Any:
@@ -130,14 +144,21 @@ def seconds(meaning: str, *, default: float | None, zero: bool = False) -> Any:
     return setting(expected, values.within(low, MAX_SECONDS, values.number), default=default)
 
 
+def texts(meaning: str, check: Reader, *, default: None) -> Any:
+    """Texts by their names."""
+    expected = f"a mapping of texts, or a JSON object of them ({meaning})"
+    return setting(expected, values.texts, check, default=default)
+
+
 def _field(what: Setting) -> Any:
-    return field(default=what.default, metadata={"setting": what})
+    hashed = False if what.holds_texts else None  # a dict has no hash
+    return field(default=what.default, hash=hashed, metadata={"setting": what})
 
 
 @dataclass_transform(
     frozen_default=True,
     kw_only_default=True,
-    field_specifiers=(setting, section, whole, seconds),
+    field_specifiers=(setting, section, whole, seconds, texts),
 )
 class Section:
     """Settings that stand together: a frozen dataclass, closed to unknown names.
@@ -213,16 +234,18 @@ class _Problem(NamedTuple):
 
     def told(self, root: type[Section]) -> str:
         """The problem in words; `root` is the section that was to be made."""
+        known = self.section.settings.get(self.name)
         path = f"{self.section.yaml_path}.{self.name}"
+        if known is None and shown_name(self.name, _names(root)) == HIDDEN_NAME:
+            path = f"{self.section.yaml_path}: {HIDDEN_NAME}"
         if self.given and self.given.origin:
             path += f" ({self.given.origin})"
-        known = self.section.settings.get(self.name)
         if known is None:
-            return f"{path[:200]}: unknown setting{self._advice(root)}"
+            return f"{path}: unknown setting{self._advice(root)}"
         if self.given is None:
             return f"{path}: required: {known.expected}"
         value = self.given.value
-        got = _HIDDEN if known.holds_secrets and value else shown(value)
+        got = HIDDEN if known.hidden and value else shown(value)
         because = f" ({self.reason})" if self.reason else ""
         return f"{path}: expected {known.expected}, got {got}{because}"
 
@@ -241,29 +264,18 @@ def walk(root: type[Section], path: SettingPath = ()) -> Iterator[tuple[SettingP
             yield from walk(known.section, (*path, name))
 
 
+def _names(root: type[Section]) -> set[str]:
+    return {path[-1] for path, _ in walk(root)}
+
+
 def settings_below(root: type[Section], path: SettingPath = ()) -> list[SettingPath]:
     """The paths of the single settings below `root`."""
     return [found for found, known in walk(root, path) if known.section is None]
 
 
-def shown(value: object) -> str:
-    """`value` in an error: short, and not at all where it may hold a secret, as URLs do."""
-    if value is None or (isinstance(value, str) and value == ""):
-        return "nothing"
-    if isinstance(value, str):
-        if "@" in value or "?" in value:
-            return _HIDDEN
-        return repr(value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "...")
-    if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64):
-        return repr(value)
-    return f"a value of type {type(value).__name__}"
-
-
 def nearest(name: str, known: list[str], elsewhere: Mapping[str, str] = {}) -> str:
     """The known name that is close to `name`, or where else one stands; else what is known."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for errors alone
-
-    close = get_close_matches(name[:_SHOWN_CHARACTERS], [*known, *elsewhere], n=1)
-    if not close:
+    close = closest(name, [*known, *elsewhere])
+    if close is None:
         return f"; expected one of: {', '.join(known)}"
-    return f"; did you mean {elsewhere.get(close[0]) or repr(close[0])}?"
+    return f"; did you mean {elsewhere.get(close) or repr(close)}?"

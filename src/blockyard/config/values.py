@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from blockyard.model import parse_size
-from blockyard.put_options import HEADER, STORAGE_CLASS
+from blockyard.put_options import HEADER, STORAGE_CLASS, WrongOptionError, check_option
 from blockyard.s3.endpoints import parse_location
 
 Reader = Callable[[Any], Any]
@@ -24,6 +24,7 @@ _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromke
     ["false", "f", "no", "n", "off", "0"], False
 )
 _ONE_WORD = re.compile(r"[!-~]*")
+_AWS_ID = re.compile(r"A[KS]IA[A-Z0-9]{16}")
 
 
 def instance_of(kind: type) -> Reader:
@@ -68,9 +69,11 @@ def flag(value: object) -> bool:
 
 
 def number(value: Any) -> float:
-    """Numbers of all libraries, and text; but never True, which is a flag, nor b"3"."""
+    """Numbers of all libraries, and text of ASCII; but never True, which is a flag, nor b"3"."""
     if isinstance(value, bool | bytes | bytearray | memoryview):
         raise TypeError
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # which `float` takes
+        raise ValueError
     return float(value)
 
 
@@ -85,6 +88,21 @@ def whole(value: Any) -> int:
 def size(value: Any) -> int:
     """Bytes, as a number or as text such as 64MiB."""
     return parse_size(value) if isinstance(value, str) else whole(value)
+
+
+def texts(value: object) -> dict[str, str]:
+    """Texts by their names: a mapping, or the text of a JSON object."""
+    if isinstance(value, str):
+        import json  # noqa: PLC0415 - few need it
+
+        try:
+            value = json.loads(value)
+        except RecursionError:
+            raise ValueError from None
+    found = dict(cast("Mapping[str, str]", instance_of(Mapping)(value)))
+    for each in (each for pair in found.items() for each in pair):
+        _ = text(each)
+    return found
 
 
 def within(low: float, high: float, read: Reader) -> Reader:
@@ -142,11 +160,32 @@ storage_class = matching(STORAGE_CLASS, "its name has capital letters, digits an
 header = matching(HEADER, "it has to be printable ASCII, without blanks at its ends")
 
 
+def put_option(name: str) -> Callable[[Any], Any]:
+    """A check of what the field `name` of `PutOptions` may hold as well."""
+
+    def check(value: object) -> object:
+        try:
+            check_option(name, value)
+        except WrongOptionError as error:
+            raise ValueError(f"expected {error.expected}") from None
+        return value
+
+    return check
+
+
 def access_key(text: str) -> str:
     """As `token`, without the characters that end the key in the Authorization header."""
     if any(character in text for character in "/,="):
-        raise ValueError("'/', ',' and '=' are not allowed")
+        raise ValueError("'/', ',' and '=' are not allowed; a secret key may have them")
     return token(text)
+
+
+def swapped(access_key: str, secret_key: str) -> bool:
+    """Whether one of AWS's access key ids stands where its secret belongs, and not where it does.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
+    """
+    return bool(_AWS_ID.fullmatch(secret_key)) and not _AWS_ID.fullmatch(access_key)
 
 
 def secret_key(text: str) -> str:
@@ -170,7 +209,10 @@ def proxy(text: str) -> str:
     scheme, _, location = text.partition("://")
     if scheme.lower() != "http":
         raise ValueError("the scheme is not http")
-    _ = parse_location(location.rpartition("@")[2].removesuffix("/"))
+    user, _, place = location.rpartition("@")
+    if any(character in user for character in "/?#"):
+        raise ValueError("'/', '?' and '#' have to be percent-encoded in USER and PASSWORD")
+    _ = parse_location(place.removesuffix("/"))
     return text
 
 

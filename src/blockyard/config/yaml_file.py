@@ -7,13 +7,16 @@ aliases, deep nesting and repeated keys are refused.
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import stat
 from typing import Any
 
 import yaml
 
 from blockyard.config.sections import Given, SettingPath, nearest
+from blockyard.config.showing import shown, shown_name, without_quotations
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
 
@@ -21,6 +24,7 @@ TOP_KEY = "block_store"
 _MAX_BYTES = 64 * 1024  # a hostile file of this size still parses in well under a second
 _MAX_DEPTH = 16
 _NULL = {"", "~", "null", "Null", "NULL"}
+_LIKE_A_URL = re.compile(r"[a-z][a-z0-9+.-]*:/|(s3|file|memory|https?)(:|//)|[^?]*[?].*=", re.I)
 
 
 def read_yaml(path: str) -> dict[SettingPath, Given]:
@@ -35,9 +39,12 @@ def read_yaml(path: str) -> dict[SettingPath, Given]:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, OSError):
             pass_on_foreign(error)
+        problem = f"can't be read: {getattr(error, 'strerror', None) or error}"
+        if _LIKE_A_URL.match(path):
+            problem = "this is not: a URL has '://', of which a Path would leave ':/'"
         raise ConfigError(
-            f"{path!r}: expected a store URL (s3://, file://, memory://) or the path of a YAML "
-            f"file, which can't be read: {getattr(error, 'strerror', None) or error}"
+            f"{shown(path)}: expected a store URL (s3://, file://, memory://) or the path of a "
+            f"YAML file, which {problem}"
         ) from None
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{path}: expected a YAML file of at most {_MAX_BYTES} bytes")
@@ -46,7 +53,8 @@ def read_yaml(path: str) -> dict[SettingPath, Given]:
         root = yaml.compose(text, yaml.BaseLoader)
         top = _entries(root) if isinstance(root, yaml.MappingNode) else {}
         for name in top.keys() - {TOP_KEY}:
-            raise ConfigError(f"{path}: {name[:60]!r}: unknown{nearest(name, [TOP_KEY])}")
+            told = shown_name(name, [TOP_KEY])
+            raise ConfigError(f"{path}: {told!r}: unknown{nearest(name, [TOP_KEY])}")
         if not isinstance(top.get(TOP_KEY), yaml.MappingNode):
             inside = "the store's settings" if top else f"the key {TOP_KEY}"
             raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with {inside}")
@@ -54,9 +62,21 @@ def read_yaml(path: str) -> dict[SettingPath, Given]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: expected YAML, got an error{line}: {error.problem}") from None
-    except yaml.YAMLError:  # it quotes what it could not decode
-        raise ConfigError(f"{path}: expected YAML in UTF-8 or UTF-16") from None
+        told = without_quotations(error.problem or "")
+        raise ConfigError(f"{path}: expected YAML, got an error{line}: {told}") from None
+    except yaml.reader.ReaderError as error:  # it quotes what it could not decode
+        if error.encoding != "unicode":
+            raise ConfigError(f"{path}: expected YAML in UTF-8 or UTF-16") from None
+        raise ConfigError(
+            f"{path}: expected YAML, got a control character, U+{error.character:04X}, at line "
+            f"{_line_of(text, error.position)}"
+        ) from None
+
+
+def _line_of(text: bytes, position: int) -> int:
+    """The line of a character of a text that the parser could decode."""
+    utf16 = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return text.decode("utf-16" if utf16 else "utf-8")[:position].count("\n") + 1
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -84,11 +104,10 @@ def _flat(node: yaml.Node, path: SettingPath = ()) -> dict[SettingPath, Given]:
     if not isinstance(node, yaml.MappingNode):
         null = isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NULL
         return {path: Given(None if null else node.value, f"line {node.start_mark.line + 1}")}
-    return {
-        found: given
-        for name, below in _entries(node).items()
-        for found, given in _flat(below, (*path, name)).items()
-    }
+    settings = {path: Given({}, f"line {node.start_mark.line + 1}")} if path else {}
+    for name, below in _entries(node).items():
+        settings |= _flat(below, (*path, name))
+    return settings
 
 
 def _entries(node: yaml.MappingNode) -> dict[str, yaml.Node]:

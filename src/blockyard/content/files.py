@@ -1,7 +1,7 @@
 """A content as an open file that can be read and sought in, for both clients.
 
 The listing made when it is opened stays the truth for as long as it is open: a content that is
-replaced or deleted meanwhile gives an `IntegrityError` on the next fetch, never other bytes.
+replaced or deleted meanwhile gives a `ContentReplacedError` on the next fetch, never other bytes.
 """
 
 from __future__ import annotations

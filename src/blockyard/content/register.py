@@ -39,6 +39,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.operations import Operations
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import ReadRequest, WriteRequest
 
 SETTLED = 600.0
@@ -126,12 +127,13 @@ Condition = Callable[[Found], BlockStoreError | None]
 class Change:
     """One change of a content under way.
 
-    `sent` says that a request for it went out which may have taken effect or may still;
-    `unknown_attempts` counts those of unknown outcome.
+    `options` are those of what is put in place. `sent` says that a request for it went out which
+    may have taken effect or may still; `unknown_attempts` counts those of unknown outcome.
     """
 
     operation: str
     content_id: str
+    options: PutOptions | None = None
     sent: bool = False
     unknown_attempts: int = 0
 
@@ -361,7 +363,8 @@ class Register:
     ) -> tuple[Outcome, BlockStoreError | None]:
         """Put a manifest in the place of what was found, and of nothing else."""
         key = manifest_key(change.content_id)
-        request = WriteRequest(key, encode(manifest, ctx.runtime.nonce()), through=True)
+        data = encode(manifest, ctx.runtime.nonce())
+        request = WriteRequest(key, data, options=change.options, through=True)
         if self._conditional_puts:
             request.if_match = found.etag or None
             request.if_absent = not found.etag
@@ -375,6 +378,10 @@ class Register:
         except (BlockExistsError, PreconditionFailedError, BlockNotFoundError) as error:
             return self._failed(change, own), error
         except UnsupportedError as error:
+            if error.of_options:
+                own.unknown_attempts = max(own.unknown_attempts, error.unknown_attempts)
+                _ = self._failed(change, own)
+                raise
             if not self._conditional_puts:
                 raise
             self._conditional_puts = False

@@ -1,12 +1,11 @@
-"""What transfers share: progress, errors of local files, and what a failed one takes back."""
+"""What transfers share: progress, and errors of local files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, LocalStorageError
@@ -30,43 +29,6 @@ class Tally:
         self.done += size
         if self._progress is not None:
             await self._user.run(partial(self._progress, self.done))
-
-
-TIDY_SECONDS = 30.0
-"""How long a call that failed or was interrupted may take to remove what it wrote."""
-_PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still do that."""
-
-
-async def tidy_up(
-    ctx: Context,
-    error: BaseException,
-    undo: Callable[[Context], Coroutine[Any, Any, object]],
-    may_be_left: str,
-) -> None:
-    """After `error`, take back what a call wrote; what could not be is said in a note on it."""
-    left = [may_be_left]
-    now, seconds = ctx.runtime.now(), TIDY_SECONDS
-    if ctx.deadline is not None:
-        seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
-
-    async def tidy() -> None:
-        own = replace(ctx, deadline=now + seconds, tidying=True)
-        try:
-            _ = await undo(own)
-        except BlockStoreError as failure:
-            left[0] += f": {failure}"
-        else:
-            left.clear()
-
-    try:
-        await ctx.runtime.finish(tidy(), seconds)
-    except BaseException as again:  # cut off once more: this is raised in its place
-        error = again
-        raise
-    finally:
-        for note in left:
-            error.add_note(note)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from blockyard.content.manifest import (
 from blockyard.content.register import Change, Condition, Found, Register
 from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Cut, SourceBlock
-from blockyard.content.transfers import TIDY_SECONDS, Progress, Tally, tidy_up
+from blockyard.content.transfers import Progress, Tally
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
 from blockyard.errors import (
@@ -52,11 +52,15 @@ from blockyard.errors import (
 )
 from blockyard.model import BLOCK_SIZE, MAX_BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
+from blockyard.put_options import PutOptions
 from blockyard.stores.base import Data
+from blockyard.tidying import TIDY_SECONDS, tidy_up
 
 LONGEST_WRITE = 12 * 3600.0
 """Seconds after which a write is given up: half of the age from which `clean` deletes blocks that
 no manifest names."""
+_HOW_STORED = {"storage_class", "encryption", "kms_key_id", "kms_context", "acl", "tags"}
+"""The fields of `PutOptions` that say nothing of what a block or a manifest holds."""
 _COPIES = 8
 """How often a copy begins anew since its source was replaced meanwhile."""
 
@@ -71,6 +75,7 @@ class WriteOptions:
     content_type: str = ""
     modified: datetime | None = None
     metadata: Mapping[str, str] | None = None
+    stored: PutOptions | None = None
 
     @property
     def conditional(self) -> bool:
@@ -107,7 +112,7 @@ class ContentWriter:
         cut = Cut("write_content", block_size, self._operations.at_once(ctx, block_size))
         blocks = await source_of(ctx, source, cut)
         tally = Tally(ctx, arguments.progress("write_content", progress))
-        change = Change("write_content", content_id)
+        change = Change("write_content", content_id, _stored(content_id, options.stored))
         if options.conditional:
             await self._fail_early(ctx, change, condition)
         described = replace(described, id=self._register.new_id(ctx))
@@ -120,6 +125,7 @@ class ContentWriter:
             tally=tally,
             look=look,
             inline_limit=self._inline_limit,
+            options=change.options,
         )
         try:
             await blocks.feed(ctx, upload.write)
@@ -318,6 +324,7 @@ class _Upload:
         tally: Tally,
         look: Callable[[], Coroutine[Any, Any, Found]],
         inline_limit: int = 0,
+        options: PutOptions | None = None,
     ) -> None:
         self._operations = operations
         self._ctx = ctx
@@ -328,6 +335,7 @@ class _Upload:
         self._held: bytes | None = None
         self._look: Callable[[], Coroutine[Any, Any, Found]] | None = look
         self._inline_limit = inline_limit
+        self._options = options
         self.manifest = manifest
         self.count = 0
         self.found: Found | None = None
@@ -389,7 +397,9 @@ class _Upload:
     async def _put(self, index: int, data: Data) -> None:
         self.count = max(self.count, index + 1)
         key = _key(self._content_id, self.manifest, index)
-        write = self._operations.write_block(self._ctx, key, data, through=True)
+        write = self._operations.write_block(
+            self._ctx, key, data, options=self._options, through=True
+        )
         # one that is given up may be stored when its blocks are deleted: so it is awaited
         await self.beside_look(self._ctx.runtime.finish(write, TIDY_SECONDS))
 
@@ -410,6 +420,17 @@ class _Upload:
             _ = await self._ctx.runtime.gather(lambda call: call(), (make, keep), 2)
         finally:
             change.close()  # where it never began
+
+
+def _stored(content_id: str, options: PutOptions | None) -> PutOptions | None:
+    """How the objects of a content are stored. Raises `ValueError`, `TypeError`."""
+    given = arguments.put_options("write_content", options)
+    for name in () if given is None else given.given().keys() - _HOW_STORED:
+        raise ValueError(
+            f"write_content {content_id!r}: options: {name}: expected only "
+            f"{', '.join(sorted(_HOW_STORED))}, which hold for all objects of a content"
+        )
+    return given
 
 
 def _unconditional(content_id: str, what: str) -> UnsupportedError:

@@ -12,7 +12,7 @@ from blockyard.config.loading import Source, load_config
 from blockyard.errors import InvalidKeyError
 from blockyard.fsspec.files import Files
 from blockyard.opening import compose
-from blockyard.pickling import kept_client
+from blockyard.pickling import sharing_client
 from blockyard.stores.base import Store
 
 Given = Source | Store | Client[Any]
@@ -65,13 +65,13 @@ class Stores:
 
 
 def _opened(given: Given, settings: Mapping[str, Any]) -> AsyncBlockStore:
-    """A client that nobody is told to close: what has the same settings shares it."""
+    """A client that nobody is told to close: what has the same settings shares its store."""
     if isinstance(given, AsyncBlockStore) and not settings:
         return given
     if not isinstance(given, Client | Store):
         config = load_config(given, settings, os.environ)
         if config.selected is not None:
-            return cast("AsyncBlockStore", kept_client("AsyncBlockStore", config))
+            return cast("AsyncBlockStore", sharing_client("AsyncBlockStore", config))
     client = asyncio_client(compose("BlockyardFileSystem", given, settings))
     client._runtime.connections.dropped_quietly = True  # pyright: ignore[reportPrivateUsage]
     return client

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from blockyard.config import S3Config
 from blockyard.config.sections import nearest, walk
+from blockyard.config.showing import shown_name
 from blockyard.errors import ConfigError
 
 ALIASES = {"anon": "anonymous", "endpoint_url": "endpoint"}
@@ -60,7 +61,8 @@ def settings_of(url: str) -> dict[str, str]:
                 f"URL: {name}: expected in storage_options or the environment: URLs are logged"
             )
         if name not in _KNOWN:
-            raise ConfigError(f"URL: there is no setting {name!r}{nearest(name, _KNOWN)}")
+            named = shown_name(name, _KNOWN)
+            raise ConfigError(f"URL: there is no setting {named!r}{nearest(name, _KNOWN)}")
         if name in settings:
             raise ConfigError(f"URL: {name} is given twice")
         settings[name] = unquote(value)

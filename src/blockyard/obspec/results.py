@@ -82,7 +82,7 @@ class _Got:
 
     @property
     def attributes(self) -> Attributes:
-        """Content type and metadata, as a get with `head` tells them; one with bytes does not."""
+        """Content type and metadata. Bytes that came through a cache have none: `head` tells."""
         kind = {"Content-Type": self._info.content_type} if self._info.content_type else {}
         return {**kind, **(self._info.metadata or {})}
 

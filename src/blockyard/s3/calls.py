@@ -223,7 +223,7 @@ class Caller:
                 response = await recovery.explained(ctx, request, response, site, credentials)
                 if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
-                raise self._error_of(ctx, call, response)
+                raise self._error_of(ctx, call, request, response)
             except BlockStoreError as error:
                 failure = error
                 self._count_failed(error)
@@ -271,7 +271,7 @@ class Caller:
             attempts.failed += 1
             failed = attempts.failed
         if ctx.once and attempts.unknown:
-            raise _final(error, call, attempts)
+            raise _final(ctx, error, call, attempts)
         delay = delay_before_next(
             self._policy,
             failed,
@@ -281,7 +281,7 @@ class Caller:
         )
         try:
             if delay is None:
-                raise _final(error, call, attempts)
+                raise _final(ctx, error, call, attempts)
             try:
                 attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
@@ -289,9 +289,9 @@ class Caller:
                     _note(call, attempts, delay, error)
                     await ctx.sleep(delay)
             except DeadlineExceededError as past:
-                raise _final(past, call, attempts) from error
+                raise _final(ctx, past, call, attempts) from error
             if not attempts.paid:
-                raise _final(error, call, attempts)
+                raise _final(ctx, error, call, attempts)
         finally:
             del error  # which its traceback refers to
 
@@ -326,24 +326,27 @@ class Caller:
         self.retries += 1
         _note(call, attempts, 0.0, error)
 
-    def last_failure(self, call: Call, error: BlockStoreError) -> BlockStoreError:
+    def last_failure(self, ctx: Context, call: Call, error: BlockStoreError) -> BlockStoreError:
         """`error`, that ends `call`, with the attempts that came before it in its notes."""
         attempts = call.history()
         attempts.failed += 1
-        return _final(error, call, attempts)
+        return _final(ctx, error, call, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
         attempts.failed = failed
         self._limiter.succeeded(attempts.paid)
 
-    def _error_of(self, ctx: Context, call: Call, response: Response) -> BlockStoreError:
+    def _error_of(
+        self, ctx: Context, call: Call, request: Request, response: Response
+    ) -> BlockStoreError:
         error = error_from(
             response,
             call.operation,
             call.key,
             bucket=self._config.bucket,
             on_bucket=call.on_bucket or call.key is None,
+            ranged="range" in request.headers,
         )
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
@@ -396,14 +399,14 @@ def _note(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) 
     )
 
 
-def _final(error: BlockStoreError, call: Call, attempts: Attempts) -> BlockStoreError:
+def _final(ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts) -> BlockStoreError:
     """`error` as the caller of the store gets it: it names the operation and lists the attempts."""
     if isinstance(error, TransportError):
         where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
         error.args = (f"{where}: {error}", *error.args[1:])
     if isinstance(error, S3Error):
         error.attempts = max(attempts.made, 1)
-    if attempts.unknown:
+    if attempts.unknown and not ctx.probing:
         error.unknown_attempts = attempts.unknown
         attempts.notes.append(
             f"{attempts.unknown} of the attempts may have taken effect, or may still"

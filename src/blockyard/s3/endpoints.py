@@ -45,6 +45,13 @@ _DOMAINS = {
 """The domain of each partition but the largest, by how the names of its regions begin."""
 
 _DOMAIN = "amazonaws.com"
+_GOVERNMENT = "us-gov-"
+"""How the names of the regions of a partition begin that has the domain of the largest."""
+_AWS_S3 = re.compile(
+    r"(bucket\.vpce-[\w-]+\.)?s3(-fips|-accelerate|-external-1)?([.-]dualstack)?"
+    r"([.-][a-z]+(-[a-z]+)+-\d+)?(\.vpce)?"
+)
+"""What stands before the domain in the names of S3's endpoints, old ones too."""
 
 
 def aws_endpoint(region: str, *, fips: bool = False, dualstack: bool = False) -> str:
@@ -59,6 +66,24 @@ def aws_endpoint(region: str, *, fips: bool = False, dualstack: bool = False) ->
 def is_aws_host(host: str) -> bool:
     """Whether `host` is below a domain of AWS."""
     return any(host.endswith(f".{domain}") for domain in (_DOMAIN, *_DOMAINS.values()))
+
+
+def service_of(endpoint: str, region: str) -> str:
+    """The service at an endpoint, "" for AWS, by one name for all of its names that are known.
+
+    AWS is one service in each of its partitions, where no two buckets have the same name, whatever
+    the region and the kind of endpoint. Others are told apart by scheme, host, port and path.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingBucket.html
+    """
+    (scheme, host, port), path = parse_endpoint(endpoint or aws_endpoint(region))
+    host = host.rstrip(".")
+    for domain in (_DOMAIN, *_DOMAINS.values()):
+        name = host.removesuffix(f".{domain}")
+        if name != host and _AWS_S3.fullmatch(name) and port == DEFAULT_PORTS[scheme] and not path:
+            return f"AWS, {'us-gov, ' if _GOVERNMENT in name else ''}{domain}"
+    if _is_ip(host):
+        host = ip_address(host).compressed
+    return f"{scheme}://{_host_header(Origin(scheme, host, port))}{path}"
 
 
 def checked_region(name: str) -> str:
@@ -139,9 +164,8 @@ def bucket_address(
     try:
         origin, root = parse_endpoint(url)
     except ValueError as error:
-        shown = url.rpartition("@")[2]  # what comes before may be a password
         raise ConfigError(
-            f"endpoint: expected a URL such as https://s3.example.com:9000, got {shown!r}: {error}"
+            f"endpoint: expected a URL such as https://s3.example.com:9000: {error}"
         ) from None
     if path_style or root or not _can_name_a_host(bucket, origin):
         root += "/" + quote(bucket, safe="")

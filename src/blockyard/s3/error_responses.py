@@ -113,14 +113,23 @@ class ErrorResponse(NamedTuple):
     foreign: bool = False
 
     def error(
-        self, operation: str, key: str | None, *, bucket: str = "", on_bucket: bool | None = None
+        self,
+        operation: str,
+        key: str | None,
+        *,
+        bucket: str = "",
+        on_bucket: bool | None = None,
+        ranged: bool = False,
     ) -> BlockStoreError:
         """The error for this response to `operation` on `key`, or on the bucket when None.
 
         `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
-        the request was about, though the operation is on `key`.
+        the request was about, though the operation is on `key`. What is said of a range means
+        one only where the request was `ranged`.
         """
         kind, status = self._meaning(key is None if on_bucket is None else on_bucket)
+        if kind is InvalidRangeError and not ranged:
+            kind = S3Error
         subject = operation if key is None else f"{operation} {key!r}"
         reason = self._reason(kind, bucket)
         request_id = f", request id {self.request_id}" if self.request_id else ""
@@ -186,13 +195,15 @@ def error_from(
     *,
     bucket: str = "",
     on_bucket: bool | None = None,
+    ranged: bool = False,
 ) -> BlockStoreError:
     """The error that `response` stands for; see `ErrorResponse.error`.
 
     A 404 that gives no reason, as every reply to HEAD, is a missing block where the request was
     about one, and else a missing bucket. One that holds a web page is neither.
     """
-    return read_error_response(response).error(operation, key, bucket=bucket, on_bucket=on_bucket)
+    told = read_error_response(response)
+    return told.error(operation, key, bucket=bucket, on_bucket=on_bucket, ranged=ranged)
 
 
 def read_error_response(response: Response) -> ErrorResponse:

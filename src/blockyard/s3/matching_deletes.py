@@ -10,7 +10,6 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 from blockyard.context import Context
 from blockyard.errors import (
@@ -21,14 +20,14 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
-from blockyard.keys import PROBE_PREFIX
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.probing import Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import REPLACES, Writer, perhaps_done, replaced
-from blockyard.stores.base import WriteRequest, changed
+from blockyard.stores.base import changed
 
 _OPERATION = "delete_block"
 _PROBES = 3
@@ -41,8 +40,7 @@ class MatchingDeletes:
     def __init__(self, caller: Caller, reader: Reader, writer: Writer, key_prefix: str) -> None:
         self._caller = caller
         self._reader = reader
-        self._writer = writer
-        self._prefix = key_prefix
+        self._probing = Probing(caller, writer, key_prefix)
         self._bare_etags = False
         """Whether the ETag goes without quotes."""
 
@@ -96,21 +94,20 @@ class MatchingDeletes:
 
     async def _find_out(self, ctx: Context) -> bool:
         """Whether the service compares ETags; tried on objects that are nobody's block."""
-        own = replace(ctx, once=False)  # what it does is no change of the caller's
         for _ in range(_PROBES):
-            key = PROBE_PREFIX + ctx.runtime.nonce()
-            full_key = self._prefix + key
-            info = await self._writer.write(own, WriteRequest(key, b"probe"), full_key)
-            try:
-                return await self._compares(own, key, full_key, info.etag)
-            except UnsupportedError:
-                return False
-            except BlockNotFoundError:  # another deleted it
-                pass
-            finally:
-                with suppress(BlockStoreError):
-                    await self._caller.call(own, self._deleting(key, full_key), check_deleted)
+            compares = await self._probing.find_out(ctx, _OPERATION, self._shown)
+            if compares is not None:
+                return compares
         raise TransportError("the object was gone each time before anything was learnt from it")
+
+    async def _shown(self, ctx: Context, probe: Probe) -> bool | None:
+        """What one object shows; None where another deleted it meanwhile."""
+        try:
+            return await self._compares(ctx, probe.key, probe.full_key, probe.info.etag)
+        except UnsupportedError:
+            return False
+        except BlockNotFoundError:
+            return None
 
     async def _compares(self, ctx: Context, key: str, full_key: str, etag: str) -> bool:
         """Whether a delete of the object with another ETag is refused, and one with its own not.
@@ -146,7 +143,7 @@ class MatchingDeletes:
         return True
 
     def _deleting(
-        self, key: str, full_key: str, if_match: str | None = None, *, bare: bool = False
+        self, key: str, full_key: str, if_match: str, *, bare: bool = False
     ) -> FunctionCall:
         return FunctionCall(
             _OPERATION,

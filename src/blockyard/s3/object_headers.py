@@ -54,7 +54,7 @@ class ObjectHeaders:
             self.every["x-amz-request-payer"] = "requester"
         if config.expected_bucket_owner:
             self.every["x-amz-expected-bucket-owner"] = config.expected_bucket_owner
-        defaults = _defaults(config.put)
+        self._defaults = defaults = _defaults(config.put)
         own_key = config.put.customer_key.reveal()
         self.read = _own_key("", own_key)
         self._encryption = config.put.encryption
@@ -72,15 +72,16 @@ class ObjectHeaders:
         if options is None:
             return self._write
         options.check()
-        headers, given, where = dict(self._write), options.given(), f"{operation} {key!r}"
+        given, where = options.given(), f"{operation} {key!r}"
+        kept = {name: value for name, value in self._defaults.items() if name not in given}
         if "encryption" in given:
             if self.read:
                 raise ValueError(f"{where}: options: encryption: the store has a customer_key")
-            for name in ("encryption", "kms_key_id", "kms_context"):  # of another kind
-                _ = headers.pop(_NAMES[name], None)
+            for name in ("kms_key_id", "kms_context"):  # of another kind
+                _ = kept.pop(name, None)
         elif given.keys() & {"kms_key_id", "kms_context"} and "kms" not in self._encryption:
             raise ValueError(f"{where}: options: encryption: expected aws:kms with a key of KMS")
-        return headers | _headers(given)
+        return _headers(kept | given)
 
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
@@ -119,6 +120,7 @@ def check_encrypted(
                 f"{where}: the service does not say that it is encrypted: "
                 f"its reply has no `{name}: {wanted}`"
             )
+            error.of_options = True
             error.unknown_attempts = unknown_attempts
             raise error
 
@@ -136,7 +138,10 @@ def _defaults(put: PutConfig) -> dict[str, Any]:
         "storage_class": put.storage_class,
         "encryption": put.encryption,
         "kms_key_id": put.kms_key_id,
+        "kms_context": put.kms_context,
         "acl": put.acl,
+        "metadata": put.metadata,
+        "tags": put.tags,
     }
     return {name: value for name, value in defaults.items() if value}
 
@@ -146,11 +151,11 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     for name, value in options.items():
         if name == "metadata":
             headers |= {f"{METADATA}{key}": text for key, text in value.items()}
-        elif name == "tags":
+        elif name == "tags" and value:
             headers[_NAMES[name]] = tagging(value.items())
-        elif name == "kms_context":
+        elif name == "kms_context" and value:
             headers[_NAMES[name]] = b64encode(json.dumps(dict(value)).encode()).decode()
-        else:
+        elif value:
             headers[_NAMES[name]] = value
     return headers
 

@@ -138,16 +138,16 @@ class PartCopies:
                 raise
             raise _replaced(source.key) from error
 
-    async def check_source(self, ctx: Context, opened: OpenUpload, sent: str | None) -> None:
+    async def check_source(self, ctx: Context, opened: OpenUpload, sent: str) -> None:
         """Before the end: raise unless the source is what it was, and its bytes are the parts'.
 
-        `sent` is the checksum of all parts, where it is known.
+        `sent` is the checksum of all parts, "" where it is not known.
         """
         key, state = opened.state[_SOURCE], opened.state
         info = responses.block_info(key, await self._head(ctx, key))
         if (info.etag, str(info.size)) != (state[_ETAG], state[_SIZE]):
             raise _replaced(key)
-        if sent is not None and sent != state.get(CHECKSUM, sent):
+        if sent and sent != state.get(CHECKSUM, sent):
             raise IntegrityError(
                 f"{_OPERATION} {key!r}: the service copied other bytes: their CRC32C is {sent}, "
                 f"that of the source {state[CHECKSUM]}"

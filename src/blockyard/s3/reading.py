@@ -431,7 +431,7 @@ class Reader:
         """Make `read` ready for its next request, having waited; or raise what ends it."""
         step = next_step(read, failure)
         if step is Step.GIVE_UP or (step is Step.READ_AGAIN and self._caller.on_last_attempt(read)):
-            error = self._caller.last_failure(read, _told(read.wanted, failure))
+            error = self._caller.last_failure(ctx, read, _told(read.wanted, failure))
             try:
                 raise error from (None if error is failure else failure)
             finally:
@@ -497,7 +497,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
         return Block(
             reply.body,
             size,
-            lambda: responses.block_info(wanted.key, reply, size),
+            lambda: responses.read_result(wanted.key, reply, size),
             verified,
             page_sums,
         )
@@ -508,7 +508,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
         wanted.into[:got] = data
         data = b""
     return Block(
-        data, got, lambda: responses.block_info(wanted.key, reply, size), verified, page_sums
+        data, got, lambda: responses.read_result(wanted.key, reply, size), verified, page_sums
     )
 
 

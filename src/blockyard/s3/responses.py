@@ -55,13 +55,18 @@ def block_info(key: str, response: Response, size: int | None = None) -> BlockIn
 
 
 def described(info: BlockInfo, response: Response) -> BlockInfo:
-    """`info`, with what the reply to a HEAD says of the object besides."""
+    """`info`, with what the reply to a HEAD or GET says of the object besides."""
     headers = response.headers
     return info._replace(
         metadata=metadata_of(headers),
         content_type=showable(headers.get("content-type", "")),
         storage_class=showable(headers.get("x-amz-storage-class", "STANDARD")),
     )
+
+
+def read_result(key: str, response: Response, size: int) -> BlockInfo:
+    """What the reply to a GET says of the block `key`, of `size` bytes."""
+    return described(block_info(key, response, size), response)
 
 
 def stat_result(response: Response, operation: str, key: str) -> BlockInfo:

@@ -67,7 +67,7 @@ class Signer:
 
     def __init__(self, region: str, service: str = "s3") -> None:
         if not _REGION.fullmatch(region):
-            raise ConfigError(f"region: expected letters, digits, '.', '-' and '_', got {region!r}")
+            raise ConfigError("region: expected letters, digits, '.', '-' and '_'")
         self._region = region
         self._service = service
         self._moment: _Moment | None = None

@@ -38,6 +38,7 @@ from blockyard.s3.completing import checksum_of_all
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.dates import http_date
 from blockyard.s3.deleting import Deleting
+from blockyard.s3.endpoints import service_of
 from blockyard.s3.integrity import service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.matching_deletes import MatchingDeletes
@@ -239,6 +240,11 @@ class S3Store(Store):
     @property
     def name(self) -> str:
         where = self._config.endpoint or self._caller.site.address.host
+        return f"s3://{self._config.bucket}/{self._prefix} at {where}"
+
+    @property
+    def identity(self) -> str:
+        where = service_of(self._config.endpoint, self._config.region)
         return f"s3://{self._config.bucket}/{self._prefix} at {where}"
 
     async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from hashlib import md5
 
@@ -21,12 +20,13 @@ from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
     BlockStoreError,
+    OutcomeUnknownError,
     PreconditionFailedError,
     ProtocolError,
     S3Error,
+    TransportError,
     UnsupportedError,
 )
-from blockyard.keys import PROBE_PREFIX
 from blockyard.model import BlockInfo, Part, Upload, UploadPage
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
@@ -41,11 +41,12 @@ from blockyard.s3.completing import (
 from blockyard.s3.integrity import CHECKSUM
 from blockyard.s3.listing import uploads_page
 from blockyard.s3.object_headers import check_encrypted
+from blockyard.s3.probing import PROBE, Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking, refuses_a_header
 from blockyard.s3.tags import TAGGING
 from blockyard.s3.writing import NONCE, REPLACES, Writer, replaced
-from blockyard.stores.base import Data, OpenUpload, UploadRequest, WriteRequest, changed
+from blockyard.stores.base import Data, OpenUpload, UploadRequest, changed
 
 _OPERATION = "write_object"
 _ALGORITHM = "x-amz-checksum-algorithm"
@@ -62,6 +63,7 @@ class Uploads:
         self._reader = reader
         self._writer = writer
         self._prefix = key_prefix
+        self._probing = Probing(caller, writer, key_prefix)
         self._completer = Completer(caller, reader, etag_proves=etag_proves)
 
     async def start(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
@@ -262,36 +264,38 @@ class Uploads:
 
     async def _find_out(self, ctx: Context, request: UploadRequest) -> bool:
         """Whether an upload whose condition does not hold is refused, of an object for that."""
-        own = replace(ctx, once=False)  # what it does is no change of the caller's
-        key = PROBE_PREFIX + ctx.runtime.nonce()
-        full_key = self._prefix + key
-        if request.if_absent:
-            wanted = UploadRequest(key, if_absent=True)
-        else:
-            wanted = UploadRequest(key, if_match=own.runtime.nonce())
-        _ = await self._writer.write(own, WriteRequest(key, b"probe"), full_key)
-        try:
-            opened = await self._create(own, wanted, full_key)
+
+        async def find_out(own: Context, probe: Probe) -> bool:
+            if request.if_absent:
+                wanted = UploadRequest(probe.key, if_absent=True)
+            else:
+                wanted = UploadRequest(probe.key, if_match=own.runtime.nonce())
+            opened: OpenUpload | None = None
+
+            async def abort(ctx: Context) -> None:
+                begun = (
+                    [opened.upload] if opened else (await self.list(ctx, probe.key, None)).uploads
+                )
+                for upload in begun:
+                    await self.abort(ctx, upload)
+
+            probe.undo.append(abort)
+            opened = await self._create(own, wanted, probe.full_key)
             try:
-                part = await self.part(own, opened, 1, b"probe")
+                part = await self.part(own, opened, 1, PROBE)
                 _ = await self.complete(own, opened, [part])
             except (BlockExistsError, PreconditionFailedError):
                 return True
             except UnsupportedError:
-                return False
-            finally:
-                with suppress(BlockStoreError):
-                    await self.abort(own, opened.upload)
-        finally:
-            delete = FunctionCall(
-                _OPERATION,
-                key,
-                lambda address: requests.delete_object(address, full_key),
-                changes=True,
-            )
-            with suppress(BlockStoreError):
-                await self._caller.call(own, delete, responses.check_deleted)
-        return False
+                pass
+            except OutcomeUnknownError as error:  # of the caller's object it is known
+                cause = error.__cause__
+                raise (
+                    cause if isinstance(cause, TransportError) else TransportError(str(error))
+                ) from error
+            return False
+
+        return await self._probing.find_out(ctx, _OPERATION, find_out)
 
 
 def _markers(token: str) -> tuple[str, str]:

@@ -183,9 +183,11 @@ def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
         return
     for name in request.options.given():
         if name not in kept:
-            raise UnsupportedError(
+            error = UnsupportedError(
                 f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
+            error.of_options = True
+            raise error
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:
@@ -408,6 +410,14 @@ class Store(ABC):
     def name(self) -> str:
         """What the store is, for people to read: no secret is in it."""
         return type(self).__name__
+
+    @property
+    def identity(self) -> str:
+        """What tells the store from others in a cache's folder: no secret is in it either.
+
+        It is the same whichever of its names the store was opened by, as far as that can be known.
+        """
+        return self.name
 
     @abstractmethod
     async def health_check(self, ctx: Context) -> HealthReport:

@@ -166,6 +166,10 @@ class FilesystemStore(Store):
     def name(self) -> str:
         return str(self._root)
 
+    @property
+    def identity(self) -> str:
+        return os.path.realpath(self._root)
+
     async def health_check(self, ctx: Context) -> HealthReport:
         started = ctx.runtime.now()
         await ctx.runtime.blocking(lambda: self._check_writable(started, ctx.check_deadline))

@@ -68,6 +68,10 @@ class FolderLock:
         """Make one call under the lock."""
         _ = self._make((action,))
 
+    def run_each(self, actions: Iterable[Call]) -> int:
+        """Make calls under the lock that an iterator of C gives there; returns how many."""
+        return self._make(actions)
+
     def replace(self, folder: int, name: str, version: Version, action: Call) -> None:
         """Make one call under the lock if the file `name` of the open `folder` has that version.
 

@@ -125,6 +125,10 @@ class WrapperStore(Store):
     def name(self) -> str:
         return self.inner.name
 
+    @property
+    def identity(self) -> str:
+        return self.inner.identity
+
     async def health_check(self, ctx: Context) -> HealthReport:
         return await self.inner.health_check(ctx)
 

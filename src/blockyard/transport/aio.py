@@ -187,13 +187,13 @@ class AsyncioRuntime(NetworkRuntime):
             self._threads.close()
             self._workers.close()
             self._receivers.close()
-            _ = self.connections.here().close()
+            _ = self.connections.close()
 
     def abandon(self) -> None:
         """Close every socket, where no loop will run any more."""
         self._closed = True
         self._pollers.here().abandon()
-        self.connections.here().abandon()
+        self.connections.abandon()
 
     def drop(self) -> bool:
         """Close everything, where no call is under way; whether there were connections."""
@@ -204,7 +204,7 @@ class AsyncioRuntime(NetworkRuntime):
         self._workers.close()
         self._receivers.close()
         self._pollers.here().drop()
-        return self.connections.here().close()
+        return self.connections.close()
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""

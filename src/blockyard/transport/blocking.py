@@ -213,7 +213,7 @@ class BlockingRuntime(NetworkRuntime):
         """
         self._threads.close()
         self._polling.closed = True
-        _ = self.connections.here().close()
+        _ = self.connections.close()
 
     def __del__(self) -> None:
         """Dropped without `close`: no call is under way, since one would hold this."""
@@ -221,7 +221,7 @@ class BlockingRuntime(NetworkRuntime):
             return
         self._polling.closed = True
         self._threads.close()
-        if self.connections.here().close():
+        if self.connections.close():
             self.connections.warn_of_drop()
 
     def _poller(self) -> BlockingPoller:

@@ -31,12 +31,16 @@ free since an exception ended the call that had it."""
 
 
 class Connections:
-    """How a store's connections are made, and the pool of each process that uses it."""
+    """How a store's connections are made, and the pool of each process that uses it.
 
-    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig) -> None:
+    Those that are `shared` by clients outlast each: who made them closes the pool.
+    """
+
+    def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, *, shared: bool = False) -> None:
         self.http = http
         self.timeouts = timeouts
-        self.dropped_quietly = False
+        self.shared = shared
+        self.dropped_quietly = shared
         """Whether nobody was to close the client, so that dropping it is no fault of theirs."""
         self.dialing = Dialing(http, timeouts)
         self._pools = PerProcess(
@@ -44,6 +48,22 @@ class Connections:
         )
         self.here = self._pools.here
         """This process's pool."""
+
+    def close(self) -> bool:
+        """A client closes, or is dropped: its calls that wait see that it has.
+
+        The pool closes with it, unless others share it; whether idle connections were closed.
+        """
+        pool = self.here()
+        if not self.shared:
+            return pool.close()
+        pool.wake_all()
+        return False
+
+    def abandon(self) -> None:
+        """Close this process's sockets, but for what others share; nothing is sent."""
+        if not self.shared:
+            self.here().abandon()
 
     def warn_of_drop(self) -> None:
         """Say that what had them was dropped without `close`, where somebody was to close it."""
@@ -55,8 +75,8 @@ class ConnectionPool:
     """Connections that exchanges take, and give back with `release`."""
 
     def __init__(self, http: HttpConfig, dialing: Dialing) -> None:
-        self.loop_threads: set[int] = set()
-        """Those of event loops that use this pool, and those that receive for them."""
+        self.loop_threads: dict[object, int] = {}
+        """Those of event loops that use this pool, and those that receive for them, by user."""
         self._dialing = dialing
         self._closed = False
         self._pool: Pool[Connection] = Pool(http.max_connections, http.max_idle, http.keep_alive)
@@ -132,12 +152,16 @@ class ConnectionPool:
         """
         self._closed = True
         idle = self._pool.clear()
-        for origin, waiting in list(self._waiting.items()):
-            for _ in range(len(waiting)):
-                self._wake_one(origin)
+        self.wake_all()
         for each in idle:
             self._end(each)
         return bool(idle)
+
+    def wake_all(self) -> None:
+        """Have all who wait for a slot look again."""
+        for origin, waiting in list(self._waiting.items()):
+            for _ in range(len(waiting)):
+                self._wake_one(origin)
 
     def abandon(self) -> None:
         """Close this process's copies of the sockets; nothing is sent."""
@@ -203,7 +227,7 @@ def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
         if frame.f_code.co_qualname == "NetworkRuntime.exchange":
             calls += frame.f_locals.get("pool") is pool
         frame = frame.f_back
-    return calls > itself or threading.get_ident() in pool.loop_threads
+    return calls > itself or threading.get_ident() in list(pool.loop_threads.values())
 
 
 def _removed(waiting: deque[Waker], waker: Waker) -> bool:

@@ -36,6 +36,9 @@ SCRATCH_SIZE = 64 * KIB
 _LARGE = 1 * MIB
 """Bodies from so many bytes on may be received on another thread."""
 _REMEMBERED = 1024
+_SINGLE = ("etag", "content-range", "last-modified")
+_SINGLE_BEGIN = "x-amz-checksum-"
+"""Headers that say which object a reply is about: not lists, so none is made of them."""
 
 
 def encode_head(request: Request, proxy: Proxy | None = None) -> bytes:
@@ -78,12 +81,21 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
 
 
 def _joined_headers(head: bytes) -> dict[str, str]:
-    """The headers of a valid head in which some are repeated. RFC 9110, section 5.3."""
+    """The headers of a valid head in which some are repeated: RFC 9110, section 5.3.
+
+    One that can't be a list is taken once where it says the same each time. Where it does not,
+    which object the reply is about is not known. Raises `ProtocolError`.
+    """
     headers: dict[str, str] = {}
     for line in head.strip().decode("latin-1").split("\r\n")[1:]:
         name, _, value = line.partition(":")
         name, value = name.lower(), value.strip()
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name not in headers:
+            headers[name] = value
+        elif not (name in _SINGLE or name.startswith(_SINGLE_BEGIN)):
+            headers[name] += f", {value}"
+        elif headers[name] != value:
+            raise ProtocolError(f"the reply has {name} twice, and not the same")
     return headers
 
 

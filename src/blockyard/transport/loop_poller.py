@@ -122,7 +122,8 @@ class LoopPoller:
         self._due = math.inf
         watch = _EpollSet if hasattr(select, "epoll") else _LoopReaders
         self._watched = watch(loop, self._deliver)
-        pool.loop_threads.add(self._thread)
+        self._user = object()
+        pool.loop_threads[self._user] = self._thread
 
     def check_open(self) -> None:
         if self._closed:
@@ -156,12 +157,12 @@ class LoopPoller:
         """Cancelled, or closed meanwhile, it ends when the other thread has let go of the reply."""
 
         def receive() -> Response:
-            thread = threading.get_ident()
-            self.pool.loop_threads.add(thread)
+            user = object()
+            self.pool.loop_threads[user] = threading.get_ident()
             try:
                 return run_to_end(connection.receive(reply, timeouts, self._on_receivers))
             finally:
-                self.pool.loop_threads.discard(thread)
+                del self.pool.loop_threads[user]
 
         self.check_open()
         call = None
@@ -226,7 +227,7 @@ class LoopPoller:
     def abandon(self) -> None:
         """Let go of what the loop held: it has ended, or is the parent process's."""
         self._waiting.clear()
-        self.pool.loop_threads.discard(self._thread)
+        _ = self.pool.loop_threads.pop(self._user, None)
         if self._timer is not None:
             self._timer.cancel()
         if self._post is not None:

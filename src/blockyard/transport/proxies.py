@@ -38,7 +38,8 @@ def parse_proxy(url: str) -> Proxy:
         host, port = parts.hostname, parts.port or 80
     except ValueError:
         raise _bad_proxy() from None
-    if parts.scheme != "http" or not host:
+    beyond = parts.path + parts.query + parts.fragment
+    if parts.scheme != "http" or not host or "@" in beyond:  # which a password cut short leaves
         raise _bad_proxy()
     authorization = ""
     if parts.username is not None:
