@@ -43,7 +43,11 @@ _OBSPEC = ("ecosystem/test_obspec.py",)
 _NAMES = ("cache/test_names_and_places.py",)
 _PICKLES = ("test_pickling.py",)
 _ZARR = ("ecosystem/test_zarr.py",)
-_FSSPEC = ("ecosystem/test_fsspec.py", "ecosystem/test_fsspec_urls.py")
+_FSSPEC = (
+    "ecosystem/test_fsspec.py",
+    "ecosystem/test_fsspec_calls.py",
+    "ecosystem/test_fsspec_urls.py",
+)
 _DISTRIBUTED = ("distributed/test_by_prefix.py", "distributed/test_key_ranges.py")
 _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _SHARED = ("cache/test_shared_folder.py",)
@@ -797,8 +801,8 @@ MUTANTS = [
     Mutant(
         "fsspec: what came while a folder was moved deleted with it",
         "fsspec/changes.py",
-        "await self._delete(moved)",
-        "await self._rm(path1, recursive=True)",
+        "deletes = [self._delete_copied(copied) for copied in moved]",
+        "deletes = [self._rm(path1, recursive=True)]",
         _FSSPEC,
     ),
     Mutant(
@@ -846,8 +850,8 @@ MUTANTS = [
     Mutant(
         "fsspec: an open file that goes on with another version",
         "fsspec/reading.py",
-        "self.path, start, end, version)",
-        'self.path, start, end, "")',
+        "self.path, start, end, version\n",
+        'self.path, start, end, ""\n',
         _FSSPEC,
     ),
     Mutant(
@@ -866,9 +870,37 @@ MUTANTS = [
     ),
     Mutant(
         "fsspec: a cancelled write taken for done",
-        "fsspec/writing.py",
-        "        if done is None:",
-        "        if False:",
+        "fsspec/blocking.py",
+        "            self._outcome = _cancelled(cancelled)",
+        "            self._outcome = (None,)",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a call that goes on when its thread is interrupted",
+        "fsspec/blocking.py",
+        "            _ = self._task.cancel()",
+        "            pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: tasks that go on when their call is cancelled",
+        "fsspec/tasks.py",
+        "            _ = task.cancel()",
+        "            pass",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a version that came while a file was moved deleted",
+        "fsspec/files.py",
+        "delete_copied(ctx, copied.name, copied.version)",
+        "delete_block(ctx, copied.name)",
+        _FSSPEC,
+    ),
+    Mutant(
+        "fsspec: a folder without a name deleted as the one it lies in",
+        "fsspec/changes.py",
+        'if name == "/" or name.endswith("//"):',
+        "if False:",
         _FSSPEC,
     ),
     Mutant(

@@ -23,6 +23,8 @@ from blockyard.errors import (
     IntegrityError,
     InvalidRangeError,
     StoreClosedError,
+    TransportError,
+    UnsupportedError,
 )
 from blockyard.iterators import Fetch, Fetched
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below, named_as
@@ -49,6 +51,7 @@ from blockyard.stores.base import (
     ReadRequest,
     Store,
     WriteRequest,
+    changed,
 )
 
 Result = TypeVar("Result")
@@ -301,6 +304,27 @@ class Operations:
         key = arguments.key("delete_block", key)
         match = arguments.etag("delete_block", if_match, "if_match")
         return self.store.delete_block(ctx, key, match)
+
+    async def delete_copied(self, ctx: Context, key: str, version: str) -> None:
+        """Delete a block that was copied after it had been seen with the ETag `version`.
+
+        Raises `PreconditionFailedError` when another version has come since. A store that can't
+        hold a delete to one version is asked for it first: what comes just then is deleted.
+        """
+        try:
+            await self.store.delete_block(ctx, key, version)
+        except BlockNotFoundError:
+            return
+        except (UnsupportedError, TransportError) as error:
+            try:
+                now = (await self.store.stat_block(ctx, key)).etag
+            except BlockNotFoundError:  # deleted, though no reply said so
+                return
+            if isinstance(error, TransportError):
+                raise
+            if now != version:
+                raise changed(f"delete_block {key!r}", version, now) from None
+            await self.store.delete_block(ctx, key)
 
     def delete_blocks(
         self, ctx: Context, keys: Iterable[str], *, raise_on_failure: bool = True

@@ -115,6 +115,8 @@ class BlockyardStore(Store):
         except BlockNotFoundError:
             return None
         except InvalidRangeError:  # past the end of it, of which Zarr's own stores give nothing
+            if not await self.exists(key):
+                return None
             data = b""
         return _buffer(prototype, data)
 
@@ -214,6 +216,8 @@ class BlockyardStore(Store):
         except BlockNotFoundError:
             return None
         except InvalidRangeError:
+            if not self._clients.blocking.block_exists(key):
+                return None
             data = b""
         return _buffer(prototype, data)
 

@@ -189,10 +189,12 @@ def test_methods_are_documented_once(name: str) -> None:
 
 
 def test_every_operation_is_on_both_clients() -> None:
-    """Listings and their pages are for `iter_blocks`; the others for contents and `distributed`."""
+    """Listings and their pages are for `iter_blocks`; the others for what stands on operations:
+    contents, `distributed`, fsspec and obspec."""
     others = {
         "at_once",
         "check_open",
+        "delete_copied",
         "delete_some",
         "describe",
         "list_page",

@@ -126,6 +126,26 @@ def test_what_is_asked_again_within_seconds_costs_nothing(fs: Any, counted: Coun
     assert counted.taken() == {"list_page": 2, "stat_block": 1}
 
 
+def test_what_is_remembered_for_ever(
+    client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs: Any = BlockyardFileSystem(store=client, listings_expiry_time=None)
+    fs.pipe_file("a", b"1")
+    assert fs.info("a")["size"] == 1
+    _ = client.write_block("a", b"22")
+    now = remembered.time.monotonic()
+    monkeypatch.setattr(remembered.time, "monotonic", lambda: now + 1e9)
+    assert fs.info("a")["size"] == 1
+    fs.invalidate_cache()
+    assert fs.info("a")["size"] == 2
+
+
+@pytest.mark.parametrize("seconds", ["5", -1, float("nan"), True])
+def test_a_time_that_is_none_is_refused_at_once(seconds: Any) -> None:
+    with pytest.raises(blockyard.ConfigError, match="listings_expiry_time: expected seconds"):
+        _ = BlockyardFileSystem(store="memory://", listings_expiry_time=seconds)
+
+
 def test_what_is_remembered_is_forgotten(
     fs: Any, client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -971,7 +991,7 @@ def test_a_write_that_is_cancelled_is_not_taken_for_done(client: blockyard.Block
         file = fs.open("a", "wb", block_size=1000)
         _ = file.write(DATA[:1500])
         fs.loop.call_soon_threadsafe(file._upload.task.cancel)
-        with pytest.raises(RuntimeError, match="'a': writing was cancelled, and nothing is stored"):
+        with pytest.raises(RuntimeError, match="cancelled on its event loop"):
             file.close()
         assert not fs.exists("a")
 
@@ -1101,7 +1121,107 @@ def test_files_are_put_and_got(client: blockyard.BlockStore, tmp_path: Path) -> 
         (tmp_path / "b").unlink()
 
 
+def test_a_pipe_that_nobody_reads_is_no_endless_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with blockyard.open_store("memory://") as store:
+        _ = store.write_block("a", DATA)
+        fs = BlockyardFileSystem(store=store.with_options(deadline=0.1))
+        with pytest.raises(blockyard.DeadlineExceededError):
+            fs.get_file("a", str(tmp_path / "pipe"))
+
+
 # Moving and deleting.
+
+
+NO_NAME = ("logs//2024/x", "logs//y", "logs/2024/z", "logs/current", "/abs/x", "//twice", "rel")
+
+
+@pytest.mark.parametrize("url", ["logs//", "blockyard://logs//", "/", "//", "blockyard:///"])
+def test_a_folder_without_a_name_is_not_taken_for_the_one_it_lies_in(
+    fs: Any, client: blockyard.BlockStore, url: str
+) -> None:
+    _ = client.write_blocks((key, b"1") for key in NO_NAME)
+    for call in (
+        lambda: fs.rm(url, recursive=True),
+        lambda: fs.rm(["rel", url], recursive=True),
+        lambda: fs.mv(url, "z", recursive=True),
+    ):
+        with pytest.raises(ValueError, match="a folder without a name"):
+            call()
+    assert client.list_by_prefix() == sorted(NO_NAME)
+
+
+def test_listings_agree_on_keys_in_folders_without_a_name(
+    fs: Any, client: blockyard.BlockStore
+) -> None:
+    _ = client.write_blocks((key, b"1") for key in NO_NAME)
+    assert fs.ls("logs", detail=False) == ["logs//2024", "logs//y", "logs/2024", "logs/current"]
+    assert fs.ls("", detail=False) == ["//twice", "/abs", "logs", "rel"]
+    assert fs.find("") == sorted(NO_NAME)
+    for folder in ("", "logs"):
+        walked = [
+            f"{root}/{name}" if root else name
+            for root, _, names in fs.walk(folder)
+            for name in names
+        ]
+        assert sorted(walked) == fs.find(folder)
+        assert fs.find(folder, maxdepth=9) == fs.find(folder)
+        folders = {name for name, info in fs.find(folder, detail=True, withdirs=True).items()
+                   if info["type"] == "directory"}  # fmt: skip
+        assert folders == {root for root, _, _ in fs.walk(folder) if root}
+    for info in fs.ls("logs"):
+        known = set(client.list_by_prefix())
+        below = {key for key in known if f"{key}/".startswith(f"{info['name']}/")}
+        fs.rm(info["name"], recursive=True)
+        assert known - set(client.list_by_prefix()) == below != set()
+    assert not fs.exists("logs")
+
+
+def test_a_walk_is_led_and_goes_on_over_nothing(fs: Any, client: blockyard.BlockStore) -> None:
+    _ = client.write_blocks((key, b"1") for key in ("a/b/c", "a/d/e", "a/f"))
+    for _, folders, _ in (steps := fs.walk("a")):
+        if "b" in folders:
+            folders.remove("b")
+    assert list(steps) == []
+    assert list(fs.walk("a", topdown=False)) == [
+        ("a/b", [], ["c"]),
+        ("a/d", [], ["e"]),
+        ("a", ["b", "d"], ["f"]),
+    ]
+    ((_, folders, names),) = fs.walk("a", maxdepth=1, detail=True)
+    assert (folders["b"]["name"], names["f"]["name"]) == ("a/b", "a/f")
+    assert list(fs.walk("a/f")) == [("a/f", [], [""])]
+    assert list(fs.walk("nothing")) == [("nothing", [], [])]
+    with pytest.raises(FileNotFoundError):
+        _ = list(fs.walk("nothing", on_error="raise"))
+    told: list[Exception] = []
+    _ = list(fs.walk("nothing", on_error=told.append))
+    assert isinstance(told[0], FileNotFoundError)
+    with pytest.raises(ValueError, match="maxdepth"):
+        _ = list(fs.walk("a", maxdepth=0))
+
+
+def test_a_content_whose_id_is_a_folder_is_deleted_with_it(client: blockyard.BlockStore) -> None:
+    fs: Any = BlockyardContentFileSystem(store=client)
+    for listing in (lambda: None, lambda: fs.ls("doc"), lambda: fs.find("doc", maxdepth=2)):
+        fs.pipe({"doc/a": b"1", "doc/a/b": b"2"})
+        listing()
+        assert fs.isfile("doc/a")
+        fs.rm("doc/a", recursive=True)
+        assert client.list_contents() == []
+
+
+def test_a_key_of_the_greatest_length_is_a_file_like_others(client: blockyard.BlockStore) -> None:
+    key = "k" * 1024
+    fs: Any = BlockyardFileSystem(store=client, listings_expiry_time=0)
+    fs.pipe_file(key, b"1")
+    assert fs.ls(key, detail=False) == fs.find(key) == fs.glob(key) == [key]
+    assert fs.find(key, maxdepth=1) == [key]
+    assert fs.cat(key, recursive=True) == b"1"
+    assert fs.du(key) == 1
+    fs.cp(key, "z", recursive=True)
+    fs.rm(key, recursive=True)
+    assert fs.find("") == ["z"]
 
 
 def test_a_folder_is_moved(fs: Any, counted: Counted) -> None:
@@ -1156,6 +1276,81 @@ def test_what_comes_while_a_folder_is_moved_stays(
     counted.hook = meanwhile
     fs.mv("a", "z", recursive=True)
     assert client.list_by_prefix() == ["a/new", "z/b", "z/c"]
+
+
+async def _gone(counted: Counted) -> None:
+    """Somebody deletes `a`."""
+    with blockyard.open_store(counted.inner) as client:
+        client.delete_block("a")
+
+
+class Unconditional(Counted):
+    """A store that can't hold a delete to one version."""
+
+    async def delete_block(self, ctx: Any, key: str, if_match: str | None = None) -> None:
+        if if_match is not None:
+            raise blockyard.UnsupportedError("deletes of any version alone")
+        await super().delete_block(ctx, key)
+
+
+@pytest.mark.parametrize("store", [Counted, Unconditional])
+@pytest.mark.parametrize("system", [BlockyardFileSystem, BlockyardContentFileSystem])
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_version_that_comes_while_a_file_is_moved_stays(
+    store: type[Counted], system: type[BlockyardFileSystem], recursive: bool
+) -> None:
+    counted = store()
+    fs, other = system(store=counted), system(store=counted)
+    other.pipe({"a/b": b"old", "a/c": b"1"})
+    copied, replaced = fs._stores.place("a/b").files.copy, False
+
+    async def meanwhile(name: str, to: str) -> None:
+        nonlocal replaced
+        await copied(name, to)
+        if name == "a/b":
+            await other._pipe_file("a/b", b"new")
+            replaced = True
+
+    fs._stores.place("a/b").files.copy = meanwhile
+    with pytest.raises(blockyard.PreconditionFailedError) as raised:
+        fs.mv("a" if recursive else "a/b", "z" if recursive else "z/b", recursive=recursive)
+    assert replaced
+    assert "mv: 'a/b' was copied, and replaced since" in raised.value.__notes__[0]
+    assert (fs.cat_file("a/b"), fs.cat_file("z/b")) == (b"new", b"old")
+    assert fs.exists("a/c") is not recursive
+
+
+@pytest.mark.parametrize("store", [Counted, Unconditional])
+def test_a_file_that_was_deleted_while_it_was_moved_is_moved(store: type[Counted]) -> None:
+    counted = store()
+    fs: Any = BlockyardFileSystem(store=counted)
+    fs.pipe_file("a", b"1")
+
+    async def meanwhile(operation: str, key: str) -> None:
+        if operation == "delete_block":
+            counted.hook = counted._note
+            _ = await _gone(counted)
+
+    counted.hook = meanwhile
+    fs.mv("a", "z")
+    assert fs.find("") == ["z"]
+
+
+def test_a_delete_of_a_moved_file_without_a_reply(fs: Any, counted: Counted) -> None:
+    """It was done, or it was not: the block says so."""
+    fs.pipe({"a": b"1", "b": b"2"})
+
+    async def lost(operation: str, key: str) -> None:
+        if operation == "delete_block":
+            if key == "a":
+                _ = await _gone(counted)
+            raise blockyard.TransportError("no reply")
+
+    counted.hook = lost
+    fs.mv("a", "z")
+    with pytest.raises(blockyard.TransportError, match="no reply"):
+        fs.mv("b", "y")
+    assert fs.find("") == ["b", "y", "z"]
 
 
 def test_a_move_that_fails_deletes_nothing(

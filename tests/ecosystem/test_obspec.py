@@ -21,7 +21,9 @@ from obspec_utils.readers import BlockStoreReader, BufferedStoreReader, EagerSto
 
 import blockyard
 from blockyard.obspec import ObspecStore, results
+from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint
+from tests.hooked_store import HookedStore
 
 DATA = bytes(range(256)) * 400
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -329,6 +331,29 @@ def test_copies_renames_and_deletes(call: Either, client: blockyard.BlockStore) 
     call("delete", "a")
     call("delete", ["a", "c", "never there"])
     assert client.list_by_prefix() == []
+
+
+@pytest.mark.parametrize("way", ["rename", "rename_async"])
+def test_a_version_that_comes_while_an_object_is_renamed_stays(way: str) -> None:
+    memory = MemoryStore()
+    other = blockyard.open_store(memory)
+
+    async def meanwhile(operation: str, key: str) -> None:
+        if operation == "delete_block":
+            _ = other.write_block("a", b"new")
+
+    store = ObspecStore(HookedStore(memory, meanwhile))
+    _ = other.write_block("a", b"old")
+
+    def rename() -> None:
+        if way == "rename":
+            store.rename("a", "b")
+        else:
+            asyncio.run(store.rename_async("a", "b"))
+
+    with pytest.raises(exceptions.PreconditionError):
+        rename()
+    assert (other.read_block("a"), other.read_block("b")) == (b"new", b"old")
 
 
 def test_listings(call: Either, monkeypatch: pytest.MonkeyPatch) -> None:

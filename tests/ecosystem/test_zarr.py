@@ -363,6 +363,13 @@ def test_nothing_is_past_the_end_of_a_value(client: blockyard.BlockStore) -> Non
     assert asyncio.run(store.get("b", byte_range=past)) is None
 
 
+def test_an_impossible_range_of_no_value_is_none(client: blockyard.BlockStore) -> None:
+    store = BlockyardStore(client)
+    for each in (SuffixByteRequest(-1), OffsetByteRequest(-3), OffsetByteRequest(100)):
+        assert store.get_sync("none", byte_range=each) is None
+        assert asyncio.run(store.get("none", byte_range=each)) is None
+
+
 def test_a_suffix_of_an_empty_value_is_empty(
     moto_endpoint: Endpoint, bucket: str, key_prefix: str
 ) -> None:

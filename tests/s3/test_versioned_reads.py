@@ -156,6 +156,26 @@ def test_a_service_that_refuses_a_long_suffix_is_asked_by_offset(
     assert s3.read_with("empty", suffix=suffix).data == b""
 
 
+@pytest.mark.parametrize("asked", [{"offset": 0}, {"offset": 5, "length": 9}, {"suffix": 7}])
+def test_a_range_that_is_refused_though_it_is_there_is_no_empty_block(
+    s3: Pretended, asked: dict[str, Any]
+) -> None:
+    def refused(request: Request, sent: Response) -> Response:
+        return sent if request.method == "HEAD" else s3_error(416, "InvalidRange")
+
+    s3.service.always = refused
+    with pytest.raises(ProtocolError, match=f"past the end of an object that it says has {SIZE}"):
+        _ = s3.read_with("k", **asked)
+    with pytest.raises(S3Error, match="416"):  # no range was asked for
+        _ = s3.read("k")
+
+
+def test_a_range_that_is_refused_once_is_asked_for_again(s3: Pretended) -> None:
+    """As by one that has not seen the latest version yet."""
+    s3.service.twists = [lambda request, sent: s3_error(416, "InvalidRange")]
+    assert s3.read_with("k", offset=5, length=9).data == BLOCK[5:14]
+
+
 # Versions.
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 from blockyard.client import Client
@@ -14,14 +16,17 @@ from blockyard.config import StoreConfig
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
+    ConfigError,
     ContentExistsError,
     UnsupportedError,
 )
 from blockyard.fsspec import urls
+from blockyard.fsspec.blocking import mirrored
 from blockyard.fsspec.files import Entry, Files
 from blockyard.fsspec.options import plain, without_secrets
 from blockyard.fsspec.remembered import Remembered
 from blockyard.fsspec.stores import Given, Stores
+from blockyard.fsspec.tasks import as_task, together
 from blockyard.fsspec.untyped import (
     AsyncFileSystem,
     Cached,
@@ -54,6 +59,7 @@ class _Instances(Cached):
         return super().__call__(*args, **options)
 
 
+@mirrored
 class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
     """A file system over stores; see `BlockyardFileSystem`."""
 
@@ -68,12 +74,13 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
         loop: asyncio.AbstractEventLoop | None = None,
         batch_size: int | None = None,
         use_listings_cache: bool = True,
-        listings_expiry_time: float = REMEMBERED,
+        listings_expiry_time: float | None = REMEMBERED,
         **settings: Any,
     ) -> None:
         super().__init__(asynchronous=asynchronous, loop=loop, batch_size=batch_size)
         self._stores = Stores(store, urls.named_as_ours(settings), type(self)._files)
-        self._remembered = Remembered(listings_expiry_time if use_listings_cache else 0.0)
+        seconds = _expiry(listings_expiry_time)
+        self._remembered = Remembered(seconds if use_listings_cache else 0.0)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -171,12 +178,24 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
         nofiles: bool = False,
     ) -> list[Any]:
         """Await many, so many at once as fsspec's settings say: more that have `nofiles` open."""
-        return await run_in_chunks(
-            calls,
+        running = run_in_chunks(
+            [as_task(call) for call in calls],
             batch_size=batch_size or self.batch_size,
             return_exceptions=return_exceptions,
             nofiles=nofiles,
         )
+        return await together(running)
+
+
+def _expiry(given: Any) -> float:
+    """Seconds; None has nothing expire, as fsspec's own caches have it. Raises `ConfigError`."""
+    if given is None:
+        return math.inf
+    if not isinstance(given, Real) or isinstance(given, bool) or not float(given) >= 0:
+        raise ConfigError(
+            f"listings_expiry_time: expected seconds from 0, or None to keep all, got {given!r}"
+        )
+    return float(given)
 
 
 def _is_open(store: object) -> bool:

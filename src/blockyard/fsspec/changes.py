@@ -6,15 +6,26 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
 
+from blockyard.errors import BlockNotFoundError, PreconditionFailedError
+from blockyard.fsspec import blocking
 from blockyard.fsspec.base import missing, translated
+from blockyard.fsspec.files import Entry
 from blockyard.fsspec.stores import Place
 from blockyard.fsspec.transfers import Transfers
-from blockyard.fsspec.untyped import sync
+from blockyard.fsspec.untyped import stringify_path
 
 _Pair = tuple[str, str]
 """What is copied, and where to."""
+
+
+class _Copied(NamedTuple):
+    """A file that is moved, as it was just before it was copied."""
+
+    place: Place
+    seen: Entry
 
 
 class Changes(Transfers):
@@ -64,7 +75,7 @@ class Changes(Transfers):
         self,
         path1: str,
         path2: str,
-        moved: list[str] | None = None,
+        moved: list[_Copied] | None = None,
         markers: bool = False,
         planned: list[_Pair] | None = None,
         **_: Any,
@@ -79,15 +90,15 @@ class Changes(Transfers):
         source, target = self._stores.place(path1), self._stores.place(path2)
         try:
             with translated(path1), self._changing(path2):
-                await _copy_across(source, target)
+                if moved is None:
+                    await _copy_across(source, target)
+                else:
+                    moved.append(await _copied(source, target))
         except FileNotFoundError:
             if await self._folder(path1) is None:
                 raise
-            if markers and moved is not None and await self._copy_marker(path1, path2):
-                moved.append(f"{path1}/")
-            return
-        if moved is not None:
-            moved.append(path1)
+            if markers and moved is not None:
+                await self._copy_marker(path1, path2, moved)
 
     async def _mv(
         self, path1: str, path2: str, recursive: bool = False, maxdepth: int | None = None
@@ -96,26 +107,39 @@ class Changes(Transfers):
 
         Other tools mark a folder by an empty object, whose key ends with a slash: it goes along.
         """
+        self._check_named("mv", path1)
         if self._strip_protocol(path1) == self._strip_protocol(path2):
             return
-        moved: list[str] = []
+        moved: list[_Copied] = []
         await self._copy(
             path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise",
             moved=moved, markers=recursive,
         )  # fmt: skip
-        await self._delete(moved)
+        deletes = [self._delete_copied(copied) for copied in moved]
+        for error in await self._chunked(deletes, return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error
 
-    async def _copy_marker(self, folder: str, to: str) -> bool:
-        """Copy the marker of a folder; whether it has one."""
+    async def _copy_marker(self, folder: str, to: str, moved: list[_Copied]) -> None:
+        """Copy the marker of a folder, if it has one."""
         source, target = self._stores.place(f"{folder}/"), self._stores.place(f"{to}/")
         if not source.files.have_markers:
-            return False
-        try:
-            with translated(folder), self._changing(to):
-                await _copy_across(source, target)
-        except FileNotFoundError:
-            return False
-        return True
+            return
+        with suppress(BlockNotFoundError), self._changing(to):
+            moved.append(await _copied(source, target))
+
+    async def _delete_copied(self, copied: _Copied) -> None:
+        """Delete what was copied, and no version of it that has come since."""
+        place = copied.place
+        with self._changing(place.base + place.name):
+            try:
+                await place.files.delete_copied(copied.seen)
+            except PreconditionFailedError as error:
+                error.add_note(
+                    f"mv: {place.base + place.name!r} was copied, and replaced since: what is "
+                    "there now stays"
+                )
+                raise
 
     def mv(
         self,
@@ -126,7 +150,7 @@ class Changes(Transfers):
         **_: Any,
     ) -> None:
         """Move files: each is copied inside the service; then those are deleted."""
-        sync(self.loop, self._mv, path1, path2, recursive, maxdepth)
+        blocking.run(self.loop, self._mv, path1, path2, recursive, maxdepth)
 
     async def _mv_file(self, path1: str, path2: str) -> None:
         await self._mv(path1, path2)
@@ -143,6 +167,7 @@ class Changes(Transfers):
         **ignored: Any,
     ) -> None:
         """Delete files, and with `recursive` what is in folders: a thousand keys a request."""
+        self._check_named("rm", path)
         paths: list[str] = await self._expand_path(
             path, recursive=recursive and maxdepth is not None, maxdepth=maxdepth
         )
@@ -151,6 +176,17 @@ class Changes(Transfers):
             return
         calls = [self._rm_tree(each) for each in _outermost(paths)]
         _ = await self._chunked(calls, batch_size)
+
+    def _check_named(self, operation: str, paths: Any) -> None:
+        """Raise `ValueError` for a folder without a name: its path is that of another one."""
+        given = cast("list[Any]", paths if isinstance(paths, list) else [paths])
+        for path in given:
+            name = stringify_path(path).removeprefix(f"{self.protocol}://")
+            if name == "/" or name.endswith("//"):
+                raise ValueError(
+                    f"{operation} {path!r}: a folder without a name can't be told from the one "
+                    "that it lies in: give the paths of what is in it, or that one's"
+                )
 
     async def _rm_tree(self, path: str) -> None:
         """Delete a file, and all that is below its name."""
@@ -189,6 +225,13 @@ async def _copy_across(source: Place, target: Place) -> None:
         options, version = await source.files.carried(source.name)
         pieces = source.files.pieces(source.name, version)
         await target.files.write(target.name, pieces, False, **options)
+
+
+async def _copied(source: Place, target: Place) -> _Copied:
+    """Copy a file that is to be deleted then."""
+    seen = await source.files.stat(source.name)
+    await _copy_across(source, target)
+    return _Copied(source, seen)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

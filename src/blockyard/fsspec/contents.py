@@ -8,7 +8,12 @@ from typing import Any
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.content.files import AsyncContentFile
-from blockyard.errors import InvalidRangeError, UnsupportedError
+from blockyard.errors import (
+    BlockNotFoundError,
+    InvalidRangeError,
+    PreconditionFailedError,
+    UnsupportedError,
+)
 from blockyard.fsspec.files import PIECE, Entry, Folder
 
 
@@ -90,6 +95,15 @@ class ContentFiles:
     async def delete(self, names: Sequence[str]) -> None:
         for name in names:
             await self._store.delete_content(name)
+
+    async def delete_copied(self, copied: Entry) -> None:
+        try:
+            now = await self.stat(copied.name)
+        except BlockNotFoundError:
+            return
+        if now != copied:
+            raise PreconditionFailedError(f"delete_content {copied.name!r}: it has been replaced")
+        await self._store.delete_content(copied.name)
 
     async def delete_below(self, prefix: str) -> bool:
         names = [entry.name for entry in await self.below(prefix)]

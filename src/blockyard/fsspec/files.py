@@ -17,7 +17,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
-from blockyard.content.targets import NewFile, is_written_in_order, write_all
+from blockyard.content.targets import (
+    NewFile,
+    is_written_in_order,
+    open_in_order,
+    opened_in_order,
+)
 from blockyard.errors import BlockTooLargeError, InvalidRangeError, UnsupportedError
 from blockyard.keys import MAX_KEY_BYTES
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo
@@ -114,6 +119,13 @@ class Files(Protocol):
         """Delete files, those that are there."""
         ...
 
+    async def delete_copied(self, copied: Entry) -> None:
+        """Delete a file that was copied after `stat` had said that of it.
+
+        Raises `PreconditionFailedError` for another version, which has come since.
+        """
+        ...
+
     async def delete_below(self, prefix: str) -> bool:
         """Delete all whose names begin with `prefix`; whether there were some."""
         ...
@@ -171,10 +183,10 @@ class BlockFiles:
 
     async def download(self, name: str, path: str, callback: Any) -> None:
         if is_written_in_order(path):
-            device = await self._blocking(partial(open, path, "wb", buffering=0))
-            with device:
+            ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
+            with opened_in_order(path, await open_in_order(ctx, path)) as device:
                 async for piece in self.pieces(name):
-                    _ = await self._blocking(partial(write_all, device, piece))
+                    await device.write(ctx, piece)
             return
         data, size, version = await self._first(name)
         callback.set_size(size)
@@ -248,11 +260,17 @@ class BlockFiles:
         else:
             _ = await self._store.delete_blocks(names)
 
+    async def delete_copied(self, copied: Entry) -> None:
+        operations, ctx = self._store._operations, self._store._context()  # pyright: ignore[reportPrivateUsage]
+        await operations.delete_copied(ctx, copied.name, copied.version)
+
     async def delete_below(self, prefix: str) -> bool:
+        if not begins_keys(prefix):
+            return False
         return bool((await self._store.delete_by_prefix(prefix, literal=True)).deleted)
 
     async def exist_below(self, prefix: str) -> bool:
-        if len(prefix.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
+        if not begins_keys(prefix):
             return False
         operations, ctx = self._store._operations, self._store._context()  # pyright: ignore[reportPrivateUsage]
         operations.check_open("list_folder", ctx)
@@ -260,6 +278,8 @@ class BlockFiles:
         return bool((await operations.store.list(ctx, request)).blocks)
 
     async def folder(self, prefix: str) -> Folder:
+        if not begins_keys(prefix):
+            return Folder((), ())
         operations, ctx = self._store._operations, self._store._context()  # pyright: ignore[reportPrivateUsage]
         request = ListRequest(prefix, delimiter="/", operation="list_folder")
         pages = await all_pages(operations, ctx, request)
@@ -269,6 +289,8 @@ class BlockFiles:
         )
 
     async def below(self, prefix: str) -> Sequence[Entry]:
+        if not begins_keys(prefix):
+            return ()
         return [_entry(block) async for block in self._store.iter_blocks(prefix)]
 
     async def _first(self, name: str, version: str = "") -> tuple[bytes, int, str]:
@@ -298,6 +320,11 @@ class BlockFiles:
         ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
         at_once = self._store._operations.at_once(ctx, PIECE)  # pyright: ignore[reportPrivateUsage]
         return await ctx.runtime.gather(read, spans, at_once)
+
+
+def begins_keys(prefix: str) -> bool:
+    """Whether there may be keys below a prefix: not below a key of the greatest length."""
+    return len(prefix.encode()) <= MAX_KEY_BYTES
 
 
 def _spans(start: int, stop: int) -> list[tuple[int, int]]:

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, ClassVar, cast
 
 from blockyard import arguments
+from blockyard.fsspec import blocking
 from blockyard.fsspec.base import translated
 from blockyard.fsspec.changes import Changes
 from blockyard.fsspec.contents import ContentFiles
 from blockyard.fsspec.files import BlockFiles, Files
 from blockyard.fsspec.reading import ContentReadFile, ReadAhead, ReadFile
-from blockyard.fsspec.untyped import compression_of, compressors, sync
+from blockyard.fsspec.untyped import compression_of, compressors
 from blockyard.fsspec.writing import PIECE, CompressedFile, WriteFile, text_file
 
 _OF_TEXT = ("encoding", "errors", "newline")
@@ -67,7 +68,7 @@ class BlockyardFileSystem(Changes):
         without URLs.
         """
         place = self._stores.place(self._strip_protocol(path))
-        return sync(self.loop, place.files.signed_url, place.name, expiration)
+        return blocking.run(self.loop, place.files.signed_url, place.name, expiration)
 
     def _open(  # noqa: PLR0917 - fsspec's signature
         self,
@@ -121,7 +122,7 @@ class BlockyardContentFileSystem(BlockyardFileSystem):
         place = self._stores.place(path)
         files = cast("ContentFiles", place.files)
         with translated(path):
-            file, version = sync(self.loop, files.open, place.name, version)
+            file, version = blocking.run(self.loop, files.open, place.name, version)
         return ContentReadFile(self, path, block_size, version, file, **options)
 
 

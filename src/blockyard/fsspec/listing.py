@@ -11,6 +11,7 @@ from typing import Any
 
 from blockyard.errors import BlockNotFoundError
 from blockyard.fsspec.base import Info, StoreFileSystem, file_info, folder_info, missing
+from blockyard.fsspec.files import Files, Folder
 
 
 class Listing(StoreFileSystem):
@@ -97,18 +98,25 @@ class Listing(StoreFileSystem):
     async def _listed(self, path: str, stem: str = "") -> list[Info]:
         """What lies directly in a folder, and begins with `stem`: a name may be both kinds."""
         place, state = self._stores.place(path), self._remembered.state
-        listed = await place.files.folder(place.folder + stem)
+        listed = await _folder(place.files, place.folder + stem)
         found = [folder_info(place.base + name) for name in listed.folders]
         found += [
             file_info(place.base + entry.name, entry)
             for entry in listed.files
-            if entry.name != place.folder  # its own marker
+            if not entry.name.endswith("/")  # its own marker
         ]
         self._keep(found, state)
         return found
 
     def _keep(self, infos: Iterable[Info], state: int) -> None:
-        known = [info for info in infos if info["size"] is not None]
+        """Remember what was listed: of a name that is both kinds that it is a file."""
+        infos = list(infos)
+        files = {info["name"] for info in infos if info["type"] == "file"}
+        known = [
+            info
+            for info in infos
+            if info["size"] is not None and (info["type"] == "file" or info["name"] not in files)
+        ]
         self._remembered.keep(known, state)
 
     async def _walk(
@@ -119,10 +127,40 @@ class Listing(StoreFileSystem):
         on_error: Any = "omit",
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """As in fsspec, but that "omit" leaves out what is not there, and hides no other error."""
+        """As in fsspec, but that "omit" leaves out what is not there, and hides no other error.
+
+        Names are those by which, and a slash, what is there lies below the path.
+        """
         handler = _omit if on_error == "omit" else on_error
-        async for each in super()._walk(path, maxdepth, topdown, handler, **options):
-            yield each
+        if maxdepth is not None and maxdepth < 1:
+            raise ValueError("walk: maxdepth: expected 1 or more")
+        path = self._strip_protocol(path)
+        detail = options.get("detail", False)
+        files: dict[str, Info] = {}
+        folders: dict[str, Info] = {}
+        try:
+            listed: Any = await self._ls(path, detail=True)
+        except OSError as error:
+            if handler == "raise":
+                raise
+            if callable(handler):
+                _ = handler(error)
+            listed = []
+        for info in listed:
+            name = info["name"].removeprefix(path).removeprefix("/") if path else info["name"]
+            (folders if info["type"] == "directory" else files)[name] = info
+        below = {name: info["name"] for name, info in folders.items()}
+        found: Any = (path, folders, files) if detail else (path, list(folders), list(files))
+        if topdown:
+            yield found
+        if maxdepth is None or maxdepth > 1:
+            deeper = None if maxdepth is None else maxdepth - 1
+            for name in list(found[1]):  # which who walks may have left some out of
+                walking = self._walk(below[name], deeper, topdown, handler, **options)
+                async for each in walking:
+                    yield each
+        if not topdown:
+            yield found
 
     async def _find(
         self,
@@ -161,7 +199,8 @@ class Listing(StoreFileSystem):
             while (name := name.rpartition("/")[0]) and len(name) >= len(place.folder):
                 if place.base + name in found:
                     break
-                found[place.base + name] = folder_info(place.base + name)
+                if not name.endswith("/"):  # see `_folder`
+                    found[place.base + name] = folder_info(place.base + name)
         self._keep(found.values(), state)
         return found
 
@@ -176,6 +215,9 @@ class Listing(StoreFileSystem):
             found |= {info["name"]: info for info in level}
         return found
 
+    async def _sizes(self, paths: Iterable[str], batch_size: int | None = None) -> list[int]:
+        return await self._chunked([self._size(path) for path in paths], batch_size)
+
     async def _du(
         self, path: str, total: bool = True, maxdepth: int | None = None, **options: Any
     ) -> int | dict[str, int]:
@@ -185,6 +227,20 @@ class Listing(StoreFileSystem):
             known: int | None = info["size"]
             sizes[name] = (await self._info(name))["size"] if known is None else known
         return sum(sizes.values()) if total else sizes
+
+
+async def _folder(files: Files, prefix: str) -> Folder:
+    """What begins with a prefix, up to the next slash.
+
+    The path of a folder without a name (`a//`) would be that of the one it lies in, which is then
+    what is deleted: what lies in it is listed in its place.
+    """
+    found = await files.folder(prefix)
+    if prefix not in found.folders or not f"/{prefix}".endswith("/"):
+        return found
+    within = await _folder(files, f"{prefix}/")
+    named = [name for name in found.folders if name != prefix]
+    return Folder([*found.files, *within.files], [*named, *within.folders])
 
 
 def _omit(error: Exception) -> None:

@@ -6,7 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from blockyard.fsspec.untyped import BufferedFile, Cache, register_cache, sync
+from blockyard.fsspec import blocking
+from blockyard.fsspec.untyped import BufferedFile, Cache, register_cache
 from blockyard.model import KIB, MIB
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ class ReadFile(BufferedFile):
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         version = self._known_version
-        data, self._version = sync(self.fs.loop, self.fs._read, self.path, start, end, version)
+        data, self._version = blocking.run(
+            self.fs.loop, self.fs._read, self.path, start, end, version
+        )
         return data
 
 
@@ -105,7 +108,7 @@ class ContentReadFile(ReadFile):
         super().__init__(fs, path, block_size, version, **{**options, "size": file.size})
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        return sync(self.fs.loop, self._fetched, start, end)
+        return blocking.run(self.fs.loop, self._fetched, start, end)
 
     async def _fetched(self, start: int, end: int) -> bytes:
         _ = await self._file.seek(start)

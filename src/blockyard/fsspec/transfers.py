@@ -20,6 +20,7 @@ from blockyard.buffer import Buffer
 from blockyard.errors import PreconditionFailedError
 from blockyard.fsspec.base import translated
 from blockyard.fsspec.listing import Listing
+from blockyard.fsspec.tasks import Carrying, in_task, together
 from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
 from blockyard.merging import Range, merged, part
 from blockyard.put_options import PutOptions
@@ -38,7 +39,7 @@ class Transfers(Listing):
     ) -> Any:
         """As in fsspec, but of folders the files alone: to read a folder is an error."""
         if not recursive:
-            return await super()._cat(path, on_error=on_error, **options)
+            return await together(super()._cat(path, on_error=on_error, **options))
         names: list[str] = []
         for each in await self._expand_path(path):
             if (await self._info(each))["type"] == "file":
@@ -56,6 +57,7 @@ class Transfers(Listing):
             if on_error != "omit" or not isinstance(data, BaseException)
         }
 
+    @in_task
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, **_: Any
     ) -> bytes:
@@ -130,8 +132,10 @@ class Transfers(Listing):
             return os.path.isdir(path)  # noqa: ASYNC240 - a look, as fsspec's own
 
         rpath, lpath = await self._named(rpath, stringify_path(lpath), is_folder)
-        return await super()._get(rpath, lpath, recursive, callback, maxdepth, **options)
+        told = Carrying.of(callback)
+        return await together(super()._get(rpath, lpath, recursive, told, maxdepth, **options))
 
+    @in_task
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = NO_CALLBACK, **_: Any
     ) -> None:
@@ -141,7 +145,7 @@ class Transfers(Listing):
         if place.name:
             try:
                 with self._reading(path):
-                    return await place.files.download(place.name, lpath, callback)
+                    return await place.files.download(place.name, lpath, Carrying.of(callback))
             except FileNotFoundError:
                 if await self._folder(path) is None:
                     raise
@@ -189,6 +193,9 @@ class Transfers(Listing):
         given = self._stores.given is not None
         return given and isinstance(target, str) and not self._strip_protocol(target)
 
+    async def _pipe(self, path: Any, *arguments: Any, **options: Any) -> Any:
+        return await together(super()._pipe(path, *arguments, **options))
+
     async def _pipe_file(
         self, path: str, value: Buffer, mode: str = "overwrite", **options: Any
     ) -> None:
@@ -207,6 +214,7 @@ class Transfers(Listing):
                     f"{', '.join(sorted(takes))}; {_advice(name, takes)}"
                 )
 
+    @in_task
     async def _store(
         self,
         path: str,
@@ -218,11 +226,22 @@ class Transfers(Listing):
         with translated(path), self._changing(path):
             await place.files.write(place.name, data, exclusive, **options)
 
-    async def _put(self, lpath: Any, rpath: Any, *arguments: Any, **options: Any) -> Any:
+    async def _put(
+        self,
+        lpath: Any,
+        rpath: Any,
+        recursive: bool = False,
+        callback: Any = NO_CALLBACK,
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
         """As in fsspec, also to where all keys are."""
         among_all = {"among_all": True} if self._is_all(rpath) else {}
-        return await super()._put(lpath, rpath, *arguments, **among_all, **options)
+        told = Carrying.of(callback)
+        putting = super()._put(lpath, rpath, recursive, told, *arguments, **among_all, **options)
+        return await together(putting)
 
+    @in_task
     async def _put_file(
         self,
         lpath: str,
@@ -238,9 +257,10 @@ class Transfers(Listing):
         path = path.removeprefix("/") if among_all else path
         self._check_options("put_file", path, options)
         place = self._stores.place(path)
-        callback.set_size(os.stat(lpath).st_size)
+        told = Carrying.of(callback)
+        told.set_size(os.stat(lpath).st_size)
         with translated(path), self._changing(path):
-            await place.files.upload(place.name, lpath, _exclusive(mode), callback, **options)
+            await place.files.upload(place.name, lpath, _exclusive(mode), told, **options)
 
 
 def _advice(name: str, takes: Collection[str]) -> str:

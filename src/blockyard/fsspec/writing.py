@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import io
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
+from weakref import WeakSet
 
 from blockyard.buffer import Buffer
-from blockyard.fsspec.untyped import sync
+from blockyard.fsspec import blocking
 from blockyard.fsspec.with_blocks import Surroundings
 from blockyard.model import MIB
 from blockyard.stores.base import Data
@@ -136,6 +139,15 @@ class Upload:
             yield piece
 
 
+_uploading = WeakSet["WriteFile"]()
+
+
+@atexit.register
+def _end_uploads() -> None:
+    for file in list(_uploading):
+        file.end_at_exit()
+
+
 class WriteFile(io.RawIOBase):
     """A file open for writing bytes.
 
@@ -160,6 +172,8 @@ class WriteFile(io.RawIOBase):
         self._ended = False
         self._process = os.getpid()
         self._opened_in = Surroundings.now()
+        self._lock = threading.RLock()
+        """Held while threads write, so that each finds room for all that it brings."""
 
     @property
     def full_name(self) -> str:
@@ -190,15 +204,17 @@ class WriteFile(io.RawIOBase):
 
     def write(self, data: Buffer, /) -> int:
         """Take all of `data`. Raises what has ended the upload."""
-        self._check_usable()
+        self._check_process()  # before the lock, which is the parent's in a forked child
         rest = memoryview(data).cast("B")
         size = len(rest)
-        while rest:
-            taken = rest[: self.blocksize - self._collected.size]
-            self._collected.add(taken)
-            rest = rest[len(taken) :]
-            if self._collected.size == self.blocksize:
-                self._send()
+        with self._lock:
+            self._check_usable()
+            while rest:
+                taken = rest[: self.blocksize - self._collected.size]
+                self._collected.add(taken)
+                rest = rest[len(taken) :]
+                if self._collected.size == self.blocksize:
+                    self._send()
         return size
 
     def close(self) -> None:
@@ -229,24 +245,28 @@ class WriteFile(io.RawIOBase):
         if self._ended:
             return
         self._check_process()
-        try:
-            if self._upload is None:
-                self._run(self._write, self._collected.take())
-            else:
-                if self._collected.size:
-                    self._send()
-                self._run(self._upload.finish)
-            self._ended = True
-        finally:
-            self.discard()
-            self.fs.invalidate_cache(self.path)
+        with self._lock:
+            try:
+                if self._upload is None:
+                    self._run(self._write, self._collected.take())
+                else:
+                    if self._collected.size:
+                        self._send()
+                    self._run(self._upload.finish)
+                self._ended = True
+            finally:
+                self.discard()
+                self.fs.invalidate_cache(self.path)
 
     def discard(self) -> None:
         """Store nothing of what was written."""
-        ended, self._ended = self._ended, True
-        self._collected = _Collected(self.blocksize)
-        if not ended and self._upload is not None and self._process == os.getpid():
-            self._run(self._upload.abort)
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            ended, self._ended = self._ended, True
+            self._collected = _Collected(self.blocksize)
+            if not ended and self._upload is not None:
+                self._run(self._upload.abort)
 
     def __exit__(
         self,
@@ -266,11 +286,16 @@ class WriteFile(io.RawIOBase):
         if self._upload is not None:
             with suppress(RuntimeError):  # the loop is closed
                 _ = self.fs.loop.call_soon_threadsafe(self._upload.task.cancel)
-        warnings.warn(
-            f"{self.full_name} was not stored: its file was never closed",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        self._warn()
+
+    def end_at_exit(self) -> None:
+        """Leave nothing of an upload under way, while the event loop still runs."""
+        if self._ended or self._process != os.getpid() or not self.fs.loop.is_running():
+            return
+        self._ended = True
+        if self._upload is not None:
+            self._run(self._upload.abort)
+        self._warn()
 
     def _send(self) -> None:
         """Hand over what is collected."""
@@ -286,25 +311,24 @@ class WriteFile(io.RawIOBase):
             raise
 
     async def _begin(self) -> Upload:
+        _uploading.add(self)
         return Upload(self._write)
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-        """What a coroutine returns: `sync` would take one that is cancelled for done."""
+        return blocking.run(self.fs.loop, function, *args)
 
-        async def told() -> tuple[Any]:
-            return (await function(*args),)
-
-        done = sync(self.fs.loop, told)
-        if done is None:
-            raise RuntimeError(f"{self.path!r}: writing was cancelled, and nothing is stored")
-        return done[0]
+    def _warn(self) -> None:
+        warnings.warn(
+            f"{self.full_name} was not stored: its file was never closed",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _check_usable(self) -> None:
         if self.closed:
             raise ValueError(f"{self.path!r}: the file is closed")
         if self._ended:
             raise ValueError(f"{self.path!r}: the file was given up")
-        self._check_process()
 
     def _check_process(self) -> None:
         if self._process != os.getpid():

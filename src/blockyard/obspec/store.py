@@ -33,6 +33,7 @@ from blockyard.obspec.values import (
     whole_if,
 )
 from blockyard.stores.base import Store
+from blockyard.transport.blocking import run_to_end
 
 _LISTED = 1000
 AT_ONCE = 8
@@ -245,20 +246,27 @@ class ObspecStore:
             _ = await self._clients.asyncio.copy_block(from_, to)
 
     def rename(self, from_: str, to: str, *, overwrite: bool = True) -> None:
-        """Copy an object, then delete the first one: see `obspec.Rename`, and `copy`."""
+        """Copy an object, then delete the first one: see `obspec.Rename`, and `copy`.
+
+        A version of it that came meanwhile stays, and is a `PreconditionError`.
+        """
         with translated():
             check_overwrite("rename", overwrite)
             if from_ != to:
-                _ = self._clients.blocking.copy_block(from_, to)
-                self._clients.blocking.delete_block(from_)
+                store = self._clients.blocking
+                version = store.stat_block(from_).etag
+                _ = store.copy_block(from_, to)
+                run_to_end(store._operations.delete_copied(store._context(), from_, version))  # pyright: ignore[reportPrivateUsage]
 
     async def rename_async(self, from_: str, to: str, *, overwrite: bool = True) -> None:
         """See `rename`."""
         with translated():
             check_overwrite("rename", overwrite)
             if from_ != to:
-                _ = await self._clients.asyncio.copy_block(from_, to)
-                await self._clients.asyncio.delete_block(from_)
+                store = self._clients.asyncio
+                version = (await store.stat_block(from_)).etag
+                _ = await store.copy_block(from_, to)
+                await store._operations.delete_copied(store._context(), from_, version)  # pyright: ignore[reportPrivateUsage]
 
     # Listing.
 

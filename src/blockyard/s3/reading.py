@@ -29,7 +29,7 @@ from blockyard.errors import (
     S3Error,
 )
 from blockyard.keys import range_past_end
-from blockyard.model import KIB, MAX_BLOCK_SIZE, Block
+from blockyard.model import KIB, MAX_BLOCK_SIZE, Block, BlockInfo
 from blockyard.s3 import responses
 from blockyard.s3.calls import Call, Caller, FunctionCall
 from blockyard.s3.endpoints import Address
@@ -319,13 +319,20 @@ class Reader:
         `find_checksum` finds in the headers.
         """
         if wanted.length == 0 or wanted.suffix == 0:
-            return await self._read_nothing(ctx, wanted, full_key)
+            info, _, _ = await self._look(ctx, wanted, full_key)
+            return Block(b"", 0, lambda: info)
         read = Read(wanted, full_key, self.page_size if self._verify_ranges == "widen" else 1)
         read.object_headers = self._caller.headers.read
+        if read.span is None:
+            read.checksum_mode = self._caller.capabilities.checksum_mode is not False
+        return await self._read(ctx, read, full_key, find_checksum)
+
+    async def _read(
+        self, ctx: Context, read: Read, full_key: str, find_checksum: FindChecksum
+    ) -> Block:
+        """The loop of `read`."""
         verified: Verified = None
         learnt = self._caller.capabilities
-        if read.span is None:
-            read.checksum_mode = learnt.checksum_mode is not False
         while True:
             try:
                 reply = await self._caller.attempt(ctx, read, read.check)
@@ -347,8 +354,10 @@ class Reader:
                 continue
             try:
                 await self._prepare_next(ctx, read, failure)
-            except InvalidRangeError as refused:
-                return await self._read_nothing(ctx, wanted, full_key, refused)
+            except InvalidRangeError:
+                refused = await self._read_refused(ctx, read, full_key)
+                if refused is not None:
+                    return refused
             finally:
                 del failure  # which its traceback refers to, by way of this frame
 
@@ -369,32 +378,38 @@ class Reader:
 
         return await self._caller.call(ctx, call, described)
 
-    async def _read_nothing(
-        self,
-        ctx: Context,
-        wanted: ReadRequest,
-        full_key: str,
-        refused: InvalidRangeError | None = None,
-    ) -> Block:
-        """An empty range, which HTTP has none of; or the error of one past the end.
+    async def _read_refused(self, ctx: Context, read: Read, full_key: str) -> Block | None:
+        """What a range is that the service refuses as one past the end; None to ask for it again.
+
+        That is where the object's own headers say that it has these bytes: it is never taken for an
+        empty one, and may have been replaced meanwhile.
+        """
+        wanted = read.wanted
+        info, begin, end = await self._look(ctx, wanted, full_key)
+        if begin >= end:
+            return Block(b"", 0, lambda: info)
+        if wanted.suffix:  # some refuse suffixes longer than the object
+            return await self.read(ctx, replace(wanted, suffix=None, offset=begin), full_key)
+        contradicted = ProtocolError(
+            f"the service refuses bytes {begin} to {end - 1} as past the end of an object that it "
+            f"says has {info.size}"
+        )
+        await self._prepare_next(ctx, read, contradicted)
+        return None
+
+    async def _look(
+        self, ctx: Context, wanted: ReadRequest, full_key: str
+    ) -> tuple[BlockInfo, int, int]:
+        """The object, and what is wanted of it by its size: for what HTTP has no range of.
 
         The error response to a range does not show whether the block has the size that it was
-        stored with, as a service may have lost its end; its headers do.
+        stored with, as a service may have lost its end; its headers do. Raises the error of a range
+        past the end.
         """
         reply = await self.head(ctx, wanted.operation, wanted.key, full_key)
         info = responses.stat_result(reply, wanted.operation, wanted.key)
         check_conditions(wanted, info.etag)
-        begin, end = requested_range(wanted, info.size)
-        if begin < end and wanted.suffix:  # some refuse suffixes longer than the object
-            del refused
-            by_offset = replace(wanted, suffix=None, offset=begin)
-            return await self.read(ctx, by_offset, full_key)
-        if refused is not None and begin < end:  # it was replaced meanwhile
-            try:
-                raise refused
-            finally:
-                del refused  # which its traceback refers to
-        return Block(b"", 0, lambda: info)
+        return info, *requested_range(wanted, info.size)
 
     def _is_all(self, read: Read, reply: Response, verified: Verified) -> bool:
         """Whether all pages that are wanted came whole; else `read` is widened to them.
