@@ -188,6 +188,8 @@ class BlockTests(SuiteBase):
                     assert all(byte in place for byte, place in zip(read, places, strict=False))
             else:
                 assert all(read in versions for read in reads)
+        if Capability.ATOMIC_REPLACEMENT in self.lacks:  # the last ones may have left a mixture
+            _ = client.store.write_block(KEY, versions[0])
         assert client.store.read_block(KEY) in versions
 
     def test_a_missing_block_is_said_so(self, store: BlockStore) -> None:
