@@ -84,8 +84,10 @@ faults: $(READY)
 
 faults-short: $(READY)
 	@$(RUN) blockyard_faults.campaign --operations 10000 $(if $(SEED),--seed $(SEED))
+	@$(RUN) blockyard_faults.cache_folder --seconds 30 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.killed_contents --kills 30 $(if $(SEED),--seed $(SEED))
 	@$(RUN) blockyard_faults.killed_stage --kills 30 $(if $(SEED),--seed $(SEED))
+	@BLOCKYARD_FORKS=100 $(RUN) pytest -q tests/ecosystem/test_forks.py
 
 fuzz: $(FUZZ_READY)
 	@for target in $(FUZZ_TARGETS); do \
