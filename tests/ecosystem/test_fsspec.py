@@ -1053,8 +1053,8 @@ def test_a_file_is_closed_before_its_transaction_ends(fs: Any, options: dict[str
 
 def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStore) -> None:
     contents = BlockyardContentFileSystem(store=client)
-    contents.pipe_file("a", b"1", content_type="text/plain")
-    with contents.open("b", "wb", metadata={"name": "value"}) as file:
+    contents.pipe_file("a", b"1", content_type="text/plain", options=blockyard.PutOptions())
+    with contents.open("b", "wb", metadata={"name": "value"}, chunk_blocks=4) as file:
         _ = file.write(b"1")
     assert client.stat_content("a").content_type == "text/plain"
     assert client.stat_content("b").metadata == {"name": "value"}
@@ -1063,8 +1063,8 @@ def test_what_a_write_says_beside_the_bytes(fs: Any, client: blockyard.BlockStor
 @pytest.mark.parametrize(
     ("kind", "given", "advice"),
     [
-        (BlockyardContentFileSystem, "options", "PutOptions are those of objects"),
-        (BlockyardContentFileSystem, "part_size", "one of: block_size, content_type, if_match"),
+        (BlockyardContentFileSystem, "part_size", "one of: block_size, chunk_blocks, content_type"),
+        (BlockyardContentFileSystem, "tags", r"did you mean options=PutOptions\(tags="),
         (BlockyardFileSystem, "content_type", r"did you mean options=PutOptions\(content_type="),
         (BlockyardFileSystem, "content_typ", "one of: concurrency, if_match, options, part_size"),
         (BlockyardFileSystem, "progress", "beside fsspec's own"),

@@ -21,7 +21,9 @@ class ContentFiles:
     """The contents of a store. See `Files`; a listing tells no sizes."""
 
     have_markers = False
-    takes = frozenset({"if_match", "block_size", "content_type", "modified", "metadata"})
+    takes = frozenset({
+        "if_match", "block_size", "chunk_blocks", "content_type", "modified", "metadata", "options",
+    })  # fmt: skip
 
     def __init__(self, store: AsyncBlockStore) -> None:
         self._store = store

@@ -265,8 +265,6 @@ class Transfers(Listing):
 
 def _advice(name: str, takes: Collection[str]) -> str:
     """Where what a name stands for belongs, as far as it can be told."""
-    if name == "options":
-        return "PutOptions are those of objects, and a content is several"
     if "options" in takes and name in PutOptions.__dataclass_fields__:
         return f"did you mean options=PutOptions({name}=...)?"
     return "these are those of a write, beside fsspec's own"
