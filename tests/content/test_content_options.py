@@ -29,8 +29,10 @@ def write_blocking(store: blockyard.BlockStore, *args: Any, **options: Any) -> A
 def write_asyncio(store: blockyard.BlockStore, *args: Any, **options: Any) -> Any:
     async def call() -> Any:
         asynchronous = await blockyard.open_async_store(store)
-        asynchronous._runtime.connections.dropped_quietly = True  # `store` is closed
-        return await asynchronous.write_content(*args, **options)
+        try:
+            return await asynchronous.write_content(*args, **options)
+        finally:
+            await asynchronous._runtime.close()  # and not `store` with it
 
     return asyncio.run(call())
 
