@@ -53,6 +53,11 @@ def range_past_end(
     )
 
 
+def begins_keys(text: str) -> bool:
+    """Whether a text is short enough for a key to be it, or to begin with it."""
+    return len(text.encode()) <= MAX_KEY_BYTES
+
+
 def below(prefix: str) -> str:
     """The literal prefix of the keys below `prefix` as a folder: it ends with `/`."""
     return prefix if prefix.endswith("/") else prefix + "/"
@@ -63,7 +68,7 @@ def named_as(folder: str) -> list[str]:
     if folder.endswith("/"):
         return []
     named = (folder, folder + MANIFEST_SUFFIX)
-    return [key for key in named if len(key.encode()) <= MAX_KEY_BYTES]
+    return [key for key in named if begins_keys(key)]
 
 
 def folder_prefix(text: str) -> str:

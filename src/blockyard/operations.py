@@ -27,7 +27,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.iterators import Fetch, Fetched
-from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES, below, named_as
+from blockyard.keys import MANIFEST_SUFFIX, begins_keys, below, named_as
 from blockyard.large_copies import copy_in_parts
 from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
@@ -359,7 +359,7 @@ class Operations:
             return [key for key, is_there in zip(named, there, strict=True) if is_there], None
 
         async def pages(token: str | None = None) -> tuple[list[str], str | None]:
-            if len(listed.encode()) > MAX_KEY_BYTES:  # no key can lie below one of the longest
+            if not begins_keys(listed):  # no key can lie below one of the longest
                 return [], None
             return await self._pages(
                 ctx, "delete_by_prefix", listed, token, at_most=_PAGES_DELETED_TOGETHER

@@ -245,7 +245,7 @@ class DiskCache(DiskTier):
     def _prepare(self, now: float) -> None:
         """Have the folder again, which was removed or could not be used."""
         self._dropped += 1
-        self._on_disk(now, self._folder.prepare)
+        self._on_disk(now, self._folder.ensure)
 
     def _check(self, info: BlockInfo, at: float, now: float) -> None:
         name = self._name(info.key)
@@ -257,6 +257,7 @@ class DiskCache(DiskTier):
             for key in list(self._undropped):
                 self._drop(key)
             self._note_hits()
+            self._folder.ensure()
             try:
                 write()
             except FileNotFoundError:  # the folder was removed

@@ -20,13 +20,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from blockyard import syscalls
 from blockyard.errors import ConfigError
-from blockyard.user_code import pass_on_foreign
 
 SHARDS = 256
 _FORMAT = b"blockyard-cache 1\n"
@@ -152,19 +152,15 @@ class Folder:
         epochs = self._epochs
         return epochs.number >= 0 and os.fstat(epochs.number).st_nlink > 0
 
-    def current_epoch(self, name: bytes) -> int:
-        """`epoch`, by the file that every process changes; `FileNotFoundError` without one."""
-        if self._epochs.number >= 0:
-            epoch = self.epoch(name)
-            if self.is_there():
-                return epoch
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.root}/epochs")
+    def ensure(self) -> None:
+        """`prepare` it where it was removed, or was never ready."""
+        if not self.is_there():
+            self.prepare()
 
     def change(self, name: bytes) -> None:
         """Give the key another epoch. Random ones need neither a lock nor the one before."""
         for _ in range(_TIMES_REMOVED):
-            if not self.is_there():
-                self.prepare()
+            self.ensure()
             epochs = self._epochs
             syscalls.write_all_at(epochs.number, os.urandom(_SLOT), _slot(name))
             if self.is_there():
@@ -174,30 +170,16 @@ class Folder:
     def remove(self, path: str) -> bool:
         """Remove an entry, and free its bytes though somebody has it open; False if it is none."""
         try:
-            with Descriptor(os.open(path, os.O_WRONLY | _OPEN)) as file:
+            with _emptied(path):
                 os.unlink(path)
-                if stat.S_ISREG(os.fstat(file.number).st_mode):
-                    os.ftruncate(file.number, 0)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return False
-        except OSError as error:
-            if error.errno not in {*_NOT_OURS, errno.EACCES}:
-                raise
-            return _unlinked(path)
         return True
 
     def replace(self, path: str, by: str) -> None:
         """Have the file `by` at `path`; free the bytes of the entry that was there."""
-        try:
-            old = Descriptor(os.open(path, os.O_WRONLY | _OPEN))
-        except OSError as error:
-            pass_on_foreign(error)
+        with _emptied(path):
             os.rename(by, path)
-            return
-        with old:
-            os.rename(by, path)
-            if stat.S_ISREG(os.fstat(old.number).st_mode):
-                os.ftruncate(old.number, 0)
 
     def open_own(self, name: str) -> int:
         """A descriptor of one of the folder's own files, which is made if need be."""
@@ -270,12 +252,16 @@ def allocated(path: str) -> int:
         return 0
 
 
-def _unlinked(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except (FileNotFoundError, IsADirectoryError):
-        return False
-    return True
+@contextmanager
+def _emptied(path: str) -> Generator[None]:
+    """Cut the file that is at `path` to nothing, once it has lost that name here."""
+    file = Descriptor(-1)
+    with syscalls.errors_ignored():  # there is none, or it is none of ours
+        file = Descriptor(os.open(path, os.O_WRONLY | _OPEN))
+    with file:
+        yield
+        if file.number >= 0 and stat.S_ISREG(os.fstat(file.number).st_mode):
+            os.ftruncate(file.number, 0)
 
 
 def _slot(name: bytes) -> int:

@@ -435,14 +435,13 @@ class CacheStore(WrapperStore):
             return
         self._page = pages.page_size
         pages = _trimmed(pages)
-        if self._memory is not None and begun.disk_epoch is not None:
-            self._memory.fill(pages, self._epoch(begun), anew=ctx.cache == "refresh")
+        self._keep_in_memory(pages, begun, anew=ctx.cache == "refresh")
         if self._disk is not None and (pages.data or pages.whole):
             _ = self._disk.fill(ctx.runtime, pages, begun.disk_epoch)
 
-    def _keep_in_memory(self, pages: Pages, begun: _Begun) -> None:
+    def _keep_in_memory(self, pages: Pages, begun: _Begun, *, anew: bool = False) -> None:
         if self._memory is not None and begun.disk_epoch is not None:
-            self._memory.fill(pages, self._epoch(begun))
+            self._memory.fill(pages, self._epoch(begun), anew=anew)
 
     def _revalidated(self, ctx: Context, info: BlockInfo, begun: _Begun) -> None:
         if self._memory is not None:

@@ -40,7 +40,7 @@ class EntryWriter:
             self.dropped += 1
             return
         with self._budget.locked() as usage:
-            if self._folder.current_epoch(head.name) == head.epoch and (
+            if self._is_current(head) and (
                 self._complete(usage, head, pages) or self._make(usage, text, head, pages)
             ):
                 self.filled += 1

@@ -16,7 +16,7 @@ from blockyard.distributed.job import Job, Piece
 from blockyard.distributed.key_ranges import KeyRange
 from blockyard.distributed.tasks import Copy, CopyReport, Delete, Verify
 from blockyard.errors import BlockStoreError, InvalidKeyError
-from blockyard.keys import MAX_KEY_BYTES, below, named_as
+from blockyard.keys import begins_keys, below, named_as
 from blockyard.model import DeleteResult, VerifyReport
 from blockyard.sync import BlockStore
 
@@ -191,6 +191,6 @@ def _ranges(prefix: str, literal: bool) -> list[KeyRange]:
     if literal:
         return [KeyRange(prefix)]
     ranges = [KeyRange(key, up_to=key) for key in named_as(prefix)]
-    if len(below(prefix).encode()) <= MAX_KEY_BYTES:
+    if begins_keys(below(prefix)):
         ranges.append(KeyRange(below(prefix)))
     return ranges

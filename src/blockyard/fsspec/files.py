@@ -24,7 +24,7 @@ from blockyard.content.targets import (
     opened_in_order,
 )
 from blockyard.errors import BlockTooLargeError, InvalidRangeError, UnsupportedError
-from blockyard.keys import MAX_KEY_BYTES
+from blockyard.keys import begins_keys
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo
 from blockyard.operations import all_pages
 from blockyard.stores.base import ListRequest
@@ -320,11 +320,6 @@ class BlockFiles:
         ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
         at_once = self._store._operations.at_once(ctx, PIECE)  # pyright: ignore[reportPrivateUsage]
         return await ctx.runtime.gather(read, spans, at_once)
-
-
-def begins_keys(prefix: str) -> bool:
-    """Whether there may be keys below a prefix: not below a key of the greatest length."""
-    return len(prefix.encode()) <= MAX_KEY_BYTES
 
 
 def _spans(start: int, stop: int) -> list[tuple[int, int]]:
