@@ -17,15 +17,17 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Generator,
     Hashable,
     Iterable,
     Mapping,
     MutableMapping,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
-from blockyard.errors import DeadlineExceededError
+from blockyard.errors import BlockStoreError, DeadlineExceededError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -375,7 +377,9 @@ class Context:
     `deadline` is an instant on `runtime.now()`'s clock; `concurrency` is how many requests a
     bulk call keeps in flight. `unknown_attempts` counts the requests made under this
     context to change what is stored whose outcome is not known: tried again or not, they may have
-    taken effect, or may still. Who wants to know it of one change gives that a context of its own.
+    taken effect, or may still. So it counts what the errors of stores say of themselves, and more:
+    a change that succeeded at last is among it. Who wants to know it of one change gives that a
+    context of its own.
     `cache` is what a cache is to do with reads: "use" it; "bypass" it, and keep nothing; or
     "refresh" it, with what the store has now. `tidying` is set for what puts in order what a call
     left behind: it goes on while the store is being closed. With `once` a change is not sent again
@@ -403,6 +407,16 @@ class Context:
     ) -> Coroutine[Any, Any, list[Result]]:
         """`Runtime.gather` with this call's concurrency."""
         return self.runtime.gather(operation, items, self.concurrency, in_turn)
+
+    @contextmanager
+    def after_change(self) -> Generator[None]:
+        """What follows on a change that was made: where it fails, that may have taken effect."""
+        try:
+            yield
+        except BlockStoreError as error:
+            error.unknown_attempts += 1
+            self.unknown_attempts += 1
+            raise
 
     def check_deadline(self) -> None:
         """Raise `DeadlineExceededError` once the deadline has passed."""

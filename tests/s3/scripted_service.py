@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
+from blockyard.errors import BlockStoreError
 from blockyard.s3.credentials import Credentials, CredentialSource, StaticCredentials
 from blockyard.s3.store import S3Store
 from blockyard.stores.base import ReadRequest
@@ -71,7 +72,14 @@ class Scripted:
         return self.run(self.store.read(self.ctx, ReadRequest(key))).data
 
     def run(self, operation: Coroutine[Any, Any, Result]) -> Result:
-        return run_to_end(operation)
+        """The result; an error's unknown attempts have to be counted in the context as well."""
+        before = self.ctx.unknown_attempts
+        try:
+            return run_to_end(operation)
+        except BlockStoreError as error:
+            if self.ctx.unknown_attempts - before < error.unknown_attempts:
+                raise AssertionError("the context does not count them all") from error
+            raise
 
 
 def amazon(*answers: Answer) -> Scripted:

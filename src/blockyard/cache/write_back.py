@@ -201,11 +201,8 @@ class WriteBackStore(WrapperStore):
         try:
             with folder_errors(where):
                 info, failures = await self._put_in_turn(ctx, request)
-            try:
+            with ctx.after_change():  # it is there, and will be uploaded
                 await self._commit.synced(ctx, failures, where)
-            except BlockStoreError as error:
-                error.unknown_attempts += 1  # it is there, and will be uploaded
-                raise
         finally:  # it may be there, whatever has ended the call
             self._uploads.add(self._stage.name(request.key))
             self._look_for_others()

@@ -36,6 +36,7 @@ from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
     IntegrityError,
+    LocalStorageError,
     OutcomeUnknownError,
     PreconditionFailedError,
     UnsupportedError,
@@ -420,7 +421,6 @@ class Register:
             return self._failed(change, own), error
         except UnsupportedError as error:
             if error.of_options:
-                own.unknown_attempts = max(own.unknown_attempts, error.unknown_attempts)
                 _ = self._failed(change, own)
                 raise
             if not self._conditional_puts:
@@ -431,6 +431,8 @@ class Register:
             return outcome, error
         except BlockStoreError as error:
             if self._failed(change, own) is Outcome.UNKNOWN:
+                if isinstance(error, LocalStorageError):  # it is there, but may not outlast a crash
+                    raise
                 return Outcome.UNKNOWN, error
             if not isinstance(error, DeadlineExceededError) or ctx.runtime.now() < until:
                 raise

@@ -145,6 +145,8 @@ class _Call:
             raise TimedOutError(f"not done within {self._timeout} s") from error
 
     def _cancel(self) -> None:
+        if self._cut_off:  # what it tidies up is not cut off as well
+            return
         self._cut_off = True
         if self._task is not None:
             _ = self._task.cancel()

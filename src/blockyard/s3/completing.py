@@ -138,27 +138,27 @@ class Completer:
         self, ctx: Context, call: _Complete, whole: _Whole, told: UploadResult
     ) -> BlockInfo:
         """The object, looked up where the reply does not prove enough, or has another ETag."""
+        with ctx.after_change():
+            return await self._looked_up(ctx, call, whole, told)
+
+    async def _looked_up(
+        self, ctx: Context, call: _Complete, whole: _Whole, told: UploadResult
+    ) -> BlockInfo:
         learnt = self._caller.capabilities
         proven = _compared(call, told, whole) and self._etag_proves
         info = BlockInfo(call.opened.request.key, whole.size, told.etag)
         if proven and learnt.upload_etags:
             return info
         reply = None
-        try:
-            with suppress(BlockNotFoundError):
-                reply = await self._head(ctx, call)
-        except BlockStoreError as error:
-            error.unknown_attempts += 1
-            raise
+        with suppress(BlockNotFoundError):
+            reply = await self._head(ctx, call)
         if reply is None or reply.headers.get(NONCE, call.nonce) != call.nonce:
             if proven:  # and replaced or deleted since
                 return info
-            error = ProtocolError(
+            raise ProtocolError(
                 f"{call.where}: the service took the object, but it is not what is there: "
                 "it was lost, or replaced since"
             )
-            error.unknown_attempts = 1
-            raise error
         info = _own(call, whole, reply)
         if learnt.upload_etags is None:
             learnt.upload_etags = info.etag == told.etag
@@ -185,7 +185,8 @@ class Completer:
                 raise error from failure
             raise _unknown_outcome(call, "what is there now can't be found out") from failure
         if reply is not None and reply.headers.get(NONCE) == call.nonce:
-            return _own(call, whole, reply)
+            with ctx.after_change():
+                return _own(call, whole, reply)
         etag = None if reply is None else responses.unquoted(reply.headers.get("etag", ""))
         if request.if_absent and etag is not None and (status == 412 or not unknown):
             exists = BlockExistsError(f"{call.where}: a block is there already")

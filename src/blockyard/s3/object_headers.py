@@ -105,13 +105,10 @@ def tagging(tags: Iterable[tuple[str, str]]) -> str:
     return urlencode([*tags], quote_via=quote)
 
 
-def check_encrypted(
-    where: str, asked: Mapping[str, str], told: Mapping[str, str], *, unknown_attempts: int = 1
-) -> None:
+def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str]) -> None:
     """Raise `UnsupportedError` unless a reply says that an object is encrypted as was asked for.
 
-    S3 says it in the reply to all that stores one. Some services ignore what they are asked. The
-    error says that so many attempts have taken effect.
+    S3 says it in the reply to all that stores one. Some services ignore what they are asked.
     """
     for name in _ENCRYPTED_BY:
         wanted = asked.get(name)
@@ -121,7 +118,6 @@ def check_encrypted(
                 f"its reply has no `{name}: {wanted}`"
             )
             error.of_options = True
-            error.unknown_attempts = unknown_attempts
             raise error
 
 

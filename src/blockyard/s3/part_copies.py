@@ -34,7 +34,7 @@ from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import Tag
 from blockyard.s3.tags import TAGGING, Tags
 from blockyard.s3.uploads import Uploads
-from blockyard.s3.writing import NONCE, REPLACES, perhaps_done
+from blockyard.s3.writing import NONCE, REPLACES
 from blockyard.stores.base import OpenUpload, UploadRequest
 
 LARGEST_COPY = 5 * 1024 * MIB
@@ -158,7 +158,7 @@ class PartCopies:
 
         One that was replaced since tells nothing.
         """
-        with perhaps_done(1):
+        with ctx.after_change():
             reply = await self._head(ctx, opened.upload.key)
             if reply.headers.get(NONCE) != opened.state["nonce"]:
                 return copy

@@ -41,6 +41,7 @@ from blockyard.errors import (
     TransportConnectionError,
     TransportError,
     TransportTimeoutError,
+    UnsupportedError,
 )
 from blockyard.process import PerProcess
 
@@ -103,10 +104,13 @@ def may_have_taken_effect(error: BlockStoreError) -> bool:
     """Whether the request that this is the outcome of may have been carried out all the same.
 
     Not where nothing can have been sent, nor where the service itself refused: a proxy that says
-    so, or a service that failed, may have passed on what it was sent.
+    so, or a service that failed, may have passed on what it was sent. What it stored otherwise than
+    it was asked to is stored.
     """
     if isinstance(error, TransportError):
         return not never_connected(error)
+    if isinstance(error, UnsupportedError):
+        return error.of_options
     if not isinstance(error, S3Error):
         return isinstance(error, StoreClosedError)  # which cuts off what is under way
     if isinstance(error, ThrottledError):

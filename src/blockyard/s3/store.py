@@ -165,7 +165,8 @@ class S3Store(Store):
             raise _no_copies(source_key) from error
         learnt.copies = True
         where = f"copy_block {source_key!r}: the copy {target_key!r} is stored"
-        check_encrypted(where, self._caller.headers.copy, reply.headers)
+        with ctx.after_change():
+            check_encrypted(where, self._caller.headers.copy, reply.headers)
         return result
 
     async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:

@@ -16,7 +16,6 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import Tag
-from blockyard.s3.writing import perhaps_done
 
 TAGGING = "x-amz-tagging"
 """The header that has the tags of an object that is written, as in a query."""
@@ -55,7 +54,7 @@ class Tags:
         if not wanted or learnt.upload_tags:
             return
         tags = parse_qsl(wanted, keep_blank_values=True)
-        with perhaps_done(1):
+        with ctx.after_change():
             if learnt.upload_tags is None:
                 learnt.upload_tags = sorted(await self.read(ctx, operation, key)) == sorted(tags)
             if not learnt.upload_tags:

@@ -222,7 +222,7 @@ class Uploads:
         where = f"{request.operation} {request.key!r}: not stored"
         asked = headers | self._caller.headers.read
         try:
-            check_encrypted(where, asked, reply.headers, unknown_attempts=0)
+            check_encrypted(where, asked, reply.headers)
         except UnsupportedError:
             with suppress(BlockStoreError):
                 await self.abort(ctx, opened.upload)

@@ -59,10 +59,10 @@ class _Put(Call):
     def where(self) -> str:
         return f"{self.operation} {self.key!r}"
 
-    def check_encrypted(self, reply: Response, *, unknown_attempts: int = 1) -> None:
+    def check_encrypted(self, reply: Response) -> None:
         if self.object_headers or ENCRYPTION in self.headers:
             asked, where = {**self.headers, **(self.object_headers or {})}, f"{self.where}: stored"
-            check_encrypted(where, asked, reply.headers, unknown_attempts=unknown_attempts)
+            check_encrypted(where, asked, reply.headers)
 
     def request(self, address: Address) -> Request:
         return requests.put_object(
@@ -183,7 +183,7 @@ class Writer:
 
     async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
         """The block, if it is there: for a service whose reply to a write proves nothing."""
-        with perhaps_done(1):
+        with ctx.after_change():
             with suppress(BlockNotFoundError):
                 reply = await self._head(ctx, put)
                 if reply.headers.get(PAGE_CHECKSUMS) == put.headers[PAGE_CHECKSUMS]:
@@ -215,7 +215,7 @@ class Writer:
         request = put.asked
         if request.if_match is not None:
             request = replace(request, if_match=put.headers[NONCE])
-        with perhaps_done(1):
+        with ctx.after_change():
             for _ in range(2 if request.if_absent else 1):
                 again = replace(put, attempts=None, asked=request)
                 try:
@@ -241,7 +241,7 @@ class Writer:
         with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
             reply = await self._head(ctx, put)
             if reply.headers.get(NONCE) == put.headers[NONCE]:
-                put.check_encrypted(reply, unknown_attempts=0)  # but for those that are known of
+                put.check_encrypted(reply)
                 return responses.stat_result(reply, put.operation, request.key)
             etag = _etag(reply)
             if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
@@ -300,7 +300,7 @@ def replaced(etag: str) -> str:
 
 @contextmanager
 def perhaps_done(attempts: int) -> Generator[None]:
-    """What follows on a change: its errors say that `attempts` may have taken effect."""
+    """What follows on `attempts` whose outcome is unknown: its errors say so, too."""
     try:
         yield
     except BlockStoreError as error:

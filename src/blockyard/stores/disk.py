@@ -50,6 +50,8 @@ _NOT_COPIED_INSIDE = (
 """What copy_file_range(2) fails with where reading and writing may work: some of FUSE and SMB."""
 _GONE = (errno.ENOENT, errno.ESTALE)
 """What a folder answers that was removed; over NFS, on another machine."""
+_UNANSWERED = (errno.EIO, errno.ETIMEDOUT)
+"""What a disk, or a file server, that does not answer makes of a change."""
 STEP = 64 * MIB
 """Bytes read, written or copied between two looks at the deadline: well below a second's work."""
 _NAMES_SWEPT = 10_000
@@ -63,12 +65,28 @@ class NotABlockError(OSError):
     """Something that is no regular file, and so none of the store's, has a block's name."""
 
 
+class UnknownOutcomeError(OSError):
+    """What was to be changed may have been: the disk or the server behind it did not say."""
+
+
 class TemporaryFile(NamedTuple):
     """A file being written in the store's own area."""
 
     area: int
     name: str
     file: int
+
+
+@contextmanager
+def _perhaps_done(*numbers: int) -> Generator[None, None, None]:
+    """Raise `UnknownOutcomeError` for errors with these numbers; for all where none are given."""
+    try:
+        yield
+    except OSError as error:
+        pass_on_foreign(error)
+        if numbers and error.errno not in numbers:
+            raise
+        raise UnknownOutcomeError(*error.args) from error
 
 
 @contextmanager
@@ -188,16 +206,20 @@ def commit(
                 run = lock.run
                 if version is not None:
                     run = partial(lock.replace, folder, path.name, version)
-                give_name(
-                    temporary.file,
-                    temporary.name,
-                    path.name,
-                    src_dir_fd=temporary.area,
-                    dst_dir_fd=folder,
-                    run=run,
-                )
-                syscalls.sync_folder(folder)
+                with _perhaps_done(*_UNANSWERED):
+                    give_name(
+                        temporary.file,
+                        temporary.name,
+                        path.name,
+                        src_dir_fd=temporary.area,
+                        dst_dir_fd=folder,
+                        run=run,
+                    )
+                with _perhaps_done():
+                    syscalls.sync_folder(folder)
             break
+        except UnknownOutcomeError:
+            raise
         except OSError as error:  # a delete removed the folder while it was empty
             if error.errno not in _GONE or not tries_left or version is not None:
                 raise
@@ -286,13 +308,15 @@ def remove(
             for name in names:
                 try:
                     check()
-                    lock.run(partial(os.unlink, name, dir_fd=folder))
+                    with _perhaps_done(*_UNANSWERED):
+                        lock.run(partial(os.unlink, name, dir_fd=folder))
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     pass_on_foreign(error)
                     failed[name] = error
-        syscalls.sync_folder(folder)
+        with _perhaps_done():
+            syscalls.sync_folder(folder)
     _remove_empty(root, folders)
     return failed
 
@@ -306,8 +330,10 @@ def remove_version(root: Path, path: BlockPath, version: Version, check: Check) 
         with own_area(root) as area, FolderLock(area, path.folders, needed=True) as lock:
             check()
             unlink = partial(os.unlink, path.name, dir_fd=folder)
-            lock.replace(folder, path.name, version, unlink)
-        syscalls.sync_folder(folder)
+            with _perhaps_done(*_UNANSWERED):
+                lock.replace(folder, path.name, version, unlink)
+        with _perhaps_done():
+            syscalls.sync_folder(folder)
     _remove_empty(root, path.folders)
 
 

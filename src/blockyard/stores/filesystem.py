@@ -90,7 +90,7 @@ class FilesystemStore(Store):
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         check_options(request)
         now = ctx.runtime.now()
-        return await ctx.runtime.blocking(lambda: self._write(request, now, ctx.check_deadline))
+        return await _on_disk(ctx, lambda: self._write(request, now, ctx.check_deadline))
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         if self._reads_cached:
@@ -117,9 +117,7 @@ class FilesystemStore(Store):
         self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
     ) -> BlockInfo:
         now = ctx.runtime.now()
-        return await ctx.runtime.blocking(
-            lambda: self._complete(upload, parts, now, ctx.check_deadline)
-        )
+        return await _on_disk(ctx, lambda: self._complete(upload, parts, now, ctx.check_deadline))
 
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
         def remove() -> None:
@@ -140,10 +138,11 @@ class FilesystemStore(Store):
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         if if_match is not None:
             check = ctx.check_deadline
-            await ctx.runtime.blocking(lambda: self._delete_version(key, if_match, check))
+            await _on_disk(ctx, lambda: self._delete_version(key, if_match, check))
             return
         failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
         for error in failed.values():
+            ctx.unknown_attempts += error.unknown_attempts
             raise error
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
@@ -158,6 +157,7 @@ class FilesystemStore(Store):
             by_folder.values(),
         )
         failed = {key: error for outcome in outcomes for key, error in outcome.items()}
+        ctx.unknown_attempts += sum(error.unknown_attempts for error in failed.values())
         return DeleteResult([key for key in dict.fromkeys(keys) if key not in failed], failed)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
@@ -193,11 +193,11 @@ class FilesystemStore(Store):
         """
         for _ in range(_STALE_TRIES):
             try:
-                return await ctx.runtime.blocking(call)
+                return await _on_disk(ctx, call)
             except LocalStorageError as error:
                 if not _is_stale(error):
                     raise
-        return await ctx.runtime.blocking(call)
+        return await _on_disk(ctx, call)
 
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
         with self._errors(f"write_block {request.key!r}"):
@@ -462,7 +462,18 @@ class FilesystemStore(Store):
     def _error(self, what: str, error: OSError) -> BlockStoreError:
         if isinstance(error, DeadlineExceededError):
             return DeadlineExceededError(f"{what}: {error} (in {self._root})")
-        return LocalStorageError(f"{what}: {error.strerror or error} (in {self._root})")
+        failed = LocalStorageError(f"{what}: {error.strerror or error} (in {self._root})")
+        failed.unknown_attempts = int(isinstance(error, disk.UnknownOutcomeError))
+        return failed
+
+
+async def _on_disk(ctx: Context, call: Callable[[], Result]) -> Result:
+    """Run a call, whose error may say that a change of it has an unknown outcome."""
+    try:
+        return await ctx.runtime.blocking(call)
+    except LocalStorageError as error:
+        ctx.unknown_attempts += error.unknown_attempts
+        raise
 
 
 def _span(request: ReadRequest, known: os.stat_result) -> tuple[int, int]:
