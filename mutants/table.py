@@ -407,7 +407,7 @@ MUTANTS = [
     ),
     Mutant(
         "contents: what replaces a damaged manifest is taken for the first",
-        "content/register.py",
+        "content/found.py",
         "return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED",
         "return ()",
         _DAMAGE,
@@ -470,7 +470,7 @@ MUTANTS = [
     ),
     Mutant(
         "contents: a replaced one swept at once",
-        "content/register.py",
+        "content/found.py",
         "if each.blocks and self.at - each.at >= SWEPT)",
         "if each.blocks)",
         _REGISTER,

@@ -53,7 +53,7 @@ class Failing:
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockyard.operations.PAGE_SIZE", 10)
+    monkeypatch.setattr("blockyard.prefixes.PAGE_SIZE", 10)
 
 
 @pytest.fixture(params=CLIENTS)

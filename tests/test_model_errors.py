@@ -126,6 +126,14 @@ def test_a_delete_result_raises_for_its_failures() -> None:
         result.raise_for_failures()
 
     assert some.value.result is result
+    assert some.value.unknown_attempts == 0
+
+
+def test_a_request_for_many_keys_is_one_attempt() -> None:
+    lost, again, refused = BlockStoreError("lost"), BlockStoreError("lost"), BlockStoreError("no")
+    lost.unknown_attempts, again.unknown_attempts = 2, 1
+    failed = {"a": lost, "b": lost, "c": again, "d": refused}
+    assert PartialDeleteError("", DeleteResult([], failed)).unknown_attempts == 3
 
 
 def test_results_do_not_share_their_defaults() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
+from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client, Stack
 from blockyard.config import Settings
 from blockyard.config.loading import Source
@@ -39,7 +40,6 @@ from blockyard.model import (
     VerifyReport,
 )
 from blockyard.opening import compose
-from blockyard.operations import BulkRead
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime

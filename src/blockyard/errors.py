@@ -134,6 +134,8 @@ class PartialDeleteError(BlockStoreError):
     def __init__(self, message: str, result: DeleteResult) -> None:
         super().__init__(message)
         self.result = result
+        failures = {id(error): error for error in result.failed.values()}  # one for many keys
+        self.unknown_attempts = sum(error.unknown_attempts for error in failures.values())
 
 
 class ConfigError(BlockStoreError, ValueError):

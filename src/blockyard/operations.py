@@ -7,29 +7,26 @@ here from what it can. Both clients call these and add nothing but the way to ru
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from blockyard import arguments
+from blockyard import arguments, bulk_reads, prefixes
 from blockyard.buffer import Buffer
+from blockyard.bulk_reads import BulkRead
 from blockyard.context import Context, Lifetime, UserItems
 from blockyard.errors import (
     BlockNotFoundError,
-    BlockStoreError,
     BlockTooLargeError,
     IntegrityError,
-    InvalidRangeError,
     StoreClosedError,
     TransportError,
     UnsupportedError,
 )
 from blockyard.iterators import Fetch, Fetched
-from blockyard.keys import MANIFEST_SUFFIX, begins_keys, below, named_as
+from blockyard.keys import below
 from blockyard.large_copies import copy_in_parts
-from blockyard.merging import MergedRead, Range, merged, part
 from blockyard.model import (
     DEFAULT_IN_FLIGHT,
     BlockInfo,
@@ -41,7 +38,6 @@ from blockyard.model import (
     Page,
     PresignedRequest,
     StagedBlock,
-    Upload,
 )
 from blockyard.put_options import PutOptions
 from blockyard.sharing import Holder, SharedStore
@@ -55,34 +51,6 @@ from blockyard.stores.base import (
 )
 
 Result = TypeVar("Result")
-
-PAGE_SIZE = 1000
-"""Keys to a page of a listing: S3's own limit."""
-_PAGES_DELETED_TOGETHER = 4
-"""So that the batches of a store that deletes in batches go out side by side."""
-
-
-@dataclass(slots=True)
-class BulkRead:
-    """Many reads: `found` has what was answered at once, and None for what is missing."""
-
-    found: list[bytes | None]
-    wanted: list[Range]
-    _read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]]
-
-    def answered(self) -> list[bytes] | None:
-        """All of it, where nothing is missing."""
-        return None if None in self.found else cast("list[bytes]", self.found)
-
-    async def complete(self, ctx: Context) -> list[bytes]:
-        """Read what is missing: all of it, in the order of the request."""
-        missing = [index for index, data in enumerate(self.found) if data is None]
-        if len(missing) == len(self.wanted):
-            return await self._read(ctx, self.wanted)
-        read = await self._read(ctx, [self.wanted[index] for index in missing])
-        for index, data in zip(missing, read, strict=True):
-            self.found[index] = data
-        return cast("list[bytes]", self.found)
 
 
 class Operations:
@@ -183,59 +151,15 @@ class Operations:
         block = await self.store.read(ctx, request)
         return block.data, block.info
 
-    @property
-    def _may_be_cached(self) -> bool:
-        return type(self.store).read_at_once is not Store.read_at_once
-
     def read_blocks(self, ctx: Context, keys: Iterable[str]) -> BulkRead:
         self.check_open("read_blocks", ctx)
-        wanted: list[Range] = [(key, 0, None) for key in arguments.keys("read_blocks", keys)]
-        found: list[bytes | None] = [None] * len(wanted)
-        if self._may_be_cached:
-            blocks = (self.store.read_at_once(ctx, ReadRequest(key)) for key, _, _ in wanted)
-            found = [None if block is None else block.data for block in blocks]
-        return BulkRead(found, wanted, self._read_whole)
+        return bulk_reads.of_blocks(self, ctx, arguments.keys("read_blocks", keys))
 
     def read_block_ranges(
         self, ctx: Context, ranges: Iterable[tuple[str, int, int | None]]
     ) -> BulkRead:
         self.check_open("read_block_ranges", ctx)
-        wanted = arguments.ranges("read_block_ranges", ranges)
-        found: list[bytes | None] = [None] * len(wanted)
-        if self._may_be_cached:
-            found = self.store.ranges_at_once(ctx, wanted)
-        return BulkRead(found, wanted, self._read_ranges)
-
-    async def _read_whole(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
-        return await ctx.gather(partial(self.read_block, ctx), [key for key, _, _ in wanted])
-
-    async def _read_ranges(self, ctx: Context, wanted: list[Range]) -> list[bytes]:
-        found = [b""] * len(wanted)
-        _ = await ctx.gather(partial(self._read_merged, ctx, wanted, found), merged(wanted))
-        return found
-
-    async def _read_merged(
-        self, ctx: Context, wanted: list[Range], found: list[bytes], read: MergedRead
-    ) -> None:
-        """Read several ranges at once, into their places in `found`.
-
-        One that begins past the end of the block is read alone, for the store to refuse it.
-        """
-        data = b""
-        request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
-        try:
-            block = await self.store.read(ctx, request)
-            data = block.data
-        except InvalidRangeError:
-            if len(read.indices) == 1:
-                raise
-        for index in read.indices:
-            piece = part(read, data, wanted[index])
-            if piece is None:
-                request = ReadRequest(*wanted[index], operation="read_block_range")
-                block = await self.store.read(ctx, request)
-                piece = block.data
-            found[index] = piece
+        return bulk_reads.of_ranges(self, ctx, arguments.ranges("read_block_ranges", ranges))
 
     def write_blocks(
         self,
@@ -349,43 +273,14 @@ class Operations:
         dry_run = arguments.flag("delete_by_prefix", dry_run, "dry_run")
         raising = arguments.flag("delete_by_prefix", raise_on_failure, "raise_on_failure")
         arguments.check_not_all("delete_by_prefix", prefix, literal)
-        deleted: list[str] = []
-        failed: dict[str, BlockStoreError] = {}
-        listed = prefix if literal else below(prefix)
-
-        async def prefix_itself() -> tuple[list[str], str | None]:
-            named = [] if literal else named_as(prefix)
-            there = await ctx.runtime.gather(partial(self.block_exists, ctx), named, 2)
-            return [key for key, is_there in zip(named, there, strict=True) if is_there], None
-
-        async def pages(token: str | None = None) -> tuple[list[str], str | None]:
-            if not begins_keys(listed):  # no key can lie below one of the longest
-                return [], None
-            return await self._pages(
-                ctx, "delete_by_prefix", listed, token, at_most=_PAGES_DELETED_TOGETHER
-            )
-
-        (keys, _), (more, token) = await ctx.runtime.gather(_called, (prefix_itself, pages), 2)
-        keys += more
-        while True:
-            if dry_run:
-                deleted += keys
-            else:
-                manifests = [key for key in keys if key.endswith(MANIFEST_SUFFIX)]
-                await self.delete_some(ctx, manifests, deleted, failed)
-                blocks = [key for key in keys if not key.endswith(MANIFEST_SUFFIX)]
-                await self.delete_some(ctx, blocks, deleted, failed)
-            if token is None:
-                break
-            keys, token = await pages(token)
-        result = DeleteResult(deleted, failed)
+        result = await prefixes.delete_below(self, ctx, prefix, literal=literal, dry_run=dry_run)
         if raising:
             result.raise_for_failures()
         return result
 
     async def list_by_prefix(self, ctx: Context, prefix: str = "") -> list[str]:
         prefix = arguments.prefix("list_by_prefix", prefix)
-        keys, _ = await self._pages(ctx, "list_by_prefix", prefix, None, at_most=sys.maxsize)
+        keys, _ = await prefixes.keys_of_pages(self, ctx, "list_by_prefix", prefix)
         return keys
 
     async def list_folder(self, ctx: Context, prefix: str = "") -> FolderListing:
@@ -393,16 +288,16 @@ class Operations:
         request = ListRequest(
             below(folder) if folder else "", delimiter="/", operation="list_folder"
         )
-        pages = await all_pages(self, ctx, request)
+        pages = await prefixes.all_pages(self, ctx, request)
         return FolderListing(
             [block for page in pages for block in page.blocks],
             [name for page in pages for name in page.folders],
         )
 
     def list_page(self, ctx: Context, request: ListRequest) -> Coroutine[Any, Any, Page]:
-        """One page of a listing, of at most `PAGE_SIZE` entries."""
+        """One page of a listing, of at most 1000 entries."""
         self.check_open(request.operation, ctx)
-        request.page_size = PAGE_SIZE
+        request.page_size = prefixes.PAGE_SIZE
         return self.store.list(ctx, request)
 
     def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
@@ -477,83 +372,11 @@ class Operations:
         following = replace(request, token=page.next_token)
         return Fetched(page.blocks, partial(self._fetch_page, following))
 
-    async def _pages(
-        self, ctx: Context, operation: str, prefix: str, token: str | None, *, at_most: int
-    ) -> tuple[list[str], str | None]:
-        """The keys of the pages of a listing from `token` on, and the token of what follows."""
-        keys: list[str] = []
-        for _ in range(at_most):
-            self.check_open(operation, ctx)
-            request = ListRequest(prefix, token, PAGE_SIZE, operation=operation)
-            more, token = await self.store.list_keys(ctx, request)
-            keys += more
-            if token is None:
-                break
-        return keys, token
-
     async def _delete_unique(self, ctx: Context, keys: list[str], raising: bool) -> DeleteResult:
         result = await self.store.delete_blocks(ctx, keys)
         if raising:
             result.raise_for_failures()
         return result
-
-    async def delete_some(
-        self,
-        ctx: Context,
-        keys: Sequence[str],
-        deleted: list[str],
-        failed: dict[str, BlockStoreError],
-    ) -> None:
-        """Delete `keys`; after the first time, an error is kept against them, not raised."""
-        if not keys:
-            return
-        try:
-            outcome = await self.delete_blocks(ctx, keys, raise_on_failure=False)
-        except BlockStoreError as error:
-            if not deleted:
-                raise
-            failed.update(dict.fromkeys(keys, error))
-            return
-        deleted += outcome.deleted
-        failed.update(outcome.failed)
-
-
-async def each_page(
-    operations: Operations, ctx: Context, request: ListRequest, use: Callable[[Page], object]
-) -> None:
-    """Call `use` with every page of a listing, from that of `request` on."""
-    while True:
-        page = await operations.list_page(ctx, request)
-        _ = use(page)
-        if page.next_token is None:
-            return
-        request = replace(request, token=page.next_token)
-
-
-async def all_pages(operations: Operations, ctx: Context, request: ListRequest) -> list[Page]:
-    """Every page of a listing, from that of `request` on."""
-    pages: list[Page] = []
-    await each_page(operations, ctx, request, pages.append)
-    return pages
-
-
-async def all_uploads(
-    operations: Operations, ctx: Context, operation: str, prefix: str
-) -> list[Upload]:
-    """The uploads in parts that were neither completed nor given up."""
-    uploads: list[Upload] = []
-    token = None
-    while True:
-        operations.check_open(operation, ctx)
-        page = await operations.store.list_uploads(ctx, prefix, token)
-        uploads += page.uploads
-        token = page.next_token
-        if token is None:
-            return uploads
-
-
-def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:
-    return call()
 
 
 def _key(block: tuple[str, Buffer]) -> str:

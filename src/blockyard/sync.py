@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
 from blockyard.buffer import Buffer
+from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client
 from blockyard.config import StoreConfig
 from blockyard.content.cleaning import CleanReport
@@ -43,7 +44,7 @@ from blockyard.model import (
     StagedBlock,
     VerifyReport,
 )
-from blockyard.operations import BulkRead, Operations
+from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop

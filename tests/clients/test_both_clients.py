@@ -11,11 +11,12 @@ import pytest
 
 from blockyard import PutOptions
 from blockyard.aio import AsyncBlockStore
+from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
 from blockyard.model import BlockInfo, Page
-from blockyard.operations import BulkRead, Operations
+from blockyard.operations import Operations
 from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -195,7 +196,6 @@ def test_every_operation_is_on_both_clients() -> None:
         "at_once",
         "check_open",
         "delete_copied",
-        "delete_some",
         "describe",
         "list_page",
         "pages",

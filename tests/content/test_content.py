@@ -575,7 +575,7 @@ class TestListed:
         names = ["a", "a!", "a/b", "b", "\U0001f600"]
         for size, name in enumerate(names):
             store.write_content(name, content(size * BLOCK))
-        monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
+        monkeypatch.setattr("blockyard.prefixes.PAGE_SIZE", page_size)
         listed = store.list_contents()
         assert [entry.content_id for entry in listed] == names
         assert [store.stat_content(name).size for name in names] == [

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from blockyard import arguments
+from blockyard.content.found import SWEPT, Found
 from blockyard.content.layout import ContentInfo, info_of, plain_layout
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
@@ -22,7 +23,7 @@ from blockyard.content.manifest import (
     generation_of,
     manifest_key,
 )
-from blockyard.content.register import SWEPT, Change, Found, Register
+from blockyard.content.register import Change, Register
 from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import (
@@ -33,7 +34,8 @@ from blockyard.errors import (
 )
 from blockyard.keys import MANIFEST_SUFFIX, PROBE_PREFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo, Upload
-from blockyard.operations import Operations, all_uploads, each_page
+from blockyard.operations import Operations
+from blockyard.prefixes import all_uploads, each_page
 from blockyard.stores.base import ListRequest
 from blockyard.verifying import bare
 

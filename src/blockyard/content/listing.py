@@ -21,7 +21,8 @@ from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError
 from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import BLOCK_SIZE, BlockInfo
-from blockyard.operations import Operations, all_pages
+from blockyard.operations import Operations
+from blockyard.prefixes import all_pages
 from blockyard.stores.base import ListRequest
 
 

@@ -19,11 +19,10 @@ from enum import Enum, auto
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from blockyard.content.found import SETTLED, SWEPT, Condition, Found, stored_at
 from blockyard.content.manifest import (
     MOST_REPLACED,
-    NOT_KNOWN,
     Manifest,
-    Replaced,
     decode,
     encode,
     generation_prefix,
@@ -41,18 +40,10 @@ from blockyard.errors import (
     PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.model import BlockInfo
 from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.stores.base import ReadRequest, WriteRequest
 
-SETTLED = 600.0
-"""Seconds after which no request of a client that gave up takes effect any more: twice as long as
-is assumed of the latest."""
-SWEPT = 1800.0
-"""Seconds after which the blocks of what was replaced are deleted. Where conditions are ignored a
-manifest may be put back until then: by a PUT that was stopped for as long as its signature is
-valid, 15 minutes, and is late besides."""
 _PUT_WITHIN = 60.0
 """Seconds after the checks within which the PUT of a manifest is sent. A process that was stopped
 for longer checks again: `clean` may have been there."""
@@ -71,68 +62,6 @@ class Outcome(Enum):
     REFUSED = auto()
     """Its condition did not hold: it has not changed anything, and will not."""
     UNKNOWN = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is under the key of a manifest: nothing, or a manifest, which may be a tombstone.
-
-    `at` is the service's time when it was looked at, `stored_at` when the manifest was stored, both
-    in seconds since the epoch; `began` is the time before, on the runtime's clock. `guessed`: it
-    was there some time ago. `damage`: something is there that can't be read as a manifest, so that
-    it names nothing; it can be replaced on its ETag all the same.
-    """
-
-    manifest: Manifest | None
-    at: float
-    began: float
-    etag: str = ""
-    stored_at: float | None = None
-    guessed: bool = False
-    damage: BlockStoreError | None = None
-
-    @property
-    def live(self) -> Manifest | None:
-        """The manifest, unless it is a tombstone."""
-        return None if self.manifest is None or self.manifest.deleted else self.manifest
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing that was under way when it was stored can come late."""
-        return self.is_older(SETTLED)
-
-    def is_older(self, seconds: float) -> bool:
-        """Whether it was stored at least so long ago."""
-        return self.stored_at is not None and self.at - self.stored_at >= seconds
-
-    @property
-    def replaced_long_ago(self) -> tuple[Replaced, ...]:
-        """What its history names whose blocks may be deleted."""
-        if self.manifest is None:
-            return ()
-        history = self.manifest.history
-        return tuple(each for each in history if each.blocks and self.at - each.at >= SWEPT)
-
-    def history(self, swept: frozenset[str] = frozenset()) -> tuple[Replaced, ...]:
-        """The history of what is put in its place; the blocks of those `swept` are gone.
-
-        What a damaged manifest was, and replaced, is not known. A history that is full says so:
-        from what it does not name nothing is concluded.
-        """
-        if self.damage is not None:
-            return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED
-        if self.manifest is None:
-            return ()
-        last = Replaced(self.manifest.id, self.at, self.manifest.blocks)
-        replaced = (*self.manifest.history, last)
-        return tuple(
-            each._replace(blocks=0) if each.id in swept else each
-            for each in replaced[-MOST_REPLACED:]
-        )
-
-
-Condition = Callable[[Found], BlockStoreError | None]
-"""What is wrong with what is there now, for a change that must not be made then."""
 
 
 @dataclass(slots=True)
@@ -223,7 +152,7 @@ class Register:
             return Found(None, self.now(own), began)
         except IntegrityError as error:  # it did not match what is stored with it
             return await self._find_unread(own, key, began, error)
-        found = Found(None, self.now(own), began, block.info.etag, _stored_at(block.info))
+        found = Found(None, self.now(own), began, block.info.etag, stored_at(block.info))
         try:
             return replace(found, manifest=decode(f"{operation} {content_id!r}", block.data))
         except IntegrityError as error:
@@ -237,7 +166,7 @@ class Register:
             info = await self._operations.store.stat_block(ctx, key)
         except BlockNotFoundError:
             return Found(None, self.now(ctx), began)
-        return Found(None, self.now(ctx), began, info.etag, _stored_at(info), damage=error)
+        return Found(None, self.now(ctx), began, info.etag, stored_at(info), damage=error)
 
     def now(self, ctx: Context) -> float:
         """The service's clock at the last reply, in seconds since the epoch; else ours."""
@@ -513,10 +442,6 @@ class Register:
             await ctx.sleep(_PAUSE * ctx.runtime.jitter())
         except DeadlineExceededError:
             raise _unknown(change, "the deadline would pass before the next look") from failure
-
-
-def _stored_at(info: BlockInfo) -> float | None:
-    return None if info.last_modified is None else info.last_modified.timestamp()
 
 
 def _unknown(change: Change, why: str) -> OutcomeUnknownError:

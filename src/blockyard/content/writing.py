@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from blockyard import arguments
+from blockyard.content.found import Condition, Found
 from blockyard.content.layout import (
     ContentInfo,
     Layout,
@@ -29,7 +30,7 @@ from blockyard.content.manifest import (
     Manifest,
     generation_key,
 )
-from blockyard.content.register import Change, Condition, Found, Register
+from blockyard.content.register import Change, Register
 from blockyard.content.sources import AsyncContentSource, source_of
 from blockyard.content.streams import Cut, SourceBlock
 from blockyard.content.transfers import Progress, Tally

@@ -14,7 +14,8 @@ from collections import deque
 from typing import NamedTuple
 
 from blockyard.context import Context
-from blockyard.operations import PAGE_SIZE, Operations
+from blockyard.operations import Operations
+from blockyard.prefixes import PAGE_SIZE
 from blockyard.stores.base import ListRequest
 
 _LEAST_KEYS = 10

@@ -24,7 +24,8 @@ from blockyard.errors import (
 )
 from blockyard.keys import MANIFEST_SUFFIX
 from blockyard.model import BlockInfo, DeleteResult, VerifyReport
-from blockyard.operations import PAGE_SIZE, Operations
+from blockyard.operations import Operations
+from blockyard.prefixes import PAGE_SIZE, delete_some
 from blockyard.stores.base import ListRequest
 from blockyard.verifying import Walk, bare
 
@@ -136,7 +137,7 @@ class Delete:
             if self.dry_run:
                 deleted.extend(keys)
             else:
-                await operations.delete_some(ctx, keys, deleted, failed)
+                await delete_some(operations, ctx, keys, deleted, failed)
 
         keys, stopped = await _pages(operations, ctx, task, delete)
         return Outcome(keys, stopped, DeleteResult(deleted, failed))

@@ -26,7 +26,7 @@ from blockyard.content.targets import (
 from blockyard.errors import BlockTooLargeError, InvalidRangeError, UnsupportedError
 from blockyard.keys import begins_keys
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo
-from blockyard.operations import all_pages
+from blockyard.prefixes import all_pages
 from blockyard.stores.base import ListRequest
 
 Result = TypeVar("Result")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockyard.operations import PAGE_SIZE
+from blockyard.prefixes import PAGE_SIZE
 from blockyard.sync import BlockStore
 from blockyard.testing.suite.base import SuiteBase
 
@@ -77,7 +77,7 @@ class ListingTests(SuiteBase):
         whole = store.list_folder(folder)
 
         for page_size in (1, 2, 3):
-            monkeypatch.setattr("blockyard.operations.PAGE_SIZE", page_size)
+            monkeypatch.setattr("blockyard.prefixes.PAGE_SIZE", page_size)
             assert store.list_folder(folder) == whole
             assert [block.key for block in store.iter_blocks(folder)] == sorted(
                 key for key in keys if key.startswith(folder)
