@@ -355,9 +355,7 @@ class Register:
             if not self._conditional_puts:
                 raise
             self._conditional_puts = False
-            outcome = self._failed(change, own)
-            change.sent = True  # it may have been stored all the same
-            return outcome, error
+            return Outcome.REFUSED, error  # it may be there all the same: the next look says
         except BlockStoreError as error:
             if self._failed(change, own) is Outcome.UNKNOWN:
                 if isinstance(error, LocalStorageError):  # it is there, but may not outlast a crash
