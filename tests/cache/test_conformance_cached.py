@@ -183,6 +183,11 @@ class TestMotoOnDisk(OnDisk, OverMoto, BlockTests, RangeTests, ManyTests):
 
 
 @pytest.mark.thorough
+class TestMotoOnDiskAndInMemory(OnDisk, OverMoto, RangeTests, ConditionTests, ContentTests):
+    memory = 40 * KIB
+
+
+@pytest.mark.thorough
 class TestMemoryWriteBack(WriteBack, OverMemory, StoreConformance):
     pass
 
