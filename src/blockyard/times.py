@@ -14,7 +14,9 @@ def utc(seconds: float) -> datetime:
 
     File systems hold times of other years than 1 to 9999, too: these are `EARLIEST` or `LATEST`.
     """
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (OSError, OverflowError, ValueError):
-        return EARLIEST if seconds < 0 else LATEST
+    if seconds <= _EARLIEST:
+        return EARLIEST
+    return datetime.fromtimestamp(seconds, UTC) if seconds < _LATEST else LATEST
+
+
+_EARLIEST, _LATEST = EARLIEST.timestamp(), LATEST.timestamp()

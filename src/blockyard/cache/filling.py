@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blockyard.errors import TransportError
 from blockyard.model import MIB
 from blockyard.process import PerProcess
+from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -70,7 +71,8 @@ class WorkQueue:
         for thread in list(pending.threads):
             try:
                 thread.result(seconds)
-            except TimeoutError:
+            except TimeoutError as error:
+                pass_on_foreign(error)
                 return False
         return not pending.work
 

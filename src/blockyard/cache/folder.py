@@ -27,6 +27,7 @@ from typing import Self
 
 from blockyard import syscalls
 from blockyard.errors import ConfigError
+from blockyard.user_code import pass_on_foreign
 
 SHARDS = 256
 _FORMAT = b"blockyard-cache 1\n"
@@ -273,7 +274,10 @@ def _boot_id() -> bytes | None:
     try:
         with open(_BOOT, "rb") as file:
             return bytes.fromhex(file.read(64).decode().strip().replace("-", ""))[:8]
-    except (OSError, ValueError):
+    except OSError as error:
+        pass_on_foreign(error)
+        return None
+    except ValueError:
         return None
 
 
@@ -283,7 +287,8 @@ def _network_file_system(device: int) -> str:
     try:
         with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:
             lines = [line.split() for line in mounts]
-    except OSError:
+    except OSError as error:
+        pass_on_foreign(error)
         return ""
     for fields in lines:
         if len(fields) > 6 and fields[2] == wanted and "-" in fields:

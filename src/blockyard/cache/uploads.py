@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from blockyard.errors import TransportError
 from blockyard.process import PerProcess
 from blockyard.transport.pool import took_one
+from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -71,7 +72,8 @@ class Uploads:
         for thread in list(self._here.here().started):
             try:
                 thread.result(max(0.0, ends - self._runtime.now()))
-            except TimeoutError:
+            except TimeoutError as error:
+                pass_on_foreign(error)
                 return
 
     @staticmethod

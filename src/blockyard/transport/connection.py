@@ -13,8 +13,8 @@ import socket
 import ssl
 import struct
 import sys
-from contextlib import suppress
 
+from blockyard import syscalls
 from blockyard.context import Origin, Request, Response
 from blockyard.errors import DeadlineExceededError, TransportError
 from blockyard.model import KIB, MIB
@@ -120,13 +120,15 @@ class Connection:
 
     def end(self) -> None:
         """Close it in an orderly way, with no request under way; `close` resets it."""
-        with suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY_CLOSE)
-        self.close()
+        try:
+            with syscalls.errors_ignored():
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY_CLOSE)
+        finally:
+            self.close()
 
     def shutdown(self) -> None:
         """End every wait for what comes, on whichever thread that is: nothing comes any more."""
-        with suppress(OSError):
+        with syscalls.errors_ignored():
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def take(self, reply: ReplyReader) -> bool:
