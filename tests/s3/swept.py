@@ -97,8 +97,10 @@ class SweptBucket(DictBucket):
         span = _SPAN.fullmatch(head.get("x-amz-copy-source-range"))
         if span is not None:
             part = data[int(span[1]) : int(span[2]) + 1]
-            number = int(query["partNumber"][0])
-            self._uploads[query["uploadId"][0]].parts[number] = part
+            upload = self._uploads.get(query["uploadId"][0])
+            if upload is None:  # a request that was cut off may come after the end
+                return campaign._error(404, "NoSuchUpload")
+            upload.parts[int(query["partNumber"][0])] = part
             etag = campaign._md5(part).hex()
             return campaign._xml("CopyPartResult", f'<ETag>"{etag}"</ETag>')
         if self.lacking == "copies":
