@@ -275,9 +275,30 @@ MUTANTS = [
     Mutant(
         "proof: a web page as the reply to a delete",
         "s3/responses.py",
-        "if reply.status not in {200, 204} or is_page(reply):",
+        "if reply.status not in {200, 204} or reply.body:",
         "if reply.status not in {200, 204}:",
         ("s3/test_proof.py",),
+    ),
+    Mutant(
+        "proof: a write's 404 is a missing block",
+        "s3/calls.py",
+        'return None if "if-match" in request.headers else False',
+        "return True",
+        ("s3/test_block_requests.py",),
+    ),
+    Mutant(
+        "uploads: any refusal shows that conditions are kept",
+        "s3/uploads.py",
+        "if isinstance(cause, S3Error) and cause.status != 412:",
+        "if False:",
+        ("s3/test_block_requests.py",),
+    ),
+    Mutant(
+        "uploads: one that nobody knows of is not told of",
+        "s3/calls.py",
+        "if call.changes or call.leaves:",
+        "if call.changes:",
+        ("s3/test_block_requests.py",),
     ),
     Mutant(
         "deletes: keys refused for a passing reason are gone",

@@ -29,7 +29,7 @@ async def copy_in_parts(store: Store, ctx: Context, source_key: str, target_key:
         complete = store.complete_upload(ctx, opened, parts)
         info = await ctx.runtime.finish(complete, TIDY_SECONDS)
     except BaseException as error:
-        await tidy_up(
+        _ = await tidy_up(
             ctx,
             error,
             lambda ctx: store.abort_upload(ctx, opened.upload),

@@ -126,7 +126,7 @@ class _Upload:
         if self._done is not None:
             error.add_note(f"but the object {self._request.key!r} was put in place before")
             return
-        await tidy_up(
+        _ = await tidy_up(
             self._ctx,
             error,
             lambda ctx: self._store.abort_upload(ctx, opened.upload),

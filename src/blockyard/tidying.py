@@ -20,8 +20,11 @@ async def tidy_up(
     error: BaseException | None,
     undo: Callable[[Context], Coroutine[Any, Any, object]],
     may_be_left: str,
-) -> None:
-    """Take back what a call wrote; after `error`, what could not be is said in a note on it."""
+) -> str:
+    """Take back what a call wrote; after `error`, what could not be is said in a note on it.
+
+    Returns what `may_be_left`, and why, "" for nothing.
+    """
     left = [may_be_left]
     now, seconds = ctx.runtime.now(), TIDY_SECONDS
     if ctx.deadline is not None:
@@ -45,3 +48,4 @@ async def tidy_up(
         if error is not None:
             for note in left:
                 error.add_note(note)
+    return "".join(left)

@@ -12,11 +12,13 @@ import blockyard
 from blockyard import BlockInfo, BlockStoreError, S3Config, StoreConfig
 from blockyard.context import Request, Response
 from blockyard.errors import (
+    AccessDeniedError,
     BlockExistsError,
     IntegrityError,
     NotS3Error,
     ProtocolError,
     S3Error,
+    ServerError,
     UnsupportedError,
 )
 from blockyard.operations import Operations
@@ -511,6 +513,21 @@ def test_a_delete_is_proved_by_an_empty_reply(answer: Response) -> None:
 def test_a_delete_that_is_not_done_is_an_error(status: int) -> None:
     with pytest.raises(NotS3Error):
         _ = WRITES["delete_block"](Scripted(reply(status, {}, b"")))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"<Error><Code>InternalError</Code></Error>", ServerError),
+        (b"<Error><Code>AccessDenied</Code></Error>", AccessDeniedError),
+        (b'{"message": "forbidden"}', NotS3Error),
+    ],
+)
+def test_a_delete_whose_reply_says_something_else_is_an_error(
+    body: bytes, kind: type[BlockStoreError]
+) -> None:
+    with pytest.raises(kind, match="delete_block"):
+        _ = WRITES["delete_block"](Scripted(reply(200, {}, body)))
 
 
 def test_an_empty_404_to_a_delete_is_believed_of_a_bucket_that_is_there() -> None:

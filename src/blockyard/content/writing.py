@@ -263,7 +263,7 @@ class ContentWriter:
                     f"and the blocks below {upload.place!r} are left, for it may be done yet"
                 )
             return
-        await tidy_up(
+        _ = await tidy_up(
             ctx,
             error,
             lambda own: self._delete_blocks(own, upload.keys()),

@@ -36,6 +36,7 @@ from blockyard.s3.listing import PageRequest, list_keys
 from blockyard.s3.object_headers import ObjectHeaders
 from blockyard.s3.recovery import Capabilities, Recovery, Site
 from blockyard.s3.requests import list_objects, object_path
+from blockyard.s3.responses import check_done
 from blockyard.s3.retry import (
     Hedging,
     RateLimiter,
@@ -88,8 +89,9 @@ class Call(ABC):
     `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
     is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
     here: the operation deals with them. `hedged` is for a read that may be sent twice, and has
-    no `into`. `changes` is for a request that changes what is stored; `on_bucket` for one that is
-    about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
+    no `into`. `changes` is for a request that changes what is stored; `leaves` for one that does
+    not, and says what attempts of unknown outcome may leave all the same; `on_bucket` for one that
+    is about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
     keeps. `object_headers` are those of `ObjectHeaders` for its kind. `attempts` is what the call
     has been through, once there is something to tell.
     """
@@ -102,6 +104,7 @@ class Call(ABC):
     handled: tuple[type[BlockStoreError], ...] = field(default=(), kw_only=True)
     hedged: bool = field(default=False, kw_only=True)
     changes: bool = field(default=False, kw_only=True)
+    leaves: str = field(default="", kw_only=True)
     on_bucket: bool = field(default=False, kw_only=True)
     checksum_mode: bool = field(default=False, kw_only=True)
     object_headers: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
@@ -180,6 +183,10 @@ class Caller:
             pausing = self.pause_or_raise(ctx, call, failure)
             del failure  # which its traceback refers to, by way of this frame
             await pausing
+
+    async def done(self, ctx: Context, call: Call) -> None:
+        """Make a call whose reply says nothing but that it is done."""
+        await self.call(ctx, call, lambda reply: check_done(reply, call.operation, call.key))
 
     async def attempt(  # noqa: PLR0912 - one branch for each outcome of a try
         self, ctx: Context, call: Call, check: Callable[[Response], Result]
@@ -270,7 +277,7 @@ class Caller:
         else:
             attempts.failed += 1
             failed = attempts.failed
-        if ctx.once and attempts.unknown:
+        if ctx.once and call.changes and attempts.unknown:
             raise _final(ctx, error, call, attempts)
         delay = delay_before_next(
             self._policy,
@@ -347,6 +354,7 @@ class Caller:
             bucket=self._config.bucket,
             on_bucket=call.on_bucket or call.key is None,
             ranged="range" in request.headers,
+            absent=_may_find_no_block(request),
         )
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
@@ -361,8 +369,10 @@ class Caller:
 
         Found out by a listing, whose reply tells a bucket from a web server; once a store.
         """
-        unexplained = isinstance(failure, BlockNotFoundError) and response and not response.size
-        if not unexplained or self.capabilities.bucket_found:
+        unexplained = response is not None and response.status == 404 and not response.size
+        if not unexplained or not isinstance(failure, (BlockNotFoundError, S3Error)):
+            return
+        if self.capabilities.bucket_found or call.on_bucket or call.key is None:
             return
         prefix = self._config.key_prefix
         listing = FunctionCall(
@@ -379,10 +389,21 @@ class Caller:
             self.capabilities.bucket_found = True  # since S3 says that it may not be listed
 
 
+def _may_find_no_block(request: Request) -> bool | None:
+    """Whether a 404 can mean that a block is missing; None: only where the reply says so.
+
+    What writes needs none, but for its condition: a service that compares ETags names the reason.
+    """
+    if request.method not in {"PUT", "POST"} or "x-amz-copy-source" in request.headers:
+        return True
+    return None if "if-match" in request.headers else False
+
+
 def _count_unknown(ctx: Context, call: Call) -> None:
     """An attempt failed, and if it was to change something, that may have come about."""
-    if call.changes:
+    if call.changes or call.leaves:
         call.history().unknown += 1
+    if call.changes:
         ctx.unknown_attempts += 1
 
 
@@ -407,10 +428,10 @@ def _final(ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts)
     if isinstance(error, S3Error):
         error.attempts = max(attempts.made, 1)
     if attempts.unknown and not ctx.probing:
-        error.unknown_attempts = attempts.unknown
-        attempts.notes.append(
-            f"{attempts.unknown} of the attempts may have taken effect, or may still"
-        )
+        may_have = f"{attempts.unknown} of the attempts may have taken effect, or may still"
+        attempts.notes.append(call.leaves or may_have)
+        if call.changes:
+            error.unknown_attempts = attempts.unknown
     for note in attempts.notes:
         error.add_note(note)
     return error

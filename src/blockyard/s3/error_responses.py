@@ -120,15 +120,19 @@ class ErrorResponse(NamedTuple):
         bucket: str = "",
         on_bucket: bool | None = None,
         ranged: bool = False,
+        absent: bool | None = True,
     ) -> BlockStoreError:
         """The error for this response to `operation` on `key`, or on the bucket when None.
 
         `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
         the request was about, though the operation is on `key`. What is said of a range means
-        one only where the request was `ranged`.
+        one only where the request was `ranged`; a 404 means a missing block where that may be
+        `absent`, None: where the code says so.
         """
         kind, status = self._meaning(key is None if on_bucket is None else on_bucket)
         if kind is InvalidRangeError and not ranged:
+            kind = S3Error
+        if kind is BlockNotFoundError and not (bool(self.code) if absent is None else absent):
             kind = S3Error
         subject = operation if key is None else f"{operation} {key!r}"
         reason = self._reason(kind, bucket)
@@ -196,6 +200,7 @@ def error_from(
     bucket: str = "",
     on_bucket: bool | None = None,
     ranged: bool = False,
+    absent: bool | None = True,
 ) -> BlockStoreError:
     """The error that `response` stands for; see `ErrorResponse.error`.
 
@@ -203,7 +208,9 @@ def error_from(
     about one, and else a missing bucket. One that holds a web page is neither.
     """
     told = read_error_response(response)
-    return told.error(operation, key, bucket=bucket, on_bucket=on_bucket, ranged=ranged)
+    return told.error(
+        operation, key, bucket=bucket, on_bucket=on_bucket, ranged=ranged, absent=absent
+    )
 
 
 def read_error_response(response: Response) -> ErrorResponse:

@@ -25,7 +25,6 @@ from blockyard.s3.calls import Caller, FunctionCall
 from blockyard.s3.probing import Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
-from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import REPLACES, Writer, perhaps_done, replaced
 from blockyard.stores.base import changed
 
@@ -61,7 +60,7 @@ class MatchingDeletes:
             raise _unconditional(key)
         call = self._deleting(key, full_key, if_match, bare=self._bare_etags)
         try:
-            await self._caller.call(ctx, call, check_deleted)
+            await self._caller.done(ctx, call)
         except S3Error as error:
             if lacking(error):
                 raise _unconditional(key) from error
@@ -133,7 +132,7 @@ class MatchingDeletes:
     async def _deleted(self, ctx: Context, call: FunctionCall) -> bool:
         """Whether the service says that it deleted the object, and not that the ETag is another."""
         try:
-            await self._caller.call(ctx, call, check_deleted)
+            await self._caller.done(ctx, call)
         except S3Error as error:
             if lacking(error):
                 raise _unconditional(call.key or "") from error

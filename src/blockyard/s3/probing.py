@@ -6,6 +6,7 @@ What becomes of that object is no change of the caller's: its requests may be tr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,12 @@ from blockyard.keys import PROBE_PREFIX
 from blockyard.model import BlockInfo
 from blockyard.s3 import requests
 from blockyard.s3.calls import Caller, FunctionCall
-from blockyard.s3.responses import check_deleted
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import WriteRequest
 from blockyard.tidying import tidy_up
 
 Result = TypeVar("Result")
+_log = logging.getLogger("blockyard.s3")
 Undo = Callable[[Context], Coroutine[Any, Any, object]]
 
 PROBE = b"probe"
@@ -68,11 +69,18 @@ class Probing:
             found = await work(own, probe)
         except BaseException as error:
             if stored:
-                left = f"and {key!r}, an object of blockyard's own, may be left: `clean` removes it"
-                await tidy_up(own, error, lambda ctx: self._remove(ctx, operation, probe), left)
+                _ = await self._tidy_up(own, operation, probe, error)
             raise
-        await tidy_up(own, None, lambda ctx: self._remove(ctx, operation, probe), "")
+        left = await self._tidy_up(own, operation, probe, None)
+        if left:  # which is no reason for the caller's operation to fail
+            _log.warning("%s: %s", operation, left)
         return found
+
+    async def _tidy_up(
+        self, ctx: Context, operation: str, probe: Probe, error: BaseException | None
+    ) -> str:
+        left = f"{probe.key!r}, an object of blockyard's own, may be left: `clean` removes it"
+        return await tidy_up(ctx, error, lambda ctx: self._remove(ctx, operation, probe), left)
 
     async def _remove(self, ctx: Context, operation: str, probe: Probe) -> None:
         """All that there is of it, whatever of it fails. Raises the last error."""
@@ -85,7 +93,7 @@ class Probing:
                 changes=True,
             )
             with suppress(BlockNotFoundError):
-                await self._caller.call(ctx, call, check_deleted)
+                await self._caller.done(ctx, call)
 
         failure: BlockStoreError | None = None
         for undo in [*reversed(probe.undo), delete]:

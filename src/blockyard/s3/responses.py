@@ -26,7 +26,12 @@ from blockyard.errors import (
 )
 from blockyard.model import MAX_BLOCK_SIZE, BlockInfo
 from blockyard.s3.dates import http_date, iso_date
-from blockyard.s3.error_responses import ErrorResponse, error_from, showable
+from blockyard.s3.error_responses import (
+    ErrorResponse,
+    error_from,
+    read_error_response,
+    showable,
+)
 from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.object_headers import metadata_of
 from blockyard.s3.xml import Document, cut_deleted, read_xml
@@ -313,10 +318,15 @@ def check_object(reply: Response) -> None:
         raise _not_s3(reply, "the reply has no ETag")
 
 
-def check_deleted(reply: Response) -> None:
-    """Raise `NotS3Error` unless the reply to a DELETE shows that the object is gone."""
-    if reply.status not in {200, 204} or is_page(reply):
-        raise _not_s3(reply, "the reply to a delete is not that of a service that deleted")
+def check_done(reply: Response, operation: str, key: str | None) -> None:
+    """Raise unless the reply to a DELETE, or to a PUT of tags, shows that it was done: it is empty.
+
+    Raises the error of one that holds one after all, and `NotS3Error` for any other.
+    """
+    if reply.body and read_error_response(reply).code:
+        raise error_from(reply, operation, key)
+    if reply.status not in {200, 204} or reply.body:
+        raise _not_s3(reply, f"the reply to {operation} is not that of a service that has done it")
 
 
 def check_page(reply: Response) -> None:

@@ -69,4 +69,4 @@ class Tags:
             payload_hash=None,
             changes=True,
         )
-        await self._caller.call(ctx, call, responses.check_page)
+        await self._caller.done(ctx, call)

@@ -8,9 +8,10 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 
 from __future__ import annotations
 
+import logging
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from hashlib import md5
 
@@ -47,10 +48,14 @@ from blockyard.s3.recovery import lacking, refuses_a_header
 from blockyard.s3.tags import TAGGING
 from blockyard.s3.writing import NONCE, REPLACES, Writer, replaced
 from blockyard.stores.base import Data, OpenUpload, UploadRequest, changed
+from blockyard.tidying import tidy_up
 
 _OPERATION = "write_object"
 _ALGORITHM = "x-amz-checksum-algorithm"
 _COMPOSITE = "COMPOSITE"
+_MORE = "more"
+"""Set of an upload that another may have been begun besides: no reply said so."""
+_log = logging.getLogger("blockyard.s3")
 
 
 class Uploads:
@@ -162,7 +167,7 @@ class Uploads:
             lambda address: requests.abort_upload(address, full_key, upload.id),
         )
         try:
-            await self._caller.call(ctx, call, responses.check_deleted)
+            await self._caller.done(ctx, call)
         except BlockNotFoundError:
             return
         except S3Error as error:
@@ -202,11 +207,13 @@ class Uploads:
         headers: dict[str, str],
         state: dict[str, str],
     ) -> OpenUpload:
+        left = f"an upload of {request.key!r} may be left: `clean` removes it"
         call = FunctionCall(
             request.operation,
             request.key,
             lambda address: requests.create_upload(address, full_key, headers),
             object_headers=self._caller.headers.read,
+            leaves=left,
         )
 
         def created(reply: Response) -> tuple[OpenUpload, Response]:
@@ -219,13 +226,16 @@ class Uploads:
 
         opened, reply = await self._caller.call(ctx, call, created)
         self._caller.capabilities.uploads = True
+        if call.history().unknown:
+            opened = replace(opened, state={**opened.state, _MORE: "begun"})
+            if not ctx.probing:
+                _log.info("%s: %s", request.operation, left)
         where = f"{request.operation} {request.key!r}: not stored"
         asked = headers | self._caller.headers.read
         try:
             check_encrypted(where, asked, reply.headers)
-        except UnsupportedError:
-            with suppress(BlockStoreError):
-                await self.abort(ctx, opened.upload)
+        except UnsupportedError as error:
+            _ = await tidy_up(ctx, error, lambda ctx: self.abort(ctx, opened.upload), f"and {left}")
             raise
         return opened
 
@@ -273,9 +283,10 @@ class Uploads:
             opened: OpenUpload | None = None
 
             async def abort(ctx: Context) -> None:
-                begun = (
-                    [opened.upload] if opened else (await self.list(ctx, probe.key, None)).uploads
-                )
+                if opened is None or _MORE in opened.state:
+                    begun = (await self.list(ctx, probe.key, None)).uploads
+                else:
+                    begun = [opened.upload]
                 for upload in begun:
                     await self.abort(ctx, upload)
 
@@ -284,7 +295,10 @@ class Uploads:
             try:
                 part = await self.part(own, opened, 1, PROBE)
                 _ = await self.complete(own, opened, [part])
-            except (BlockExistsError, PreconditionFailedError):
+            except (BlockExistsError, PreconditionFailedError) as error:
+                cause = error.__cause__
+                if isinstance(cause, S3Error) and cause.status != 412:
+                    raise cause from None  # which no condition is refused by
                 return True
             except UnsupportedError:
                 pass
