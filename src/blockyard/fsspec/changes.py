@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from blockyard.errors import BlockNotFoundError, PreconditionFailedError
+from blockyard.errors import BlockNotFoundError, BlockStoreError, PreconditionFailedError
 from blockyard.fsspec import blocking
 from blockyard.fsspec.base import missing, translated
 from blockyard.fsspec.files import Entry
@@ -19,6 +20,8 @@ from blockyard.fsspec.untyped import stringify_path
 
 _Pair = tuple[str, str]
 """What is copied, and where to."""
+_NOTED = 20
+"""Errors that are told beside the first one."""
 
 
 class _Copied(NamedTuple):
@@ -52,11 +55,12 @@ class Changes(Transfers):
         copies = [self._cp_file(*pair, **options) for pair in planned]
         ended = await self._chunked(copies, batch_size, return_exceptions=True, nofiles=True)
         ignored = on_error == "ignore" or (on_error is None and recursive)
-        for error in ended:
-            if isinstance(error, FileNotFoundError) and ignored:
-                continue
-            if isinstance(error, BaseException):
-                raise error
+        failed = {
+            source: error
+            for (source, _), error in zip(planned, ended, strict=True)
+            if not (isinstance(error, FileNotFoundError) and ignored)
+        }
+        _raise_first(failed)
 
     async def _check_apart(self, pairs: list[_Pair]) -> None:
         """Raise `ValueError` if files are copied to where another is copied from, or to."""
@@ -111,14 +115,18 @@ class Changes(Transfers):
         if self._strip_protocol(path1) == self._strip_protocol(path2):
             return
         moved: list[_Copied] = []
-        await self._copy(
-            path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise",
-            moved=moved, markers=recursive,
-        )  # fmt: skip
+        try:
+            await self._copy(
+                path1, path2, recursive=recursive, maxdepth=maxdepth, on_error="raise",
+                moved=moved, markers=recursive,
+            )  # fmt: skip
+        except BlockStoreError as error:
+            error.add_note("mv: nothing was deleted")
+            raise
         deletes = [self._delete_copied(copied) for copied in moved]
-        for error in await self._chunked(deletes, return_exceptions=True):
-            if isinstance(error, BaseException):
-                raise error
+        ended = await self._chunked(deletes, return_exceptions=True)
+        paths = [copied.place.base + copied.place.name for copied in moved]
+        _raise_first(dict(zip(paths, ended, strict=True)), "mv: all files were copied")
 
     async def _copy_marker(self, folder: str, to: str, moved: list[_Copied]) -> None:
         """Copy the marker of a folder, if it has one."""
@@ -174,8 +182,10 @@ class Changes(Transfers):
         if not recursive or maxdepth is not None:
             await self._delete(paths)
             return
-        calls = [self._rm_tree(each) for each in _outermost(paths)]
-        _ = await self._chunked(calls, batch_size)
+        trees = _outermost(paths)
+        calls = [self._rm_tree(each) for each in trees]
+        ended = await self._chunked(calls, batch_size, return_exceptions=True)
+        _raise_first(dict(zip(trees, ended, strict=True)))
 
     def _check_named(self, operation: str, paths: Any) -> None:
         """Raise `ValueError` for a folder without a name: its path is that of another one."""
@@ -204,12 +214,27 @@ class Changes(Transfers):
         for path in paths:
             place = self._stores.place(path)
             by_store.setdefault(id(place.files), []).append(place)
+        failed: dict[str, BlockStoreError] = {}
         for places in by_store.values():
             try:
                 await places[0].files.delete([place.name for place in places])
+            except BlockStoreError as error:
+                failed[places[0].base] = error
             finally:
                 for place in places:
                     self._remembered.forget(place.base + place.name)
+        _raise_first(failed)
+
+    def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
+        """Store an empty file; without `truncate` only where none is.
+
+        Raises `NotImplementedError` for one that is to be left as it is: its time can't be changed.
+        """
+        try:
+            with self.open(path, "wb" if truncate else "xb", **options):
+                pass
+        except FileExistsError as error:
+            raise NotImplementedError(f"touch {path!r}: stores change no times alone") from error
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         """There are no folders to be made: raises `FileExistsError` as told, and does nothing."""
@@ -232,6 +257,22 @@ async def _copied(source: Place, target: Place) -> _Copied:
     seen = await source.files.stat(source.name)
     await _copy_across(source, target)
     return _Copied(source, seen)
+
+
+def _raise_first(ended: Mapping[str, object], *notes: str) -> None:
+    """Raise the first error of several calls, of which the others are noted: what is left."""
+    errors = {path: each for path, each in ended.items() if isinstance(each, BaseException)}
+    if not errors:
+        return
+    first, *others = errors.values()
+    for note in notes:
+        first.add_note(note)
+    named = [*errors][1:]
+    for path, error in islice(zip(named, others, strict=True), _NOTED):
+        first.add_note(f"and {path!r}: {error}")
+    if len(others) > _NOTED:
+        first.add_note(f"and {len(others) - _NOTED} others")
+    raise first
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

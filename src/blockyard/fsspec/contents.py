@@ -10,11 +10,15 @@ from blockyard.buffer import Buffer
 from blockyard.content.files import AsyncContentFile
 from blockyard.errors import (
     BlockNotFoundError,
+    BlockStoreError,
+    DeadlineExceededError,
     InvalidRangeError,
     PreconditionFailedError,
+    StoreClosedError,
     UnsupportedError,
 )
 from blockyard.fsspec.files import PIECE, Entry, Folder
+from blockyard.model import DeleteResult
 
 
 class ContentFiles:
@@ -38,14 +42,21 @@ class ContentFiles:
     async def read_range(
         self, name: str, offset: int, length: int, version: str = ""
     ) -> tuple[bytes, str]:
+        if version:
+            file, version = await self.open(name, version)
+            async with file:
+                _ = await file.seek(offset)
+                return await file.read(length), version
         try:
             return await self._store.read_content(name, offset, length), version
         except InvalidRangeError:  # past its end
             return b"", version
 
     async def read_suffix(self, name: str, length: int) -> bytes:
-        size = (await self._store.stat_content(name)).size
-        return await self._store.read_content(name, max(0, size - length)) if size else b""
+        file, _ = await self.open(name)  # so that its size and its bytes are of one version
+        async with file:
+            _ = await file.seek(max(0, file.size - length))
+            return await file.read()
 
     async def carried(self, name: str) -> tuple[dict[str, Any], str]:
         info = await self._store.stat_content(name)
@@ -62,7 +73,7 @@ class ContentFiles:
             while piece := await file.read(PIECE):
                 yield piece
 
-    async def open(self, name: str, version: str) -> tuple[AsyncContentFile, str]:
+    async def open(self, name: str, version: str = "") -> tuple[AsyncContentFile, str]:
         """A content open for reading, and its version: `version`, if that is given."""
         file = await self._store.open_content(name)
         layout = file._cursor._layout  # pyright: ignore[reportPrivateUsage]
@@ -95,8 +106,20 @@ class ContentFiles:
         _ = await self._store.copy_content(name, to)
 
     async def delete(self, names: Sequence[str]) -> None:
+        if len(names) == 1:
+            await self._store.delete_content(names[0])
+            return
+        deleted, failed = list[str](), dict[str, BlockStoreError]()
         for name in names:
-            await self._store.delete_content(name)
+            try:
+                await self._store.delete_content(name)
+            except (StoreClosedError, DeadlineExceededError):
+                raise
+            except BlockStoreError as error:
+                failed[name] = error
+            else:
+                deleted.append(name)
+        DeleteResult(deleted, failed).raise_for_failures()
 
     async def delete_copied(self, copied: Entry) -> None:
         try:

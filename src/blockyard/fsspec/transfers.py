@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from blockyard.buffer import Buffer
-from blockyard.errors import PreconditionFailedError
-from blockyard.fsspec.base import translated
+from blockyard.errors import ContentReplacedError, PreconditionFailedError
+from blockyard.fsspec.base import Info, missing, translated
 from blockyard.fsspec.listing import Listing
 from blockyard.fsspec.tasks import Carrying, in_task, together
 from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
@@ -68,13 +68,23 @@ class Transfers(Listing):
                 return await place.files.read(place.name)
             if end is None and start is not None and start < 0:
                 return await place.files.read_suffix(place.name, -start)
+            version = ""
             if min(start or 0, end or 0) < 0:
-                size: int = (await self._info(path))["size"]
-                start, end = slice(start, end).indices(size)[:2]
+                info = await self._known_file(path)
+                start, end = slice(start, end).indices(info["size"])[:2]
+                version = info["ETag"]
             begin, length = start or 0, _ALL if end is None else end - (start or 0)
             if length <= 0:
+                _ = await self._known_file(path)
                 return b""
-            return (await place.files.read_range(place.name, begin, length))[0]
+            return (await place.files.read_range(place.name, begin, length, version))[0]
+
+    async def _known_file(self, path: str) -> Info:
+        """What a file is. Raises `FileNotFoundError`, of a folder as well."""
+        info = await self._file(path)
+        if info is None:
+            raise missing(path)
+        return info
 
     async def _cat_ranges(  # noqa: PLR0917 - fsspec's signature
         self,
@@ -163,7 +173,7 @@ class Transfers(Listing):
         try:
             with translated(path):
                 yield
-        except (FileNotFoundError, PreconditionFailedError):
+        except (FileNotFoundError, PreconditionFailedError, ContentReplacedError):
             if (self._remembered.get(path) or {}).get("type") == "file":
                 self._remembered.forget(path)
             raise
