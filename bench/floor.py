@@ -29,7 +29,8 @@ from blockyard.context import Response
 from blockyard.s3.credentials import Credentials
 from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.integrity import service_checksum
-from blockyard.s3.reading import Read, verify
+from blockyard.s3.read_steps import Read
+from blockyard.s3.reading import verify
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.http1 import encode_head, parse_head

@@ -30,7 +30,7 @@ from blockyard.errors import (
 from blockyard.model import KIB, MIB, Block, BlockInfo
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import PageChecksums, upload_headers
-from blockyard.s3.reading import Read, Step, next_step
+from blockyard.s3.read_steps import Read, Step, next_step
 from blockyard.stores.base import ReadRequest, Store, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
