@@ -13,9 +13,28 @@ from typing import Any
 import pytest
 
 _CALLS = (
-    "open pread preadv pwrite write writev fstat stat lstat utime rename link unlink symlink "
-    "readlink mkdir listdir scandir fsync ftruncate statvfs"
-).split()
+    "open",
+    "pread",
+    "preadv",
+    "pwrite",
+    "write",
+    "writev",
+    "fstat",
+    "stat",
+    "lstat",
+    "utime",
+    "rename",
+    "link",
+    "unlink",
+    "symlink",
+    "readlink",
+    "mkdir",
+    "listdir",
+    "scandir",
+    "fsync",
+    "ftruncate",
+    "statvfs",
+)
 _real_readlink = os.readlink
 
 

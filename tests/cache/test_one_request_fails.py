@@ -12,8 +12,14 @@ from typing import Literal
 
 import pytest
 
-from blockyard import BlockNotFoundError, BlockStore, BlockStoreError, open_store
-from blockyard_faults import Fault, FaultProxy, LoseReply, SeenRequest, Status, WebPage
+from blockyard import (
+    BlockNotFoundError,
+    BlockStore,
+    BlockStoreError,
+    PartialDeleteError,
+    open_store,
+)
+from blockyard_faults import FailKeys, Fault, FaultProxy, LoseReply, SeenRequest, Status, WebPage
 from blockyard_faults.campaign.bucket import DictBucket
 
 OLD = b"old" * 30_000
@@ -98,3 +104,21 @@ def change_with_failure(
                 for store in (one, other):
                     assert read(store, key) == (None if stored is None else stored.data)
     return len(requests)
+
+
+def test_a_key_that_the_service_failed_to_delete_may_go_later(tmp_path: Path) -> None:
+    with (
+        DictBucket() as bucket,
+        FaultProxy(bucket.url, lambda _: FailKeys()) as proxy,
+        opened(proxy.url, "write_through", tmp_path) as store,
+    ):
+        for key in ("k", "other"):
+            _ = store.write_block(key, OLD)
+        still_there = bucket.objects["k"]
+        with pytest.raises(PartialDeleteError) as raised:
+            _ = store.delete_blocks(["k", "other"])
+        assert raised.value.result.failed["k"].unknown_attempts == 1
+        bucket.objects["k"] = still_there
+        assert read(store, "k") == read(store, "k") == OLD
+        del bucket.objects["k"]
+        assert read(store, "k") is None
