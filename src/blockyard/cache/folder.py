@@ -125,14 +125,14 @@ class Folder:
         """The folder of what is being written."""
         return f"{self.root}/new"
 
-    def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> int | None:
-        """A descriptor of the entry; None where there is none, or another's file, or no file."""
+    def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> Descriptor | None:
+        """The entry, open; None where there is none, or another's file, or no file."""
         return self.open_file(self.path(name), flags)
 
-    def open_file(self, path: str, flags: int = os.O_RDONLY) -> int | None:
-        """A descriptor of a file of the folder; None where there is none, or none of ours."""
+    def open_file(self, path: str, flags: int = os.O_RDONLY) -> Descriptor | None:
+        """A file of the folder, open; None where there is none, or none of ours."""
         try:
-            return os.open(path, flags | _OPEN)
+            return Descriptor(os.open(path, flags | _OPEN))
         except FileNotFoundError:
             return None
         except OSError as error:

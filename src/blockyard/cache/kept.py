@@ -58,13 +58,15 @@ class OpenEntry:
         "sums",
     )
 
-    def __init__(self, file: int, name: bytes, epoch: int, boot: bytes, *, wait: bool) -> None:
-        self._file = Descriptor(file)
+    def __init__(
+        self, file: Descriptor, name: bytes, epoch: int, boot: bytes, *, wait: bool
+    ) -> None:
+        self._file = file
         self._epoch = epoch
-        known = os.fstat(file)
+        known = os.fstat(file.number)
         if not stat.S_ISREG(known.st_mode):
             raise DamagedEntryError
-        data = _read(file, HEAD, 0, wait=wait)
+        data = _read(file.number, HEAD, 0, wait=wait)
         head = entry.decode_head(data, name)
         if head is None or known.st_size != HEAD + head.info.size:
             raise self._damaged()

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from blockyard import syscalls
 from blockyard.cache.folder import Descriptor
 from blockyard.errors import LocalStorageError
 from blockyard.process import PerProcess
@@ -75,12 +76,14 @@ class KeyLocks:
     def free(self, held: Held) -> None:
         """Let them go.
 
-        Closing is not enough: a child forked by C code has a copy, without knowing of it.
+        Closing is not enough: a child forked by C code has a copy, without knowing of it. But where
+        that is all that can be done it is no error of the change that was made.
         """
         self._held.here().discard(ref(held))
         try:
             if held.number >= 0:
-                _ = _set(held, fcntl.F_UNLCK, 0, 0)
+                with syscalls.errors_ignored():
+                    _ = _set(held, fcntl.F_UNLCK, 0, 0)
         finally:
             held.close()
 

@@ -95,7 +95,8 @@ class Sender:
                         if names[name] not in result.failed
                     }
                 if not conditional:
-                    await self._remove(ctx, where, before)
+                    with ctx.after_change(), folder_errors(where):
+                        await self._remove(ctx, where, before)
                 return result
 
     async def upload(self, ctx: Context, name: bytes) -> None:

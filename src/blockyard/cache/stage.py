@@ -176,11 +176,11 @@ class Stage:
 
     def find(self, name: bytes) -> Staged | None:
         """The version that is staged now. Raises `DamagedEntryError`."""
-        number = self._folder.open_file(self._path(name))
-        if number is None:
+        file = self._folder.open_file(self._path(name))
+        if file is None:
             return None
-        found = version_of(os.fstat(number))
-        return Staged(OpenEntry(number, name, 0, self._folder.boot, wait=True), found)
+        found = version_of(os.fstat(file.number))
+        return Staged(OpenEntry(file, name, 0, self._folder.boot, wait=True), found)
 
     def remove(self, name: bytes, version: Version) -> bool:
         """Remove this version; False where another one is staged by now, or none."""
@@ -219,9 +219,17 @@ class Stage:
     def waiting(self) -> list[Waiting]:
         """What this store has staged, by whichever process, the oldest first.
 
-        Also what is so damaged that it can't be told whose it is: it may be this store's.
+        Also what is so damaged, or can't be read, that nobody can tell whose it is: it may be this
+        store's.
         """
-        return [each for each in self.files() if self.key(each.name) is not None]
+        return [each for each in self.files() if self._may_be_own(each.name)]
+
+    def _may_be_own(self, name: bytes) -> bool:
+        try:
+            return self.key(name) is not None
+        except OSError as error:
+            pass_on_foreign(error)
+            return True
 
     def key(self, name: bytes) -> str | None:
         """The key of a file in the stage; None where it is another store's, or gone.

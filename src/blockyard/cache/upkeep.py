@@ -55,9 +55,9 @@ class CacheFolder:
 
     def __init__(self, root: Path) -> None:
         self._folder = Folder(root)
-        if not (root / "format").exists():
-            raise ConfigError(f"{shown(str(root))}: expected a cache folder of blockyard")
         with self._errors("open"):
+            if not (root / "format").exists():
+                raise ConfigError(f"{shown(str(root))}: expected a cache folder of blockyard")
             self._folder.prepare()
         self._stage = Stage(self._folder, 0, "")
 

@@ -49,6 +49,7 @@ from blockyard.stores.base import (
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.times import utc
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
+from blockyard.user_code import pass_on_foreign
 
 CLOSING_SECONDS = 10.0
 """For so long `close` waits for uploads."""
@@ -265,8 +266,9 @@ class WriteBackStore(WrapperStore):
             if name == _ALL:
                 for each in [each.name for each in self._stage.waiting()] + self._sender.marked():
                     self._uploads.add(each)
-                return None
-            again = run_to_end(self._sender.upload_if_free(ctx, name))
+                again = None
+            else:
+                again = run_to_end(self._sender.upload_if_free(ctx, name))
             if again is None:
                 _ = self._failed.pop(name, None)
             return again  # noqa: TRY300 - nothing to be caught
@@ -305,9 +307,15 @@ class WriteBackStore(WrapperStore):
     def _described(self, waiting: Sequence[Waiting]) -> builtins.list[StagedBlock]:
         found = list[StagedBlock]()
         for each in waiting:
-            key, error = self._stage.key(each.name), self._failed.get(each.name, (0, None))[1]
-            if key == "":
-                error = f"damaged, so that its key is not known: stage/{each.name.hex()}"
+            error = self._failed.get(each.name, (0, None))[1]
+            try:
+                key = self._stage.key(each.name)
+            except OSError as failure:
+                pass_on_foreign(failure)
+                key, error = "", f"its key can't be read: {failure}"
+            else:
+                if key == "":
+                    error = f"damaged, so that its key is not known: stage/{each.name.hex()}"
             if key is not None:
                 staged_at = utc(each.staged_at)
                 found.append(StagedBlock(key, each.size, staged_at, error))

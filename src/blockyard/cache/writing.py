@@ -161,12 +161,11 @@ class EntryWriter:
 
     def _opened(self, name: bytes) -> tuple[Descriptor, Head, Marks] | None:
         """The entry, to be changed; None where there is none that can be used."""
-        number = self._folder.open_entry(name, os.O_RDWR)
-        if number is None:
+        file = self._folder.open_entry(name, os.O_RDWR)
+        if file is None:
             return None
-        file = Descriptor(number)
         with suppress(IsADirectoryError):
-            data = os.pread(number, HEAD, 0)
+            data = os.pread(file.number, HEAD, 0)
             head = entry.decode_head(data, name)
             if head is not None:
                 marks = entry.decode_marks(data[MUTABLE_AT:], head.pages, self._folder.boot)

@@ -22,7 +22,7 @@ from blockyard.s3 import requests
 from blockyard.s3.calls import Attempts, Caller, FunctionCall
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import delete_outcome
-from blockyard.s3.retry import is_transient
+from blockyard.s3.retry import is_transient, may_have_taken_effect
 
 _AT_ONCE = 10
 """Batches in flight at a time, where the service keeps up: see `RateLimiter`."""
@@ -166,6 +166,10 @@ class Deleting:
             learnt.delete_objects = True
         elif learnt.delete_objects is None:
             raise UnsupportedError("the reply to DeleteObjects names no key")
+        for error in refused.values():
+            if may_have_taken_effect(error):  # it is said of one key, and no less unknown
+                error.unknown_attempts += 1
+                ctx.unknown_attempts += 1
         return refused
 
 

@@ -92,14 +92,19 @@ class FolderLock:
         file = self._file.fileno()
         take = (partial(fcntl.flock, file, fcntl.LOCK_EX), partial(_held.add, self._mine))
         drop = (partial(_held.discard, self._mine), partial(fcntl.flock, file, fcntl.LOCK_UN))
+        made = list[object]()
         try:
-            return len(list(map(call, chain(take, actions, drop)))) - len(take) - len(drop)
+            made.extend(map(call, chain(take, actions, drop)))
         except OSError as error:
             if self._mine in _held:  # so that it is an action's
                 _ = list(map(call, drop))
                 raise
-            self._check_needless(error)
-        return len(list(map(call, actions)))
+            if not made:
+                self._check_needless(error)
+                return len(list(map(call, actions)))
+            self.close()  # which lets the lock go, too: all actions were made
+            return len(made) - len(take) - 1
+        return len(made) - len(take) - len(drop)
 
     def _check_needless(self, error: OSError) -> None:
         if self._needed or error.errno not in _NO_LOCKS:
