@@ -14,9 +14,10 @@ def utc(seconds: float) -> datetime:
 
     File systems hold times of other years than 1 to 9999, too: these are `EARLIEST` or `LATEST`.
     """
-    if seconds <= _EARLIEST:
+    if seconds < _FIRST:
         return EARLIEST
-    return datetime.fromtimestamp(seconds, UTC) if seconds < _LATEST else LATEST
+    return datetime.fromtimestamp(seconds, UTC) if seconds <= _LAST else LATEST
 
 
-_EARLIEST, _LATEST = EARLIEST.timestamp(), LATEST.timestamp()
+_FIRST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_LAST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()

@@ -639,7 +639,7 @@ def test_the_nonce_is_in_the_metadata() -> None:
 def test_a_large_object_is_read_in_ranges_and_into_a_buffer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("blockyard.s3.reading.MAX_BLOCK_SIZE", 10)
+    monkeypatch.setattr("blockyard.s3.read_steps.MAX_BLOCK_SIZE", 10)
     monkeypatch.setattr("blockyard.s3.responses.MAX_BLOCK_SIZE", 10)
     s3 = Uploading()
     _ = s3.upload()
@@ -657,7 +657,7 @@ def test_a_large_object_is_read_in_ranges_and_into_a_buffer(
 def test_a_large_read_into_a_buffer_is_taken_up_where_it_broke_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("blockyard.s3.reading.MAX_BLOCK_SIZE", 10)
+    monkeypatch.setattr("blockyard.s3.read_steps.MAX_BLOCK_SIZE", 10)
     s3 = Uploading()
     _ = s3.upload()
     broken = [15, 5]
