@@ -62,7 +62,7 @@ class BlockyardFileSystem(Changes):
                 file = CompressedFile(file, partial(compressors[compression], mode=mode[0]))
             return file if "b" in mode else TextFile(file, **text)
         except BaseException:  # an encoding that there is not: nobody has the file, to close it
-            file.discard()
+            _ = file.discard()
             raise
 
     def sign(self, path: str, expiration: float = 100, **_: Any) -> str:
