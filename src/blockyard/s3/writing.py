@@ -8,7 +8,7 @@ refused since the block is there already: by the nonce the writer knows its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -25,6 +25,7 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
+from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller

@@ -11,7 +11,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from blockyard.errors import (
     DeadlineExceededError,
     LocalStorageError,
 )
+from blockyard.managing import contextmanager
 from blockyard.model import (
     KIB,
     Block,
