@@ -2,8 +2,8 @@
 
 From Python 3.12 on the frame of a generator that ended by an error leads to the frame that threw
 it in: `__exit__` of contextlib, which holds that error, whose traceback leads to the generator.
-Where the generator raised another one, contextlib leaves it so, and all that the frames of the
-`with` block hold, a caller's buffers too, waits for the garbage collector.
+Where the generator ends it, or raises another one, contextlib leaves it so, and all that the frames
+of the `with` block hold, a caller's buffers too, waits for the garbage collector.
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ class _Manager(_GeneratorContextManager[T]):
     ) -> bool | None:
         try:
             return super().__exit__(kind, error, trace)
-        except BaseException:
+        finally:
             _cut(error, trace)
-            raise
 
 
 class _AsyncManager(_AsyncGeneratorContextManager[T]):
@@ -66,9 +65,8 @@ class _AsyncManager(_AsyncGeneratorContextManager[T]):
     ) -> bool | None:
         try:
             return await super().__aexit__(kind, error, trace)
-        except BaseException:
+        finally:
             _cut(error, trace)
-            raise
 
 
 def _cut(error: BaseException | None, trace: TracebackType | None) -> None:

@@ -250,7 +250,10 @@ class Writer:
         if request.if_absent:
             error = _exists(put)
             error.unknown_attempts = unknown  # should that block go, they may succeed yet
-            raise error from refused
+            try:
+                raise error from refused
+            finally:
+                del error  # which its traceback refers to
         unproven = self._caller.capabilities.matching_writes is None
         if etag == request.if_match and unproven and not put.bare_etag:
             return await self._put_with_bare_etag(ctx, put)

@@ -144,7 +144,10 @@ class FilesystemStore(Store):
         failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
         for error in failed.values():
             ctx.unknown_attempts += error.unknown_attempts
-            raise error
+            try:
+                raise error
+            finally:
+                del error, failed  # which its traceback refers to
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         if keys:

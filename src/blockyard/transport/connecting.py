@@ -235,6 +235,7 @@ async def _first_to_connect(
                 error, due = OSError(code, os.strerror(code)), now
         raise error
     finally:
+        del error  # which its traceback refers to
         for sock in under_way.values():
             sock.close()
 
