@@ -19,6 +19,16 @@ TESTS := not servers$(if $(CI)$(THOROUGH),, and not thorough)
 ALONE = $(shell grep --recursive --files-with-matches --include='*.py' mark.alone tests)
 # Coverage costs half as much again as the tests, so it is measured in CI alone.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
+# The newest of the Pythons that we say we run on and that this machine has, pyenv's too.
+NEWER ?= $(shell for each in python3.13 python3.12 $$(ls -dr ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null); do \
+	"$$each" -c 'import venv' 2>/dev/null && echo "$$each" && break; done)
+NEWER_VENV := .venv-newer
+NEWER_READY := $(NEWER_VENV)/.blockyard-ready
+# What newer Pythons have changed before, and what has more to test there: 90 s of processor time.
+NEWER_TESTS := test_managing.py ecosystem hosts/test_forking_servers.py testing/test_scripted_server.py \
+	$(addprefix transport/test_,stepping.py tls.py) \
+	$(addprefix clients/test_,cancellation.py closing.py dropped_stores.py exits.py memory_of_failures.py \
+		signals.py user_code.py user_code_runtime.py)
 FUZZ_VENV := .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
 FUZZ_TARGETS := replies xml headers sums urls yaml keys
@@ -31,11 +41,12 @@ BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 # Tests run hundreds of programs, and each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants examples bench bench-path bench-path-check bench-report clean
+.PHONY: help demo test test-newer check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants examples bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
 	@echo "make test          the tests that need nothing but this machine (THOROUGH=1: all; CI=true: and their coverage)"
+	@echo "make test-newer    some of them with a newer Python, where there is one (NEWER=python3.12)"
 	@echo "make check         lint, format, strict types, import rules"
 	@echo "make servers-env   install LocalStack, MiniStack, rclone and, as root on Debian, Ceph and nginx"
 	@echo "make test-servers  the tests on these servers, and over an emulated network path (root)"
@@ -56,6 +67,16 @@ test: $(READY)
 	@$(RUN) pytest -m "alone and $(TESTS)" $(ALONE)
 	@$(RUN) pytest -m "not alone and $(TESTS)" --numprocesses $(WORKERS) --dist loadfile \
 		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
+
+test-newer:
+	@newer="$(NEWER)"; \
+	if [ -z "$$newer" ]; then \
+		echo "no Python 3.13 or 3.12 is on this machine: nothing was tested with a newer one"; \
+	else \
+		$(MAKE) --no-print-directory $(NEWER_READY) NEWER="$$newer" && $(NEWER_VENV)/bin/python --version && \
+		$(NEWER_VENV)/bin/python -m pytest -q -m "not alone and not servers" --numprocesses $(WORKERS) \
+			--dist loadfile $(addprefix tests/,$(NEWER_TESTS)); \
+	fi
 
 check: $(READY)
 	@$(VENV)/bin/ruff check --quiet
@@ -118,7 +139,7 @@ bench-report: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m bench report
 
 clean:
-	@rm -rf $(VENV) $(LOCALSTACK_VENV) $(EMULATORS_VENV) $(FUZZ_VENV) $(EXAMPLES_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(NEWER_VENV) $(LOCALSTACK_VENV) $(EMULATORS_VENV) $(FUZZ_VENV) $(EXAMPLES_VENV) $(BENCH_VENV) .coverage .coverage.* .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # `--group` needs pip 25.1, which is newer than what Python 3.11 brings.
 $(READY): pyproject.toml
@@ -127,6 +148,13 @@ $(READY): pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) pip install --quiet --upgrade "pip>=25.1"
 	@$(RUN) pip install --quiet --editable ".[all]" --group dev
+	@touch $@
+
+$(NEWER_READY): pyproject.toml
+	@echo "setting up $(NEWER_VENV) with $(NEWER)"
+	@$(NEWER) -m venv --clear $(NEWER_VENV)
+	@$(NEWER_VENV)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(NEWER_VENV)/bin/python -m pip install --quiet --editable ".[all]" --group dev
 	@touch $@
 
 $(LOCALSTACK_READY): servers/localstack-requirements.txt

@@ -23,11 +23,11 @@ from collections.abc import (
     Mapping,
     MutableMapping,
 )
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from blockyard.errors import BlockStoreError, DeadlineExceededError
+from blockyard.managing import contextmanager
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from operator import call
 
+from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
 
 _FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)

@@ -133,8 +133,12 @@ def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
     for number in range(EXCEPTIONS):
         try:
             _ = signal.setitimer(signal.ITIMER_REAL, 0.0002 + chance.random() * 0.01)
-            while fired == number:
+            # Not `while fired == number`, whose jump back no `except` covers in Python 3.13:
+            # https://github.com/python/cpython/issues/130279
+            while True:
                 calls(store)
+                if fired != number:
+                    break
             lost += stack
         except LateError:
             met += 1

@@ -174,6 +174,31 @@ def test_a_failure_under_asyncio(call: Call, url: str) -> None:
     asyncio.run(main())
 
 
+CONTENTS: dict[str, Call] = {
+    "replaced": lambda store, buffer: store.write_content("c", buffer),
+    "new": lambda store, buffer: store.write_content("other", buffer, if_absent=True),
+}
+
+
+@pytest.mark.parametrize("call", CONTENTS.values(), ids=list(CONTENTS))
+def test_a_success_after_a_failure(call: Call, server: SmallS3) -> None:
+    """The server ignores conditions, which the first write of a store finds out."""
+    with blockyard.open_store(server.store_url()) as store, no_collector():
+        buffer = bytearray(5 * MIB)
+        _ = call(store, buffer)
+        is_free(buffer)
+
+
+def test_a_condition_that_does_not_hold(url: str) -> None:
+    with blockyard.open_store(url) as store:
+        if url == "memory://":
+            _ = prepare(store)
+        with no_collector():
+            buffer = bytearray(5 * MIB)
+            failing(lambda *_: store.write_content("c", buffer, if_absent=True), store, buffer)
+            is_free(buffer)
+
+
 @pytest.mark.parametrize("deadline", [1e-9, 0.003])
 @pytest.mark.parametrize("call", LATE.values(), ids=list(LATE))
 def test_a_deadline(call: Call, deadline: float, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import io
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -41,6 +42,7 @@ from blockyard.fsspec import (
     BlockyardFileSystem,
     changes,
     files,
+    filesystem,
     reading,
     remembered,
     writing,
@@ -959,6 +961,73 @@ def test_a_file_that_is_dropped_is_not_stored(fs: Any, client: blockyard.BlockSt
             with pytest.warns(RuntimeWarning, match="a was not stored: its file was never closed"):
                 del file
             assert not system.exists("a")
+
+
+class Compressor:
+    """As those of Python, it writes its end when it is dropped: where that raises, 3.13 says so."""
+
+    raised: ClassVar[list[Exception]] = []
+
+    def __init__(self, file: Any, mode: str) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        return self._file.write(data)
+
+    def close(self) -> None:
+        _ = self._file.write(DATA[:2500])
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception as error:  # noqa: BLE001 - what is raised here goes nowhere
+            self.raised.append(error)
+
+
+@pytest.mark.parametrize("how", ["given up", "closed", "failed", "dropped", "in a cycle"])
+def test_a_compressor_that_is_dropped_sends_nothing(
+    fs: Any, counted: Counted, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(filesystem.compressors, "noted", Compressor)
+    Compressor.raised.clear()
+    file = fs.open("a", "wb", block_size=1000, compression="noted")
+    _ = file.write(DATA[:100])
+    match how:
+        case "given up":
+            file.discard()
+        case "closed":
+            file.close()
+        case "failed":
+            counted.error = blockyard.AccessDeniedError("no", status=403)
+            with pytest.raises(blockyard.AccessDeniedError):
+                file.close()
+            counted.error = None
+        case "in a cycle":
+            file.itself = file
+        case _:
+            pass
+    if how in {"given up", "failed"}:
+        with pytest.raises(ValueError, match="'a': the file "):
+            _ = file.write(b"more")
+    _ = counted.taken()
+    with pytest.warns() if how in {"dropped", "in a cycle"} else contextlib.nullcontext():
+        del file
+        _ = gc.collect()
+    assert Compressor.raised == []
+    assert counted.taken() == {}
+    assert fs.exists("a") == (how == "closed")
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_a_file_that_can_not_be_opened_as_asked_leaves_nothing(
+    fs: Any, compression: str | None
+) -> None:
+    with fs.transaction:
+        with pytest.raises(LookupError, match="nonsense"):
+            _ = fs.open("a", "w", encoding="nonsense", compression=compression)
+        fs.pipe_file("b", b"1")
+    _ = gc.collect()  # with no warning
+    assert fs.find("") == ["b"]
 
 
 def test_a_write_that_fails_is_told_at_the_next_one_or_at_the_end(

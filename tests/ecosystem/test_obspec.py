@@ -101,7 +101,10 @@ def test_it_has_every_method_of_obspec() -> None:
 @pytest.mark.thorough
 def test_type_checkers_see_its_protocols() -> None:
     program = str(REPOSITORY / "tests/ecosystem/obspec_protocols.py")
-    for checker in (["-m", "mypy", "--strict", "--follow-imports=silent"], ["-m", "basedpyright"]):
+    for checker in (
+        ["-m", "mypy", "--strict", "--follow-imports=silent"],
+        ["-m", "basedpyright", "--pythonpath", sys.executable],
+    ):
         told = subprocess.run(
             [sys.executable, *checker, program],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,

@@ -21,6 +21,7 @@ import zarr
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core import codec_pipeline
 from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
 from zarr.testing.store import StoreTests
@@ -150,6 +151,44 @@ def test_an_array_is_written_and_read_by_both_kinds_of_method(client: blockyard.
     assert (again[13:17, 40:60] == values[13:17, 40:60]).all()
     assert {"zarr.json", "c/0/0", "c/1/1"} <= set(client.list_by_prefix())
     assert store.get_sync("zarr.json") is not None
+
+
+class Blocking(BlockyardStore):
+    """One whose chunks come by the synchronous methods alone."""
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Buffer | None:
+        assert not key.startswith("c/")
+        return await super().get(key, *args, **kwargs)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        assert not key.startswith("c/")
+        await super().set(key, value)
+
+    async def delete(self, key: str) -> None:
+        raise AssertionError(key)
+
+
+@pytest.mark.skipif(
+    not hasattr(codec_pipeline, "FusedCodecPipeline"),
+    reason="Zarr 3.4 has the synchronous pipeline, and needs Python 3.12",
+)
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("layout", [{}, {"shards": (50, 50)}, {"compressors": None}])
+def test_zarrs_synchronous_pipeline_uses_the_blocking_client(
+    client: blockyard.BlockStore, layout: dict[str, Any], workers: int
+) -> None:
+    values = np.arange(1, 10_001, dtype="int32").reshape(100, 100)
+    fused = {"path": "zarr.core.codec_pipeline.FusedCodecPipeline", "max_workers": workers}
+    with zarr.config.set({f"codec_pipeline.{name}": value for name, value in fused.items()}):
+        shape = {"shape": (100, 100), "chunks": (10, 10), "dtype": "i4"}
+        array: Any = zarr.create_array(Blocking(client), **shape, **layout)
+        array[:] = values
+        array[13:17, 40:60] = values[13:17, 40:60] = 7
+        array[50:, 50:] = values[50:, 50:] = 0  # what an array is filled with is not stored
+        again: Any = zarr.open_array(Blocking(client, read_only=True), mode="r")
+        assert (again[:] == values).all()
+        assert (again[33:71, 8:52] == values[33:71, 8:52]).all()
+    assert len(client.list_by_prefix("c/")) == (3 if "shards" in layout else 75)
 
 
 def test_the_store_opens_what_it_is_told_to_and_closes_that(tmp_path: Path) -> None:

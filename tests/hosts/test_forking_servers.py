@@ -33,10 +33,15 @@ UWSGI = [
     *("--module", APPLICATION, "--processes", str(WORKERS)),
     *("--master", "--need-app", "--die-on-term", "--disable-logging", "--listen", "64"),
 ]
+HOOKS = [
+    "--py-call-uwsgi-fork-hooks",
+    # With this one its workers die on Python 3.13: https://github.com/unbit/uwsgi/issues/2710
+    *(["--py-call-osafterfork"] if sys.version_info < (3, 13) else []),
+]
 SERVERS = {
     "uWSGI": [*UWSGI, "--http-socket"],
     "uWSGI with threads": [*UWSGI, "--enable-threads", "--threads", "2", "--http-socket"],
-    "uWSGI that runs Python's hooks": [*UWSGI, "--py-call-osafterfork", "--http-socket"],
+    **{f"uWSGI with {hook}": [*UWSGI, hook, "--http-socket"] for hook in HOOKS},
     "gunicorn": [*GUNICORN, "--preload", "--bind"],
     "gunicorn with threads": [*GUNICORN, "--preload", "--threads", "4", "--bind"],
     "gunicorn with gevent": [*GUNICORN, "--worker-class", "gevent", "--bind"],

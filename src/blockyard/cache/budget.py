@@ -19,13 +19,14 @@ import fcntl
 import os
 import struct
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 from blockyard import syscalls
 from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
 from blockyard.config import SMALLEST_DISK
 from blockyard.crc32c import crc32c
+from blockyard.managing import contextmanager
 from blockyard.model import MIB
 
 SMALLEST = SMALLEST_DISK

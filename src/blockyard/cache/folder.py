@@ -21,12 +21,13 @@ import errno
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from blockyard import syscalls
 from blockyard.errors import ConfigError
+from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
 
 SHARDS = 256

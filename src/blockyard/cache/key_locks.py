@@ -15,13 +15,13 @@ import os
 import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from blockyard import syscalls
 from blockyard.cache.folder import Descriptor
 from blockyard.errors import LocalStorageError
+from blockyard.managing import asynccontextmanager
 from blockyard.process import PerProcess
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from blockyard.cache.key_locks import KeyLocks
 from blockyard.cache.stage import Stage, Staged
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ConfigError, IntegrityError, LocalStorageError
+from blockyard.managing import contextmanager
 from blockyard.model import DeleteResult
 from blockyard.stores.base import Store, WriteRequest
 from blockyard.stores.locks import Version

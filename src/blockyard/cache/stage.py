@@ -16,7 +16,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from blockyard.cache.folder import Descriptor, Folder, allocated
 from blockyard.cache.kept import DamagedEntryError, OpenEntry
 from blockyard.cache.room import Room
 from blockyard.cache.tier import Pages
+from blockyard.managing import contextmanager
 from blockyard.model import MIB, BlockInfo
 from blockyard.s3.integrity import running_checksums
 from blockyard.stores.locks import FolderLock, ReplacedError, Version, version_of

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from blockyard.cache.kept import DamagedEntryError, OpenEntry
 from blockyard.cache.stage import Stage
 from blockyard.config.showing import shown
 from blockyard.errors import ConfigError, LocalStorageError
+from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
 
 

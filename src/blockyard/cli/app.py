@@ -8,7 +8,6 @@ import os
 import stat as stat_module
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -24,6 +23,7 @@ from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOptio
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
 from blockyard.errors import BlockNotFoundError, BlockStoreError
+from blockyard.managing import contextmanager
 from blockyard.model import MAX_SECONDS, Method
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +20,7 @@ from blockyard.cli.benchmark import (
 )
 from blockyard.cli.output import human, say, watched
 from blockyard.cli.session import with_store
+from blockyard.managing import contextmanager
 from blockyard.model import parse_size
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from blockyard.errors import BlockStoreError
+from blockyard.managing import contextmanager
 from blockyard.model import BLOCK_SIZE, KIB, MIB
 
 if TYPE_CHECKING:

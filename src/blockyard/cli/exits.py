@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import typer
@@ -25,6 +24,7 @@ from blockyard.errors import (
     ThrottledError,
     TransportError,
 )
+from blockyard.managing import contextmanager
 
 FAILED = 1
 NOT_FOUND = 3

@@ -7,12 +7,12 @@ import json
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from blockyard.cli.process import escaped, named
+from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:

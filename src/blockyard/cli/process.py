@@ -14,9 +14,11 @@ import signal
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
+
+from blockyard.managing import contextmanager
 
 if TYPE_CHECKING:
     from blockyard.buffer import Buffer

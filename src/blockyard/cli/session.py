@@ -6,7 +6,6 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, NamedTuple, ParamSpec, cast
 
@@ -14,6 +13,7 @@ import typer
 
 from blockyard.cli.exits import reported
 from blockyard.errors import ConfigError
+from blockyard.managing import contextmanager
 
 if TYPE_CHECKING:
     from blockyard.sync import BlockStore

@@ -70,6 +70,7 @@ class Change:
 
     `options` are those of what is put in place. `sent` says that a request for it went out which
     may have taken effect or may still; `unknown_attempts` counts those of unknown outcome.
+    `failure` is the last one's, which no frame may hold: its traceback leads to them.
     """
 
     operation: str
@@ -77,6 +78,7 @@ class Change:
     options: PutOptions | None = None
     sent: bool = False
     unknown_attempts: int = 0
+    failure: BlockStoreError | None = None
 
     @property
     def where(self) -> str:
@@ -102,6 +104,8 @@ def _counting_attempts(
         except BlockStoreError as error:
             error.unknown_attempts = change.unknown_attempts
             raise
+        finally:
+            change.failure = None
 
     return counting
 
@@ -179,7 +183,7 @@ class Register:
         return known or Found(None, self.now(ctx), ctx.runtime.now(), guessed=True)
 
     @_counting_attempts
-    async def replace(  # noqa: PLR0912 - one branch for each rule of the protocol
+    async def replace(  # noqa: PLR0912, PLR0915 - one branch for each rule of the protocol
         self,
         ctx: Context,
         change: Change,
@@ -194,7 +198,6 @@ class Register:
         """
         first_sent: float | None = None
         unanswered: set[str] = set()  # ETags of what was to be replaced: "" for nothing
-        failure: BlockStoreError | None = None
         tries = 0
         if not self._conditional_puts:
             guess = None
@@ -212,22 +215,27 @@ class Register:
                         raise _unknown(change, "what is there now is damaged") from found.damage
                     full = seen is not None and len(seen.history) >= MOST_REPLACED
                     if full or found.at - first_sent >= SETTLED or tries >= _TRIES:
-                        raise _unknown(change, "what is there now does not show it") from failure
+                        raise _unknown(
+                            change, "what is there now does not show it"
+                        ) from change.failure
                 lost = condition(found)
                 if lost is not None:
                     if found.guessed:
                         continue
                     if {"", found.etag} & unanswered:  # may take effect yet
-                        raise _unknown(change, "another one is there now") from failure
+                        raise _unknown(change, "another one is there now") from change.failure
                     change.sent = False
                     change.unknown_attempts = 0
-                    raise lost
+                    try:
+                        raise lost
+                    finally:
+                        del lost  # which its traceback refers to
                 if seen is None and "" in unanswered and self._conditional_puts:
                     await self._put_tombstone(ctx, change, found)
                     continue
                 swept = await self._sweep_replaced(ctx, change, found)
                 written = replace(manifest, history=found.history(swept))
-                outcome, failure = await self._put(ctx, change, written, found)
+                outcome = await self._put(ctx, change, written, found)
             except DeadlineExceededError as error:
                 if first_sent is None:
                     raise
@@ -242,7 +250,7 @@ class Register:
                     tries += 1
                     first_sent = found.at if first_sent is None else first_sent
                     unanswered.add(found.etag)
-                    await self._pause(ctx, change, failure)
+                    await self._pause(ctx, change)
 
     @_counting_attempts
     async def remove(
@@ -255,7 +263,6 @@ class Register:
         """
         tombstone = self.new_id(ctx)
         target: Found | None = None
-        failure: BlockStoreError | None = None
         tries = 0
         while True:
             try:
@@ -268,11 +275,11 @@ class Register:
                     _ = await self.remove_tombstone(ctx, change, current)
                     return self._to_sweep(target, current)
                 if tries >= _TRIES:
-                    raise _unknown(change, "it is there still") from failure
+                    raise _unknown(change, "it is there still") from change.failure
                 if tries and current.damage is not None:
                     raise _unknown(change, "what is there now is damaged") from current.damage
                 target = current
-                outcome, failure = await self._remove_once(ctx, change, current, tombstone, tries)
+                outcome = await self._remove_once(ctx, change, current, tombstone, tries)
             except DeadlineExceededError as error:
                 if not tries:
                     raise
@@ -284,11 +291,11 @@ class Register:
                     await ctx.sleep(_CONTENDED_PAUSE * ctx.runtime.jitter())
                 case Outcome.UNKNOWN:
                     tries += 1
-                    await self._pause(ctx, change, failure)
+                    await self._pause(ctx, change)
 
     async def _remove_once(
         self, ctx: Context, change: Change, found: Found, tombstone: str, tries: int
-    ) -> tuple[Outcome, BlockStoreError | None]:
+    ) -> Outcome:
         seen = found.manifest
         known = self._known.get(change.content_id)
         own = not tries and known is not None and known.etag == found.etag
@@ -304,19 +311,20 @@ class Register:
         marked = Manifest(tombstone, history=found.history(), deleted=True)
         return await self._put(ctx, change, marked, found)
 
+    @_counting_attempts
     async def remove_tombstone(self, ctx: Context, change: Change, found: Found) -> bool:
         """Remove a settled tombstone where nothing can be put there meanwhile; whether it was."""
         if not found.settled or not self._conditional_deletes:
             return False
-        outcome, _ = await self._delete(ctx, change, found.etag)
+        outcome = await self._delete(ctx, change, found.etag)
         return outcome is Outcome.DONE and self._conditional_deletes
 
     async def _put_tombstone(self, ctx: Context, change: Change, found: Found) -> None:
         """So that a manifest that comes late is not taken for the only one."""
         marked = Manifest(self.new_id(ctx), deleted=True)
-        outcome, failure = await self._put(ctx, change, marked, found)
+        outcome = await self._put(ctx, change, marked, found)
         if outcome is Outcome.UNKNOWN:
-            await self._pause(ctx, change, failure)
+            await self._pause(ctx, change)
 
     async def _sweep_replaced(self, ctx: Context, change: Change, found: Found) -> frozenset[str]:
         """Delete the blocks of generations that were replaced long enough ago."""
@@ -329,9 +337,7 @@ class Register:
         prefix = generation_prefix(content_id, generation)
         _ = await self._operations.delete_by_prefix(ctx, prefix, literal=True)
 
-    async def _put(
-        self, ctx: Context, change: Change, manifest: Manifest, found: Found
-    ) -> tuple[Outcome, BlockStoreError | None]:
+    async def _put(self, ctx: Context, change: Change, manifest: Manifest, found: Found) -> Outcome:
         """Put a manifest in the place of what was found, and of nothing else."""
         key = manifest_key(change.content_id)
         data = encode(manifest, ctx.runtime.nonce())
@@ -347,7 +353,8 @@ class Register:
         try:
             info = await self._operations.store.write(own, request)
         except (BlockExistsError, PreconditionFailedError, BlockNotFoundError) as error:
-            return self._failed(change, own), error
+            change.failure = error
+            return self._failed(change, own)
         except UnsupportedError as error:
             if error.of_options:
                 _ = self._failed(change, own)
@@ -355,22 +362,24 @@ class Register:
             if not self._conditional_puts:
                 raise
             self._conditional_puts = False
-            return Outcome.REFUSED, error  # it may be there all the same: the next look says
+            change.failure = error
+            return Outcome.REFUSED  # it may be there all the same: the next look says
         except BlockStoreError as error:
+            change.failure = error
             if self._failed(change, own) is Outcome.UNKNOWN:
                 if isinstance(error, LocalStorageError):  # it is there, but may not outlast a crash
                     raise
-                return Outcome.UNKNOWN, error
+                return Outcome.UNKNOWN
             if not isinstance(error, DeadlineExceededError) or ctx.runtime.now() < until:
                 raise
             ctx.check_deadline()
-            return Outcome.REFUSED, error  # it is only too long ago that it was checked
+            return Outcome.REFUSED  # it is only too long ago that it was checked
         finally:
             ctx.unknown_attempts += own.unknown_attempts
             change.unknown_attempts += own.unknown_attempts
         if not own.unknown_attempts:
             self._remember(own, change.content_id, manifest, info.etag)
-        return Outcome.DONE, None
+        return Outcome.DONE
 
     def _is_gone(self, target: Found | None, seen: Manifest | None, tombstone: str) -> bool:
         """Whether what is there now shows that `target` was deleted, when the reply was lost."""
@@ -412,34 +421,36 @@ class Register:
         change.sent = change.unknown_attempts > 0
         return Outcome.REFUSED
 
-    async def _delete(
-        self, ctx: Context, change: Change, etag: str
-    ) -> tuple[Outcome, BlockStoreError | None]:
+    async def _delete(self, ctx: Context, change: Change, etag: str) -> Outcome:
         """Delete the manifest with that ETag, and no other."""
         own = replace(ctx, unknown_attempts=0, once=True)
         key = manifest_key(change.content_id)
         try:
             await self._operations.store.delete_block(own, key, if_match=etag)
         except (PreconditionFailedError, BlockNotFoundError) as error:
-            return (Outcome.UNKNOWN if own.unknown_attempts else Outcome.REFUSED), error
+            change.failure = error
+            return Outcome.UNKNOWN if own.unknown_attempts else Outcome.REFUSED
         except UnsupportedError:
             self._conditional_deletes = False
-            return Outcome.REFUSED, None
+            return Outcome.REFUSED
         except BlockStoreError as error:
             if not own.unknown_attempts:
                 raise
-            return Outcome.UNKNOWN, error
+            change.failure = error
+            return Outcome.UNKNOWN
         finally:
             ctx.unknown_attempts += own.unknown_attempts
             change.unknown_attempts += own.unknown_attempts
-        return Outcome.DONE, None
+        return Outcome.DONE
 
-    async def _pause(self, ctx: Context, change: Change, failure: BlockStoreError | None) -> None:
+    async def _pause(self, ctx: Context, change: Change) -> None:
         """Before the next look for an unknown outcome."""
         try:
             await ctx.sleep(_PAUSE * ctx.runtime.jitter())
         except DeadlineExceededError:
-            raise _unknown(change, "the deadline would pass before the next look") from failure
+            raise _unknown(
+                change, "the deadline would pass before the next look"
+            ) from change.failure
 
 
 def _unknown(change: Change, why: str) -> OutcomeUnknownError:

@@ -12,7 +12,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from blockyard import arguments
 from blockyard.buffer import Buffer
 from blockyard.context import Context
+from blockyard.managing import asynccontextmanager
 from blockyard.model import MIB
 from blockyard.stores.base import Data
 from blockyard.user_code import UserIterator

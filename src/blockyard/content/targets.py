@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from io import TextIOBase
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -19,6 +19,7 @@ from blockyard.buffer import Buffer
 from blockyard.content.transfers import local_errors
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
+from blockyard.managing import contextmanager
 from blockyard.model import MIB
 from blockyard.user_code import pass_on_foreign
 

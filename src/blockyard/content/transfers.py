@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, LocalStorageError
+from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
 
 Progress: TypeAlias = Callable[[int], None]

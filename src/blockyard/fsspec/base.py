@@ -7,7 +7,6 @@ import errno
 import math
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from numbers import Real
 from typing import Any, ClassVar, cast
 
@@ -36,6 +35,7 @@ from blockyard.fsspec.untyped import (
     stringify_path,
     tokenize,
 )
+from blockyard.managing import contextmanager
 from blockyard.stores.base import Store
 
 Info = dict[str, Any]

@@ -20,7 +20,7 @@ from blockyard.fsspec.contents import ContentFiles
 from blockyard.fsspec.files import BlockFiles, Files
 from blockyard.fsspec.reading import ContentReadFile, ReadAhead, ReadFile
 from blockyard.fsspec.untyped import compression_of, compressors
-from blockyard.fsspec.writing import PIECE, CompressedFile, WriteFile, text_file
+from blockyard.fsspec.writing import PIECE, CompressedFile, TextFile, WriteFile
 
 _OF_TEXT = ("encoding", "errors", "newline")
 
@@ -57,9 +57,13 @@ class BlockyardFileSystem(Changes):
             return super().open(path, mode, compression=compression, **options)
         text = {name: options.pop(name) for name in _OF_TEXT if name in options}
         file = super().open(path, mode.replace("t", "").replace("b", "") + "b", **options)
-        if compression is not None:
-            file = CompressedFile(file, compressors[compression](file, mode=mode[0]))
-        return file if "b" in mode else text_file(file, **text)
+        try:
+            if compression is not None:
+                file = CompressedFile(file, partial(compressors[compression], mode=mode[0]))
+            return file if "b" in mode else TextFile(file, **text)
+        except BaseException:  # an encoding that there is not: nobody has the file, to close it
+            _ = file.discard()
+            raise
 
     def sign(self, path: str, expiration: float = 100, **_: Any) -> str:
         """A URL by which whoever has it may read a file for `expiration` seconds.

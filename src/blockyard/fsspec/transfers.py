@@ -13,7 +13,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from typing import Any, cast
 
 from blockyard.buffer import Buffer
@@ -22,6 +21,7 @@ from blockyard.fsspec.base import Info, missing, translated
 from blockyard.fsspec.listing import Listing
 from blockyard.fsspec.tasks import Carrying, in_task, together
 from blockyard.fsspec.untyped import NO_CALLBACK, has_magic, stringify_path
+from blockyard.managing import contextmanager
 from blockyard.merging import Range, merged, part
 from blockyard.put_options import PutOptions
 

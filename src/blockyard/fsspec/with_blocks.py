@@ -56,8 +56,8 @@ def _errors_of_other_threads() -> Iterator[BaseException]:
     for thread, found in sys._current_exceptions().items():  # pyright: ignore[reportPrivateUsage]
         if thread == own:
             continue
-        given: object = found
-        error = given[1] if isinstance(given, tuple) else given  # until Python 3.12, of three
+        # Until Python 3.12, of three.
+        error: object = cast("tuple[object, ...]", found)[1] if isinstance(found, tuple) else found
         while isinstance(error, BaseException):
             yield error
             error = error.__context__

@@ -8,12 +8,12 @@ import io
 import os
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
-from weakref import WeakSet
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec import blocking
@@ -139,7 +139,7 @@ class Upload:
             yield piece
 
 
-_uploading = WeakSet["WriteFile"]()
+_uploading = weakref.WeakSet["WriteFile"]()
 
 
 @atexit.register
@@ -182,8 +182,8 @@ class WriteFile(io.RawIOBase):
 
     @property
     def given_up(self) -> bool:
-        """Whether nothing will be stored, or all is."""
-        return self._ended
+        """Whether nothing will be stored, at least by this process, or all is."""
+        return self._ended or self._process != os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError(f"{self.path!r}: a file open for writing can't be pickled")
@@ -208,7 +208,7 @@ class WriteFile(io.RawIOBase):
         rest = memoryview(data).cast("B")
         size = len(rest)
         with self._lock:
-            self._check_usable()
+            self.check_usable()
             while rest:
                 taken = rest[: self.blocksize - self._collected.size]
                 self._collected.add(taken)
@@ -222,7 +222,7 @@ class WriteFile(io.RawIOBase):
         if self.closed:
             return
         try:
-            if self._ended or self._process != os.getpid():
+            if self.given_up:
                 return
             if self._opened_in.were_left_by_an_error():
                 self.discard()
@@ -324,7 +324,9 @@ class WriteFile(io.RawIOBase):
             stacklevel=3,
         )
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise what stands against writing."""
+        self._check_process()
         if self.closed:
             raise ValueError(f"{self.path!r}: the file is closed")
         if self._ended:
@@ -335,13 +337,37 @@ class WriteFile(io.RawIOBase):
             raise ValueError(f"{self.path!r}: the file was opened by another process")
 
 
+class _Compressed(io.RawIOBase):
+    """What a compressor writes to: its file, while that is wanted.
+
+    A compressor that is dropped writes its end, which would raise of a file that was given up. In
+    a cycle it may be dropped before the `CompressedFile` is.
+    """
+
+    def __init__(self, file: WriteFile, owner: CompressedFile) -> None:
+        super().__init__()
+        self._file = file
+        self._owner = weakref.ref(owner)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: Buffer, /) -> int:
+        if self._owner() is None or self._file.given_up:
+            return memoryview(data).nbytes
+        return self._file.write(data)
+
+
 class CompressedFile(io.BufferedIOBase):
     """A file open for writing, by way of a compressor, which would leave the file open."""
 
-    def __init__(self, file: WriteFile, compressor: Any) -> None:
+    def __init__(self, file: WriteFile, compressor: Callable[[io.RawIOBase], Any]) -> None:
         super().__init__()
         self._file = file
-        self._compressor = compressor
+        self._compressor = compressor(_Compressed(file, self))
         self._begun = False
 
     def writable(self) -> bool:
@@ -352,6 +378,8 @@ class CompressedFile(io.BufferedIOBase):
         return not self.closed and not self._begun
 
     def write(self, data: Buffer, /) -> int:
+        """Take all of `data`. Raises what has ended the upload."""
+        self._file.check_usable()
         self._begun = True
         return self._compressor.write(data)
 
@@ -389,17 +417,15 @@ class CompressedFile(io.BufferedIOBase):
         self._file.__del__()
 
 
-def text_file(file: WriteFile | CompressedFile, **options: Any) -> io.TextIOWrapper:
-    """A file open for writing text. `options` are those of `TextIOWrapper`."""
-    opened = _TextFile(cast("Any", file), **options)
-    opened.file = file
-    return opened
+class TextFile(io.TextIOWrapper):
+    """A file open for writing text. `options` are those of `TextIOWrapper`.
 
+    An error in its `with` block, and being dropped, mean what they do for its `file`.
+    """
 
-class _TextFile(io.TextIOWrapper):
-    """Has an error in its `with` block, and being dropped, mean what they do for its `file`."""
-
-    file: WriteFile | CompressedFile
+    def __init__(self, file: WriteFile | CompressedFile, **options: Any) -> None:
+        self.file = file
+        super().__init__(cast("Any", file), **options)
 
     def __exit__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +23,7 @@ from blockyard.errors import (
     PreconditionFailedError,
     UnsupportedError,
 )
+from blockyard.managing import contextmanager
 from blockyard.model import MIN_PART_SIZE, BlockInfo
 from blockyard.put_options import PutOptions
 

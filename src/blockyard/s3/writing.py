@@ -8,7 +8,7 @@ refused since the block is there already: by the nonce the writer knows its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -25,6 +25,7 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
+from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 from blockyard.s3 import requests, responses
 from blockyard.s3.calls import Call, Caller
@@ -249,7 +250,10 @@ class Writer:
         if request.if_absent:
             error = _exists(put)
             error.unknown_attempts = unknown  # should that block go, they may succeed yet
-            raise error from refused
+            try:
+                raise error from refused
+            finally:
+                del error  # which its traceback refers to
         unproven = self._caller.capabilities.matching_writes is None
         if etag == request.if_match and unproven and not put.bare_etag:
             return await self._put_with_bare_etag(ctx, put)

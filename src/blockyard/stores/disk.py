@@ -12,13 +12,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from blockyard import syscalls
+from blockyard.managing import contextmanager
 from blockyard.model import MIB, BlockInfo
 from blockyard.stores import locks
 from blockyard.stores.base import Data

@@ -11,7 +11,7 @@ import errno
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from blockyard.errors import (
     DeadlineExceededError,
     LocalStorageError,
 )
+from blockyard.managing import contextmanager
 from blockyard.model import (
     KIB,
     Block,
@@ -143,7 +144,10 @@ class FilesystemStore(Store):
         failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
         for error in failed.values():
             ctx.unknown_attempts += error.unknown_attempts
-            raise error
+            try:
+                raise error
+            finally:
+                del error, failed  # which its traceback refers to
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         if keys:

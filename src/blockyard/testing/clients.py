@@ -12,13 +12,13 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import blockyard
 from blockyard.aio import AsyncBlockStore
 from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, StoreConfig, TimeoutConfig
 from blockyard.iterators import AsyncPageIterator
+from blockyard.managing import contextmanager
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore

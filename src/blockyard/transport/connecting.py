@@ -12,13 +12,13 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
 from itertools import chain, zip_longest
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockyard.context import Origin
 from blockyard.errors import TLSError, TransportConnectionError, TransportError
+from blockyard.managing import contextmanager
 from blockyard.transport.clock import monotonic
 from blockyard.transport.http1 import SCRATCH_SIZE, ReplyReader
 from blockyard.transport.polling import Poller
@@ -235,6 +235,7 @@ async def _first_to_connect(
                 error, due = OSError(code, os.strerror(code)), now
         raise error
     finally:
+        del error  # which its traceback refers to
         for sock in under_way.values():
             sock.close()
 
