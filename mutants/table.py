@@ -652,8 +652,8 @@ MUTANTS = [
     ),
     Mutant(
         "cache: what was read in the middle of a change is kept",
-        "cache/store.py",
-        "elif slot in slots:",
+        "cache/epochs.py",
+        "elif slot in change.slots:",
         "elif False:",
         _CACHE,
     ),
@@ -666,9 +666,9 @@ MUTANTS = [
     ),
     Mutant(
         "cache: a change of unknown outcome is taken for known",
-        "cache/store.py",
-        "if known:\n                _ = self._changes.pop",
-        "if True:\n                _ = self._changes.pop",
+        "cache/epochs.py",
+        "if known:\n            _ = self._changes.pop",
+        "if True:\n            _ = self._changes.pop",
         _CACHE,
     ),
     Mutant(

@@ -14,8 +14,9 @@ import pytest
 
 from blockyard import open_async_store, open_store
 from blockyard.aio import AsyncBlockStore
+from blockyard.cache.doubt import SETTLE_SECONDS
 from blockyard.cache.memory import MemoryTier
-from blockyard.cache.store import SETTLE_SECONDS, CacheStore
+from blockyard.cache.store import CacheStore
 from blockyard.cache.tier import Pages
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Context
@@ -207,15 +208,15 @@ def test_a_forked_child_takes_a_change_of_its_parent_s_for_unknown(
 
     class Forking(MemoryStore):
         async def write(self, ctx: Context, request: WriteRequest) -> Any:
-            changes.update(cached.store._changes)  # pyright: ignore[reportPrivateUsage]
+            changes.update(cached.store._epochs._changes)  # pyright: ignore[reportPrivateUsage]
             return await super().write(ctx, request)
 
-    changes: dict[object, Any] = {}
+    changes: dict[Any, float] = {}
     cached.inner.inner = Forking()
     _ = cached.write("k", b"1")
     child = os.getpid() + 1
     monkeypatch.setattr(os, "getpid", lambda: child)
-    cached.store._changes.update(changes)  # pyright: ignore[reportPrivateUsage]
+    cached.store._epochs._changes.update(changes)  # pyright: ignore[reportPrivateUsage]
     assert len(changes) == 1
 
     assert [cached.read("k"), cached.read("k")] == [b"1"] * 2

@@ -15,17 +15,17 @@ at the same time share one read. What is absent is asked for each time, and so i
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from blockyard.cache.doubt import SETTLE_SECONDS
+from blockyard.cache.epochs import Change, Epochs
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
 from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, Pages, span_within
+from blockyard.cache.widening import Widening
 from blockyard.context import Context, Lifetime
 from blockyard.errors import (
     BlockExistsError,
@@ -49,7 +49,6 @@ from blockyard.model import (
     StoreStats,
 )
 from blockyard.process import PerProcess
-from blockyard.s3.integrity import SMALLEST_PAGE, page_size
 from blockyard.stores.base import (
     OpenUpload,
     ReadRequest,
@@ -62,12 +61,6 @@ from blockyard.stores.wrapper import WrapperStore
 
 Result = TypeVar("Result")
 Revalidate = Literal["never", "always"] | float
-
-_WHOLE_AT = 4
-"""Ranges of a block that were missing: with this one all of it is read."""
-_MISSED_KEPT = 10_000
-_SLOTS = 1 << 16
-_MASK = _SLOTS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +101,11 @@ class CacheStore(WrapperStore):
             "mutable": 0.0 if age == math.inf else age,
         }
         self._largest = MAX_BLOCK_SIZE if disk is not None else memory or 0
-        self._epochs: list[object] = [self] * _SLOTS
-        self._changes: dict[object, tuple[frozenset[int], float]] = {}
-        """Changes under way or in doubt: the slots of their keys, and until when that is so."""
+        self._epochs = Epochs()
         self.in_doubt: Callable[[str, float], bool] | None = None
         """Whether others have changed a key, or may have, at a time by `Runtime.now()`."""
-        self._process = os.getpid()
         self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
-        self._page = SMALLEST_PAGE
-        self._missed: dict[str, tuple[int, int | None]] = {}
-        """How often ranges of a block were missing, and where the last of them ended."""
+        self._widening = Widening(min(BLOCK_SIZE, self._largest))
         self._counts = CacheStats()
 
     # Reads.
@@ -195,9 +183,9 @@ class CacheStore(WrapperStore):
         held = None
         if ctx.cache != "refresh":
             held = await self._held(ctx, request, begun)
-            if held is not None and _covers(held, request) and self._fresh(ctx, held, request):
+            if held is not None and held.covers(request) and self._fresh(ctx, held, request):
                 self._counts.disk_hits += 1
-                return block_of(request, held)
+                return held.block(request)
         return await self._read_through(ctx, request, held, begun)
 
     def _passes(self, ctx: Context, request: ReadRequest) -> bool:
@@ -218,15 +206,15 @@ class CacheStore(WrapperStore):
     def _from_disk_at_once(
         self, ctx: Context, request: ReadRequest, disk: DiskTier
     ) -> Block | None:
-        if self._passes(ctx, request) or self._is_changing(ctx, request.key):
+        if self._passes(ctx, request) or self._epochs.is_changing(request.key, ctx.runtime.now()):
             return None
         begun = None if self._memory is None else self._begin(ctx, request.key)
         held = disk.get(request, wait=False)
-        if held is None or held is MUST_WAIT or not _covers(held, request):
+        if held is None or held is MUST_WAIT or not held.covers(request):
             return None
         if not self._fresh(ctx, held, request):
             return None
-        block = block_of(request, held)
+        block = held.block(request)
         self._counts.disk_hits += 1
         if begun is not None:
             self._keep_in_memory(held, begun)
@@ -237,7 +225,7 @@ class CacheStore(WrapperStore):
         held = None
         if self._memory is not None:
             held = self._memory.find(request, self._epoch(begun))
-            if held is not None and _covers(held, request):
+            if held is not None and held.covers(request):
                 return held
         if self._disk is None:
             return held
@@ -246,7 +234,7 @@ class CacheStore(WrapperStore):
             found = await ctx.runtime.blocking(partial(self._disk.get, request, wait=True))
         if found is None or found is MUST_WAIT:
             return held
-        if _covers(found, request):
+        if found.covers(request):
             self._keep_in_memory(found, begun)
             return found
         return held or found
@@ -255,12 +243,12 @@ class CacheStore(WrapperStore):
         self, ctx: Context, request: ReadRequest, held: Pages | None, begun: _Begun
     ) -> Block:
         """Read from the store what is requested, in whole pages, and keep it."""
-        wanted = self._rounded(request, held)
+        wanted = self._widening.widened(request, held)
         conditional = request.if_match is not None or request.if_none_match is not None
         stale = None
         if held is None:
             self._counts.misses += 1
-        elif not _covers(held, request):
+        elif not held.covers(request):
             self._counts.partial_hits += 1
         elif not conditional:
             stale, wanted.if_none_match = held, held.info.etag
@@ -283,9 +271,9 @@ class CacheStore(WrapperStore):
             assert stale is not None  # noqa: S101 - None stands for it
             self._counts.revalidated += 1
             pages = stale
-        if span_within(request, pages.info.size) and not _covers(pages, request):
+        if span_within(request, pages.info.size) and not pages.covers(request):
             return await self.inner.read(ctx, request)  # another size than the one it was held with
-        return block_of(request, pages)
+        return pages.block(request)
 
     async def _learn(
         self,
@@ -340,82 +328,22 @@ class CacheStore(WrapperStore):
         self._keep(ctx, pages, begun)
         return pages
 
-    def _rounded(self, request: ReadRequest, held: Pages | None) -> ReadRequest:
-        """The request to the store: whole pages, or all of a block whose ranges missed before."""
-        wanted = ReadRequest(
-            request.key,
-            suffix=request.suffix,
-            if_match=request.if_match,
-            if_none_match=request.if_none_match,
-            operation=request.operation,
-            page_sums=True,
-        )
-        if request.whole:
-            return wanted
-        page, offset, length = self._page, request.offset, request.length
-        if held is not None:
-            page = page_size(held.info.size)
-        if offset is None:
-            wanted.suffix = (request.suffix or 0) + page - 1  # to an edge, wherever that is
-        else:
-            wanted.offset = offset - offset % page
-            if length is not None:
-                wanted.length = -(-(offset + length) // page) * page - wanted.offset
-        if held is None or not _covers(held, request):
-            largest = min(BLOCK_SIZE, self._largest)
-            if self._missed_before(wanted) and held is not None and held.info.size <= largest:
-                wanted.offset = wanted.length = wanted.suffix = None
-        return wanted
-
-    def _missed_before(self, wanted: ReadRequest) -> bool:
-        """Whether ranges of the block were missing often enough for all of it to be read.
-
-        Advice only: a count that threads lose, or that is forgotten, costs one more request.
-        """
-        times, end = self._missed.get(wanted.key, (0, None))
-        if times + 1 >= _WHOLE_AT or (end is not None and wanted.offset == end):
-            _ = self._missed.pop(wanted.key, None)
-            return True
-        if len(self._missed) >= _MISSED_KEPT:
-            self._missed.clear()
-        behind = None
-        if wanted.offset is not None and wanted.length is not None:
-            behind = wanted.offset + wanted.length
-        self._missed[wanted.key] = (times + 1, behind)
-        return False
-
     # What is kept.
 
     def _begin(self, ctx: Context, key: str) -> _Begun | None:
         """The epoch that a read begins under; None where what it gets is not to be kept."""
-        epoch = self._epochs[hash(key) & _MASK]
+        epoch = self._epochs.of(key)
         disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
         if not self._is_shared():
             disk_epoch = None
         now = ctx.runtime.now()
-        if self._is_changing(ctx, key) or (self.in_doubt and self.in_doubt(key, now)):
+        if self._epochs.is_changing(key, now) or (self.in_doubt and self.in_doubt(key, now)):
             return None
         return _Begun(epoch, disk_epoch, now)
 
-    def _is_changing(self, ctx: Context, key: str) -> bool:
-        """Whether a change of the key is under way or in doubt."""
-        if not self._changes:
-            return False
-        slot, now = hash(key) & _MASK, ctx.runtime.now()
-        if self._process != os.getpid():  # nobody ends those of the parent process here
-            self._process = os.getpid()
-            for change, (slots, until) in list(self._changes.items()):
-                self._changes[change] = (slots, min(until, now + SETTLE_SECONDS))
-        for change, (slots, until) in list(self._changes.items()):
-            if until < now:
-                _ = self._changes.pop(change, None)
-            elif slot in slots:
-                return True
-        return False
-
     def _epoch_of(self, key: str) -> object:
         """The key's epoch by now: what was read under another one is not given out."""
-        epoch = self._epochs[hash(key) & _MASK]
+        epoch = self._epochs.of(key)
         return epoch if self._disk is None else (epoch, self._disk.epoch(key))
 
     def _is_shared(self) -> bool:
@@ -430,11 +358,11 @@ class CacheStore(WrapperStore):
         key = pages.info.key
         if not pages.info.etag or pages.info.size > MAX_BLOCK_SIZE:  # whose pages are too large
             return
-        if self._epochs[hash(key) & _MASK] is not begun.epoch:
+        if self._epochs.of(key) is not begun.epoch:
             self._counts.dropped += 1
             return
-        self._page = pages.page_size
-        pages = _trimmed(pages)
+        self._widening.page = pages.page_size
+        pages = pages.trimmed()
         self._keep_in_memory(pages, begun, anew=ctx.cache == "refresh")
         if self._disk is not None and (pages.data or pages.whole):
             _ = self._disk.fill(ctx.runtime, pages, begun.disk_epoch)
@@ -452,7 +380,7 @@ class CacheStore(WrapperStore):
     def _forget(self, keys: Iterable[str]) -> None:
         """From now on nothing is given out that was read before."""
         for key in keys:
-            self._epochs[hash(key) & _MASK] = object()
+            self._epochs.replace(key)
             if self._memory is not None:
                 self._memory.drop(key)
 
@@ -488,11 +416,11 @@ class CacheStore(WrapperStore):
         call: Callable[[], Coroutine[Any, Any, Result]],
     ) -> Result:
         """Make a change of these keys, which nothing that is read meanwhile may outlive."""
-        change, slots = object(), frozenset(hash(key) & _MASK for key in keys)
+        change = Change(keys)
         unknown_before, known = ctx.unknown_attempts, False
         forgotten = False
         try:
-            self._changes[change] = (slots, math.inf)
+            self._epochs.begin(change)
             self._forget(keys)
             await self._forget_on_disk(ctx, keys)
             result = await call()
@@ -507,10 +435,7 @@ class CacheStore(WrapperStore):
         finally:
             if self._disk is not None and not forgotten:
                 self._disk.change(keys)
-            if known:
-                _ = self._changes.pop(change, None)
-            else:
-                self._changes[change] = (slots, ctx.runtime.now() + SETTLE_SECONDS)
+            self._epochs.end(change, ctx.runtime.now(), known=known)
 
     # The rest.
 
@@ -565,33 +490,3 @@ def _answers(etag: str, request: ReadRequest) -> bool:
         return False
     check_conditions(request, etag)
     return True
-
-
-def _covers(held: Pages, request: ReadRequest) -> bool:
-    """Whether all that is requested is in `held`."""
-    span = span_within(request, held.info.size)
-    return span is not None and held.first <= span[0] and span[1] <= held.end
-
-
-def block_of(request: ReadRequest, pages: Pages) -> Block:
-    """What is requested, of `pages` that hold it."""
-    info = pages.info
-    begin, end = requested_range(request, info.size)
-    data = pages.data[begin - pages.first : end - pages.first]
-    if request.into is not None:
-        request.into[: end - begin] = data
-        data = b""
-    sums = pages.sums if request.page_sums else None
-    return Block(data, end - begin, lambda: info, page_sums=sums)
-
-
-def _trimmed(pages: Pages) -> Pages:
-    """The whole pages among the bytes."""
-    page, size = pages.page_size, pages.info.size
-    first = -(-pages.first // page) * page
-    end = pages.end if pages.end == size else pages.end - pages.end % page
-    if first == pages.first and end == pages.end:
-        return pages
-    if first >= end:
-        return replace(pages, first=0, data=b"")
-    return replace(pages, first=first, data=pages.data[first - pages.first : end - pages.first])

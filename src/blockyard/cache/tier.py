@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from blockyard.model import KIB
+from blockyard.model import KIB, Block
 from blockyard.s3.integrity import page_size
+from blockyard.stores.base import requested_range
 
 if TYPE_CHECKING:
     from blockyard.context import Runtime
@@ -57,6 +58,33 @@ class Pages:
     def whole(self) -> bool:
         """Whether they are all of the block."""
         return len(self.data) == self.info.size
+
+    def covers(self, request: ReadRequest) -> bool:
+        """Whether all that is requested is in them."""
+        span = span_within(request, self.info.size)
+        return span is not None and self.first <= span[0] and span[1] <= self.end
+
+    def block(self, request: ReadRequest) -> Block:
+        """What is requested, which they hold."""
+        info = self.info
+        begin, end = requested_range(request, info.size)
+        data = self.data[begin - self.first : end - self.first]
+        if request.into is not None:
+            request.into[: end - begin] = data
+            data = b""
+        sums = self.sums if request.page_sums else None
+        return Block(data, end - begin, lambda: info, page_sums=sums)
+
+    def trimmed(self) -> Pages:
+        """The whole pages among the bytes."""
+        page, size = self.page_size, self.info.size
+        first = -(-self.first // page) * page
+        end = self.end if self.end == size else self.end - self.end % page
+        if first == self.first and end == self.end:
+            return self
+        if first >= end:
+            return replace(self, first=0, data=b"")
+        return replace(self, first=first, data=self.data[first - self.first : end - self.first])
 
 
 class MustWait(Enum):

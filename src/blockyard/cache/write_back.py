@@ -20,7 +20,7 @@ from blockyard.cache.folder import Folder
 from blockyard.cache.group_commit import GroupCommit
 from blockyard.cache.sending import Sender, folder_errors
 from blockyard.cache.stage import NoRoomError, Stage, Staged, Waiting
-from blockyard.cache.store import CacheStore, block_of
+from blockyard.cache.store import CacheStore
 from blockyard.cache.uploads import Uploads
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, DeadlineExceededError, StageFullError
@@ -120,7 +120,7 @@ class WriteBackStore(WrapperStore):
             elif (staged := await self._staged(ctx, name)) is not None:
                 span = requested_range(request, staged.info.size)
                 pages = await ctx.runtime.blocking(partial(staged.read, *span))
-                return block_of(request, replace(pages, info=staged.info))
+                return replace(pages, info=staged.info).block(request)
         return await self.inner.read(ctx, request)
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:

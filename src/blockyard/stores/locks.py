@@ -102,6 +102,7 @@ class FolderLock:
             if not made:
                 self._check_needless(error)
                 return len(list(map(call, actions)))
+            pass_on_foreign(error)
             self.close()  # which lets the lock go, too: all actions were made
             return len(made) - len(take) - 1
         return len(made) - len(take) - len(drop)
