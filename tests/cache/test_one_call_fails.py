@@ -28,6 +28,8 @@ from tests.cache.disk_tier import runtime
 from tests.cache.failing_calls import FailingCalls, open_files
 from tests.cache.staging import Process, Service
 
+pytestmark = pytest.mark.thorough
+
 IN_STORE = {"k": b"old" * 20_000, "other": b"other" * 20_000}
 STAGED = {"k": b"staged" * 10_000, "j": b"j" * 50_000}
 NEW = b"new!" * 20_000

@@ -22,6 +22,8 @@ from blockyard import (
 from blockyard_faults import FailKeys, Fault, FaultProxy, LoseReply, SeenRequest, Status, WebPage
 from blockyard_faults.campaign.bucket import DictBucket
 
+pytestmark = pytest.mark.thorough
+
 OLD = b"old" * 30_000
 NEW = b"new" * 40_000
 

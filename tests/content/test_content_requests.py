@@ -57,7 +57,13 @@ def now(url: str) -> bytes | None:
     return None
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=name, marks=() if name == "refused" else pytest.mark.thorough)
+        for name, fault in FAULTS.items()
+    ],
+)
 @pytest.mark.parametrize(
     ("operation", "replaces", "allowed"), OPERATIONS.values(), ids=OPERATIONS.keys()
 )
