@@ -414,9 +414,13 @@ class Context:
         try:
             yield
         except BlockStoreError as error:
-            error.unknown_attempts += 1
-            self.unknown_attempts += 1
+            self.leaves_unknown(error)
             raise
+
+    def leaves_unknown(self, error: BlockStoreError) -> None:
+        """Count, here and in `error`, a change that may have taken effect all the same."""
+        error.unknown_attempts += 1
+        self.unknown_attempts += 1
 
     def check_deadline(self) -> None:
         """Raise `DeadlineExceededError` once the deadline has passed."""

@@ -234,6 +234,17 @@ def test_copies_and_moves_say_what_else_has_failed(monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_a_file_that_is_copied_twice_fails_by_either_copy() -> None:
+    store = Refusing()
+    fs: Any = BlockyardFileSystem(store=store)
+    fs.pipe_file("a", OLD)
+    store.operation = "copy"
+    for refused in ("b", "c"):
+        store.refused = (refused,)
+        with pytest.raises(AccessDeniedError, match=f"'{refused}'"):
+            fs.cp(["a", "a"], ["b", "c"])
+
+
 def test_files_of_one_bucket_are_deleted_after_those_of_another_were_not() -> None:
     def plan(request: SeenRequest) -> Fault | None:
         refused = request.method == "DELETE" and request.target.startswith("/one/")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
 from typing import Any, NamedTuple, cast
 
 from blockyard.errors import BlockNotFoundError, BlockStoreError, PreconditionFailedError
@@ -55,12 +54,11 @@ class Changes(Transfers):
         copies = [self._cp_file(*pair, **options) for pair in planned]
         ended = await self._chunked(copies, batch_size, return_exceptions=True, nofiles=True)
         ignored = on_error == "ignore" or (on_error is None and recursive)
-        failed = {
-            source: error
+        _raise_first(
+            (source, error)
             for (source, _), error in zip(planned, ended, strict=True)
             if not (isinstance(error, FileNotFoundError) and ignored)
-        }
-        _raise_first(failed)
+        )
 
     async def _check_apart(self, pairs: list[_Pair]) -> None:
         """Raise `ValueError` if files are copied to where another is copied from, or to."""
@@ -126,7 +124,7 @@ class Changes(Transfers):
         deletes = [self._delete_copied(copied) for copied in moved]
         ended = await self._chunked(deletes, return_exceptions=True)
         paths = [copied.place.base + copied.place.name for copied in moved]
-        _raise_first(dict(zip(paths, ended, strict=True)), "mv: all files were copied")
+        _raise_first(zip(paths, ended, strict=True), "mv: all files were copied")
 
     async def _copy_marker(self, folder: str, to: str, moved: list[_Copied]) -> None:
         """Copy the marker of a folder, if it has one."""
@@ -185,7 +183,7 @@ class Changes(Transfers):
         trees = _outermost(paths)
         calls = [self._rm_tree(each) for each in trees]
         ended = await self._chunked(calls, batch_size, return_exceptions=True)
-        _raise_first(dict(zip(trees, ended, strict=True)))
+        _raise_first(zip(trees, ended, strict=True))
 
     def _check_named(self, operation: str, paths: Any) -> None:
         """Raise `ValueError` for a folder without a name: its path is that of another one."""
@@ -214,12 +212,12 @@ class Changes(Transfers):
         for path in paths:
             place = self._stores.place(path)
             by_store.setdefault(id(place.files), []).append(place)
-        failed: dict[str, BlockStoreError] = {}
+        failed: list[tuple[str, BlockStoreError]] = []
         for places in by_store.values():
             try:
                 await places[0].files.delete([place.name for place in places])
             except BlockStoreError as error:
-                failed[places[0].base] = error
+                failed.append((places[0].base, error))
             finally:
                 for place in places:
                     self._remembered.forget(place.base + place.name)
@@ -259,16 +257,15 @@ async def _copied(source: Place, target: Place) -> _Copied:
     return _Copied(source, seen)
 
 
-def _raise_first(ended: Mapping[str, object], *notes: str) -> None:
+def _raise_first(ended: Iterable[tuple[str, object]], *notes: str) -> None:
     """Raise the first error of several calls, of which the others are noted: what is left."""
-    errors = {path: each for path, each in ended.items() if isinstance(each, BaseException)}
+    errors = [(path, each) for path, each in ended if isinstance(each, BaseException)]
     if not errors:
         return
-    first, *others = errors.values()
+    (_, first), *others = errors
     for note in notes:
         first.add_note(note)
-    named = [*errors][1:]
-    for path, error in islice(zip(named, others, strict=True), _NOTED):
+    for path, error in others[:_NOTED]:
         first.add_note(f"and {path!r}: {error}")
     if len(others) > _NOTED:
         first.add_note(f"and {len(others) - _NOTED} others")

@@ -139,30 +139,25 @@ class Completer:
     ) -> BlockInfo:
         """The object, looked up where the reply does not prove enough, or has another ETag."""
         with ctx.after_change():
-            return await self._looked_up(ctx, call, whole, told)
-
-    async def _looked_up(
-        self, ctx: Context, call: _Complete, whole: _Whole, told: UploadResult
-    ) -> BlockInfo:
-        learnt = self._caller.capabilities
-        proven = _compared(call, told, whole) and self._etag_proves
-        info = BlockInfo(call.opened.request.key, whole.size, told.etag)
-        if proven and learnt.upload_etags:
-            return info
-        reply = None
-        with suppress(BlockNotFoundError):
-            reply = await self._head(ctx, call)
-        if reply is None or reply.headers.get(NONCE, call.nonce) != call.nonce:
-            if proven:  # and replaced or deleted since
+            learnt = self._caller.capabilities
+            proven = _compared(call, told, whole) and self._etag_proves
+            info = BlockInfo(call.opened.request.key, whole.size, told.etag)
+            if proven and learnt.upload_etags:
                 return info
-            raise ProtocolError(
-                f"{call.where}: the service took the object, but it is not what is there: "
-                "it was lost, or replaced since"
-            )
-        info = _own(call, whole, reply)
-        if learnt.upload_etags is None:
-            learnt.upload_etags = info.etag == told.etag
-        return info
+            reply = None
+            with suppress(BlockNotFoundError):
+                reply = await self._head(ctx, call)
+            if reply is None or reply.headers.get(NONCE, call.nonce) != call.nonce:
+                if proven:  # and replaced or deleted since
+                    return info
+                raise ProtocolError(
+                    f"{call.where}: the service took the object, but it is not what is there: "
+                    "it was lost, or replaced since"
+                )
+            info = _own(call, whole, reply)
+            if learnt.upload_etags is None:
+                learnt.upload_etags = info.etag == told.etag
+            return info
 
     async def _own_or_refused(
         self, ctx: Context, call: _Complete, whole: _Whole, error: BlockStoreError

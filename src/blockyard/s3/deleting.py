@@ -168,8 +168,7 @@ class Deleting:
             raise UnsupportedError("the reply to DeleteObjects names no key")
         for error in refused.values():
             if may_have_taken_effect(error):  # it is said of one key, and no less unknown
-                error.unknown_attempts += 1
-                ctx.unknown_attempts += 1
+                ctx.leaves_unknown(error)
         return refused
 
 

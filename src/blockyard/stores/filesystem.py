@@ -137,17 +137,11 @@ class FilesystemStore(Store):
         )
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
-        if if_match is not None:
-            check = ctx.check_deadline
+        check = ctx.check_deadline
+        if if_match is None:
+            await _on_disk(ctx, lambda: self._delete_one(key, check))
+        else:
             await _on_disk(ctx, lambda: self._delete_version(key, if_match, check))
-            return
-        failed = await ctx.runtime.blocking(lambda: self._delete([key], ctx.check_deadline))
-        for error in failed.values():
-            ctx.unknown_attempts += error.unknown_attempts
-            try:
-                raise error
-            finally:
-                del error, failed  # which its traceback refers to
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         if keys:
@@ -370,6 +364,13 @@ class FilesystemStore(Store):
             for key, path in paths.items()
             if path.name in failed
         }
+
+    def _delete_one(self, key: str, check: Check) -> None:
+        for error in self._delete([key], check).values():
+            try:
+                raise error
+            finally:
+                del error  # which its traceback refers to
 
     def _delete_version(self, key: str, if_match: str, check: Check) -> None:
         with self._errors(f"delete_block {key!r}"):
