@@ -135,7 +135,7 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
 
 
 async def _end_of(task: asyncio.Task[Any]) -> None:
-    """Wait for it as `asyncio.shield` does, which would complain of an error after a cancellation."""
+    """Wait for it as `asyncio.shield` does, which complains of errors after a cancellation."""
     _ = await asyncio.wait({task})
 
 
