@@ -68,14 +68,14 @@ def measure(scale: Scale) -> Measured:
     with wire.serve() as endpoint:
         _measure_on(endpoint, [kind for kind in WORKS if kind != ON_MOTO], scale.chunks, measured)
     with moto.serve() as endpoint:
-        _fill(endpoint)
+        fill(endpoint)
         _measure_on(endpoint, [ON_MOTO], scale.chunks, measured)
     print(f"  a file of {scale.upload_bytes // MIB:,} MiB, uploaded", flush=True)
     measured.uploads = uploads.measure(scale.upload_bytes, scale.upload_rounds)
     return measured
 
 
-def _fill(endpoint: Endpoint) -> None:
+def fill(endpoint: Endpoint) -> None:
     """Store the chunks that are read, as each client would have: see `fleet.where`."""
     plain = boto3_client(endpoint)
     try:
