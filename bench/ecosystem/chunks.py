@@ -2,9 +2,9 @@
 
 `python -m bench.ecosystem.chunks PEER URL BUCKET` answers commands as `bench.worker` does. A work
 is the chunks of a Zarr store, each read by the store's own method (`get` by so many tasks, or
-`get_sync` one after the other); all of a Zarr array, as programs read it; or many files of a file
-system at once. One operation is one chunk or file. The peer `memory` is Zarr's own `MemoryStore`:
-what Zarr takes for an array, whatever it is read from.
+`get_sync` one after the other), from nginx or from moto; all of a Zarr array, as programs read it;
+or many files of a file system at once. One operation is one chunk or file. The peer `memory` is
+Zarr's own `MemoryStore`: what Zarr takes for an array, whatever it is read from.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from bench.worker import Command, answer_commands, take_stdout
 from bench.workloads import CHUNKED, CHUNKS, size_name
 
 IN_FLIGHT = 32
+STORED = 128
+"""The chunks of each size that are stored on moto."""
 _WARM_UP = 0.15
 """Part of the measuring time that is worked before it begins."""
+ON_MOTO = "Zarr store, moto"
 WORKS: dict[str, tuple[str, ...]] = {
     "Zarr store": ("blockyard asyncio", "blockyard sync", "obstore asyncio", "s3fs asyncio"),
+    ON_MOTO: ("blockyard asyncio", "obstore asyncio", "s3fs asyncio"),
     "Zarr array": ("blockyard", "obstore", "s3fs", "memory"),
     "fsspec": ("blockyard", "s3fs"),
 }
@@ -49,8 +53,14 @@ class Reader:
     def run(self, command: Command) -> Sample:
         """Work for a while, after a short warm-up."""
         kind, size, seconds = command["kind"], command["size"], command["seconds"]
-        call = {"Zarr store": self._chunks, "Zarr array": self._array, "fsspec": self._cat}[kind]
-        call = partial(call, size, command["contender"].partition(" ")[2])
+        keys = data.read_keys(size)
+        calls = {
+            "Zarr store": partial(self._chunks, keys),
+            ON_MOTO: partial(self._chunks, keys[:STORED]),
+            "Zarr array": self._array,
+            "fsspec": self._cat,
+        }
+        call = partial(calls[kind], size, command["contender"].partition(" ")[2])
         _ = call(seconds * _WARM_UP)
         return call(seconds)
 
@@ -61,12 +71,11 @@ class Reader:
                 store.close()
         self._loop.close()
 
-    def _chunks(self, size: int, mode: str, seconds: float) -> Sample:
+    def _chunks(self, keys: list[str], size: int, mode: str, seconds: float) -> Sample:
         from zarr.core.buffer import default_buffer_prototype
 
         self._store = self._store or _zarr_store(self._peer, self._site)
         prototype, store = default_buffer_prototype(), self._store
-        keys = data.read_keys(size)
         if mode == "sync":
             read = partial(store.get_sync, prototype=prototype)
             return drive_plain(read, [(key,) for key in keys], seconds, size)

@@ -1,6 +1,7 @@
 """What blockyard costs where people already are: Zarr, fsspec, and a large file written by it.
 
-Chunks are read from nginx, the file goes to the sink. Everyone takes turns: a ratio is of figures
+Chunks are read from nginx, and from moto, which is slow, but what many test with: their processor
+time is the client's alone. The file goes to the sink. Everyone takes turns: a ratio is of figures
 taken within seconds of each other.
 """
 
@@ -8,20 +9,26 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from bench import wire
+import blockyard
+from bench import data, wire
 from bench.ecosystem import uploads
-from bench.ecosystem.chunks import WORKS, work_names
+from bench.ecosystem.chunks import ON_MOTO, STORED, WORKS, work_names
 from bench.ecosystem.uploads import Upload, Uploads
 from bench.fleet import Worker, WorkerError, where
 from bench.measuring import Effort, in_turn
+from bench.peers.blockyard import settings
 from bench.samples import Samples, cpu_per_operation, rate
+from bench.site import Site
 from bench.tables import Rows
-from bench.workloads import MIB
+from bench.workloads import CHUNKS, MIB
+from servers import moto
+from servers.endpoint import Endpoint, boto3_client, create_bucket
 
 GIB = 1024 * MIB
 _PEERS = ("blockyard", "obstore", "s3fs", "memory")
@@ -58,7 +65,36 @@ class Measured:
 def measure(scale: Scale) -> Measured:
     """All works; a client that fails is left out of one."""
     measured = Measured()
-    with wire.serve() as endpoint, ExitStack() as running:
+    with wire.serve() as endpoint:
+        _measure_on(endpoint, [kind for kind in WORKS if kind != ON_MOTO], scale.chunks, measured)
+    with moto.serve() as endpoint:
+        fill(endpoint)
+        _measure_on(endpoint, [ON_MOTO], scale.chunks, measured)
+    print(f"  a file of {scale.upload_bytes // MIB:,} MiB, uploaded", flush=True)
+    measured.uploads = uploads.measure(scale.upload_bytes, scale.upload_rounds)
+    return measured
+
+
+def fill(endpoint: Endpoint) -> None:
+    """Store the chunks that are read, as each client would have: see `fleet.where`."""
+    plain = boto3_client(endpoint)
+    try:
+        for bucket in (data.PLAIN, data.KEPT):
+            create_bucket(endpoint, bucket)
+        with blockyard.open_store(**settings(Site(endpoint.url, data.KEPT))) as kept:
+            for size in CHUNKS:
+                for key in data.read_keys(size)[:STORED]:
+                    body = data.content(size, key)
+                    plain.put_object(Bucket=data.PLAIN, Key=key, Body=body)
+                    _ = kept.write_block(key, body)
+    finally:
+        plain.close()
+
+
+def _measure_on(
+    endpoint: Endpoint, kinds: Sequence[str], effort: Effort, measured: Measured
+) -> None:
+    with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for peer in _PEERS:
             there = where(endpoint, peer)
@@ -66,12 +102,11 @@ def measure(scale: Scale) -> Measured:
             command = [*module, there["url"], there["bucket"]]
             workers[peer] = running.enter_context(Worker(peer, command))
         for name, (kind, size) in work_names().items():
+            if kind not in kinds:
+                continue
             begun = time.monotonic()
-            _measure_one(workers, name, {"kind": kind, "size": size}, scale.chunks, measured)
+            _measure_one(workers, name, {"kind": kind, "size": size}, effort, measured)
             print(f"  {name:40} took {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"  a file of {scale.upload_bytes // MIB:,} MiB, uploaded", flush=True)
-    measured.uploads = uploads.measure(scale.upload_bytes, scale.upload_rounds)
-    return measured
 
 
 def _measure_one(

@@ -17,7 +17,7 @@ from bench import data, driving, report, tables, wire
 from bench.driving import Sample, WrongLengthError
 from bench.ecosystem import comparing as ecosystem
 from bench.ecosystem import sink, uploads
-from bench.ecosystem.chunks import WORKS, Reader, work_names
+from bench.ecosystem.chunks import ON_MOTO, WORKS, Reader, work_names
 from bench.ecosystem.uploads import Upload
 from bench.fleet import Fleet, WorkerError, where
 from bench.losses import loss_lines
@@ -31,6 +31,7 @@ from bench.samples import Samples, cpu_per_operation, rate, samples_as_json, sam
 from bench.site import Site
 from bench.targets import TARGETS, Outcome, Target, cpu_outcomes, outcomes
 from bench.workloads import (
+    CHUNKS,
     KIB,
     LIMIT,
     LISTED,
@@ -40,6 +41,7 @@ from bench.workloads import (
     is_ours,
     split_contender,
 )
+from servers import moto
 
 ITEMS = [("a",), ("b",), ("c",)]
 WORKLOADS = {workload.name: workload for workload in all_workloads()}
@@ -298,10 +300,21 @@ class TestWithin:
             reader = Reader("blockyard", Site(there["url"], there["bucket"]))
             stack.callback(reader.close)
             for kind, size in work_names().values():
-                for who in WORKS[kind]:
+                for who in WORKS[kind] if kind != ON_MOTO else ():
                     if is_ours(who.removesuffix(" sync")):
                         command = {"kind": kind, "size": size, "contender": who, "seconds": 0.01}
                         assert reader.run(command).operations > 0
+
+    def test_chunks_on_moto(self) -> None:
+        with moto.serve() as endpoint, ExitStack() as stack:
+            ecosystem.fill(endpoint)
+            there = where(endpoint, "blockyard")
+            reader = Reader("blockyard", Site(there["url"], there["bucket"]))
+            stack.callback(reader.close)
+            (who,) = (each for each in WORKS[ON_MOTO] if is_ours(each))
+            for size in CHUNKS:
+                command = {"kind": ON_MOTO, "size": size, "contender": who, "seconds": 0.01}
+                assert reader.run(command).operations > 0
 
     def test_an_array_of_other_bytes_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         if shutil.which("nginx") is None:
