@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
@@ -17,13 +17,6 @@ from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client, Stack
 from blockyard.config import Settings
 from blockyard.config.loading import Source
-from blockyard.content.cleaning import CleanReport
-from blockyard.content.files import AsyncContentFile, Cursor
-from blockyard.content.layout import ContentInfo
-from blockyard.content.listing import ContentEntry
-from blockyard.content.sources import AsyncContentSource
-from blockyard.content.targets import ContentTarget
-from blockyard.content.transfers import Progress
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator
@@ -45,6 +38,15 @@ from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
 from blockyard.user_code import deliver
+
+if TYPE_CHECKING:
+    from blockyard.content.cleaning import CleanReport
+    from blockyard.content.files import AsyncContentFile
+    from blockyard.content.layout import ContentInfo
+    from blockyard.content.listing import ContentEntry
+    from blockyard.content.sources import AsyncContentSource
+    from blockyard.content.targets import ContentTarget
+    from blockyard.content.transfers import Progress
 
 Result = TypeVar("Result")
 
@@ -321,8 +323,10 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
 
     async def open_content(self, content_id: str) -> AsyncContentFile:
         """See `BlockStore.open_content`; the file's `read` and `seek` are awaited."""
+        from blockyard.content import files  # noqa: PLC0415 - as `client._LATER`
+
         layout = await self._reader.layout(self._context(), content_id, "open_content")
-        return AsyncContentFile(Cursor(self._reader, layout), self._context)
+        return files.AsyncContentFile(files.Cursor(self._reader, layout), self._context)
 
     async def stat_content(self, content_id: str) -> ContentInfo:
         """See `BlockStore.stat_content`."""
