@@ -20,7 +20,7 @@ ALONE = $(shell grep --recursive --files-with-matches --include='*.py' mark.alon
 # Coverage costs half as much again as the tests, so it is measured in CI alone.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 # The newest of the Pythons that we say we run on and that this machine has, pyenv's too.
-NEWER ?= $(shell for each in python3.13 python3.12 $$(ls -dr ~/.pyenv/versions/3.1[23].*/bin/python 2>/dev/null); do \
+NEWER ?= $(shell for each in python3.14 python3.13 python3.12 $$(ls -dr ~/.pyenv/versions/3.1[234].*/bin/python 2>/dev/null); do \
 	"$$each" -c 'import venv' 2>/dev/null && echo "$$each" && break; done)
 NEWER_VENV := .venv-newer
 NEWER_READY := $(NEWER_VENV)/.blockyard-ready
@@ -71,7 +71,7 @@ test: $(READY)
 test-newer:
 	@newer="$(NEWER)"; \
 	if [ -z "$$newer" ]; then \
-		echo "no Python 3.13 or 3.12 is on this machine: nothing was tested with a newer one"; \
+		echo "no Python 3.14, 3.13 or 3.12 is on this machine: nothing was tested with a newer one"; \
 	else \
 		$(MAKE) --no-print-directory $(NEWER_READY) NEWER="$$newer" && $(NEWER_VENV)/bin/python --version && \
 		$(NEWER_VENV)/bin/python -m pytest -q -m "not alone and not servers" --numprocesses $(WORKERS) \

@@ -12,7 +12,7 @@ from blockyard.errors import BlockStoreError
 TIDY_SECONDS = 30.0
 """How long a call that failed or was interrupted may take to remove what it wrote."""
 _PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still do that."""
+"""Seconds past the call's own deadline in which it may still do that, in all of its steps."""
 
 
 async def tidy_up(
@@ -28,7 +28,8 @@ async def tidy_up(
     left = [may_be_left]
     now, seconds = ctx.runtime.now(), TIDY_SECONDS
     if ctx.deadline is not None:
-        seconds = min(seconds, max(ctx.deadline - now, 0) + _PAST_DEADLINE)
+        ends = ctx.deadline if ctx.tidying else ctx.deadline + _PAST_DEADLINE
+        seconds = min(seconds, max(ends - now, 0))
 
     async def tidy() -> None:
         own = replace(ctx, deadline=now + seconds, tidying=True)

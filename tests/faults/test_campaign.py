@@ -678,6 +678,7 @@ def test_the_mix_is_repeated_by_its_seed() -> None:
     assert values[0] == values[1]
 
 
+@pytest.mark.filterwarnings(r"ignore:It looks like `register_random`")  # of its own, on 3.14
 def test_the_machine_breaks_nothing_in_an_honest_store_and_finds_a_defect() -> None:
     ended: list[Actor] = []
 

@@ -292,7 +292,7 @@ def test_wrong_length_too_small(upstream: Endpoint) -> None:
         while not received.endswith(BODY):  # past the stated end, and still open
             received += client.http.sock.recv(65536)
         assert f"Content-Length: {len(BODY) - 5}\r\n".encode() in received
-        client.http.sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.http.sock.sendall(b"GET /moto-api/ HTTP/1.1\r\nHost: h\r\n\r\n")
         assert client.http.sock.recv(8) == b"HTTP/1.1"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -220,6 +221,7 @@ def test_a_call_out_of_a_finalizer_there_waits_for_no_slot(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio refuses its tasks in a child")
 def test_a_forked_child_that_gives_it_up_leaves_the_parents_connection_alone() -> None:
     async def main() -> None:
         http = runtime()

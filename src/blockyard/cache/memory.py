@@ -10,11 +10,10 @@ bookkeeping is made anew from the dictionary, and so it is in a forked child.
 from __future__ import annotations
 
 from collections import deque
-from itertools import compress
-from operator import is_
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from blockyard import one_step
 from blockyard.cache.policy import MOST_HITS, S3Fifo
 from blockyard.cache.tier import Pages, span_within
 from blockyard.process import PerProcess
@@ -217,9 +216,9 @@ class MemoryTier:
                 elif taken() is not None:
                     return
                 else:  # whose turn it was has ended in the middle of saying so
-                    _pass_on(books.turn, taken)
+                    _ = one_step.remove(books.turn, "", taken)
             finally:
-                _pass_on(books.turn, mine_here)
+                _ = one_step.remove(books.turn, "", mine_here)
 
     def _make_changes(self, books: _Books) -> None:
         """Make what changes are queued. Only the call whose turn it is comes here."""
@@ -248,12 +247,6 @@ class MemoryTier:
 
 class _Turn:
     __slots__ = ("__weakref__",)
-
-
-def _pass_on(turn: dict[str, ref[_Turn]], taken: ref[_Turn]) -> None:
-    """Take `taken` away, if it is there: in one step, as one call of `list` is in C."""
-    still = compress(("",), map(is_, map(turn.get, ("",)), (taken,)))
-    _ = list(map(turn.pop, still))
 
 
 class _Books:

@@ -390,7 +390,9 @@ class CompressedFile(io.BufferedIOBase):
         if self.closed:
             return
         try:
-            if not self._file.given_up:
+            if self._file.given_up:
+                self._let_go()
+            else:
                 self._compressor.close()
         except BaseException:
             self._file.discard()
@@ -402,6 +404,15 @@ class CompressedFile(io.BufferedIOBase):
     def discard(self) -> None:
         """Store nothing of what was written."""
         self._file.discard()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the compressor of a file that was given up: one that is dropped complains.
+
+        What it says of its end does not matter, as that goes nowhere.
+        """
+        with suppress(Exception):
+            self._compressor.close()
 
     def __exit__(
         self,
@@ -414,7 +425,10 @@ class CompressedFile(io.BufferedIOBase):
         self.close()
 
     def __del__(self) -> None:
-        self._file.__del__()
+        try:
+            self._file.__del__()
+        finally:
+            self._let_go()
 
 
 class TextFile(io.TextIOWrapper):

@@ -3,21 +3,21 @@
 Owns the dictionary and the sorted list of its keys; does no I/O. A copy of the data is made on
 the way in, unless it is `bytes`, and none on the way out: what is stored is immutable.
 
-There is no lock: each change is one step of the dictionary, which threads can't divide. So a
-signal handler or a finalizer may call the store in the middle of another call of its thread, and
-a fork at any moment leaves the child a store that works.
+Each change is one step of the dictionary, which threads can't divide (`one_step.py`). So a signal
+handler or a finalizer may call the store in the middle of another call of its thread, and a fork at
+any moment leaves the child a store that works.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import compress, count, repeat
-from operator import is_, setitem
+from itertools import count
 from typing import NamedTuple
 
+from blockyard import one_step
 from blockyard.context import Context
 from blockyard.crc32c import crc32c
 from blockyard.errors import (
@@ -139,27 +139,27 @@ class MemoryStore(Store):
         block = self._block(ctx, target_key, source.data)
         kept, kind = source.info.metadata, source.info.content_type
         block = block._replace(info=block.info._replace(metadata=kept, content_type=kind))
-        self._blocks[target_key] = block
+        one_step.put(self._blocks, target_key, block)
         self._version = object()
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         _check(ctx, "delete_block", key)
         if if_match is None:
-            _ = self._blocks.pop(key, None)
+            one_step.pop(self._blocks, key)
             return
         deleted = False
         while not deleted:
             old = self._get(ctx, "delete_block", key)
             check_match(f"delete_block {key!r}", if_match, old.info.etag)
-            deleted = _pop(self._blocks, key, old)
+            deleted = one_step.remove(self._blocks, key, old)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         unique = list(dict.fromkeys(keys))
         if unique:
             _check(ctx, "delete_blocks", unique[0])
         for key in unique:
-            _ = self._blocks.pop(key, None)
+            one_step.pop(self._blocks, key)
         return DeleteResult(unique)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
@@ -214,7 +214,7 @@ class MemoryStore(Store):
         if request.if_match is not None:
             self._replace(ctx, request.operation, request.if_match, block)
         elif not request.if_absent:
-            self._blocks[key] = block
+            one_step.put(self._blocks, key, block)
         elif self._blocks.setdefault(key, block) is not block:
             raise BlockExistsError(f"{request.operation} {key!r}: there is a block under that key")
         self._version = object()
@@ -239,7 +239,7 @@ class MemoryStore(Store):
         while not replaced:
             old = self._get(ctx, operation, key)
             check_match(f"{operation} {key!r}", if_match, old.info.etag)
-            replaced = _swap(self._blocks, key, old, block)
+            replaced = one_step.replace(self._blocks, key, old, block)
 
     def _get(self, ctx: Context, operation: str, key: str) -> _Block:
         _check(ctx, operation, key)
@@ -258,24 +258,6 @@ class MemoryStore(Store):
             version = self._version  # before the keys: what is written meanwhile makes it stale
             keys = self._keys = _Keys(version, sorted(self._blocks))
         return keys.ordered
-
-
-def _swap(blocks: dict[str, _Block], key: str, old: _Block, new: _Block) -> bool:
-    """Put `new` under `key` if `old` is there: whether it was.
-
-    One call of `list` does both, in C: no thread, signal handler or finalizer gets in between.
-    """
-    return bool(list(map(setitem, repeat(blocks), _still(blocks, key, old), (new,))))
-
-
-def _pop(blocks: dict[str, _Block], key: str, old: _Block) -> bool:
-    """Remove `old` if it is there, in one call as well: whether it was."""
-    return bool(list(map(blocks.pop, _still(blocks, key, old))))
-
-
-def _still(blocks: dict[str, _Block], key: str, old: _Block) -> Iterator[str]:
-    """The key, if `old` is under it when this is drawn."""
-    return compress((key,), map(is_, map(blocks.get, (key,)), (old,)))
 
 
 def _check(ctx: Context, operation: str, key: str) -> None:

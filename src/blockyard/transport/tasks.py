@@ -120,7 +120,8 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
     """Await an operation that is to end also when this is cancelled, `seconds` later at most."""
     task = asyncio.create_task(operation)
     try:
-        return await asyncio.shield(task)
+        await _end_of(task)
+        return task.result()
     except asyncio.CancelledError:
         task.add_done_callback(look_at_error)  # since the cancellation is what is raised
         at_last = asyncio.get_running_loop().call_later(seconds, task.cancel)
@@ -131,6 +132,11 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
         raise
     finally:
         del task  # which holds the error, whose traceback refers to this frame
+
+
+async def _end_of(task: asyncio.Task[Any]) -> None:
+    """Wait for it as `asyncio.shield` does, which complains of errors after a cancellation."""
+    _ = await asyncio.wait({task})
 
 
 def look_at_error(task: asyncio.Task[Any]) -> None:

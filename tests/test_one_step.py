@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blockyard import one_step
+
+
+@pytest.fixture(params=[False, True], ids=["one call", "lock"], autouse=True)
+def locked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the steps are made under the lock, which is needed where there is no GIL."""
+    if one_step.FREE_THREADED and not request.param:
+        pytest.skip("without the GIL one call is not one step")
+    monkeypatch.setattr(one_step, "FREE_THREADED", request.param)
+    return request.param
+
+
+def test_each_changes_the_dictionary_and_says_so() -> None:
+    old, new = object(), object()
+    values: dict[str, object] = {}
+    one_step.put(values, "k", old)
+    assert values == {"k": old}
+    assert not one_step.replace(values, "k", new, new)
+    assert one_step.replace(values, "k", old, new)
+    assert values == {"k": new}
+    assert not one_step.remove(values, "k", old)
+    assert one_step.remove(values, "k", new)
+    assert values == {}
+    assert not one_step.replace(values, "k", old, new)
+    assert not one_step.remove(values, "k", old)
+    one_step.put(values, "k", old)
+    one_step.pop(values, "k")
+    one_step.pop(values, "k")
+    assert values == {}
+
+
+def test_what_threads_replace_is_each_replaced_once() -> None:
+    values: dict[str, tuple[int]] = {"k": (0,)}
+    begin = threading.Barrier(4)
+
+    def add() -> None:
+        _ = begin.wait(10)
+        for _ in range(2000):
+            done = False
+            while not done:
+                old = values["k"]
+                done = one_step.replace(values, "k", old, (old[0] + 1,))
+
+    with ThreadPoolExecutor(4) as threads:
+        for each in [threads.submit(add) for _ in range(4)]:
+            each.result()
+    assert values == {"k": (8000,)}
+
+
+def test_a_step_in_the_middle_of_another_is_made() -> None:
+    """As that of a signal handler, here of a finalizer."""
+    values: dict[str, object] = {}
+
+    class Dropped:
+        def __del__(self) -> None:
+            one_step.put(values, "other", 1)
+
+    one_step.put(values, "k", Dropped())
+    one_step.put(values, "k", 2)
+    assert values == {"k": 2, "other": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_in_the_middle_of_a_step_can_make_its_own(locked: bool) -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __del__(self) -> None:
+            held.set()
+            _ = go_on.wait(10)
+
+    values: dict[str, object] = {}
+
+    def replace_a_slow_one() -> None:
+        one_step.put(values, "k", Slow())
+        one_step.put(values, "k", 1)
+
+    other = threading.Thread(target=replace_a_slow_one)
+    other.start()
+    try:
+        assert held.wait(10)
+        child = os.fork()
+        if child == 0:
+            one_step.put(values, "j", 2)
+            os._exit(0 if values["j"] == 2 else 1)
+        _, status = os.waitpid(child, 0)
+    finally:
+        go_on.set()
+        other.join()
+    assert os.waitstatus_to_exitcode(status) == 0
