@@ -19,6 +19,7 @@ from blockyard.model import MIB
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard.testing.samples import content
 from blockyard_faults.disks import small_disk
+from tests.cache.staging import Process, Service
 
 MODES = ["write_through", "write_back"]
 BLOCKS = {
@@ -156,3 +157,35 @@ def test_few_descriptors(mode: str, limit: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert int(done.stdout.split()[0]) > 0
+
+
+@pytest.mark.parametrize("step", [0.0, -3600.0, 1e-9])
+def test_a_clock_that_stands_still_or_is_set_back(
+    one: Process,
+    other: Process,
+    service: Service,
+    step: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version that is staged while another is uploaded stays, however alike their files are."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    clock = [1e9]
+
+    def wall_time() -> float:
+        clock[0] += step
+        return clock[0]
+
+    for process in (one, other):
+        process.runtime.wall_time = wall_time  # type: ignore[method-assign]
+    for number in range(8):
+        one.write("k", b"%5d" % number)
+        versions = iter([b"%5d" % (number + 100), b"%5d" % (number + 200)])
+        service.before = lambda versions=versions: [other.write("k", each) for each in versions]
+        assert one.upload("k") is None
+        service.before = lambda: None
+        assert one.read("k") == other.read("k") == b"%5d" % (number + 200)
+        counts = one.store.stats().cache
+        assert counts is not None
+        assert (counts.staged, counts.oldest_staged >= 0) == (1, True)
+        assert one.drain() == []
+        assert service.sent[-1] == ("k", b"%5d" % (number + 200))
