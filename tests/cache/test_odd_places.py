@@ -47,7 +47,7 @@ def check(store: BlockStore, *, staged: bool) -> None:
             if block:
                 assert store.read_block_range(key, 7, 20) == block[7:27]
     assert store.drain() == []
-    for _ in range(200):
+    for _ in range(10_000):  # fills are made by a thread, which may be late
         for key, block in BLOCKS.items():
             assert store.read_block(key) == block
         counts = store.stats().cache
@@ -56,7 +56,8 @@ def check(store: BlockStore, *, staged: bool) -> None:
             break
     else:
         pytest.fail(f"the folder is not read from: {counts}")
-    assert (counts.damaged, counts.dropped) == (0, 0)
+    assert counts.damaged == 0
+    assert staged or counts.dropped == 0  # what was read while it was uploaded is
     assert counts.staged == (0 if staged else None)
 
 
