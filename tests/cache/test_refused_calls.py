@@ -110,7 +110,7 @@ def test_a_change_in_write_back(
     def does(calls: FailingCalls, root: Path) -> str:
         return change_with_failure(change, expected, calls, root)
 
-    each(number, tmp_path, onward, step=18, does=does)
+    each(number, tmp_path, onward, step=63, does=does)
 
 
 @pytest.mark.parametrize("onward", [False, True])

@@ -159,5 +159,7 @@ def test_what_is_read_is_what_is_stored(
     with world(client, cache, fault, tmp_path / "cache") as all_of_it:
         requests = all_of_it.round("right")
         assert requests > 8
-        for number in range(1, requests + 1):
+        # of the thorough cases each has some of the requests, and not the same as others have
+        step = 1 if isinstance(fault, LoseReply) and cache in {"both", "write_back"} else 5
+        for number in range(1 + len(f"{fault}{cache}") % step, requests + 1, step):
             _ = all_of_it.round(f"{number}", number)
