@@ -53,6 +53,8 @@ _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _SHARED = ("cache/test_shared_folder.py",)
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
+_FILLING = ("cache/test_filling.py",)
+_REFUSED = ("cache/test_refused_calls.py",)
 _WRITE_BACK = (
     "cache/test_write_back.py",
     "cache/test_write_back_trouble.py",
@@ -628,6 +630,24 @@ MUTANTS = [
         "floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)",
         "floor = 0",
         _BUDGET,
+    ),
+    Mutant(
+        "disk cache: a child that is forked in a fill keeps the lock",
+        "cache/budget.py",
+        "fcntl.flock(file, fcntl.LOCK_UN)",
+        "pass",
+        _FILLING,
+    ),
+    Mutant(
+        "write-back: what may not be opened is not staged",
+        "cache/stage.py",
+        """                raise DamagedEntryError from None
+            raise
+""",
+        """                raise DamagedEntryError from None
+            return None
+""",
+        _REFUSED,
     ),
     Mutant(
         "disk cache: hits do not keep an entry",

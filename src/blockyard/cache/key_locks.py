@@ -9,7 +9,6 @@ keeps those that he has: all of them are never free at once while others write.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_TAKEN = (errno.EAGAIN, errno.EACCES)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _PLACES = 1 << 62
 
@@ -133,10 +131,8 @@ class KeyLocks:
 def _locked(held: Held, place: int) -> bool:
     try:
         _ = _set(held, fcntl.F_WRLCK, place, 1)
-    except OSError as error:
-        if error.errno in _TAKEN:
-            return False
-        raise
+    except BlockingIOError:  # Linux says that alone of one that is taken: EACCES is a refusal
+        return False
     return True
 
 

@@ -42,6 +42,8 @@ _MOST_BLOCKS = 100_000
 _LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NAME_DIGITS = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILE = (errno.ELOOP, errno.ENXIO)
+"""What a symbolic link and a socket answer who opens them."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -176,10 +178,18 @@ class Stage:
             syscalls.sync_folder(folder.number)
 
     def find(self, name: bytes) -> Staged | None:
-        """The version that is staged now. Raises `DamagedEntryError`."""
-        file = self._folder.open_file(self._path(name))
-        if file is None:
+        """The version that is staged now. Raises `DamagedEntryError`.
+
+        What can't be opened is there all the same: nobody is to take it for uploaded.
+        """
+        try:
+            file = Descriptor(os.open(self._path(name), _OLD))
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise DamagedEntryError from None
+            raise
         found = version_of(os.fstat(file.number))
         return Staged(OpenEntry(file, name, 0, self._folder.boot, wait=True), found)
 

@@ -77,6 +77,7 @@ class WriteBackStore(WrapperStore):
         self, inner: CacheStore, folder: Folder, size: int, runtime: BlockingRuntime
     ) -> None:
         super().__init__(inner)
+        self._folder = folder
         self._stage = Stage(folder, size, inner.identity)
         self._commit = GroupCommit(self._stage.sync)
         self._sender = Sender(inner, folder, self._stage, self._commit)
@@ -381,6 +382,7 @@ class WriteBackStore(WrapperStore):
                 )
         finally:
             self._runtime.close()
+            self._folder.close()
             self.inner.close()
 
 
