@@ -1029,6 +1029,13 @@ MUTANTS = [
         _WRITE_BACK,
     ),
     Mutant(
+        "write-back: what another store has staged uploaded here",
+        "cache/stage.py",
+        "found is not None and self.name(found.info.key) == name else None",
+        "found is not None else None",
+        _WRITE_BACK,
+    ),
+    Mutant(
         "write-back: what is being written is not counted",
         "cache/stage.py",
         "return self.size - self._overhead() - written - staged",

@@ -175,6 +175,9 @@ class TransportConnectionError(TransportError, ConnectionError):
     `established` is False while no connection had come about, so nothing can have been sent.
     """
 
+    of_name = False
+    """Whether the endpoint's name was what failed: not resolved, or not the certificate's."""
+
     def __init__(self, message: str, *, established: bool = True) -> None:
         super().__init__(message)
         self.established = established

@@ -178,7 +178,15 @@ class Stage:
             syscalls.sync_folder(folder.number)
 
     def find(self, name: bytes) -> Staged | None:
-        """The version that is staged now. Raises `DamagedEntryError`.
+        """The version that this store has staged now. Raises `DamagedEntryError`.
+
+        None too where it is another store's: the names of marks in doubt are those of all stores.
+        """
+        found = self.find_of_any_store(name)
+        return found if found is not None and self.name(found.info.key) == name else None
+
+    def find_of_any_store(self, name: bytes) -> Staged | None:
+        """The version that is staged now, to be looked at. Raises `DamagedEntryError`.
 
         What can't be opened is there all the same: nobody is to take it for uploaded.
         """
@@ -253,7 +261,7 @@ class Stage:
                 staged = self.find(name)
             except DamagedEntryError:
                 return ""
-            if staged is None or self.name(staged.info.key) != name:
+            if staged is None:
                 return None
             if len(self._keys) >= _MOST_BLOCKS:
                 self._keys.clear()

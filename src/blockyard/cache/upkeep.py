@@ -96,7 +96,7 @@ class CacheFolder:
 
     def _verify_staged(self, name: bytes, check: FolderCheck) -> None:
         try:
-            staged = self._stage.find(name)
+            staged = self._stage.find_of_any_store(name)
             if staged is not None:
                 _ = staged.read(0, staged.info.size)
                 check.staged += 1

@@ -25,12 +25,13 @@ from blockyard.errors import (
     NotS3Error,
     S3Error,
     ThrottledError,
+    TransportConnectionError,
     TransportError,
     UnsupportedError,
 )
 from blockyard.model import PresignedRequest, StoreStats
 from blockyard.s3.credentials import CredentialSource
-from blockyard.s3.endpoints import Address
+from blockyard.s3.endpoints import Address, is_aws_host
 from blockyard.s3.error_responses import error_from, retry_after
 from blockyard.s3.listing import PageRequest, list_keys
 from blockyard.s3.object_headers import ObjectHeaders
@@ -52,6 +53,10 @@ Result = TypeVar("Result")
 
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _log = logging.getLogger("blockyard.s3")
+_BUCKET_IN_HOST = (
+    "the bucket stands in the host name: where the service has no such name, set "
+    "force_path_style: true"
+)
 
 
 @dataclass(slots=True)
@@ -278,7 +283,7 @@ class Caller:
             attempts.failed += 1
             failed = attempts.failed
         if ctx.once and call.changes and attempts.unknown:
-            raise _final(ctx, error, call, attempts)
+            raise self._final(ctx, error, call, attempts)
         delay = delay_before_next(
             self._policy,
             failed,
@@ -288,7 +293,7 @@ class Caller:
         )
         try:
             if delay is None:
-                raise _final(ctx, error, call, attempts)
+                raise self._final(ctx, error, call, attempts)
             try:
                 attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
@@ -296,9 +301,9 @@ class Caller:
                     _note(call, attempts, delay, error)
                     await ctx.sleep(delay)
             except DeadlineExceededError as past:
-                raise _final(ctx, past, call, attempts) from error
+                raise self._final(ctx, past, call, attempts) from error
             if not attempts.paid:
-                raise _final(ctx, error, call, attempts)
+                raise self._final(ctx, error, call, attempts)
         finally:
             del error  # which its traceback refers to
 
@@ -337,7 +342,7 @@ class Caller:
         """`error`, that ends `call`, with the attempts that came before it in its notes."""
         attempts = call.history()
         attempts.failed += 1
-        return _final(ctx, error, call, attempts)
+        return self._final(ctx, error, call, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
@@ -355,12 +360,40 @@ class Caller:
             on_bucket=call.on_bucket or call.key is None,
             ranged="range" in request.headers,
             absent=_may_find_no_block(request),
+            reads=call.key is not None and not call.on_bucket and _reads_block(request),
         )
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
         if isinstance(error, S3Error):
             error.retry_after = retry_after(response, self._recovery.now(ctx))
         return error
+
+    def _final(
+        self, ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts
+    ) -> BlockStoreError:
+        """`error` as the store's caller gets it: it names the operation and lists the attempts."""
+        if isinstance(error, TransportError):
+            where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
+            error.args = (f"{where}: {error}{self._advice(error)}", *error.args[1:])
+        if isinstance(error, S3Error):
+            error.attempts = max(attempts.made, 1)
+        if attempts.unknown and not ctx.probing:
+            may_have = f"{attempts.unknown} of the attempts may have taken effect, or may still"
+            attempts.notes.append(call.leaves or may_have)
+            if call.changes:
+                error.unknown_attempts = attempts.unknown
+        for note in attempts.notes:
+            error.add_note(note)
+        return error
+
+    def _advice(self, error: TransportError) -> str:
+        """What else may be wrong where the host's name is: the bucket before the endpoint's."""
+        if not isinstance(error, TransportConnectionError) or not error.of_name:
+            return ""
+        address = self.site.address
+        if address.root or is_aws_host(address.origin.host):
+            return ""
+        return f"; {_BUCKET_IN_HOST}"
 
     async def _check_bucket(
         self, ctx: Context, call: Call, failure: BlockStoreError, response: Response | None
@@ -399,6 +432,11 @@ def _may_find_no_block(request: Request) -> bool | None:
     return None if "if-match" in request.headers else False
 
 
+def _reads_block(request: Request) -> bool:
+    """Whether what is asked for is a block that is there, as a copy's source is."""
+    return request.method in {"GET", "HEAD"} or "x-amz-copy-source" in request.headers
+
+
 def _count_unknown(ctx: Context, call: Call) -> None:
     """An attempt failed, and if it was to change something, that may have come about."""
     if call.changes or call.leaves:
@@ -418,20 +456,3 @@ def _note(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) 
         type(error).__name__,
         delay,
     )
-
-
-def _final(ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts) -> BlockStoreError:
-    """`error` as the caller of the store gets it: it names the operation and lists the attempts."""
-    if isinstance(error, TransportError):
-        where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
-        error.args = (f"{where}: {error}", *error.args[1:])
-    if isinstance(error, S3Error):
-        error.attempts = max(attempts.made, 1)
-    if attempts.unknown and not ctx.probing:
-        may_have = f"{attempts.unknown} of the attempts may have taken effect, or may still"
-        attempts.notes.append(call.leaves or may_have)
-        if call.changes:
-            error.unknown_attempts = attempts.unknown
-    for note in attempts.notes:
-        error.add_note(note)
-    return error

@@ -81,6 +81,8 @@ _HINTS = {
     "RequestTimeTooSkewed": "check this machine's clock",
     "InvalidObjectState": "restore it from its archive first",
 }
+_MAYBE_MISSING = "a missing block is answered so too, unless the credentials may list the bucket"
+_NOT_ALLOWED = "the policies of the credentials and of the bucket have to allow it"
 OTHER_REGION = frozenset(
     {
         "PermanentRedirect",
@@ -121,13 +123,15 @@ class ErrorResponse(NamedTuple):
         on_bucket: bool | None = None,
         ranged: bool = False,
         absent: bool | None = True,
+        reads: bool = False,
     ) -> BlockStoreError:
         """The error for this response to `operation` on `key`, or on the bucket when None.
 
         `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
         the request was about, though the operation is on `key`. What is said of a range means
         one only where the request was `ranged`; a 404 means a missing block where that may be
-        `absent`, None: where the code says so.
+        `absent`, None: where the code says so. One that `reads` a block may be refused because
+        there is none.
         """
         kind, status = self._meaning(key is None if on_bucket is None else on_bucket)
         if kind is InvalidRangeError and not ranged:
@@ -137,7 +141,7 @@ class ErrorResponse(NamedTuple):
         subject = operation if key is None else f"{operation} {key!r}"
         reason = self._reason(kind, bucket)
         request_id = f", request id {self.request_id}" if self.request_id else ""
-        hint = self._hint(kind, key)
+        hint = self._hint(kind, reads)
         message = (
             f"{subject}: {reason} ({' '.join(filter(None, (str(self.status), self.code)))}"
             f"{request_id}){hint and f'; {hint}'}"
@@ -174,7 +178,7 @@ class ErrorResponse(NamedTuple):
             return NotS3Error, status
         return _kind_of_status(status, self.code, on_bucket), status
 
-    def _hint(self, kind: _Kind, key: str | None) -> str:
+    def _hint(self, kind: _Kind, reads: bool) -> str:
         if self.location:
             return f"it redirects to {self.location!r}: set endpoint to where that leads"
         if self.foreign:
@@ -182,8 +186,8 @@ class ErrorResponse(NamedTuple):
         if self.code in OTHER_REGION or self.status in (301, 302, 307, 308):
             where = f"set region to {self.region!r}" if self.region else "check region"
             return f"the bucket is elsewhere: {where}, and check endpoint"
-        if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
-            return "a missing block is answered so too, unless the credentials may list the bucket"
+        if kind is AccessDeniedError and self.code in ("", "AccessDenied"):
+            return _MAYBE_MISSING if reads else _NOT_ALLOWED
         if kind is BucketNotFoundError:
             return (
                 "check bucket, region and endpoint; "
@@ -201,6 +205,7 @@ def error_from(
     on_bucket: bool | None = None,
     ranged: bool = False,
     absent: bool | None = True,
+    reads: bool = False,
 ) -> BlockStoreError:
     """The error that `response` stands for; see `ErrorResponse.error`.
 
@@ -209,7 +214,13 @@ def error_from(
     """
     told = read_error_response(response)
     return told.error(
-        operation, key, bucket=bucket, on_bucket=on_bucket, ranged=ranged, absent=absent
+        operation,
+        key,
+        bucket=bucket,
+        on_bucket=on_bucket,
+        ranged=ranged,
+        absent=absent,
+        reads=reads,
     )
 
 
