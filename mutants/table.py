@@ -1123,8 +1123,8 @@ MUTANTS = [
     Mutant(
         "copies: what is there afterwards is not compared",
         "s3/part_copies.py",
-        "                if state.get(name, value) != value:",
-        "                if name not in state:",
+        "                if state.get(name, value) == value:",
+        "                if name in state:",
         _PART_COPIES,
     ),
     Mutant(
