@@ -275,6 +275,20 @@ MUTANTS = [
         ("s3/test_proof.py",),
     ),
     Mutant(
+        "proof: an empty reply without the request id that all others have",
+        "s3/calls.py",
+        "if anyones and learnt.request_ids:",
+        "if False:",
+        ("s3/test_replies_of_others.py",),
+    ),
+    Mutant(
+        "proof: an empty reply to a copy shows that there are none",
+        "s3/store.py",
+        "responses.check_stored(reply)",
+        "pass",
+        ("s3/test_replies_of_others.py",),
+    ),
+    Mutant(
         "proof: a web page as the reply to a delete",
         "s3/responses.py",
         "if reply.status not in {200, 204} or reply.body:",
@@ -291,8 +305,8 @@ MUTANTS = [
     Mutant(
         "uploads: any refusal shows that conditions are kept",
         "s3/uploads.py",
-        "if isinstance(cause, S3Error) and cause.status != 412:",
-        "if False:",
+        "if not isinstance(failure, S3Error) or failure.status == 412:",
+        "if True:",
         ("s3/test_block_requests.py",),
     ),
     Mutant(
@@ -1150,8 +1164,8 @@ MUTANTS = [
     Mutant(
         "copies: what is there afterwards is not compared",
         "s3/part_copies.py",
-        "                if state.get(name, value) != value:",
-        "                if name not in state:",
+        "                if state.get(name, value) == value:",
+        "                if name in state:",
         _PART_COPIES,
     ),
     Mutant(

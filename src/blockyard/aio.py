@@ -406,7 +406,10 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
 
     def throw(self, kind: Any, error: Any = None, trace: Any = None) -> Any:
         """As a coroutine that has not begun."""
-        raise kind if error is None else error
+        try:
+            raise kind if error is None else error
+        finally:
+            del kind, error  # which its traceback refers to
 
     def close(self) -> None:
         """As a coroutine: there is nothing to end."""

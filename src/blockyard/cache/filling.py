@@ -91,7 +91,9 @@ class _Pending:
 def _work_off(pending: _Pending, now: Callable[[], float]) -> None:
     """Do all that is there. Two threads may, when two puts started one each."""
     try:
-        while pending.work:
+        while True:
+            if not pending.work:
+                return
             pending.at_work = True
             try:
                 work, size = pending.work.popleft()

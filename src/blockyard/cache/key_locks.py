@@ -96,18 +96,21 @@ class KeyLocks:
         held = self._opened(names)
         try:
             for place in held.places:
-                pause = _FIRST_PAUSE
-                while not _locked(held, place):
-                    if not ctx.runtime.suspends and self._interrupts(held):
-                        raise LocalStorageError(
-                            "the block is being changed, and this call has interrupted one that "
-                            "changes a block: it can't wait"
-                        )
-                    await ctx.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                await self._lock(ctx, held, place)
             yield
         finally:
             self.free(held)
+
+    async def _lock(self, ctx: Context, held: Held, place: int) -> None:
+        pause = _FIRST_PAUSE
+        while not _locked(held, place):
+            if not ctx.runtime.suspends and self._interrupts(held):
+                raise LocalStorageError(
+                    "the block is being changed, and this call has interrupted one that "
+                    "changes a block: it can't wait"
+                )
+            await ctx.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _opened(self, names: Sequence[bytes]) -> Held:
         try:

@@ -300,8 +300,10 @@ class Stage:
         """A new file of that size, without any bytes, which is removed if it is not renamed."""
         new = self._make()
         try:
-            while not _hold(new.number):  # whoever counts took it for a killed writer's
-                new.close()
+            while True:
+                if _hold(new.number):
+                    break
+                new.close()  # whoever counts took it for a killed writer's
                 new = self._make()
             os.ftruncate(new.number, size)
             yield new

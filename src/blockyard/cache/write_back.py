@@ -366,8 +366,7 @@ class WriteBackStore(WrapperStore):
         ends = self._runtime.now() + CLOSING_SECONDS
         try:
             try:
-                while not self._uploads.idle(ends) and self._runtime.now() < ends:
-                    run_to_end(self._runtime.sleep(0.005))
+                self._wait_for_uploads(ends)
             finally:
                 self._uploads.close()
             self._uploads.wait(max(0.0, ends - self._runtime.now()))
@@ -384,6 +383,10 @@ class WriteBackStore(WrapperStore):
             self._runtime.close()
             self._folder.close()
             self.inner.close()
+
+    def _wait_for_uploads(self, ends: float) -> None:
+        while not self._uploads.idle(ends) and self._runtime.now() < ends:
+            run_to_end(self._runtime.sleep(0.005))
 
 
 def _few_at_once(ctx: Context, waiting: Sequence[Waiting]) -> Context:

@@ -26,8 +26,12 @@ from blockyard.s3.dates import http_date
 from blockyard.s3.xml import read_xml
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blockyard.context import Response
 
+REQUEST_IDS = ("x-amz-request-id", "x-amz-id-2", "x-amzn-requestid")
+"""Headers of which a reply of AWS, Ceph, MinIO, LocalStack, moto or rclone has one at least."""
 MAX_ERROR_BODY = 64 * 1024
 """The longest error body that is read, in bytes; of a longer one only the status counts."""
 
@@ -247,6 +251,32 @@ def read_error_response(response: Response) -> ErrorResponse:
         region=region_hint(response),
         location=_location(response),
         foreign=foreign,
+    )
+
+
+def has_request_id(headers: Mapping[str, str]) -> bool:
+    """Whether a reply says that it is of an S3 service, whatever else it says."""
+    return any(name in headers for name in REQUEST_IDS)
+
+
+def is_anyones(response: Response) -> bool:
+    """Whether the reply may be of whatever speaks HTTP, and yet would mean something.
+
+    A success has an ETag or a document otherwise. An error response that no code explains may say
+    that there is no block, no such operation, or another version.
+    """
+    if has_request_id(response.headers):
+        return False
+    if response.status < 300:
+        return not response.size and "etag" not in response.headers
+    return response.status in {404, 405, 412, 501} and not read_error_response(response).code
+
+
+def of_another(response: Response) -> NotS3Error:
+    """The error for a reply that something between here and the service may have sent."""
+    return NotS3Error(
+        f"the reply says no more than its status ({response.status}) and lacks the request id that "
+        "others of this service have: did a proxy or gateway send it?"
     )
 
 

@@ -216,7 +216,9 @@ async def _first_to_connect(
     due = 0.0
     error = OSError()
     try:
-        while left or under_way:
+        while True:
+            if not left and not under_way:
+                raise error
             now = monotonic()
             if now >= ends:
                 raise TimeoutError
@@ -238,7 +240,6 @@ async def _first_to_connect(
                     return under_way.pop(descriptor)
                 under_way.pop(descriptor).close()
                 error, due = OSError(code, os.strerror(code)), now
-        raise error
     finally:
         del error  # which its traceback refers to
         for sock in under_way.values():

@@ -174,13 +174,18 @@ async def _hedged(
             return response
         if any(each.stale for each in tries):
             return None
-        raise tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
+        failure = tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
+        try:
+            raise failure
+        finally:
+            del failure  # which its traceback refers to
     finally:
         for each in tries:
             keep = each is won and each.read_whole
             pool.release(request.origin, each.reply, each.connection, keep)
             if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
                 pool.drop_idle_since(request.origin, each.reply.sent)
+            each.error = None  # whose traceback refers to this frame
 
 
 async def _begin(
