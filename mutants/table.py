@@ -53,6 +53,8 @@ _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _SHARED = ("cache/test_shared_folder.py",)
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
+_FILLING = ("cache/test_filling.py",)
+_REFUSED = ("cache/test_refused_calls.py",)
 _WRITE_BACK = (
     "cache/test_write_back.py",
     "cache/test_write_back_trouble.py",
@@ -273,6 +275,20 @@ MUTANTS = [
         ("s3/test_proof.py",),
     ),
     Mutant(
+        "proof: an empty reply without the request id that all others have",
+        "s3/calls.py",
+        "if anyones and learnt.request_ids:",
+        "if False:",
+        ("s3/test_replies_of_others.py",),
+    ),
+    Mutant(
+        "proof: an empty reply to a copy shows that there are none",
+        "s3/store.py",
+        "responses.check_stored(reply)",
+        "pass",
+        ("s3/test_replies_of_others.py",),
+    ),
+    Mutant(
         "proof: a web page as the reply to a delete",
         "s3/responses.py",
         "if reply.status not in {200, 204} or reply.body:",
@@ -289,8 +305,8 @@ MUTANTS = [
     Mutant(
         "uploads: any refusal shows that conditions are kept",
         "s3/uploads.py",
-        "if isinstance(cause, S3Error) and cause.status != 412:",
-        "if False:",
+        "if not isinstance(failure, S3Error) or failure.status == 412:",
+        "if True:",
         ("s3/test_block_requests.py",),
     ),
     Mutant(
@@ -628,6 +644,24 @@ MUTANTS = [
         "floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)",
         "floor = 0",
         _BUDGET,
+    ),
+    Mutant(
+        "disk cache: a child that is forked in a fill keeps the lock",
+        "cache/budget.py",
+        "fcntl.flock(file, fcntl.LOCK_UN)",
+        "pass",
+        _FILLING,
+    ),
+    Mutant(
+        "write-back: what may not be opened is not staged",
+        "cache/stage.py",
+        """                raise DamagedEntryError from None
+            raise
+""",
+        """                raise DamagedEntryError from None
+            return None
+""",
+        _REFUSED,
     ),
     Mutant(
         "disk cache: hits do not keep an entry",
@@ -1009,6 +1043,13 @@ MUTANTS = [
         _WRITE_BACK,
     ),
     Mutant(
+        "write-back: what another store has staged uploaded here",
+        "cache/stage.py",
+        "found is not None and self.name(found.info.key) == name else None",
+        "found is not None else None",
+        _WRITE_BACK,
+    ),
+    Mutant(
         "write-back: what is being written is not counted",
         "cache/stage.py",
         "return self.size - self._overhead() - written - staged",
@@ -1123,8 +1164,8 @@ MUTANTS = [
     Mutant(
         "copies: what is there afterwards is not compared",
         "s3/part_copies.py",
-        "                if state.get(name, value) != value:",
-        "                if name not in state:",
+        "                if state.get(name, value) == value:",
+        "                if name in state:",
         _PART_COPIES,
     ),
     Mutant(

@@ -280,3 +280,13 @@ def test_a_view_takes_a_deadline_off() -> None:
     assert "deadline" not in repr(hasty.with_options(deadline=None))
     store.close()
     assert hasty.closed
+
+
+def test_an_asyncio_store_that_was_not_awaited_says_so() -> None:
+    opening = blockyard.open_async_store("memory://")
+    with pytest.raises(AttributeError, match="awaited before 'read_blocks' is used"):
+        _ = opening.read_blocks  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="no attribute 'read_blokcs'"):
+        _ = opening.read_blokcs  # type: ignore[attr-defined]
+    assert not hasattr(opening, "nothing")
+    asyncio.run(asyncio.run(opening).close())

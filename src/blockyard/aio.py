@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Never, Self, TypeVar, Unpack
 
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
@@ -410,10 +410,23 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
 
     def throw(self, kind: Any, error: Any = None, trace: Any = None) -> Any:
         """As a coroutine that has not begun."""
-        raise kind if error is None else error
+        try:
+            raise kind if error is None else error
+        finally:
+            del kind, error  # which its traceback refers to
 
     def close(self) -> None:
         """As a coroutine: there is nothing to end."""
+
+    if not TYPE_CHECKING:  # for which there is no such attribute
+
+        def __getattr__(self, name: str) -> Never:
+            if hasattr(AsyncBlockStore, name):
+                raise AttributeError(
+                    f"open_async_store: expected to be awaited before {name!r} is used: "
+                    "`store = await open_async_store(...)`, or `async with` it"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def __aenter__(self) -> AsyncBlockStore:
         return self._store

@@ -238,7 +238,10 @@ def flat(operation: str, value: Buffer, name: str) -> memoryview:
     except ValueError as error:  # a view that was released, a map that was closed
         raise ValueError(f"{what}: expected a buffer that can be used: {error}") from None
     if not view.c_contiguous:
-        raise TypeError(f"{what}: expected a contiguous buffer, got one with gaps")
+        raise TypeError(
+            f"{what}: expected a buffer that is contiguous in C's order, such as the copy that "
+            "bytes() or numpy.ascontiguousarray() makes"
+        )
     if "O" in _FIELD_NAMES.sub("", view.format):
         raise TypeError(f"{what}: expected a buffer of bytes, got one of Python objects")
     if not view.nbytes:

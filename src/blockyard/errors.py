@@ -31,7 +31,7 @@
     │   │   └── DeadlineExceededError                   the caller's deadline passed
     │   └── ProtocolError                               a reply that is not valid HTTP or not S3
     │       ├── IncompleteBodyError                     the body broke off before its end
-    │       ├── NotS3Error                              a success that no S3 service would send
+    │       ├── NotS3Error                              a reply that no S3 service would send
     │       └── OversizedBodyError                      the body is larger than was requested
     └── S3Error                                         the service answered with an error
         ├── AccessDeniedError                           401, 403: credentials or policy
@@ -175,6 +175,9 @@ class TransportConnectionError(TransportError, ConnectionError):
     `established` is False while no connection had come about, so nothing can have been sent.
     """
 
+    of_name = False
+    """Whether the endpoint's name was what failed: not resolved, or not the certificate's."""
+
     def __init__(self, message: str, *, established: bool = True) -> None:
         super().__init__(message)
         self.established = established
@@ -201,7 +204,7 @@ class ProtocolError(TransportError):
 
 
 class NotS3Error(ProtocolError):
-    """The reply is a success, but not one that an S3 service sends: a web page, no ETag.
+    """The reply is not one that an S3 service sends: a web page, no ETag, no request id.
 
     A proxy, a login page, a console port or a web server answered instead.
     """

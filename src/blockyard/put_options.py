@@ -74,12 +74,20 @@ class PutOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
-class WrongOptionError(ValueError):
-    """A field of `PutOptions` that is not as it has to be; `expected` says how."""
+_HEADER = "printable ASCII without blanks at its ends"
 
-    def __init__(self, name: str, expected: str, value: object) -> None:
-        super().__init__(f"PutOptions: {name}: expected {expected}, got {str(value)[:60]!r}")
+
+class WrongOptionError(ValueError):
+    """A field of `PutOptions` that is not as it has to be; `expected` says how.
+
+    Of a mapping it may be one `entry`, by its name: the name itself, or its value.
+    """
+
+    def __init__(self, name: str, expected: str, value: object, entry: str = "") -> None:
+        where = f"{name}[{entry[:60]!r}]" if entry not in {"", value} else name
+        super().__init__(f"PutOptions: {where}: expected {expected}, got {str(value)[:60]!r}")
         self.expected = expected
+        self.entry = entry
 
 
 def check_option(name: str, value: object) -> None:
@@ -91,7 +99,7 @@ def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"PutOptions: {name}: expected a text, got {type(value).__name__}")
     if not HEADER.fullmatch(value):
-        raise WrongOptionError(name, "printable ASCII without blanks at its ends", value)
+        raise WrongOptionError(name, _HEADER, value)
 
 
 def _check_storage_class(name: str, value: object) -> None:
@@ -114,9 +122,10 @@ def _pairs(name: str, value: object) -> list[tuple[str, str]]:
     if not isinstance(value, Mapping):
         raise TypeError(f"PutOptions: {name}: expected a mapping, got {type(value).__name__}")
     pairs = list(cast("Mapping[object, object]", value).items())
-    for text in (text for pair in pairs for text in pair):
+    for key, text in ((pair[0], text) for pair in pairs for text in pair):
         if not isinstance(text, str):
-            raise TypeError(f"PutOptions: {name}: expected texts, got {type(text).__name__}")
+            where = f"{name}[{key!r}]" if isinstance(key, str) else name
+            raise TypeError(f"PutOptions: {where}: expected texts, got {type(text).__name__}")
         try:
             _ = text.encode()
         except UnicodeEncodeError:
@@ -127,11 +136,11 @@ def _pairs(name: str, value: object) -> list[tuple[str, str]]:
 def _check_metadata(name: str, value: object) -> None:
     for key, text in _pairs(name, value):
         if not _NAME.fullmatch(key):
-            raise WrongOptionError(name, "names of lower-case letters, digits and -._", key)
+            raise WrongOptionError(name, "names of lower-case letters, digits and -._", key, key)
         if key.startswith(RESERVED):
-            raise WrongOptionError(name, f"names that do not begin with {RESERVED}", key)
-        if text:
-            _check_text(name, text)
+            raise WrongOptionError(name, f"names that do not begin with {RESERVED}", key, key)
+        if text and not HEADER.fullmatch(text):
+            raise WrongOptionError(name, _HEADER, text, key)
 
 
 def _check_tags(name: str, value: object) -> None:
@@ -139,8 +148,10 @@ def _check_tags(name: str, value: object) -> None:
     if len(pairs) > MOST_TAGS:
         raise WrongOptionError(name, f"at most {MOST_TAGS} tags", len(pairs))
     for key, text in pairs:
-        if not 1 <= len(key) <= 128 or len(text) > 256:
-            raise WrongOptionError(name, "names of 1 to 128 characters, values of at most 256", key)
+        if not 1 <= len(key) <= 128:
+            raise WrongOptionError(name, "names of 1 to 128 characters", key, key)
+        if len(text) > 256:
+            raise WrongOptionError(name, "values of at most 256 characters", text, key)
 
 
 _CHECKS: dict[str, Callable[[str, object], object]] = {

@@ -60,14 +60,22 @@ def pass_on_foreign(error: OSError) -> None:
     A handler that bounds the time of a call raises a `TimeoutError` in the middle of a system call,
     where an `OSError` of the system is expected. Those have a number.
     """
+    if not _is_foreign(error):
+        return
+    try:
+        raise error
+    finally:
+        del error  # which its traceback refers to, by way of this frame
+
+
+def _is_foreign(error: OSError) -> bool:
     trace = error.__traceback__
     if error.errno is not None or trace is None or isinstance(error, BlockStoreError):
-        return
+        return False
     while trace.tb_next is not None:
         trace = trace.tb_next
     module: object = trace.tb_frame.f_globals.get("__name__")
-    if not isinstance(module, str) or module.partition(".")[0] not in _RAISE_WITHOUT_NUMBER:
-        raise error
+    return not isinstance(module, str) or module.partition(".")[0] not in _RAISE_WITHOUT_NUMBER
 
 
 class UserIterator(Generic[Item]):

@@ -103,7 +103,10 @@ class Process:
         self.root = root
         self.runtime = NoThreads()
         cache = CacheStore(
-            service, memory=MIB, disk=DiskCache(root, 32 * MIB, IDENTITY), revalidate="never"
+            service,
+            memory=MIB,
+            disk=DiskCache(root, 32 * MIB, service.identity),
+            revalidate="never",
         )
         runtime = cast("BlockingRuntime", cast("object", self.runtime))
         self.store = WriteBackStore(cache, Folder(root), size, runtime)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -429,6 +430,7 @@ def test_an_open_entry_that_someone_moved_is_not_served_after_a_change(root: Pat
 def test_so_many_descriptors_are_kept_and_no_more(
     disk: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("blockyard.cache.disk._in_use", WeakSet([disk.cache]))
     monkeypatch.setattr(disk.cache, "_most_kept", 3)
     monkeypatch.setattr("blockyard.cache.disk._HITS_WAITING", 1)
     before = len(os.listdir("/proc/self/fd"))

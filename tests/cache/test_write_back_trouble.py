@@ -278,3 +278,31 @@ def test_the_error_of_an_upload_is_told_no_more_once_another_process_made_it(
     assert one.upload("k") is None
     one.write("k", b"2")
     assert one.pending[0].error is None
+
+
+class AnotherService(Service):
+    @property
+    def identity(self) -> str:
+        return "another store"
+
+
+@pytest.mark.parametrize("seconds", [0, 100])
+def test_what_another_store_left_in_doubt_is_not_uploaded_here(
+    one: Process, service: Service, tmp_path: Path, seconds: int
+) -> None:
+    """Marks tell no store, and one that opens the folder looks at all of them."""
+    service.outcomes = [Lost(late=True)]
+    _ = one.write("k", b"x")
+    assert one.upload("k") is not None
+    elsewhere = AnotherService()
+    other = Process(one.root, elsewhere)
+    other.wait(seconds)
+    waiting = other.store._uploads._here.here().waiting
+    assert list(waiting) == [write_back._ALL]
+    while waiting:
+        name, _ = waiting.popitem(last=False)
+        assert other.store._upload_later(name) is None
+    assert (elsewhere.sent, other.staged, one.staged) == ([], [], ["k"])
+    one.wait(100)
+    assert one.upload("k") is None
+    assert (one.read("k"), service.sent, one.staged) == (b"x", [("k", b"x")] * 2, [])

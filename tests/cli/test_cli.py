@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import blockyard
 from blockyard import PutOptions
-from blockyard.cli import output
+from blockyard.cli import blocks, output
 from blockyard.cli.app import app
 from blockyard.errors import AccessDeniedError, BlockStoreError, BucketNotFoundError, ThrottledError
 from blockyard.model import BLOCK_SIZE, BlockInfo, DeleteResult
@@ -68,6 +68,47 @@ class TestObjects:
         assert [
             each.name for each in (folder / ".blockyard").iterdir() if "upload" in each.name
         ] == []
+
+    def test_what_was_put_as_an_object_is_got(self, source: Path) -> None:
+        ok("put", "--object", source, "movie")
+        ok("get", "movie", "copy")
+        assert Path("copy").read_bytes() == DATA
+        for command in (["get", "movie", "-"], ["cat", "movie"]):
+            assert run(*command).stdout_bytes == DATA
+        ranged = run("cat", "movie", "--offset", 100, "--length", 10)
+        assert ranged.stdout_bytes == DATA[100:110]
+        assert run("cat", "movie", "--offset", len(DATA) - 3).stdout_bytes == DATA[-3:]
+        assert run("cat", "movie", "--length", 0).stdout_bytes == b""
+        assert run("cat", "movie", "--offset", 10**9).exit_code == 2
+
+    def test_an_object_is_read_in_pieces_of_one_version(
+        self, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(blocks, "_PIECE", BLOCK_SIZE // 2)
+        ok("put", "--object", source, "movie")
+        Path("copy").write_bytes(b"before")
+        ok("get", "movie", "copy")
+        assert Path("copy").read_bytes() == DATA
+        read = BlockStore.read_block_with_info
+
+        def replacing(store: BlockStore, *arguments: Any, **options: Any) -> Any:
+            found = read(store, *arguments, **options)
+            store.write_block("movie", b"another")
+            return found
+
+        monkeypatch.setattr(BlockStore, "read_block_with_info", replacing)
+        assert run("get", "movie", "copy").exit_code == 1
+        assert Path("copy").read_bytes() == DATA
+        assert not list(Path().glob(".blockyard*"))
+
+    def test_an_empty_object_and_the_manifest_of_a_content(self, source: Path) -> None:
+        Path("empty").touch()
+        ok("put", "--object", "empty", "nothing")
+        ok("get", "nothing", "again")
+        assert Path("again").read_bytes() == run("cat", "nothing").stdout_bytes == b""
+        ok("get", "nothing", "/dev/null")
+        ok("put", source, "movie")
+        assert run("cat", "movie.blockyard").stdout_bytes.startswith(b"blockyard-content")
 
     def test_uploads_that_were_left_are_shown_and_removed(
         self, monkeypatch: pytest.MonkeyPatch, moto_endpoint: Endpoint, bucket: str, key_prefix: str
@@ -439,8 +480,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "code", "says"),
         [
-            (["get", "nix", "out"], 3, "'nix': there is no such content"),
-            (["cat", "nix"], 3, "'nix': there is no such content"),
+            (["get", "nix", "out"], 3, "get 'nix': there is no block or content of that name"),
+            (["cat", "nix"], 3, "cat 'nix': there is no block or content of that name"),
             (["stat", "nix"], 3, "stat 'nix': there is no block or content"),
             (["cp", "nix", "x"], 3, "cp 'nix': there is no block or content"),
             (["put", "nix", "x"], 1, "'nix': No such file"),

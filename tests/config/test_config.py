@@ -483,6 +483,14 @@ def test_all_problems_come_in_one_message() -> None:
         ("no_progres", "did you mean block_store.s3.timeouts.no_progress?"),
         ("no_progress", "did you mean block_store.s3.timeouts.no_progress?"),
         ("timeout", "did you mean 'timeouts'?"),
+        ("verify", "did you mean block_store.s3.http.ca_bundle?"),  # boto3's: TLS, no checksums
+        ("max_retries", "did you mean 'max_attempts'?"),
+        ("read_timeout", "did you mean block_store.s3.timeouts.no_progress?"),
+        ("proxies", "did you mean block_store.s3.http.proxy?"),
+        ("ServerSideEncryption", "did you mean block_store.s3.put.encryption?"),
+        ("secure", "did you mean 'endpoint'?"),
+        ("virtual_hosted_style_request", "did you mean 'force_path_style'?"),
+        ("key", "did you mean 'access_key'?"),
         ("qqq", "expected one of: region, endpoint, bucket"),
     ],
 )
@@ -623,3 +631,20 @@ def test_a_secret_that_was_dumped_as_asterisks_is_refused(secret: dict[str, str]
 def test_a_proxy_that_was_dumped_as_asterisks_is_refused() -> None:
     proxy = json.loads(dumped(HttpConfig(proxy="http://me:hunter2@proxy")))
     assert "http.proxy: expected http://" in config_error(HttpConfig, **proxy)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a": 1}, "('a': expected a text, got int)"),
+        ({1: "a"}, "(expected a text for each name, got int)"),
+        ({"A": "a"}, "('A': expected names of lower-case letters, digits and -._)"),
+        ({"a": "hunter2\n"}, "('a': expected printable ASCII without blanks at its ends)"),
+        ({"AKIA" + "x7" * 20: "a"}, "(a value that is not shown: expected names of lower-case"),
+        ('{"a": [1]}', "('a': expected a text, got list)"),
+    ],
+)
+def test_the_entry_of_a_mapping_that_is_wrong_is_named(value: object, said: str) -> None:
+    message = config_error(S3Config, bucket="my-data", put={"metadata": value})
+    assert said in message
+    assert "hunter2" not in message

@@ -57,6 +57,8 @@ CONFIGURATION = PAGES["docs/configuration.md"]
 SERVICES = PAGES["docs/services.md"]
 BUCKET = "my-data"
 SAID = re.compile(r"print\(error\) +# (.+)")
+PRINTED = re.compile(r"print\(.+\) +# ([0-9.]+)$", re.MULTILINE)
+PROCESSES = re.compile(r"get_context|ProcessPoolExecutor")
 
 
 @pytest.fixture(scope="module")
@@ -83,17 +85,45 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endp
 @pytest.mark.parametrize("name", WITH_CODE)
 @pytest.mark.usefixtures("surroundings")
 def test_the_python_code_runs_in_order(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     for code in fenced(PAGES[name], "python"):
         run(code, name, names)
     printed = capsys.readouterr().out
     for sentence in SAID.findall(PAGES[name]):
         for part in sentence.split("..."):
             assert part.strip() in printed
+    for number in PRINTED.findall(PAGES[name]):
+        assert number in printed.splitlines()
 
 
 def test_what_errors_say_is_shown() -> None:
     assert len(SAID.findall(ALL)) == 2
+    assert len(PRINTED.findall(ALL)) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_CODE if PROCESSES.search(PAGES[name])])
+@pytest.mark.usefixtures("surroundings")
+def test_code_that_starts_processes_is_a_script_as_it_stands(name: str, tmp_path: Path) -> None:
+    """Spawned workers import the script, so what starts them must not run there again."""
+    for number, code in enumerate(fenced(PAGES[name], "python")):
+        if PROCESSES.search(code.text):
+            script = tmp_path / f"script{number}.py"
+            _ = script.write_text(code.text)
+            ran = subprocess.run(
+                [sys.executable, script], check=False, capture_output=True, text=True
+            )
+            assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+
+
+@pytest.mark.parametrize("url", ["file:///{folder}/blocks", "memory://"])
+def test_the_readme_needs_no_bucket(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = url.format(folder=tmp_path.as_posix().lstrip("/"))
+    names: dict[str, object] = {}
+    for code in fenced(README, "python"):
+        run(Code(code.text.replace("s3://my-data/blocks/", url), code.line), "README.md", names)
 
 
 def run(code: Code, name: str, names: dict[str, object]) -> None:

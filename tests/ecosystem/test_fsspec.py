@@ -1659,6 +1659,7 @@ HELD: list[dict[str, Any]] = [
     {"store": "s3://my-data/x?access_key=AKIA&secret_key=hunter2&region=x"},
     {"store": "s3://my-data/x?region=x&proxy=http://u:hunter2@proxy:1"},
     {"store": "s3://my-data/x?proxy=http%3A%2F%2Fu%3Ahunter2%40proxy%3A1"},
+    {"key": "AKIAhunter2", "secret": "hunter2", "token": "hunter2"},
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fsspec
 import pytest
 from hypothesis import given
@@ -94,6 +96,20 @@ def test_settings_reach_the_store_of_each_bucket(tmp_path: object) -> None:
         _ = fs._stores.place("bucket?region=x/a")
     with pytest.raises(blockyard.ConfigError, match="did you mean 'region'"):
         _ = fsspec.filesystem("blockyard", regoin="x")._stores.place("bucket/a")
+
+
+def test_secrets_have_the_names_of_s3fs_too() -> None:
+    fs: Any = BlockyardFileSystem(key="AKIA", secret="hunter2", token="hunter3")
+    config = fs._stores.place("bucket/a").files._store._source.s3
+    assert (config.access_key, config.secret_key.reveal()) == ("AKIA", "hunter2")
+    assert config.session_token.reveal() == "hunter3"
+    with pytest.raises(blockyard.ConfigError, match="secret_key is given twice, once as secret"):
+        _ = BlockyardFileSystem(secret_key="a", secret="b")
+    assert urls.settings_of("blockyard://bucket/page?key=1") == {}
+    assert urls.path_of("blockyard://bucket/page?key=1", "blockyard") == "bucket/page?key=1"
+    for name in ("key", "secret", "token"):
+        with pytest.raises(blockyard.ConfigError, match=f"{name}: expected in storage_options"):
+            _ = urls.settings_of(f"blockyard://bucket/a?region=x&{name}=hunter2")
 
 
 def test_a_path_without_a_bucket_leads_nowhere() -> None:

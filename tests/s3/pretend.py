@@ -70,9 +70,12 @@ class PretendS3:
         reply.headers |= encryption_of(request)
         twist = self.twists.pop(0) if self.twists else self.always
         twisted = reply if twist is None else twist(request, reply)
-        if isinstance(twisted, TransportError):
+        if not isinstance(twisted, TransportError):
+            return twisted
+        try:
             raise twisted
-        return twisted
+        finally:
+            del twisted  # which its traceback refers to
 
     def get(self, request: Request) -> Response:
         stored = self.objects.get(request.target)

@@ -33,6 +33,7 @@ class Script(PretendS3):
     def __init__(self, *answers: Answer) -> None:
         super().__init__()
         self.answers = list(answers)
+        self.request_ids = False
 
     def answer(self, request: Request) -> Response:
         self.requests.append(replace(request, headers=dict(request.headers)))
@@ -41,7 +42,8 @@ class Script(PretendS3):
             raise copy(answer)  # the one that was raised before may have been told more
         if not isinstance(answer, Response):
             return answer(request)
-        return replace(answer, headers={**answer.headers, **encryption_of(request)})
+        ids = {"x-amz-request-id": "R1"} if self.request_ids else {}
+        return replace(answer, headers={**ids, **answer.headers, **encryption_of(request)})
 
 
 class Scripted:
@@ -84,7 +86,9 @@ class Scripted:
 
 def amazon(*answers: Answer) -> Scripted:
     """Scripted AWS, of which a store has nothing to find out."""
-    return Scripted(*answers, endpoint="", force_path_style=False)
+    s3 = Scripted(*answers, endpoint="", force_path_style=False)
+    s3.script.request_ids = True
+    return s3
 
 
 def s3_error(status: int, code: str = "", message: str = "", **headers: str) -> Response:

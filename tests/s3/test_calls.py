@@ -6,6 +6,8 @@ import asyncio
 import logging
 import re
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,12 +27,13 @@ from blockyard.errors import (
     ThrottledError,
     TLSError,
     TransportConnectionError,
+    TransportError,
     TransportTimeoutError,
 )
 from blockyard.s3.credentials import Credentials, CredentialSource
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from tests.s3.pretend import reply
-from tests.s3.scripted_service import DATE, EMPTY, OK, Scripted, s3_error
+from tests.s3.scripted_service import DATE, EMPTY, OK, Scripted, amazon, s3_error
 
 EXPIRED = s3_error(400, "ExpiredToken")
 SKEWED = s3_error(403, "RequestTimeTooSkewed", date="Tue, 14 Nov 2023 23:13:20 GMT")
@@ -484,3 +487,49 @@ def test_the_time_of_the_tests_is_what_they_say() -> None:
     s3 = Scripted(s3_error(403, "RequestTimeTooSkewed", date=DATE), EMPTY)
     s3.run(s3.store.delete_block(s3.ctx, "key"))
     assert [each.headers["x-amz-date"] for each in s3.requests] == ["20231114T221320Z"] * 2
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [
+        (lambda store, ctx: store.read(ctx, ReadRequest("a")), "may list the bucket"),
+        (lambda store, ctx: store.stat_block(ctx, "a"), "may list the bucket"),
+        (lambda store, ctx: store.copy_block(ctx, "a", "b"), "may list the bucket"),
+        (lambda store, ctx: store.write(ctx, WriteRequest("a", b"x")), "have to allow it"),
+        (lambda store, ctx: store.delete_block(ctx, "a"), "have to allow it"),
+        (lambda store, ctx: store.list(ctx, ListRequest("a")), "have to allow it"),
+    ],
+)
+def test_only_who_reads_is_told_that_a_block_may_be_missing(
+    call: Callable[[Any, Any], Any], advice: str
+) -> None:
+    s3 = amazon(s3_error(403, "AccessDenied"))
+    with pytest.raises(AccessDeniedError, match=advice):
+        _ = s3.run(call(s3.store, s3.ctx))
+
+
+def of_name(error: TransportConnectionError) -> TransportConnectionError:
+    error.of_name = True
+    return error
+
+
+@pytest.mark.parametrize(
+    ("settings", "failure", "advised"),
+    [
+        ({}, of_name(TLSError("another name")), True),
+        ({}, of_name(TransportConnectionError("not resolved", established=False)), True),
+        ({}, TransportConnectionError("refused", established=False), False),
+        ({}, TransportTimeoutError("connecting", established=False), False),
+        ({"force_path_style": True}, of_name(TLSError("another name")), False),
+        ({"endpoint": ""}, of_name(TLSError("another name")), False),
+        ({"endpoint": "s3.eu-west-1.amazonaws.com"}, of_name(TLSError("another name")), False),
+    ],
+)
+def test_a_bucket_in_a_host_name_that_fails_is_told_of(
+    settings: dict[str, Any], failure: TransportError, advised: bool
+) -> None:
+    given = {"endpoint": "https://minio.example.com", "force_path_style": False, **settings}
+    s3 = Scripted(failure, max_attempts=1, **given)
+    with pytest.raises(type(failure)) as raised:
+        _ = s3.read()
+    assert ("set force_path_style: true" in str(raised.value)) == advised

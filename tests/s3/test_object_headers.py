@@ -201,7 +201,7 @@ def test_metadata_that_is_changed_in_place_is_looked_at_again() -> None:
     for name, value in (("x: 1\r\nx-evil", "1"), ("a", "x\r\nx-evil: 1"), ("blockyard-sums", "x")):
         options.metadata.clear()
         options.metadata[name] = value
-        with pytest.raises(ValueError, match="metadata: expected"):
+        with pytest.raises(ValueError, match=r"metadata(\['a'\])?: expected"):
             _ = write(options)
 
 

@@ -233,7 +233,9 @@ def test_the_request_id_comes_from_the_headers_too(status: int) -> None:
     ],
 )
 def test_hints(response: Response, key: str | None, hint: str) -> None:
-    assert hint in str(error_from(response, "read_block", key))
+    assert hint in str(error_from(response, "read_block", key, reads=True))
+    if "may list" in hint:
+        assert "have to allow it" in str(error_from(response, "write_block", key))
 
 
 @pytest.mark.parametrize("key", ["a/b", None])

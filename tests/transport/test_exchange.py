@@ -436,6 +436,7 @@ def test_a_name_that_does_not_resolve_is_an_error(runtime: RuntimeName, host: st
             _ = driver.exchange(ask(f"http://{host}:80"))
         assert not raised.value.established
         assert "not resolved" in str(raised.value)
+        assert raised.value.of_name
 
 
 @both_runtimes

@@ -323,8 +323,18 @@ def test_a_proxy_that_is_not_there_is_named(runtime: RuntimeName, authority: Aut
         config = through(proxy, authority)
     with driving(runtime, config) as driver, pytest.raises(TransportConnectionError) as raised:
         _ = driver.exchange(ask("https://example.com:443"))
-    assert f"127.0.0.1:{proxy.port}" in str(raised.value)
+    told = f"connecting to example.com:443 by the proxy 127.0.0.1:{proxy.port}: Connection refused"
+    assert told in str(raised.value)
     assert not raised.value.established
+
+
+@both_runtimes
+def test_a_proxy_whose_name_is_not_resolved_is_named(runtime: RuntimeName) -> None:
+    config = HttpConfig(proxy="http://proxy.invalid:3128")
+    with driving(runtime, config) as driver, pytest.raises(TransportConnectionError) as raised:
+        _ = driver.exchange(ask("http://example.com:80"))
+    assert "proxy.invalid:3128: the proxy's name was not resolved" in str(raised.value)
+    assert not raised.value.of_name  # the endpoint's may be right
 
 
 def trickle(client: socket.socket) -> None:

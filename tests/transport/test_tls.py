@@ -162,6 +162,7 @@ def test_an_error_response_is_raised_at_once_and_not_tried_again(
             _ = client.store.read_block("key")
         assert server.clients == 1
     assert "read_block 'key'" in str(raised.value)
+    assert raised.value.of_name == (case == "another host")
     assert not hasattr(raised.value, "__notes__")
 
 
@@ -205,9 +206,10 @@ def test_plain_http_where_tls_was_expected(runtime: RuntimeName, trusting: HttpC
     with (
         Peer(lambda client: client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server,
         driving(runtime, trusting) as driver,
-        pytest.raises(TLSError),
+        pytest.raises(TLSError, match="needs http:// before its name") as raised,
     ):
         _ = driver.exchange(ask(f"https://127.0.0.1:{server.port}"))
+    assert not raised.value.of_name
 
 
 @both_runtimes
@@ -377,9 +379,12 @@ def test_a_file_that_holds_no_certificate_is_named(
         with (
             Peer(wait_for_ever) as server,
             driving(runtime, HttpConfig(**settings)) as driver,
-            pytest.raises(ConfigError, match=setting),
+            pytest.raises(ConfigError, match=setting) as raised,
         ):
             _ = driver.exchange(ask(f"https://127.0.0.1:{server.port}"))
+        assert str(empty) in str(raised.value)
+        [other] = {"ca_bundle", "client_cert"} - {setting}
+        assert other not in str(raised.value)
 
 
 def test_certificates_and_names_are_always_verified() -> None:

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Generator
 from contextlib import suppress
 from typing import NamedTuple
@@ -47,6 +48,7 @@ _FREE_SHARE = 20
 """One part in so many of the file system's bytes, and of its inodes, is left free."""
 _FREE_BYTES = 10 * 1024 * MIB
 """More than these bytes need not be left free."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.005
 _USAGE = struct.Struct(f">8s8sqq{SHARDS}qI")
 _USAGE_ALLOCATED = 4096
 """Bytes that the counts take, once they are written."""
@@ -68,10 +70,14 @@ class _Entry(NamedTuple):
 
 
 class Budget:
-    """`size` bytes of a folder. Its methods raise `OSError`; `evicted` counts entries."""
+    """`size` bytes of a folder. Its methods raise `OSError`; `evicted` counts entries.
 
-    def __init__(self, folder: Folder, size: int) -> None:
+    `patience` is for how many seconds the lock of the folder is waited for.
+    """
+
+    def __init__(self, folder: Folder, size: int, patience: float = 5.0) -> None:
         self.evicted = 0
+        self.patience = patience
         self._folder = folder
         self.size = size
         self._own_size = 0
@@ -79,12 +85,15 @@ class Budget:
 
     @contextmanager
     def locked(self) -> Generator[Usage]:
-        """Hold the lock of the folder: one writer at a time, of all processes."""
+        """Hold the lock of the folder: one writer at a time, of all processes.
+
+        Another one may keep it for good that was stopped in the middle of a write.
+        """
         with (
             Descriptor(self._folder.open_own("lock")) as lock,
             Descriptor(self._folder.open_own("usage")) as file,
+            _lock_of(lock.number, self.patience),
         ):
-            fcntl.flock(lock.number, fcntl.LOCK_EX)
             if not self._own_size:
                 self._own_size = self._folder.own_size() + _USAGE_ALLOCATED
             usage = Usage(self._folder, file.number, self._own_size)
@@ -120,8 +129,9 @@ class Budget:
         """Bytes that are to go before there is room for `need` more."""
         over = usage.total() + need - self.size
         disk = os.statvfs(self._folder.root)
-        floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)
-        over = max(over, floor + need - disk.f_bavail * disk.f_frsize)
+        if disk.f_blocks:  # 0 where there is no limit, or none that the file system tells
+            floor = min(disk.f_blocks * disk.f_frsize // _FREE_SHARE, _FREE_BYTES)
+            over = max(over, floor + need - disk.f_bavail * disk.f_frsize)
         if disk.f_files and disk.f_favail < disk.f_files // _FREE_SHARE:
             over = max(over, need)
         return over
@@ -244,3 +254,29 @@ class Usage:
             return []
         self.shards[shard] = allocated(folder) + sum(entry.size for entry in entries)
         return entries
+
+
+@contextmanager
+def _lock_of(file: int, patience: float) -> Generator[None]:
+    """Hold flock(2) on an open file, within `patience` seconds."""
+    pause, waited = _FIRST_PAUSE, 0.0
+    while not _locked(file):
+        if waited >= patience:
+            raise OSError(errno.EBUSY, f"another process has held its lock for {patience:g} s")
+        _ = threading.Event().wait(pause)
+        waited += pause
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    try:
+        yield
+    finally:
+        # closing is not enough: a child that was forked meanwhile has the file open as well
+        with syscalls.errors_ignored():
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

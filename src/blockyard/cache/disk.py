@@ -23,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from blockyard import syscalls
 from blockyard.cache.budget import SMALLEST, Budget
@@ -52,6 +53,9 @@ _WARN_EVERY = 60.0
 _HITS_WAITING = 32
 """Hits that were not noted yet: then the next read notes them."""
 _UNDROPPED = 10_000
+"""Changed keys whose entries could not be removed that are remembered; if more, all entries go."""
+_in_use: WeakSet[DiskCache] = WeakSet()
+"""The caches of this process, which share its descriptors."""
 _log = logging.getLogger("blockyard.cache")
 
 
@@ -73,8 +77,10 @@ class DiskCache(DiskTier):
         self._queue = WorkQueue()
         self._kept: dict[str, OpenEntry] = {}
         self._most_kept = _most_kept(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        _in_use.add(self)
         self._hits_waiting: deque[OpenEntry] = deque(maxlen=2 * _HITS_WAITING)
         self._undropped: set[str] = set()
+        self._removes_all = False
         self._trouble: OSError | None = None
         self._off_until = self._warn_at = -float("inf")
         self._closed = False
@@ -107,7 +113,7 @@ class DiskCache(DiskTier):
         key = request.key
         if self._closed or (self._undropped and self._may_be_old(key)):
             return None
-        if len(self._hits_waiting) >= _HITS_WAITING:
+        if len(self._hits_waiting) >= min(_HITS_WAITING, self._may_keep):
             if not wait:
                 return MUST_WAIT
             self._note_hits()
@@ -122,6 +128,7 @@ class DiskCache(DiskTier):
         except OSError as error:
             pass_on_foreign(error)
             self._kept.clear()  # it may be descriptors that are short
+            self._hits_waiting.clear()
             self._trouble = error
         return None
 
@@ -153,11 +160,24 @@ class DiskCache(DiskTier):
         }
 
     def close(self) -> None:
-        self._closed = True
-        _ = self._queue.wait()
-        _ = self._queue.clear()
-        self._kept.clear()
-        self._hits_waiting.clear()
+        self._closed = ended = True
+        try:
+            ended = self._queue.wait()
+        finally:
+            _in_use.discard(self)
+            _ = self._queue.clear()
+            self._kept.clear()
+            self._hits_waiting.clear()
+            if ended:
+                self._folder.close()
+
+    @property
+    def _may_keep(self) -> int:
+        """How many entries this one may keep open: all caches of a process share its descriptors.
+
+        As many again, at most, are open until their hits are noted.
+        """
+        return max(1, self._most_kept // max(1, len(_in_use)))
 
     def _name(self, key: str) -> bytes:
         return name_of(self._identity, key)
@@ -196,14 +216,14 @@ class DiskCache(DiskTier):
             raise DamagedEntryError
         if not opened.current(self._folder):
             return None
-        while len(self._kept) >= self._most_kept:
+        while len(self._kept) >= self._may_keep:
             with suppress(StopIteration, KeyError, RuntimeError):  # others take some as well
                 del self._kept[next(iter(self._kept))]
         return opened
 
     def _may_be_old(self, key: str) -> bool:
         """Whether the key's entry could not be removed when it was changed."""
-        return key in self._undropped or len(self._undropped) > _UNDROPPED
+        return key in self._undropped or len(self._undropped) >= _UNDROPPED
 
     def _drop(self, key: str) -> None:
         name = self._name(key)
@@ -218,9 +238,27 @@ class DiskCache(DiskTier):
             if isinstance(error, OSError):
                 pass_on_foreign(error)
                 self._trouble = error
-            self._undropped.add(key)
+            if self._removes_all or len(self._undropped) < _UNDROPPED:
+                self._undropped.add(key)
         else:
             self._undropped.discard(key)
+
+    def _drop_again(self) -> None:
+        """Make good what could not be removed: key by key, or all where there were too many."""
+        if len(self._undropped) < _UNDROPPED:
+            for key in list(self._undropped):
+                self._drop(key)
+            return
+        self._removes_all = True  # from here on each that can't be removed is remembered
+        try:
+            before = frozenset(self._undropped)
+            self._kept.clear()
+            self._folder.change_all()
+            self._writer.remove_all()
+            self._folder.change_all()
+            self._undropped.difference_update(before)
+        finally:
+            self._removes_all = False
 
     def _remove_damaged(self, key: str) -> None:
         self._damaged += 1
@@ -254,8 +292,7 @@ class DiskCache(DiskTier):
     def _on_disk(self, now: float, write: Callable[[], None]) -> None:
         """Write, unless the disk fails: then not for a while, and what waits is dropped."""
         try:
-            for key in list(self._undropped):
-                self._drop(key)
+            self._drop_again()
             self._note_hits()
             self._folder.ensure()
             try:
@@ -263,7 +300,7 @@ class DiskCache(DiskTier):
             except FileNotFoundError:  # the folder was removed
                 self._folder.prepare()
                 write()
-        except (OSError, ConfigError) as error:
+        except (OSError, ConfigError, MemoryError) as error:
             if isinstance(error, OSError):
                 pass_on_foreign(error)
             self._off_until = now + RETRY_AFTER

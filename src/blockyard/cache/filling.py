@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blockyard.errors import TransportError
 from blockyard.model import MIB
 from blockyard.process import PerProcess
+from blockyard.transport.clock import monotonic
 from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class WorkQueue:
 
     def wait(self, seconds: float = _CLOSING_SECONDS) -> bool:
         """Wait until all is done; False if it is not, after about as long."""
-        pending = self._here.here()
+        pending, ends = self._here.here(), monotonic() + seconds
         for thread in list(pending.threads):
             try:
-                thread.result(seconds)
+                thread.result(max(0.0, ends - monotonic()))
             except TimeoutError as error:
                 pass_on_foreign(error)
                 return False
@@ -90,16 +91,20 @@ class _Pending:
 def _work_off(pending: _Pending, now: Callable[[], float]) -> None:
     """Do all that is there. Two threads may, when two puts started one each."""
     try:
-        while pending.work:
+        while True:
+            if not pending.work:
+                return
             pending.at_work = True
             try:
                 work, size = pending.work.popleft()
             except IndexError:  # the other one was quicker
                 pending.at_work = False
                 continue
-            _ = work(now())
-            del work  # with the bytes that it holds
-            pending.size -= size
+            try:
+                _ = work(now())
+            finally:
+                del work  # with the bytes that it holds
+                pending.size -= size
             if not pending.work:
                 pending.size = 0
                 pending.at_work = False  # before the last look: who puts looks after it has put

@@ -117,6 +117,15 @@ class Folder:
         text = name.hex()
         return f"{self._blocks}/{text[:2]}/{text}"
 
+    def entries(self) -> Generator[str]:
+        """The paths of all entries."""
+        for number in range(SHARDS):
+            try:
+                with os.scandir(self.shard(number)) as found:
+                    yield from (each.path for each in found)
+            except FileNotFoundError:
+                continue
+
     def shard(self, number: int) -> str:
         """The folder of the entries whose names begin with that byte."""
         return f"{self._blocks}/{number:02x}"
@@ -128,12 +137,8 @@ class Folder:
 
     def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> Descriptor | None:
         """The entry, open; None where there is none, or another's file, or no file."""
-        return self.open_file(self.path(name), flags)
-
-    def open_file(self, path: str, flags: int = os.O_RDONLY) -> Descriptor | None:
-        """A file of the folder, open; None where there is none, or none of ours."""
         try:
-            return Descriptor(os.open(path, flags | _OPEN))
+            return Descriptor(os.open(self.path(name), flags | _OPEN))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -168,6 +173,15 @@ class Folder:
             if self.is_there():
                 return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.root}/epochs")
+
+    def change_all(self) -> None:
+        """Give all keys other epochs."""
+        self.ensure()
+        syscalls.write_all_at(self._epochs.number, os.urandom(_SLOTS * _SLOT), 0)
+
+    def close(self) -> None:
+        """Let go of what is open; who reads it on another thread goes on."""
+        self._epochs = Descriptor(-1)
 
     def remove(self, path: str) -> bool:
         """Remove an entry, and free its bytes though somebody has it open; False if it is none."""

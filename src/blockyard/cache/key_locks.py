@@ -9,7 +9,6 @@ keeps those that he has: all of them are never free at once while others write.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_TAKEN = (errno.EAGAIN, errno.EACCES)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _PLACES = 1 << 62
 
@@ -98,18 +96,21 @@ class KeyLocks:
         held = self._opened(names)
         try:
             for place in held.places:
-                pause = _FIRST_PAUSE
-                while not _locked(held, place):
-                    if not ctx.runtime.suspends and self._interrupts(held):
-                        raise LocalStorageError(
-                            "the block is being changed, and this call has interrupted one that "
-                            "changes a block: it can't wait"
-                        )
-                    await ctx.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                await self._lock(ctx, held, place)
             yield
         finally:
             self.free(held)
+
+    async def _lock(self, ctx: Context, held: Held, place: int) -> None:
+        pause = _FIRST_PAUSE
+        while not _locked(held, place):
+            if not ctx.runtime.suspends and self._interrupts(held):
+                raise LocalStorageError(
+                    "the block is being changed, and this call has interrupted one that "
+                    "changes a block: it can't wait"
+                )
+            await ctx.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _opened(self, names: Sequence[bytes]) -> Held:
         try:
@@ -133,10 +134,8 @@ class KeyLocks:
 def _locked(held: Held, place: int) -> bool:
     try:
         _ = _set(held, fcntl.F_WRLCK, place, 1)
-    except OSError as error:
-        if error.errno in _TAKEN:
-            return False
-        raise
+    except BlockingIOError:  # Linux says that alone of one that is taken: EACCES is a refusal
+        return False
     return True
 
 

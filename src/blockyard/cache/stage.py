@@ -42,6 +42,8 @@ _MOST_BLOCKS = 100_000
 _LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 _NAME_DIGITS = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FILE = (errno.ELOOP, errno.ENXIO)
+"""What a symbolic link and a socket answer who opens them."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -176,10 +178,26 @@ class Stage:
             syscalls.sync_folder(folder.number)
 
     def find(self, name: bytes) -> Staged | None:
-        """The version that is staged now. Raises `DamagedEntryError`."""
-        file = self._folder.open_file(self._path(name))
-        if file is None:
+        """The version that this store has staged now. Raises `DamagedEntryError`.
+
+        None too where it is another store's: the names of marks in doubt are those of all stores.
+        """
+        found = self.find_of_any_store(name)
+        return found if found is not None and self.name(found.info.key) == name else None
+
+    def find_of_any_store(self, name: bytes) -> Staged | None:
+        """The version that is staged now, to be looked at. Raises `DamagedEntryError`.
+
+        What can't be opened is there all the same: nobody is to take it for uploaded.
+        """
+        try:
+            file = Descriptor(os.open(self._path(name), _OLD))
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise DamagedEntryError from None
+            raise
         found = version_of(os.fstat(file.number))
         return Staged(OpenEntry(file, name, 0, self._folder.boot, wait=True), found)
 
@@ -243,7 +261,7 @@ class Stage:
                 staged = self.find(name)
             except DamagedEntryError:
                 return ""
-            if staged is None or self.name(staged.info.key) != name:
+            if staged is None:
                 return None
             if len(self._keys) >= _MOST_BLOCKS:
                 self._keys.clear()
@@ -282,8 +300,10 @@ class Stage:
         """A new file of that size, without any bytes, which is removed if it is not renamed."""
         new = self._make()
         try:
-            while not _hold(new.number):  # whoever counts took it for a killed writer's
-                new.close()
+            while True:
+                if _hold(new.number):
+                    break
+                new.close()  # whoever counts took it for a killed writer's
                 new = self._make()
             os.ftruncate(new.number, size)
             yield new

@@ -20,6 +20,9 @@ from blockyard.errors import ConfigError, LocalStorageError
 from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
 
+_PATIENCE = 60.0
+"""Seconds for which the folder's lock is waited for: others may hold it often."""
+
 
 @dataclass(slots=True)
 class FolderUse:
@@ -63,7 +66,7 @@ class CacheFolder:
 
     def use(self) -> FolderUse:
         """Count what is there."""
-        with self._errors("stat"), Budget(self._folder, 0).locked() as usage:
+        with self._errors("stat"), Budget(self._folder, 0, _PATIENCE).locked() as usage:
             entries = sum(len(usage.recount(shard)) for shard in range(SHARDS))
             use = FolderUse(entries, usage.total())
             files = self._stage.files()
@@ -77,7 +80,7 @@ class CacheFolder:
         """Hold every entry to its checksums; what does not match is removed."""
         check = FolderCheck()
         with self._errors("verify"):
-            for path in self._entries():
+            for path in self._folder.entries():
                 try:
                     check.size += self._verified(path)
                     check.right += 1
@@ -93,7 +96,7 @@ class CacheFolder:
 
     def _verify_staged(self, name: bytes, check: FolderCheck) -> None:
         try:
-            staged = self._stage.find(name)
+            staged = self._stage.find_of_any_store(name)
             if staged is not None:
                 _ = staged.read(0, staged.info.size)
                 check.staged += 1
@@ -103,21 +106,13 @@ class CacheFolder:
     def clear(self) -> int:
         """Remove every entry, but for what waits to be uploaded; returns how many went."""
         gone = 0
-        with self._errors("clear"), Budget(self._folder, 0).locked() as usage:
-            for path in self._entries():
+        with self._errors("clear"), Budget(self._folder, 0, _PATIENCE).locked() as usage:
+            for path in self._folder.entries():
                 with syscalls.errors_ignored():
                     gone += self._folder.remove(path)
             for shard in range(SHARDS):
                 _ = usage.recount(shard)
         return gone
-
-    def _entries(self) -> Generator[str]:
-        for shard in range(SHARDS):
-            try:
-                with os.scandir(self._folder.shard(shard)) as found:
-                    yield from (each.path for each in found)
-            except FileNotFoundError:
-                continue
 
     def _verified(self, path: str) -> int:
         """How many bytes of the entry are right: all that are there."""

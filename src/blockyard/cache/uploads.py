@@ -54,7 +54,7 @@ class Uploads:
         What could not be begun for lack of a thread is begun now.
         """
         work = self._here.here()
-        if work.waiting:
+        if work.waiting or (work.later and not work.threads):
             self._wake(work)
         due = any(each <= until for each in list(work.later.values()))
         return not (due or work.waiting or work.busy)
@@ -95,7 +95,10 @@ class Uploads:
         except BaseException:  # a signal handler's: a thread too many is better than none
             _ = took_one(work.threads)
             raise
-        work.started = [each for each in work.started if not each.done()] + [started]
+        for each in [each for each in list(work.started) if each.done()]:
+            with suppress(ValueError):  # another thread was quicker
+                work.started.remove(each)
+        work.started.append(started)
 
     def _work(self, work: _Queue) -> None:
         """Upload until nothing is left, then end."""
@@ -133,9 +136,12 @@ class Uploads:
                 return False
             with suppress(queue.Empty):
                 work.wakeups.get_nowait()
-            again = self._upload(name)
-            if again is not None:
-                work.later[name] = again
+            again: float | None = self._runtime.now() + _LINGER_SECONDS
+            try:
+                again = self._upload(name)
+            finally:  # it raises nothing, but for a defect: the name is not lost for that
+                if again is not None:
+                    work.later[name] = again
         finally:
             _ = took_one(work.busy)
         return True

@@ -77,6 +77,7 @@ class WriteBackStore(WrapperStore):
         self, inner: CacheStore, folder: Folder, size: int, runtime: BlockingRuntime
     ) -> None:
         super().__init__(inner)
+        self._folder = folder
         self._stage = Stage(folder, size, inner.identity)
         self._commit = GroupCommit(self._stage.sync)
         self._sender = Sender(inner, folder, self._stage, self._commit)
@@ -365,8 +366,7 @@ class WriteBackStore(WrapperStore):
         ends = self._runtime.now() + CLOSING_SECONDS
         try:
             try:
-                while not self._uploads.idle(ends) and self._runtime.now() < ends:
-                    run_to_end(self._runtime.sleep(0.005))
+                self._wait_for_uploads(ends)
             finally:
                 self._uploads.close()
             self._uploads.wait(max(0.0, ends - self._runtime.now()))
@@ -381,7 +381,12 @@ class WriteBackStore(WrapperStore):
                 )
         finally:
             self._runtime.close()
+            self._folder.close()
             self.inner.close()
+
+    def _wait_for_uploads(self, ends: float) -> None:
+        while not self._uploads.idle(ends) and self._runtime.now() < ends:
+            run_to_end(self._runtime.sleep(0.005))
 
 
 def _few_at_once(ctx: Context, waiting: Sequence[Waiting]) -> Context:

@@ -10,7 +10,7 @@ from blockyard import syscalls
 from blockyard.cache import entry
 from blockyard.cache.budget import Budget, Usage
 from blockyard.cache.entry import HEAD, MUTABLE_AT, PRESENT, Head, Marks
-from blockyard.cache.folder import Descriptor, Folder, allocated
+from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
 from blockyard.cache.tier import Pages
 
 _LARGEST = 4
@@ -59,6 +59,14 @@ class EntryWriter:
         """Remove an entry, if it is there."""
         if self._folder.remove(self._folder.path(name)):
             self._budget.recount(name[0])
+
+    def remove_all(self) -> None:
+        """Remove every entry, of whichever store."""
+        with self._budget.locked() as usage:
+            for path in self._folder.entries():
+                _ = self._folder.remove(path)
+            for shard in range(SHARDS):
+                _ = usage.recount(shard)
 
     def _complete(self, usage: Usage, head: Head, pages: Pages) -> bool:
         """Add what lacks to an entry of the same version; False when one is to be made."""

@@ -8,6 +8,7 @@ import os
 import stat as stat_module
 import sys
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -16,13 +17,14 @@ import typer
 from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
+from blockyard.cli.blocks import read_into_file, read_into_stream
 from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothing_to_tidy
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
-from blockyard.errors import BlockNotFoundError, BlockStoreError
+from blockyard.errors import BlockNotFoundError, BlockStoreError, InvalidKeyError
 from blockyard.managing import contextmanager
 from blockyard.model import MAX_SECONDS, Method
 
@@ -42,6 +44,9 @@ app = typer.Typer(
 app.add_typer(cache, name="cache")
 
 ContentId = Annotated[str, typer.Argument(metavar="CONTENT_ID", help="The content's name.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A content's name, or the key of a block or object.")
+]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The block's key.")]
 
 
@@ -99,28 +104,34 @@ def put(
 @with_store
 def get(
     store: "BlockStore",
-    content_id: ContentId,
+    name: Name,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard output.")],
 ) -> None:
-    """Read a content into a file, which appears when it is whole."""
+    """Read a content, or a block or object, into a file, which appears when it is whole."""
     if _is_stream(file, 1):
-        _write_out(store, content_id, 0, None)
+        _write_out(store, "get", name, 0, None)
         return
-    total = store.stat_content(content_id).size if watched() else None
-    with progress_bar(f"get {content_id}", total) as progress:
-        _ = store.read_content_into(content_id, file, progress=progress)
+    is_content = _is_content(store, "get", name)
+    total = None
+    if watched():
+        total = store.stat_content(name).size if is_content else store.stat_block(name).size
+    with progress_bar(f"get {name}", total) as progress:
+        if is_content:
+            _ = store.read_content_into(name, file, progress=progress)
+        else:
+            read_into_file(store, name, file, progress)
 
 
 @app.command()
 @with_store
 def cat(
     store: "BlockStore",
-    content_id: ContentId,
+    name: Name,
     offset: Annotated[int, typer.Option(min=0, help="The first byte.")] = 0,
     length: Annotated[int | None, typer.Option(min=0, help="How many bytes.")] = None,
 ) -> None:
-    """Write a content, or a range of it, to standard output."""
-    _write_out(store, content_id, offset, length)
+    """Write a content, or a block or object, or a range of it, to standard output."""
+    _write_out(store, "cat", name, offset, length)
 
 
 @app.command()
@@ -338,10 +349,27 @@ def _named(command: str, name: str) -> Generator[None]:
         ) from None
 
 
-def _write_out(store: "BlockStore", content_id: str, offset: int, length: int | None) -> None:
+def _is_content(store: "BlockStore", command: str, name: str) -> bool:
+    """Whether `name` is a content, and no block. Raises `BlockNotFoundError` when it is neither."""
+    with suppress(InvalidKeyError):  # the key of a manifest, say, is that of a block all the same
+        if store.content_exists(name):
+            return True
+    if not store.block_exists(name):
+        with _named(command, name):
+            _ = store.stat_content(name)  # one in the plain layout
+        return True
+    return False
+
+
+def _write_out(
+    store: "BlockStore", command: str, name: str, offset: int, length: int | None
+) -> None:
     with nothing_to_tidy():
         output = StandardOutput()
-        _ = store.read_content_into(content_id, output, offset=offset, length=length)
+        if _is_content(store, command, name):
+            _ = store.read_content_into(name, output, offset=offset, length=length)
+        else:
+            read_into_stream(store, name, output, offset, length)
 
 
 def _is_stream(file: str, number: int) -> bool:

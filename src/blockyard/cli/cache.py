@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from blockyard.cache.upkeep import CacheFolder
     from blockyard.sync import BlockStore
 
-cache = typer.Typer(no_args_is_help=True, help="Look at a cache folder, verify it, clear it.")
+cache = typer.Typer(
+    no_args_is_help=True,
+    help="Look at a cache folder, verify or clear it, or upload what it holds.",
+)
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="`cache.disk.path`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]

@@ -104,6 +104,8 @@ def load_config(
             "no store is named: pass a URL (s3://, file://, memory://), the path of a YAML "
             f"file or a StoreConfig, or set {STORE}"
         )
+    if where.endswith("URL") and kind == "s3" and not any(path[0] == "s3" for path in merged):
+        raise ConfigError(f"{where}: expected a bucket, s3://BUCKET/KEY_PREFIX")
     try:
         return as_config(merged)
     except ConfigError as error:
@@ -277,7 +279,7 @@ def _read_url(url: str) -> Layer:
     scheme, _, rest = url.partition("://")
     match scheme.lower():
         case "s3":
-            return {("type",): Given("s3"), **_read_s3(rest)}
+            return {("type",): Given("s3"), ("s3",): Given({}), **_read_s3(rest)}
         case "file":
             if not rest.startswith("/") or "?" in rest:
                 raise ValueError(

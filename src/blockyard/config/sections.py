@@ -22,6 +22,37 @@ SettingPath = tuple[str, ...]
 """A setting in the tree: `block_store.s3.timeouts.connect` is `("s3", "timeouts", "connect")`."""
 
 _LISTED = 50
+_OF_PEERS = {
+    name: ours
+    for ours, theirs in {
+        "access_key": "aws_access_key_id key username",
+        "secret_key": "aws_secret_access_key secret password",
+        "session_token": "aws_session_token token",
+        "anonymous": "anon no_sign_request skip_signature unsigned",
+        "bucket": "bucket_name",
+        "ca_bundle": "ca ca_cert ca_certs ca_file cacert cert_check insecure no_verify ssl_verify "
+        "tls_verify verify verify_ssl",
+        "client_cert": "cert cert_file",
+        "client_key": "key_file",
+        "concurrency": "max_concurrency max_workers",
+        "customer_key": "ssecustomerkey sse_customer_key",
+        "encryption": "serversideencryption sse",
+        "endpoint": "allow_http endpoint_url host hostname secure ssl tls url use_ssl",
+        "force_path_style": "addressing_style path_style s3forcepathstyle use_path_style "
+        "virtual_hosted_style_request",
+        "key_prefix": "base_path prefix root",
+        "kms_key_id": "sse_kms_key_id ssekmskeyid",
+        "max_attempts": "attempts max_retries retries retry retry_config total_max_attempts",
+        "max_connections": "connections max_pool_connections pool_maxsize pool_size",
+        "no_progress": "read_timeout socket_timeout",
+        "proxy": "proxies proxy_url",
+        "request_payer": "requester_pays requestpayer",
+        "tags": "tagging",
+    }.items()
+    for name in theirs.split()
+}
+"""What boto3, s3fs, obstore and minio-py call our settings, where letters alone would mislead:
+`verify` is about TLS, and no integrity check."""
 
 
 class Secret:
@@ -102,6 +133,8 @@ class Setting(NamedTuple):
             value = values.one_line(str.__str__(value))  # of an enum's member, too, its text
         try:
             value = self.read(value)
+        except values.EntryError:
+            raise
         except (ArithmeticError, LookupError, TypeError, ValueError):  # they quote the value
             raise ValueError from None
         value = self.check(value) if self.check else value
@@ -275,7 +308,8 @@ def settings_below(root: type[Section], path: SettingPath = ()) -> list[SettingP
 
 def nearest(name: str, known: list[str], elsewhere: Mapping[str, str] = {}) -> str:
     """The known name that is close to `name`, or where else one stands; else what is known."""
-    close = closest(name, [*known, *elsewhere])
+    meant = _OF_PEERS.get(name.lower(), "")
+    close = meant if meant in {*known, *elsewhere} else closest(name, [*known, *elsewhere])
     if close is None:
         return f"; expected one of: {', '.join(known)}"
     return f"; did you mean {elsewhere.get(close) or repr(close)}?"

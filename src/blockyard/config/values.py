@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from blockyard.config.showing import shown
 from blockyard.model import parse_size
 from blockyard.put_options import HEADER, STORAGE_CLASS, WrongOptionError, check_option
 from blockyard.s3.endpoints import parse_location
@@ -25,6 +26,10 @@ _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromke
 )
 _ONE_WORD = re.compile(r"[!-~]*")
 _AWS_ID = re.compile(r"A[KS]IA[A-Z0-9]{16}")
+
+
+class EntryError(ValueError):
+    """Which entry of a mapping is wrong, and how: it quotes nothing that may be a secret."""
 
 
 def instance_of(kind: type) -> Reader:
@@ -100,8 +105,11 @@ def texts(value: object) -> dict[str, str]:
         except RecursionError:
             raise ValueError from None
     found = dict(cast("Mapping[str, str]", instance_of(Mapping)(value)))
-    for each in (each for pair in found.items() for each in pair):
-        _ = text(each)
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise EntryError(f"expected a text for each name, got {type(name).__name__}")
+        if not isinstance(value, str):
+            raise EntryError(f"{shown(name)}: expected a text, got {type(value).__name__}")
     return found
 
 
@@ -167,7 +175,8 @@ def put_option(name: str) -> Callable[[Any], Any]:
         try:
             check_option(name, value)
         except WrongOptionError as error:
-            raise ValueError(f"expected {error.expected}") from None
+            where = f"{shown(error.entry)}: " if error.entry else ""
+            raise ValueError(f"{where}expected {error.expected}") from None
         return value
 
     return check

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from blockyard.config import StoreConfig
 from blockyard.config.sections import Given, SettingPath, nearest
-from blockyard.config.showing import shown, shown_name, without_quotations
+from blockyard.config.showing import HIDDEN_NAME, shown, shown_name, without_quotations
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
 
@@ -53,8 +54,11 @@ def read_yaml(path: str) -> dict[SettingPath, Given]:
         root = yaml.compose(text, yaml.BaseLoader)
         top = _entries(root) if isinstance(root, yaml.MappingNode) else {}
         for name in top.keys() - {TOP_KEY}:
-            told = shown_name(name, [TOP_KEY])
-            raise ConfigError(f"{path}: {told!r}: unknown{nearest(name, [TOP_KEY])}")
+            told = shown_name(name, [TOP_KEY, *StoreConfig.settings])
+            told = told if told == HIDDEN_NAME else repr(told)
+            if name in StoreConfig.settings:
+                raise ConfigError(f"{path}: {told}: expected below {TOP_KEY}, and indented")
+            raise ConfigError(f"{path}: {told}: unknown{nearest(name, [TOP_KEY])}")
         if not isinstance(top.get(TOP_KEY), yaml.MappingNode):
             inside = "the store's settings" if top else f"the key {TOP_KEY}"
             raise ConfigError(f"{path}: {TOP_KEY}: expected a mapping with {inside}")

@@ -146,7 +146,10 @@ class RawContentFile(io.RawIOBase):
         start = self._cursor.position
         parts: list[memoryview] = []
         try:
-            while data := self._next(self._cursor.size):
+            while True:
+                data = self._next(self._cursor.size)
+                if not data:
+                    break
                 parts.append(data)
         except BaseException:
             self._cursor.position = start  # what was read is lost: the next read begins here again

@@ -265,7 +265,9 @@ class ContentReader:
         start, stop = found.span
         window = self.window()
         try:
-            while start < stop:
+            while True:
+                if start >= stop:
+                    return
                 block = await window.next(
                     ctx, found.layout, (start, stop), width=width, ahead=width.places
                 )

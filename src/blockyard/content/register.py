@@ -135,9 +135,12 @@ class Register:
     ) -> Found:
         """As `find`. Raises `IntegrityError` for a manifest that is damaged."""
         found = await self.find(ctx, content_id, operation, cached=cached)
-        if found.damage is not None:
+        if found.damage is None:
+            return found
+        try:
             raise found.damage
-        return found
+        finally:
+            del found  # to which the traceback of its damage refers, by way of this frame
 
     async def find(
         self, ctx: Context, content_id: str, operation: str, *, cached: bool = False
@@ -229,7 +232,7 @@ class Register:
                     try:
                         raise lost
                     finally:
-                        del lost  # which its traceback refers to
+                        del lost, found  # which its traceback refers to: it may be the damage
                 if seen is None and "" in unanswered and self._conditional_puts:
                     await self._put_tombstone(ctx, change, found)
                     continue

@@ -131,13 +131,15 @@ class OrderedFile:
 
     async def write(self, ctx: Context, data: bytes) -> None:
         """Write all of `data`."""
-        rest = memoryview(data)
         with local_errors(_OPERATION, self._path):
-            while rest:
-                count = await ctx.runtime.blocking(partial(self._write_some, rest[:MIB]))
-                rest = rest[count:]
-                if count == 0:
-                    await ctx.sleep(_PAUSE)
+            await self._write_all(ctx, memoryview(data))
+
+    async def _write_all(self, ctx: Context, rest: memoryview) -> None:
+        while rest:
+            count = await ctx.runtime.blocking(partial(self._write_some, rest[:MIB]))
+            rest = rest[count:]
+            if count == 0:
+                await ctx.sleep(_PAUSE)
 
     def _write_some(self, data: memoryview) -> int:
         try:

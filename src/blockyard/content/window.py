@@ -95,9 +95,8 @@ class Window:
         self._ahead = min(self._ahead, width.places)
         try:
             self._fill(ctx, reads, layout, stop, 1 + self._ahead)
-            while grows and self._ahead < width.places and not await self._is_ready(ctx, reads):
-                self._ahead = min(2 * self._ahead, width.places)
-                self._fill(ctx, reads, layout, stop, 1 + self._ahead)
+            if grows:
+                await self._grow(ctx, reads, layout, stop, width.places)
             data = await reads.next(ctx.deadline)
         except BaseException:
             await self.end()
@@ -106,6 +105,14 @@ class Window:
         self._largest = min(4 * self._largest, layout.block_size)
         self._fill(ctx, reads, layout, stop, self._ahead)
         return data
+
+    async def _grow(
+        self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int, most: int
+    ) -> None:
+        """Read further ahead as long as the next piece is not there."""
+        while self._ahead < most and not await self._is_ready(ctx, reads):
+            self._ahead = min(2 * self._ahead, most)
+            self._fill(ctx, reads, layout, stop, 1 + self._ahead)
 
     def stop(self) -> None:
         """Cancel what is read ahead, from any thread, and wait for nothing."""

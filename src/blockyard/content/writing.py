@@ -196,11 +196,11 @@ class ContentWriter:
         """Raise at once where the condition of a write does not hold now."""
         found = await self._register.find(ctx, change.content_id, change.operation)
         error = condition(found)
-        try:
-            if error is not None:
+        if error is not None:
+            try:
                 raise error
-        finally:
-            del error  # which its traceback refers to
+            finally:
+                del error, found  # which its traceback refers to: it may be the damage
         if found.manifest is None and 0 in await self._listing.plain(
             ctx, change.content_id, change.operation
         ):

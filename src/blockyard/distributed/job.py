@@ -76,27 +76,35 @@ class Job:
         has not begun is cancelled.
         """
         progress = arguments.progress(self.operation, progress)
-        whole, ready = deque(pieces), deque[Piece[Result]]()
         try:
-            while whole or ready or self._running:
-                while whole and (room := self._tasks - len(ready) - len(self._running)) > 0:
-                    piece = whole.popleft()
-                    ready += self._split(piece, room - len(whole))
-                while ready:
-                    self._submit(ready.popleft())
-                for future in self._ended():
-                    task = self._running.pop(future)
-                    outcome = self._outcome(future, task)
-                    if outcome.stopped_after is not None:
-                        rest = task.keys._replace(after=outcome.stopped_after)
-                        whole.append(Piece(task.work, rest))
-                    so_far = merge(outcome.result)
-                    if progress is not None:
-                        _ = progress(so_far)
+            self._run(deque(pieces), merge, progress)
         finally:
             for future in self._running:
                 _ = future.cancel()
             self._running.clear()
+
+    def _run(
+        self,
+        whole: deque[Piece[Result]],
+        merge: Callable[[Result], Result],
+        progress: Callable[[Result], object] | None,
+    ) -> None:
+        ready = deque[Piece[Result]]()
+        while whole or ready or self._running:
+            while whole and (room := self._tasks - len(ready) - len(self._running)) > 0:
+                piece = whole.popleft()
+                ready += self._split(piece, room - len(whole))
+            while ready:
+                self._submit(ready.popleft())
+            for future in self._ended():
+                task = self._running.pop(future)
+                outcome = self._outcome(future, task)
+                if outcome.stopped_after is not None:
+                    rest = task.keys._replace(after=outcome.stopped_after)
+                    whole.append(Piece(task.work, rest))
+                so_far = merge(outcome.result)
+                if progress is not None:
+                    _ = progress(so_far)
 
     def _split(self, piece: Piece[Result], into: int) -> list[Piece[Result]]:
         store = self._view()

@@ -52,12 +52,15 @@ class Changes(Transfers):
             planned = [(source, target[1:]) for source, target in planned if target]
         await self._check_apart(planned)
         copies = [self._cp_file(*pair, **options) for pair in planned]
-        ended = await self._chunked(copies, batch_size, return_exceptions=True, nofiles=True)
+        sources = [source for source, _ in planned]
         ignored = on_error == "ignore" or (on_error is None and recursive)
         _raise_first(
-            (source, error)
-            for (source, _), error in zip(planned, ended, strict=True)
-            if not (isinstance(error, FileNotFoundError) and ignored)
+            zip(
+                sources,
+                await self._chunked(copies, batch_size, return_exceptions=True, nofiles=True),
+                strict=True,
+            ),
+            but=FileNotFoundError if ignored else (),
         )
 
     async def _check_apart(self, pairs: list[_Pair]) -> None:
@@ -122,9 +125,11 @@ class Changes(Transfers):
             error.add_note("mv: nothing was deleted")
             raise
         deletes = [self._delete_copied(copied) for copied in moved]
-        ended = await self._chunked(deletes, return_exceptions=True)
         paths = [copied.place.base + copied.place.name for copied in moved]
-        _raise_first(zip(paths, ended, strict=True), "mv: all files were copied")
+        _raise_first(
+            zip(paths, await self._chunked(deletes, return_exceptions=True), strict=True),
+            "mv: all files were copied",
+        )
 
     async def _copy_marker(self, folder: str, to: str, moved: list[_Copied]) -> None:
         """Copy the marker of a folder, if it has one."""
@@ -182,8 +187,9 @@ class Changes(Transfers):
             return
         trees = _outermost(paths)
         calls = [self._rm_tree(each) for each in trees]
-        ended = await self._chunked(calls, batch_size, return_exceptions=True)
-        _raise_first(zip(trees, ended, strict=True))
+        _raise_first(
+            zip(trees, await self._chunked(calls, batch_size, return_exceptions=True), strict=True)
+        )
 
     def _check_named(self, operation: str, paths: Any) -> None:
         """Raise `ValueError` for a folder without a name: its path is that of another one."""
@@ -221,7 +227,10 @@ class Changes(Transfers):
             finally:
                 for place in places:
                     self._remembered.forget(place.base + place.name)
-        _raise_first(failed)
+        try:
+            _raise_first(failed)
+        finally:
+            del failed  # which the traceback of one of them refers to, by way of this frame
 
     def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
         """Store an empty file; without `truncate` only where none is.
@@ -257,11 +266,36 @@ async def _copied(source: Place, target: Place) -> _Copied:
     return _Copied(source, seen)
 
 
-def _raise_first(ended: Iterable[tuple[str, object]], *notes: str) -> None:
-    """Raise the first error of several calls, of which the others are noted: what is left."""
-    errors = [(path, each) for path, each in ended if isinstance(each, BaseException)]
+def _raise_first(
+    ended: Iterable[tuple[str, object]],
+    *notes: str,
+    but: type[Exception] | tuple[()] = (),
+) -> None:
+    """Raise the first error of several calls, of which the others are noted: what is left.
+
+    Those of the kind `but` are none. What the calls gave is to be in no variable of the caller's,
+    to which the error's traceback refers.
+    """
+    first = _first_of(
+        [
+            (path, each)
+            for path, each in ended
+            if isinstance(each, BaseException) and not isinstance(each, but)
+        ],
+        notes,
+    )
+    try:
+        if first is not None:
+            raise first
+    finally:
+        del first, ended
+
+
+def _first_of(
+    errors: list[tuple[str, BaseException]], notes: Iterable[str]
+) -> BaseException | None:
     if not errors:
-        return
+        return None
     (_, first), *others = errors
     for note in notes:
         first.add_note(note)
@@ -269,7 +303,7 @@ def _raise_first(ended: Iterable[tuple[str, object]], *notes: str) -> None:
         first.add_note(f"and {path!r}: {error}")
     if len(others) > _NOTED:
         first.add_note(f"and {len(others) - _NOTED} others")
-    raise first
+    return first
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

@@ -70,7 +70,10 @@ class ContentFiles:
     async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
         file, _ = await self.open(name, version)
         async with file:
-            while piece := await file.read(PIECE):
+            while True:
+                piece = await file.read(PIECE)
+                if not piece:
+                    return
                 yield piece
 
     async def open(self, name: str, version: str = "") -> tuple[AsyncContentFile, str]:

@@ -29,8 +29,8 @@ class BlockyardFileSystem(Changes):
     """Keys as files: `blockyard://BUCKET/KEY`, plain objects which every other tool reads.
 
     Each bucket is a store, opened with `settings`, which are those of `blockyard.open_store`; also
-    `endpoint_url`, `anon` and `profile`. With `store`, anything that `open_store` takes or an open
-    client, which stays its owner's to close, a path is a key in that.
+    `endpoint_url`, `anon`, `key`, `secret` and `token`. With `store`, anything that `open_store`
+    takes or an open client, which stays its owner's to close, a path is a key in that.
 
     What `info` says, and `ls` and `find` of files, is given out again for `listings_expiry_time`
     seconds, 0 for never; own writes drop it, and `invalidate_cache` does. Raises

@@ -244,5 +244,8 @@ async def _folder(files: Files, prefix: str) -> Folder:
 
 
 def _omit(error: Exception) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+    try:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+    finally:
+        del error  # which its traceback refers to

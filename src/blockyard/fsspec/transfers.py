@@ -115,17 +115,20 @@ class Transfers(Listing):
         calls = [self._cat_file(each.key, each.offset, _end(each)) for each in reads]
         calls += [self._cat_file(paths[index], begins[index], stops[index]) for index in alone]
         found = await self._chunked(calls, batch_size, return_exceptions=True)
+        data: Any = None
         for read, data in zip(reads, found, strict=False):
             for index in read.indices:
                 failed = isinstance(data, BaseException)
                 results[places[index]] = data if failed else part(read, data, wanted[index]) or b""
         for index, data in zip(alone, found[len(reads) :], strict=True):
             results[index] = data
-        if on_error != "return":
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-        return results
+        failed = next((each for each in results if isinstance(each, BaseException)), None)
+        if failed is None or on_error == "return":
+            return results
+        try:
+            raise failed
+        finally:
+            del failed, results, found, data  # which its traceback refers to, by way of this frame
 
     async def _get(
         self,

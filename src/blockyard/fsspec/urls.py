@@ -18,7 +18,13 @@ from blockyard.config.sections import nearest, walk
 from blockyard.config.showing import shown_name
 from blockyard.errors import ConfigError
 
-ALIASES = {"anon": "anonymous", "endpoint_url": "endpoint"}
+ALIASES = {
+    "anon": "anonymous",
+    "endpoint_url": "endpoint",
+    "key": "access_key",
+    "secret": "secret_key",
+    "token": "session_token",
+}
 """What other file systems call some of the settings."""
 
 _PLACE = ("bucket", "key_prefix")
@@ -27,8 +33,10 @@ _SETTINGS = {
     for path, known in walk(S3Config)
     if known.section is None and path[-1] not in _PLACE
 }
-SECRET = {name for name, known in _SETTINGS.items() if known.secret} | {"access_key"}
-_KNOWN = [*_SETTINGS, *ALIASES]
+_OURS = {name for name, known in _SETTINGS.items() if known.secret} | {"access_key"}
+SECRET = _OURS | {name for name, ours in ALIASES.items() if ours in _OURS}
+_KNOWN = [*_SETTINGS, *(name for name in ALIASES if name not in SECRET)]
+"""What may begin the settings of a URL: `?key=1` may well be a path's own."""
 
 _URL = re.compile(r"blockyard(\+content)?://")
 _QUESTION_MARK = re.compile(r"%((?:25)*)(3F)", re.IGNORECASE)

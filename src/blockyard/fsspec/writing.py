@@ -209,13 +209,16 @@ class WriteFile(io.RawIOBase):
         size = len(rest)
         with self._lock:
             self.check_usable()
-            while rest:
-                taken = rest[: self.blocksize - self._collected.size]
-                self._collected.add(taken)
-                rest = rest[len(taken) :]
-                if self._collected.size == self.blocksize:
-                    self._send()
+            self._collect(rest)
         return size
+
+    def _collect(self, rest: memoryview) -> None:
+        while rest:
+            taken = rest[: self.blocksize - self._collected.size]
+            self._collected.add(taken)
+            rest = rest[len(taken) :]
+            if self._collected.size == self.blocksize:
+                self._send()
 
     def close(self) -> None:
         """Store the file, unless its transaction does that. Raises what stands against it."""

@@ -276,7 +276,10 @@ class ObspecStore:
         """The objects in a folder and below, a thousand at a time: see `obspec.List`."""
         with translated():
             blocks = self._clients.blocking.iter_blocks(folder_of(prefix), start_after=offset or "")
-            while batch := [meta_of(block) for block in islice(blocks, _LISTED)]:
+            while True:
+                batch = [meta_of(block) for block in islice(blocks, _LISTED)]
+                if not batch:
+                    return
                 yield batch
 
     async def list_async(

@@ -19,19 +19,25 @@ from blockyard.config import S3Config
 from blockyard.context import Context, Request, Response
 from blockyard.errors import (
     AccessDeniedError,
-    BlockNotFoundError,
     BlockStoreError,
     DeadlineExceededError,
     NotS3Error,
     S3Error,
     ThrottledError,
+    TransportConnectionError,
     TransportError,
     UnsupportedError,
 )
 from blockyard.model import PresignedRequest, StoreStats
 from blockyard.s3.credentials import CredentialSource
-from blockyard.s3.endpoints import Address
-from blockyard.s3.error_responses import error_from, retry_after
+from blockyard.s3.endpoints import Address, is_aws_host
+from blockyard.s3.error_responses import (
+    error_from,
+    has_request_id,
+    is_anyones,
+    of_another,
+    retry_after,
+)
 from blockyard.s3.listing import PageRequest, list_keys
 from blockyard.s3.object_headers import ObjectHeaders
 from blockyard.s3.recovery import Capabilities, Recovery, Site
@@ -51,7 +57,14 @@ from blockyard.stores.base import PresignRequest
 Result = TypeVar("Result")
 
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
+_DOUBTS = 3
+"""Replies without a request id in one call, a listing having come through after each, that show
+that the service sends such ones."""
 _log = logging.getLogger("blockyard.s3")
+_BUCKET_IN_HOST = (
+    "the bucket stands in the host name: where the service has no such name, set "
+    "force_path_style: true"
+)
 
 
 @dataclass(slots=True)
@@ -59,12 +72,13 @@ class Attempts:
     """What one call has been through so far.
 
     `paid` are the tokens of its last retry; `unknown` counts the attempts that failed and may
-    have taken effect, or may still.
+    have taken effect, or may still; `doubted` the replies that something in between may have sent.
     """
 
     failed: int = 0
     throttled: int = 0
     unknown: int = 0
+    doubted: int = 0
     paid: int = 0
     notes: list[str] = field(default_factory=list[str])
     recovered: set[str] = field(default_factory=set[str])
@@ -222,12 +236,11 @@ class Caller:
                 ctx.reply_headers = response.headers
                 if response.status < 300:
                     result = check(response)
-                    self.succeeded += 1
-                    if not self.capabilities.bucket_found:
-                        self.capabilities.answered = self.capabilities.bucket_found = True
-                    limiter.succeeded(call.attempts.paid if call.attempts else 0)
+                    self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
+                if self.capabilities.request_ids and is_anyones(response):
+                    raise of_another(response)
                 if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
                 raise self._error_of(ctx, call, request, response)
@@ -242,10 +255,25 @@ class Caller:
             try:
                 if request is not None and may_have_taken_effect(failure):
                     _count_unknown(ctx, call)
-                await self._check_bucket(ctx, call, failure, response)
+                if response is not None:
+                    await self._look_around(ctx, call, failure, response)
                 raise failure
             finally:
                 del failure  # which its traceback refers to, by way of this frame
+
+    def _succeeded(self, call: Call, response: Response) -> None:
+        """Count a success. Raises `NotS3Error` for one that may not be the service's."""
+        learnt = self.capabilities
+        anyones = not response.size and is_anyones(response)
+        if anyones and learnt.request_ids:
+            raise of_another(response)
+        if not learnt.bucket_found:
+            learnt.answered = True
+            learnt.bucket_found = not anyones or self._config.write_proof == "head"
+        if learnt.request_ids is None and not anyones:
+            learnt.request_ids = has_request_id(response.headers)
+        self.succeeded += 1
+        self._limiter.succeeded(call.attempts.paid if call.attempts else 0)
 
     def _count_failed(self, error: BlockStoreError) -> None:
         if isinstance(error, ThrottledError):
@@ -278,7 +306,7 @@ class Caller:
             attempts.failed += 1
             failed = attempts.failed
         if ctx.once and call.changes and attempts.unknown:
-            raise _final(ctx, error, call, attempts)
+            raise self._final(ctx, error, call, attempts)
         delay = delay_before_next(
             self._policy,
             failed,
@@ -288,7 +316,7 @@ class Caller:
         )
         try:
             if delay is None:
-                raise _final(ctx, error, call, attempts)
+                raise self._final(ctx, error, call, attempts)
             try:
                 attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
@@ -296,9 +324,9 @@ class Caller:
                     _note(call, attempts, delay, error)
                     await ctx.sleep(delay)
             except DeadlineExceededError as past:
-                raise _final(ctx, past, call, attempts) from error
+                raise self._final(ctx, past, call, attempts) from error
             if not attempts.paid:
-                raise _final(ctx, error, call, attempts)
+                raise self._final(ctx, error, call, attempts)
         finally:
             del error  # which its traceback refers to
 
@@ -337,7 +365,7 @@ class Caller:
         """`error`, that ends `call`, with the attempts that came before it in its notes."""
         attempts = call.history()
         attempts.failed += 1
-        return _final(ctx, error, call, attempts)
+        return self._final(ctx, error, call, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
         """A reply broke off, but brought enough: only `failed` attempts count up to now."""
@@ -355,6 +383,7 @@ class Caller:
             on_bucket=call.on_bucket or call.key is None,
             ranged="range" in request.headers,
             absent=_may_find_no_block(request),
+            reads=call.key is not None and not call.on_bucket and _reads_block(request),
         )
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
@@ -362,18 +391,64 @@ class Caller:
             error.retry_after = retry_after(response, self._recovery.now(ctx))
         return error
 
-    async def _check_bucket(
-        self, ctx: Context, call: Call, failure: BlockStoreError, response: Response | None
-    ) -> None:
-        """Raise the error that says so when the bucket is missing, after a 404 without a body.
+    def _final(
+        self, ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts
+    ) -> BlockStoreError:
+        """`error` as the store's caller gets it: it names the operation and lists the attempts."""
+        if isinstance(error, TransportError):
+            where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
+            error.args = (f"{where}: {error}{self._advice(error)}", *error.args[1:])
+        if isinstance(error, S3Error):
+            error.attempts = max(attempts.made, 1)
+        if attempts.unknown and not ctx.probing:
+            may_have = f"{attempts.unknown} of the attempts may have taken effect, or may still"
+            attempts.notes.append(call.leaves or may_have)
+            if call.changes:
+                error.unknown_attempts = attempts.unknown
+        for note in attempts.notes:
+            error.add_note(note)
+        return error
 
-        Found out by a listing, whose reply tells a bucket from a web server; once a store.
+    def _advice(self, error: TransportError) -> str:
+        """What else may be wrong where the host's name is: the bucket before the endpoint's."""
+        if not isinstance(error, TransportConnectionError) or not error.of_name:
+            return ""
+        address = self.site.address
+        if address.root or is_aws_host(address.origin.host):
+            return ""
+        return f"; {_BUCKET_IN_HOST}"
+
+    async def _look_around(
+        self, ctx: Context, call: Call, failure: BlockStoreError, response: Response
+    ) -> None:
+        """Find out by a listing what a reply is worth that says no more than its status.
+
+        A listing tells a bucket from a web server. Raises the error that says so when the bucket is
+        missing, after a 404; once a store. Where the service's replies have a request id, and this
+        one has none, the call is tried again when a listing has come through; a service that has
+        left it out as often is one that does.
         """
-        unexplained = response is not None and response.status == 404 and not response.size
-        if not unexplained or not isinstance(failure, (BlockNotFoundError, S3Error)):
+        learnt = self.capabilities
+        if call.on_bucket or (call.key is None and not call.changes):
             return
-        if self.capabilities.bucket_found or call.on_bucket or call.key is None:
+        foreign = isinstance(failure, NotS3Error)
+        unexplained = response.status == 404 and not response.size and not foreign
+        anyones = is_anyones(response)
+        if not (unexplained and not learnt.bucket_found) and not (anyones and learnt.request_ids):
             return
+        await self._list(ctx, call)
+        if not anyones or not learnt.request_ids:
+            return
+        attempts = call.history()
+        attempts.doubted += 1
+        listed_with_id = ctx.reply_headers is not None and has_request_id(ctx.reply_headers)
+        if not listed_with_id or attempts.doubted == _DOUBTS:
+            learnt.request_ids = False
+        elif not foreign:  # since only now it is known of request ids
+            raise of_another(response)
+
+    async def _list(self, ctx: Context, call: Call) -> None:
+        """A listing for the sake of `call`. Raises its error, but for a bucket that is there."""
         prefix = self._config.key_prefix
         listing = FunctionCall(
             call.operation,
@@ -381,12 +456,15 @@ class Caller:
             lambda address: list_objects(address, prefix, token=None, max_keys=1),
             on_bucket=True,
         )
+        learnt = self.capabilities
         try:
-            _ = await self.call(ctx, listing, lambda reply: list_keys(reply, PageRequest(prefix)))
+            _ = await self.attempt(
+                ctx, listing, lambda reply: list_keys(reply, PageRequest(prefix))
+            )
         except AccessDeniedError as error:
             if not error.code:
                 raise
-            self.capabilities.bucket_found = True  # since S3 says that it may not be listed
+            learnt.bucket_found = True  # since S3 says that it may not be listed
 
 
 def _may_find_no_block(request: Request) -> bool | None:
@@ -397,6 +475,11 @@ def _may_find_no_block(request: Request) -> bool | None:
     if request.method not in {"PUT", "POST"} or "x-amz-copy-source" in request.headers:
         return True
     return None if "if-match" in request.headers else False
+
+
+def _reads_block(request: Request) -> bool:
+    """Whether what is asked for is a block that is there, as a copy's source is."""
+    return request.method in {"GET", "HEAD"} or "x-amz-copy-source" in request.headers
 
 
 def _count_unknown(ctx: Context, call: Call) -> None:
@@ -418,20 +501,3 @@ def _note(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) 
         type(error).__name__,
         delay,
     )
-
-
-def _final(ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts) -> BlockStoreError:
-    """`error` as the caller of the store gets it: it names the operation and lists the attempts."""
-    if isinstance(error, TransportError):
-        where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
-        error.args = (f"{where}: {error}", *error.args[1:])
-    if isinstance(error, S3Error):
-        error.attempts = max(attempts.made, 1)
-    if attempts.unknown and not ctx.probing:
-        may_have = f"{attempts.unknown} of the attempts may have taken effect, or may still"
-        attempts.notes.append(call.leaves or may_have)
-        if call.changes:
-            error.unknown_attempts = attempts.unknown
-    for note in attempts.notes:
-        error.add_note(note)
-    return error

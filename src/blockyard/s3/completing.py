@@ -166,40 +166,41 @@ class Completer:
 
         A retry of what was done finds no upload any more, or meets the object that it made.
         """
-        unknown, request = call.history().unknown, call.opened.request
-        status = error.status if isinstance(error, S3Error) else 0
-        missing = isinstance(error, BlockNotFoundError)
-        if not unknown and not missing and status not in {404, 409, 412}:
-            raise error
-        reply = None
         try:
-            with suppress(BlockNotFoundError):
-                reply = await self._head(ctx, call)
-        except BlockStoreError as failure:
-            if not unknown:
-                raise error from failure
-            raise _unknown_outcome(call, "what is there now can't be found out") from failure
-        if reply is not None and reply.headers.get(NONCE) == call.nonce:
-            with ctx.after_change():
-                return _own(call, whole, reply)
-        etag = None if reply is None else responses.unquoted(reply.headers.get("etag", ""))
-        if request.if_absent and etag is not None and (status == 412 or not unknown):
-            exists = BlockExistsError(f"{call.where}: a block is there already")
-            exists.unknown_attempts = unknown
-            raise exists from error
-        if request.if_match is not None:
-            if reply is not None and reply.headers.get(REPLACES) == replaced(request.if_match):
-                unknown = 0  # another replaced that version, so no attempt of this one did
-            if etag == request.if_match and status == 412 and not call.bare_etag:
-                return await self._with_bare_etag(ctx, call, whole)
-            if not unknown and etag is None:
-                raise BlockNotFoundError(f"{call.where}: there is no such block") from error
-            if not unknown and etag != request.if_match:
-                raise changed(call.where, request.if_match, etag) from error
-        if unknown:
-            now = "there is none now" if etag is None else f"its ETag is {etag!r} now"
-            raise _unknown_outcome(call, now) from error
-        raise error
+            unknown, request = call.history().unknown, call.opened.request
+            status = error.status if isinstance(error, S3Error) else 0
+            missing = isinstance(error, BlockNotFoundError)
+            if not unknown and not missing and status not in {404, 409, 412}:
+                raise error
+            reply = None
+            try:
+                with suppress(BlockNotFoundError):
+                    reply = await self._head(ctx, call)
+            except BlockStoreError as failure:
+                if not unknown:
+                    raise error from failure
+                raise _unknown_outcome(call, "what is there now can't be found out") from failure
+            if reply is not None and reply.headers.get(NONCE) == call.nonce:
+                with ctx.after_change():
+                    return _own(call, whole, reply)
+            etag = None if reply is None else responses.unquoted(reply.headers.get("etag", ""))
+            if request.if_absent and etag is not None and (status == 412 or not unknown):
+                raise _exists(call, unknown) from error
+            if request.if_match is not None:
+                if reply is not None and reply.headers.get(REPLACES) == replaced(request.if_match):
+                    unknown = 0  # another replaced that version, so no attempt of this one did
+                if etag == request.if_match and status == 412 and not call.bare_etag:
+                    return await self._with_bare_etag(ctx, call, whole)
+                if not unknown and etag is None:
+                    raise BlockNotFoundError(f"{call.where}: there is no such block") from error
+                if not unknown and etag != request.if_match:
+                    raise changed(call.where, request.if_match, etag) from error
+            if unknown:
+                now = "there is none now" if etag is None else f"its ETag is {etag!r} now"
+                raise _unknown_outcome(call, now) from error
+            raise error
+        finally:
+            del error  # which its traceback refers to, by way of this frame
 
     async def _with_bare_etag(self, ctx: Context, call: _Complete, whole: _Whole) -> BlockInfo:
         """Once more, when the ETag is the one that was asked for: Ceph compares its quotes too."""
@@ -287,6 +288,12 @@ def _other_bytes(call: _Complete, how: str) -> IntegrityError:
     return IntegrityError(
         f"{call.where}: the service stored other bytes than were sent: {how}; delete the object"
     )
+
+
+def _exists(call: _Complete, unknown: int) -> BlockExistsError:
+    error = BlockExistsError(f"{call.where}: a block is there already")
+    error.unknown_attempts = unknown
+    return error
 
 
 def _unknown_outcome(call: _Complete, now: str) -> OutcomeUnknownError:

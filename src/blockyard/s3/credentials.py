@@ -248,8 +248,9 @@ def find_in_chain(profile: str = "") -> Credentials:
         for provider in session.get_component("credential_provider").providers:
             name = f" in {provider.METHOD}"
             credentials = provider.load()
-            if credentials is not None:
-                return _checked(credentials, credentials.get_frozen_credentials())
+            if credentials is None:
+                continue
+            return _checked(credentials, credentials.get_frozen_credentials())
     except _UnusableDocumentError as unusable:
         reason = str(unusable)
     except with_words as error:

@@ -73,7 +73,11 @@ class Deleting:
         _ = await ctx.runtime.gather(batch, self._batches(batched), _AT_ONCE)
         _ = await ctx.gather(one, single)
         if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
-            raise whole[-1]  # not the keys' own failures: nothing was attempted
+            error = whole[-1].with_traceback(None)  # which has frames that have the error
+            try:
+                raise error  # not the keys' own failures: nothing was attempted
+            finally:
+                del error, whole, failed  # to which its traceback refers, by way of this frame
         return DeleteResult([key for key in keys if key not in failed], failed)
 
     def _divided(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:

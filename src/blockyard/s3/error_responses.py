@@ -26,8 +26,12 @@ from blockyard.s3.dates import http_date
 from blockyard.s3.xml import read_xml
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from blockyard.context import Response
 
+REQUEST_IDS = ("x-amz-request-id", "x-amz-id-2", "x-amzn-requestid")
+"""Headers of which a reply of AWS, Ceph, MinIO, LocalStack, moto or rclone has one at least."""
 MAX_ERROR_BODY = 64 * 1024
 """The longest error body that is read, in bytes; of a longer one only the status counts."""
 
@@ -81,6 +85,8 @@ _HINTS = {
     "RequestTimeTooSkewed": "check this machine's clock",
     "InvalidObjectState": "restore it from its archive first",
 }
+_MAYBE_MISSING = "a missing block is answered so too, unless the credentials may list the bucket"
+_NOT_ALLOWED = "the policies of the credentials and of the bucket have to allow it"
 OTHER_REGION = frozenset(
     {
         "PermanentRedirect",
@@ -121,13 +127,15 @@ class ErrorResponse(NamedTuple):
         on_bucket: bool | None = None,
         ranged: bool = False,
         absent: bool | None = True,
+        reads: bool = False,
     ) -> BlockStoreError:
         """The error for this response to `operation` on `key`, or on the bucket when None.
 
         `bucket` is to be named where it is what is missing; with `on_bucket` the bucket was what
         the request was about, though the operation is on `key`. What is said of a range means
         one only where the request was `ranged`; a 404 means a missing block where that may be
-        `absent`, None: where the code says so.
+        `absent`, None: where the code says so. One that `reads` a block may be refused because
+        there is none.
         """
         kind, status = self._meaning(key is None if on_bucket is None else on_bucket)
         if kind is InvalidRangeError and not ranged:
@@ -137,7 +145,7 @@ class ErrorResponse(NamedTuple):
         subject = operation if key is None else f"{operation} {key!r}"
         reason = self._reason(kind, bucket)
         request_id = f", request id {self.request_id}" if self.request_id else ""
-        hint = self._hint(kind, key)
+        hint = self._hint(kind, reads)
         message = (
             f"{subject}: {reason} ({' '.join(filter(None, (str(self.status), self.code)))}"
             f"{request_id}){hint and f'; {hint}'}"
@@ -174,7 +182,7 @@ class ErrorResponse(NamedTuple):
             return NotS3Error, status
         return _kind_of_status(status, self.code, on_bucket), status
 
-    def _hint(self, kind: _Kind, key: str | None) -> str:
+    def _hint(self, kind: _Kind, reads: bool) -> str:
         if self.location:
             return f"it redirects to {self.location!r}: set endpoint to where that leads"
         if self.foreign:
@@ -182,8 +190,8 @@ class ErrorResponse(NamedTuple):
         if self.code in OTHER_REGION or self.status in (301, 302, 307, 308):
             where = f"set region to {self.region!r}" if self.region else "check region"
             return f"the bucket is elsewhere: {where}, and check endpoint"
-        if kind is AccessDeniedError and key is not None and self.code in ("", "AccessDenied"):
-            return "a missing block is answered so too, unless the credentials may list the bucket"
+        if kind is AccessDeniedError and self.code in ("", "AccessDenied"):
+            return _MAYBE_MISSING if reads else _NOT_ALLOWED
         if kind is BucketNotFoundError:
             return (
                 "check bucket, region and endpoint; "
@@ -201,6 +209,7 @@ def error_from(
     on_bucket: bool | None = None,
     ranged: bool = False,
     absent: bool | None = True,
+    reads: bool = False,
 ) -> BlockStoreError:
     """The error that `response` stands for; see `ErrorResponse.error`.
 
@@ -209,7 +218,13 @@ def error_from(
     """
     told = read_error_response(response)
     return told.error(
-        operation, key, bucket=bucket, on_bucket=on_bucket, ranged=ranged, absent=absent
+        operation,
+        key,
+        bucket=bucket,
+        on_bucket=on_bucket,
+        ranged=ranged,
+        absent=absent,
+        reads=reads,
     )
 
 
@@ -236,6 +251,32 @@ def read_error_response(response: Response) -> ErrorResponse:
         region=region_hint(response),
         location=_location(response),
         foreign=foreign,
+    )
+
+
+def has_request_id(headers: Mapping[str, str]) -> bool:
+    """Whether a reply says that it is of an S3 service, whatever else it says."""
+    return any(name in headers for name in REQUEST_IDS)
+
+
+def is_anyones(response: Response) -> bool:
+    """Whether the reply may be of whatever speaks HTTP, and yet would mean something.
+
+    A success has an ETag or a document otherwise. An error response that no code explains may say
+    that there is no block, no such operation, or another version.
+    """
+    if has_request_id(response.headers):
+        return False
+    if response.status < 300:
+        return not response.size and "etag" not in response.headers
+    return response.status in {404, 405, 412, 501} and not read_error_response(response).code
+
+
+def of_another(response: Response) -> NotS3Error:
+    """The error for a reply that something between here and the service may have sent."""
+    return NotS3Error(
+        f"the reply says no more than its status ({response.status}) and lacks the request id that "
+        "others of this service have: did a proxy or gateway send it?"
     )
 
 

@@ -118,7 +118,10 @@ def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str
                 f"its reply has no `{name}: {wanted}`"
             )
             error.of_options = True
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # which its traceback refers to
 
 
 def is_encrypted(told: Mapping[str, str]) -> bool:

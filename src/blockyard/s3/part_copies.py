@@ -165,12 +165,13 @@ class PartCopies:
             found, state = responses.block_info(opened.upload.key, reply), opened.state
             there = {_SIZE: str(found.size), **_of_the_whole(reply.headers)}
             for name, value in there.items():
-                if state.get(name, value) != value:
-                    raise IntegrityError(
-                        f"{_OPERATION} {state[_SOURCE]!r}: the copy {opened.upload.key!r} has "
-                        f"other bytes: {name.removeprefix('source-')} {value}, not {state[name]}; "
-                        "delete it"
-                    )
+                if state.get(name, value) == value:
+                    continue
+                raise IntegrityError(
+                    f"{_OPERATION} {state[_SOURCE]!r}: the copy {opened.upload.key!r} has "
+                    f"other bytes: {name.removeprefix('source-')} {value}, not {state[name]}; "
+                    "delete it"
+                )
             return found
 
     async def _head(self, ctx: Context, key: str) -> Response:

@@ -101,5 +101,8 @@ class Probing:
                 _ = await undo(ctx)
             except BlockStoreError as error:
                 failure = error
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # which its traceback refers to

@@ -143,11 +143,11 @@ class Reader:
             return Block(b"", 0, lambda: info)
         if wanted.suffix:  # some refuse suffixes longer than the object
             return await self.read(ctx, replace(wanted, suffix=None, offset=begin), full_key)
-        contradicted = ProtocolError(
+        how = (
             f"the service refuses bytes {begin} to {end - 1} as past the end of an object that it "
             f"says has {info.size}"
         )
-        await self._prepare_next(ctx, read, contradicted)
+        await self._prepare_next(ctx, read, ProtocolError(how))
         return None
 
     async def _look(

@@ -47,11 +47,13 @@ class Capabilities:
     with `If-Match`. `part_checksums`: it verifies the CRC32C of a part; `upload_etags`: its reply
     to the end of an upload has the object's ETag; `upload_tags`: it keeps the tags that an upload
     begins with. `bare_etags`: it takes the ETag of `If-Match`
-    with a write as it stands, quotes and all, as Ceph up to 19 does.
+    with a write as it stands, quotes and all, as Ceph up to 19 does. `request_ids`: its replies
+    have a request id, so that one without it that proves nothing else is of something in between.
     """
 
     answered: bool = False
     bucket_found: bool = False
+    request_ids: bool | None = None
     upload_checksum: bool = True
     checksum_mode: bool | None = None
     delete_objects: bool | None = None
@@ -70,13 +72,15 @@ class Capabilities:
     def __setattr__(self, name: str, value: bool | None) -> None:
         before = getattr(self, name, value)
         object.__setattr__(self, name, value)
-        if before != value and value is (name == "bare_etags"):  # and not as it should be
+        told = name != "request_ids" or before is True
+        if before != value and value is (name == "bare_etags") and told:  # not as it should be
             _log.info("learnt of the service: %s is %s", name, value)
 
     @classmethod
     def of_aws(cls) -> Capabilities:
         """Those that AWS documents."""
         return cls(
+            request_ids=True,
             checksum_mode=True,
             delete_objects=True,
             copies=True,

@@ -1,10 +1,10 @@
 """Successful responses: what proves a success, the range that it holds, the results in it.
 
 A proxy, a login page, a console port or a web server answers `200` to anything. The response of an
-S3 service to a write, and to a read or HEAD of an object, has an ETag; that to a delete is empty;
-the others are XML (`listing.py` reads those of listings). What is not what S3 documents is a
-`ProtocolError` or `NotS3Error`, and never read as something near it. Ranges: RFC 9110, sections 14
-and 15.3.7.
+S3 service to a write, and to a read or HEAD of an object, has an ETag; that to a delete is empty
+(`error_responses.is_anyones` says what that is worth); the others are XML (`listing.py` reads those
+of listings). What is not what S3 documents is a `ProtocolError` or `NotS3Error`, and never read as
+something near it. Ranges: RFC 9110, sections 14 and 15.3.7.
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from blockyard.errors import (
     BlockStoreError,
     BlockTooLargeError,
     InvalidKeyError,
+    NotS3Error,
     S3Error,
     UnsupportedError,
 )
@@ -69,6 +71,7 @@ class S3Store(Store):
     def __init__(self, config: S3Config, credentials: CredentialSource) -> None:
         self._config = config
         self._prefix = config.key_prefix
+        self._etag_proves = config.write_proof == "etag"
         self._caller = Caller(config, credentials)
         self._reader = Reader(self._caller, config.integrity.verify_ranges)
         self._writer = Writer(self._caller, self._reader, config)
@@ -77,7 +80,7 @@ class S3Store(Store):
             self._reader,
             self._writer,
             config.key_prefix,
-            etag_proves=config.write_proof == "etag",
+            etag_proves=self._etag_proves,
         )
         self._tags = Tags(self._caller, config.key_prefix)
         self._part_copies = PartCopies(
@@ -146,13 +149,17 @@ class S3Store(Store):
         )
 
         def copied(reply: Response) -> tuple[CopyResult, Response]:
-            if not reply.body:  # the source was ignored, and nothing was stored as the target
-                raise _no_copies(source_key)
+            if not reply.body:
+                if self._etag_proves:
+                    responses.check_stored(reply)
+                raise _no_copies(source_key)  # the source was ignored, and nothing stored in place
             return CopyResult(target_key, *responses.copy_result(reply, source_key)), reply
 
         try:
             result, reply = await self._caller.call(ctx, call, copied)
-        except UnsupportedError:
+        except UnsupportedError as error:
+            if not self._etag_proves:
+                await self._check_ignored(ctx, source_key, target, error)
             learnt.copies = False
             raise
         except S3Error as error:
@@ -167,6 +174,20 @@ class S3Store(Store):
         with ctx.after_change():
             check_encrypted(where, self._caller.headers.copy, reply.headers)
         return result
+
+    async def _check_ignored(
+        self, ctx: Context, source_key: str, target: str, error: UnsupportedError
+    ) -> None:
+        """Raise unless an empty object is what a copy has left, whose source was ignored then."""
+        with ctx.after_change():
+            with suppress(BlockNotFoundError):
+                reply = await self._reader.head(ctx, "copy_block", source_key, target)
+                if responses.block_info(source_key, reply).size == 0:
+                    return
+            raise NotS3Error(
+                f"copy_block {source_key!r}: the reply is empty, and no empty object is there: "
+                "did a proxy or gateway send it?"
+            ) from error
 
     async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
         return await self._part_copies.options_of(ctx, key)

@@ -296,18 +296,21 @@ class Uploads:
                 part = await self.part(own, opened, 1, PROBE)
                 _ = await self.complete(own, opened, [part])
             except (BlockExistsError, PreconditionFailedError) as error:
-                cause = error.__cause__
-                if isinstance(cause, S3Error) and cause.status != 412:
-                    raise cause from None  # which no condition is refused by
-                return True
+                failure = error.__cause__
+                if not isinstance(failure, S3Error) or failure.status == 412:
+                    return True  # else no condition was refused
             except UnsupportedError:
-                pass
+                return False
             except OutcomeUnknownError as error:  # of the caller's object it is known
-                cause = error.__cause__
-                raise (
-                    cause if isinstance(cause, TransportError) else TransportError(str(error))
-                ) from error
-            return False
+                failure = error.__cause__
+                if not isinstance(failure, TransportError):
+                    failure = TransportError(str(error))
+            else:
+                return False
+            try:  # out here, so that it is not the cause of its own context
+                raise failure
+            finally:
+                del failure  # which its traceback refers to
 
         return await self._probing.find_out(ctx, _OPERATION, find_out)
 

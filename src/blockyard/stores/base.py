@@ -187,7 +187,10 @@ def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
                 f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
             error.of_options = True
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # which its traceback refers to
 
 
 def check_conditions(request: ReadRequest, etag: str) -> None:

@@ -62,7 +62,8 @@ class FolderLock:
         try:
             self._file = _opened(area, name)
         except OSError as error:
-            self._check_needless(error)
+            if not self._is_needless(error):
+                raise
 
     def run(self, action: Call) -> None:
         """Make one call under the lock."""
@@ -100,16 +101,17 @@ class FolderLock:
                 _ = list(map(call, drop))
                 raise
             if not made:
-                self._check_needless(error)
+                if not self._is_needless(error):
+                    raise
                 return len(list(map(call, actions)))
             pass_on_foreign(error)
             self.close()  # which lets the lock go, too: all actions were made
             return len(made) - len(take) - 1
         return len(made) - len(take) - len(drop)
 
-    def _check_needless(self, error: OSError) -> None:
-        if self._needed or error.errno not in _NO_LOCKS:
-            raise error
+    def _is_needless(self, error: OSError) -> bool:
+        """Whether there are no locks there, and none is needed."""
+        return not self._needed and error.errno in _NO_LOCKS
 
     def close(self) -> None:
         """Close its file."""

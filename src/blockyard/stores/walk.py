@@ -48,32 +48,37 @@ class Walk:
 
     def page(self, size: int, check: Check) -> tuple[list[BlockInfo], list[str], bool]:
         """The next blocks and folders, at most `size` together, and whether there are more."""
-        found: list[BlockInfo] = []
-        folders: list[str] = []
         try:
             folder = _OpenFolder(self._root)
         except FileNotFoundError:  # the first write makes the root
-            return found, folders, False
+            return [], [], False
         with folder:
-            while self._pending:
-                check()
-                place = self._pending.pop()
-                if place.name is not None:
-                    entry = _info(place, place.name, folder)
-                elif self._is_listed(place):
-                    entry = self._with_blocks(place, check)
-                else:
-                    self._pending += reversed(self._inside(place, folder))
-                    continue
-                if entry is None:
-                    continue
-                if len(found) + len(folders) == size:
-                    self._pending.append(place)
-                    return found, folders, True
-                if isinstance(entry, str):
-                    folders.append(entry)
-                else:
-                    found.append(entry)
+            return self._page(size, check, folder)
+
+    def _page(
+        self, size: int, check: Check, folder: _OpenFolder
+    ) -> tuple[list[BlockInfo], list[str], bool]:
+        found: list[BlockInfo] = []
+        folders: list[str] = []
+        while self._pending:
+            check()
+            place = self._pending.pop()
+            if place.name is not None:
+                entry = _info(place, place.name, folder)
+            elif self._is_listed(place):
+                entry = self._with_blocks(place, check)
+            else:
+                self._pending += reversed(self._inside(place, folder))
+                continue
+            if entry is None:
+                continue
+            if len(found) + len(folders) == size:
+                self._pending.append(place)
+                return found, folders, True
+            if isinstance(entry, str):
+                folders.append(entry)
+            else:
+                found.append(entry)
         return found, folders, False
 
     def _is_listed(self, place: _Place) -> bool:

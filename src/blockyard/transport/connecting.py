@@ -32,7 +32,7 @@ from blockyard.transport.proxies import (
 from blockyard.transport.resolving import Address, LookUp, forget, look_up
 from blockyard.transport.timeouts import Timeouts
 from blockyard.transport.tls import RECEIVED_AT_ONCE, TlsSocket
-from blockyard.transport.trust import Trust, refused_certificate
+from blockyard.transport.trust import Trust, names_another_host, refused_certificate
 from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Dialing:
         """
         proxy = self.proxy_for(origin)
         host, port = (proxy.host, proxy.port) if proxy else (origin.host, origin.port)
+        where = f"connecting to {origin.host}:{origin.port}"
+        where += f" by the proxy {host}:{port}" if proxy else ""
         wait = min(self.timeouts.connect, timeouts.wait())
         try:
             yield Way(origin, proxy, look_up(host), port, monotonic() + wait)
@@ -123,30 +125,33 @@ class Dialing:
             if isinstance(late, TransportError):
                 raise
             forget(host)
-            what = f"connecting to {host}:{port} was not done"
-            raise timeouts.expired(what, wait, established=False) from None
+            raise timeouts.expired(f"{where} was not done", wait, established=False) from None
         except (OSError, UnicodeError) as cause:
             if isinstance(cause, OSError):
                 pass_on_foreign(cause)
             forget(host)
-            raise self._connect_error(cause, host, port) from cause
+            raise self._connect_error(cause, where, proxy) from cause
 
     def _connect_error(
-        self, cause: OSError | UnicodeError, host: str, port: int
+        self, cause: OSError | UnicodeError, where: str, proxy: Proxy | None
     ) -> TransportConnectionError:
         """A certificate or protocol that was not accepted stays so, and is a `TLSError`.
 
         A handshake that broke off may come right next time.
         """
-        where = f"connecting to {host}:{port}"
         if isinstance(cause, (socket.gaierror, UnicodeError)):
-            return TransportConnectionError(
-                f"{where}: the host name was not resolved: {cause}", established=False
+            name = "the proxy's name" if proxy else "the host name"
+            error = TransportConnectionError(
+                f"{where}: {name} was not resolved: {cause}", established=False
             )
+            error.of_name = proxy is None
+            return error
         if isinstance(cause, ssl.SSLError):
             if _broke_off(cause):
                 return TransportConnectionError(f"{where}: {cause}", established=False)
-            return TLSError(f"{where}: TLS: {self.trust.explain(cause)}", established=False)
+            error = TLSError(f"{where}: TLS: {self.trust.explain(cause)}", established=False)
+            error.of_name = names_another_host(cause)
+            return error
         said = str(cause) if cause.errno is None else os.strerror(cause.errno)
         return TransportConnectionError(f"{where}: {said}", established=False)
 
@@ -211,7 +216,9 @@ async def _first_to_connect(
     due = 0.0
     error = OSError()
     try:
-        while left or under_way:
+        while True:
+            if not left and not under_way:
+                raise error
             now = monotonic()
             if now >= ends:
                 raise TimeoutError
@@ -233,7 +240,6 @@ async def _first_to_connect(
                     return under_way.pop(descriptor)
                 under_way.pop(descriptor).close()
                 error, due = OSError(code, os.strerror(code)), now
-        raise error
     finally:
         del error  # which its traceback refers to
         for sock in under_way.values():

@@ -160,7 +160,9 @@ class Connection:
         A socket that takes no more, its other side gone, may still hold an answer to read.
         """
         try:
-            while self._send_some(parts):
+            while True:
+                if not self._send_some(parts):
+                    return True
                 timeouts.check()
         except BlockingIOError:
             return False

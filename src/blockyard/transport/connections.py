@@ -176,16 +176,19 @@ class ConnectionPool:
         waker = poller.waker()
         waiting.append(waker)
         try:
-            woken = False
-            while not woken and not self._pool.has_room(origin):  # since then
-                left = timeouts.remaining()
-                woken = await waker.wait(_LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN))
-                _ = timeouts.wait()
+            await self._woken(waker, origin, timeouts)
         except BaseException:
             if not _removed(waiting, waker):  # a slot was ours for a moment: it is the next one's
                 self._wake_one(origin)
             raise
         _ = _removed(waiting, waker)
+
+    async def _woken(self, waker: Waker, origin: Origin, timeouts: Timeouts) -> None:
+        woken = False
+        while not woken and not self._pool.has_room(origin):  # since it began to wait
+            left = timeouts.remaining()
+            woken = await waker.wait(_LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN))
+            _ = timeouts.wait()
 
     def _wake_one(self, origin: Origin) -> None:
         """Wake the one that has waited longest for `origin`."""

@@ -121,8 +121,8 @@ async def gather_drawn(
 
     async def draw() -> None:
         try:
-            while await feed.is_to_draw():
-                if not await thread.run(feed.draw):
+            while True:
+                if not await feed.is_to_draw() or not await thread.run(feed.draw):
                     return
         finally:
             feed.end()

@@ -97,11 +97,12 @@ class Pool(Generic[Connection]):
         host.taken.discard(ref(holder))
         idle, surplus = host.idle, list[Connection]()
         try:
-            while len(idle) > self._max_idle or idle[0][0] + self._keep_alive <= now:
+            while True:
+                if len(idle) <= self._max_idle and idle[0][0] + self._keep_alive > now:
+                    return surplus
                 surplus.append(idle.popleft()[1])
         except IndexError:  # another call took the last
             return surplus
-        return surplus
 
     def drop_idle_since(self, origin: Origin, before: float) -> list[Connection]:
         """Give up the connections that were given back before then. Returns them, to close.
@@ -111,7 +112,9 @@ class Pool(Generic[Connection]):
         idle = self._hosts[origin].idle
         older: list[Connection] = []
         with suppress(IndexError):  # another call took the last
-            while idle[0][0] < before:
+            while True:
+                if idle[0][0] >= before:
+                    break
                 older.append(idle.popleft()[1])
         return older
 

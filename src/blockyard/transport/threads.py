@@ -175,9 +175,12 @@ class _Workers:
     def dismiss(self) -> None:
         with self._lock:
             self._dismissed = True
-            while took_one(self._idle):
-                self._alive -= 1
-                self._calls.put(None)
+            self._end_idle()
+
+    def _end_idle(self) -> None:
+        while took_one(self._idle):
+            self._alive -= 1
+            self._calls.put(None)
 
     def _work(self) -> None:
         while (call := self._next_call()) is not None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockyard.errors import ConfigError
+from blockyard.managing import contextmanager
+from blockyard.user_code import pass_on_foreign
 
 if TYPE_CHECKING:
     from blockyard.config import HttpConfig
-from blockyard.user_code import pass_on_foreign
 
 _CERTIFICATE_ALERTS = frozenset(
     {
@@ -33,6 +35,11 @@ _CERTIFICATE_ALERTS = frozenset(
 """OpenSSL's names for the alerts about a certificate: RFC 8446, section 6.2."""
 _NO_ISSUER = frozenset({2, 18, 19, 20, 21})
 """X509_V_ERR_*: the certificate's issuer is not known, or it is its own. verify(1ssl)."""
+_OTHER_HOST = frozenset({62, 64})
+"""X509_V_ERR_*: the certificate is for another host name, or for another address."""
+_PLAIN_HTTP = (
+    "an endpoint without TLS needs http:// before its name, since a bare host:port means https"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,8 @@ class Trust:
     def explain(self, cause: ssl.SSLError) -> str:
         """What OpenSSL says, and what may help against it."""
         if not isinstance(cause, ssl.SSLCertVerificationError):
-            return str(cause)
+            plain = cause.reason == "WRONG_VERSION_NUMBER"
+            return f"{cause}; {_PLAIN_HTTP}" if plain else str(cause)
         advice = ""
         if cause.verify_code in _NO_ISSUER:
             advice = (
@@ -85,13 +93,14 @@ class Trust:
     def _load(self) -> _Loaded:
         http = self._http
         files = _identities(self._files())  # before they are read: what comes later is newer
-        try:
+        with _named("http.ca_bundle", http.ca_bundle, "a PEM file of trusted certificates"):
             context = ssl.create_default_context(cafile=http.ca_bundle or None)
-            if http.client_cert:
-                context.load_cert_chain(http.client_cert, http.client_key or None)
-        except OSError as error:
-            pass_on_foreign(error)
-            raise ConfigError(f"http.ca_bundle, client_cert, client_key: {error}") from None
+        if http.client_cert:
+            key = http.client_key
+            setting = "http.client_cert and client_key" if key else "http.client_cert"
+            pem = f"{http.client_cert} and {key}" if key else http.client_cert
+            with _named(setting, pem, "a certificate and its key, in PEM"):
+                context.load_cert_chain(http.client_cert, key or None)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         # Set since Python 3.13, and not by botocore: private authorities whose certificates lack
@@ -107,6 +116,22 @@ class Trust:
             system = ssl.get_default_verify_paths()
             given += [system.cafile or "", system.capath or ""]
         return [path for path in given if path]
+
+
+def names_another_host(cause: ssl.SSLError) -> bool:
+    """Whether the certificate is right but for the name, or address, of the host."""
+    return isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OTHER_HOST
+
+
+@contextmanager
+def _named(setting: str, files: str, expected: str) -> Generator[None]:
+    """Raise what OpenSSL has against the files of a setting as a `ConfigError` that names them."""
+    try:
+        yield
+    except OSError as error:
+        pass_on_foreign(error)
+        where = files or "those of the system"
+        raise ConfigError(f"{setting} ({where}): expected {expected}: {error}") from None
 
 
 def refused_certificate(cause: ssl.SSLError) -> bool:
