@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from blockyard.config import DEFAULT_CONCURRENCY, HttpConfig, StoreConfig, TimeoutConfig
 from blockyard.context import CacheUse, Context
 from blockyard.model import StoreStats
 from blockyard.operations import Operations
+from blockyard.transport.importing import imported
 
 if TYPE_CHECKING:
     from blockyard.content.cleaning import ContentCleaner
@@ -28,14 +28,15 @@ AnyRuntime = TypeVar("AnyRuntime", bound="BlockingRuntime | AsyncioRuntime")
 
 
 _LATER = {
-    "_reader": ("blockyard.content.reading", "ContentReader"),
+    "_reader": ("blockyard.content.files", "ContentReader"),
     "_writer": ("blockyard.content.writing", "ContentWriter"),
     "_cleaner": ("blockyard.content.cleaning", "ContentCleaner"),
     "_objects": ("blockyard.objects", "ObjectWriter"),
     "_verifier": ("blockyard.verifying", "Verifier"),
 }
 """Operations on top of the blocks', made and imported when they are first called: their modules
-are a tenth of the time to a process's first read."""
+are a tenth of the time to a process's first read. What a client needs besides is imported with
+them."""
 
 
 class Stack(NamedTuple):
@@ -95,7 +96,7 @@ class Client(Generic[AnyRuntime]):
         if name not in _LATER:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         module, kind = _LATER[name]
-        made = getattr(import_module(module), kind)(self._operations)
+        made = getattr(imported(module), kind)(self._operations)
         setattr(self, name, made)
         return made
 

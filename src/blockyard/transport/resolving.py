@@ -60,9 +60,7 @@ class LookUp(Call[list[Address]]):
         return self.result()
 
     def _ask(self) -> list[Address]:
-        host = self._host  # as bytes it needs no codec, which takes 2 ms to import
-        name = host.encode("ascii") if host.isascii() else host
-        found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(self._host, 0, type=socket.SOCK_STREAM)
         self._good_until = monotonic() + _KEPT
         return [Address(*each[:3], each[4]) for each in found]
 
