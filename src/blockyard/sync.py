@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from io import BufferedReader
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
@@ -21,14 +21,6 @@ from blockyard.buffer import Buffer
 from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client
 from blockyard.config import StoreConfig
-from blockyard.content.cleaning import CleanReport
-from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
-from blockyard.content.layout import ContentInfo
-from blockyard.content.listing import ContentEntry
-from blockyard.content.sources import ContentSource
-from blockyard.content.targets import ContentTarget
-from blockyard.content.transfers import Progress
-from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.errors import BlockTooLargeError
 from blockyard.iterators import PageIterator
@@ -48,6 +40,14 @@ from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
+
+if TYPE_CHECKING:
+    from blockyard.content.cleaning import CleanReport
+    from blockyard.content.layout import ContentInfo
+    from blockyard.content.listing import ContentEntry
+    from blockyard.content.sources import ContentSource
+    from blockyard.content.targets import ContentTarget
+    from blockyard.content.transfers import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -453,10 +453,13 @@ class BlockStore(Client[BlockingRuntime]):
         condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
         and it can't be told whether the content was replaced.
         """
+        writer = self._writer
+        from blockyard.content.write_options import WriteOptions  # noqa: PLC0415 - imported with it
+
         said = WriteOptions(
             if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
-        write = partial(self._writer.write_content, source=source, progress=progress, options=said)
+        write = partial(writer.write_content, source=source, progress=progress, options=said)
         return self._run_many(write, content_id)
 
     def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -523,11 +526,13 @@ class BlockStore(Client[BlockingRuntime]):
         raises `ContentReplacedError`. Raises what `read_content` does. Close the file before the
         store.
         """
-        layout = run_to_end(self._reader.layout(self._context(), content_id, "open_content"))
-        cursor = Cursor(self._reader, layout)
-        return BufferedReader(
-            RawContentFile(cursor, partial(self._run_many, cursor.fetch)), FIRST_WINDOW
-        )
+        reader = self._reader
+        from blockyard.content import files  # noqa: PLC0415 - imported with it
+
+        layout = run_to_end(reader.layout(self._context(), content_id, "open_content"))
+        cursor = files.Cursor(reader, layout)
+        raw = files.RawContentFile(cursor, partial(self._run_many, cursor.fetch))
+        return BufferedReader(raw, files.FIRST_WINDOW)
 
     def stat_content(self, content_id: str) -> ContentInfo:
         """What is known of the content: size, version, checksum, and what its writer said of it.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -112,7 +111,10 @@ class NetworkRuntime(ABC):
 
     now = staticmethod(monotonic)
     wall_time = staticmethod(wall_time)
-    jitter = staticmethod(random.SystemRandom().random)
+
+    def jitter(self) -> float:
+        """As `random.SystemRandom` makes it, which takes a while to import."""
+        return (int.from_bytes(os.urandom(7), "big") >> 3) * 2.0**-53
 
     def nonce(self) -> str:
         return os.urandom(12).hex()
