@@ -174,7 +174,7 @@ async def _hedged(
             response = await won.connection.receive(won.reply, timeouts, poller)
             response.waited += won.reply.sent - tries[0].reply.sent
             return response
-        if any(each.stale for each in tries):
+        if _any_stale(tries):
             return None
         failure = tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
         try:
@@ -188,6 +188,10 @@ async def _hedged(
             if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
                 pool.drop_idle_since(request.origin, each.reply.sent)
             each.error = None  # whose traceback refers to this frame
+
+
+def _any_stale(tries: Sequence[_Try]) -> bool:
+    return any(each.stale for each in tries)
 
 
 async def _begin(
