@@ -17,6 +17,16 @@ from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client, Stack
 from blockyard.config import Settings
 from blockyard.config.loading import Source
+from blockyard.content.files import AsyncContentFile, Cursor
+from blockyard.content.types import (
+    AsyncContentSource,
+    CleanReport,
+    ContentEntry,
+    ContentInfo,
+    ContentTarget,
+    Progress,
+)
+from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
@@ -37,15 +47,6 @@ from blockyard.stores.base import Store
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.connections import Connections
 from blockyard.user_code import deliver
-
-if TYPE_CHECKING:
-    from blockyard.content.cleaning import CleanReport
-    from blockyard.content.files import AsyncContentFile
-    from blockyard.content.layout import ContentInfo
-    from blockyard.content.listing import ContentEntry
-    from blockyard.content.sources import AsyncContentSource
-    from blockyard.content.targets import ContentTarget
-    from blockyard.content.transfers import Progress
 
 Result = TypeVar("Result")
 
@@ -282,14 +283,11 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
         progress: Progress | None = None,
     ) -> ContentInfo:
         """See `BlockStore.write_content`. `source` may be an async iterable of buffers, too."""
-        writer = self._writer
-        from blockyard.content.write_options import WriteOptions  # noqa: PLC0415 - imported with it
-
         said = WriteOptions(
             if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
         return await self._run_many(
-            writer.write_content(self._context(), content_id, source, progress, said)
+            self._writer.write_content(self._context(), content_id, source, progress, said)
         )
 
     async def read_content(
@@ -325,11 +323,8 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
 
     async def open_content(self, content_id: str) -> AsyncContentFile:
         """See `BlockStore.open_content`; the file's `read` and `seek` are awaited."""
-        reader = self._reader
-        from blockyard.content import files  # noqa: PLC0415 - imported with it
-
-        layout = await reader.layout(self._context(), content_id, "open_content")
-        return files.AsyncContentFile(files.Cursor(reader, layout), self._context)
+        layout = await self._reader.layout(self._context(), content_id, "open_content")
+        return AsyncContentFile(Cursor(self._reader, layout), self._context)
 
     async def stat_content(self, content_id: str) -> ContentInfo:
         """See `BlockStore.stat_content`."""

@@ -57,11 +57,12 @@ class Stack(NamedTuple):
 class Client(Generic[AnyRuntime]):
     """An open store. Those who share `operations` share the store, and whether they are closed."""
 
-    _reader: ContentReader
-    _writer: ContentWriter
-    _cleaner: ContentCleaner
-    _objects: ObjectWriter
-    _verifier: Verifier
+    if TYPE_CHECKING:  # the names are not there when annotations are resolved
+        _reader: ContentReader
+        _writer: ContentWriter
+        _cleaner: ContentCleaner
+        _objects: ObjectWriter
+        _verifier: Verifier
 
     def __init__(
         self,

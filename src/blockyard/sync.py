@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from io import BufferedReader
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from blockyard import arguments
 from blockyard.arguments import SAME, Same
@@ -21,6 +21,14 @@ from blockyard.buffer import Buffer
 from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client
 from blockyard.config import StoreConfig
+from blockyard.content.types import (
+    CleanReport,
+    ContentEntry,
+    ContentInfo,
+    ContentSource,
+    ContentTarget,
+    Progress,
+)
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.errors import BlockTooLargeError
 from blockyard.iterators import PageIterator
@@ -40,14 +48,6 @@ from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
 from blockyard.transport.bulk import BulkLoop
-
-if TYPE_CHECKING:
-    from blockyard.content.cleaning import CleanReport
-    from blockyard.content.layout import ContentInfo
-    from blockyard.content.listing import ContentEntry
-    from blockyard.content.sources import ContentSource
-    from blockyard.content.targets import ContentTarget
-    from blockyard.content.transfers import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

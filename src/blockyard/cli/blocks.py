@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from blockyard.content.targets import NewFile, Writable, is_written_in_order, write_all
+from blockyard.content.targets import NewFile, is_written_in_order, write_all
+from blockyard.content.types import Writable
 from blockyard.model import MIB
 
 if TYPE_CHECKING:

@@ -15,21 +15,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from blockyard import arguments
-from blockyard.content.layout import ContentInfo, Layout, Piece, check_content_id
-from blockyard.content.listing import ContentEntry, ContentListing
+from blockyard.content.layout import Layout, Piece, check_content_id
+from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import block_count
 from blockyard.content.register import Register
 from blockyard.content.targets import (
-    ContentTarget,
     NewFile,
-    Writable,
     is_written_in_order,
     open_in_order,
     opened_in_order,
     target_of,
     write_all,
 )
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.transfers import Tally
+from blockyard.content.types import ContentEntry, ContentInfo, ContentTarget, Progress, Writable
 from blockyard.content.window import Width, Window
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
