@@ -20,7 +20,7 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
-from blockyard.model import DeleteResult, Upload
+from blockyard.model import DeleteResult, Upload, UploadPage
 from blockyard.operations import Operations
 from blockyard.stores.base import WriteRequest
 from tests.s3.pretend import reply
@@ -233,6 +233,13 @@ def test_nor_does_a_change_that_is_made_once_fail_for_good() -> None:
         with pytest.raises(NotS3Error):
             _ = delete(s3)
     assert delete(s3) is None
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_so_is_one_that_lists_no_uploads(status: int) -> None:
+    """Which no call on a block would tell: `clean_contents` asks for them."""
+    s3 = known(*[empty(status), with_id(LISTING)] * 3, empty(status))
+    assert s3.run(s3.store.list_uploads(s3.ctx, "", None)) == UploadPage([], None)
 
 
 def test_one_that_may_not_be_listed_is_there() -> None:

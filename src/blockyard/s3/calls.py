@@ -434,10 +434,11 @@ class Caller:
         left it out as often is one that does.
         """
         learnt = self.capabilities
-        if call.on_bucket or (call.key is None and not call.changes):
+        if call.on_bucket:
             return
         foreign = isinstance(failure, NotS3Error)
-        unexplained = response.status == 404 and not response.size and not foreign
+        on_block = call.key is not None or call.changes
+        unexplained = on_block and response.status == 404 and not response.size and not foreign
         anyones = is_anyones(response)
         if not (unexplained and not learnt.bucket_found) and not (anyones and learnt.request_ids):
             return
