@@ -59,7 +59,7 @@ Result = TypeVar("Result")
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _DOUBTS = 3
 """Replies without a request id in one call, a listing having come through after each, that show
-that the service sends such ones."""
+that the service sends such ones; or calls that end with one, as where only one attempt is made."""
 _log = logging.getLogger("blockyard.s3")
 _BUCKET_IN_HOST = (
     "the bucket stands in the host name: where the service has no such name, set "
@@ -158,6 +158,7 @@ class Caller:
         self.hedging = Hedging() if config.hedge_reads else None
         self._limiter = RateLimiter()
         self.succeeded = self.error_responses = self.throttled = self.lost = self.retries = 0
+        self._ended_in_doubt = 0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
         self.headers = ObjectHeaders(config)
         self._recovery = Recovery(config, credentials, self.capabilities)
@@ -398,6 +399,10 @@ class Caller:
         if isinstance(error, TransportError):
             where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
             error.args = (f"{where}: {error}{self._advice(error)}", *error.args[1:])
+        if isinstance(error, NotS3Error) and attempts.doubted:
+            self._ended_in_doubt += 1
+            if self._ended_in_doubt >= _DOUBTS:
+                self.capabilities.request_ids = False
         if isinstance(error, S3Error):
             error.attempts = max(attempts.made, 1)
         if attempts.unknown and not ctx.probing:
@@ -429,10 +434,11 @@ class Caller:
         left it out as often is one that does.
         """
         learnt = self.capabilities
-        if call.on_bucket or (call.key is None and not call.changes):
+        if call.on_bucket:
             return
         foreign = isinstance(failure, NotS3Error)
-        unexplained = response.status == 404 and not response.size and not foreign
+        on_block = call.key is not None or call.changes
+        unexplained = on_block and response.status == 404 and not response.size and not foreign
         anyones = is_anyones(response)
         if not (unexplained and not learnt.bucket_found) and not (anyones and learnt.request_ids):
             return
@@ -442,7 +448,7 @@ class Caller:
         attempts = call.history()
         attempts.doubted += 1
         listed_with_id = ctx.reply_headers is not None and has_request_id(ctx.reply_headers)
-        if not listed_with_id or attempts.doubted == _DOUBTS:
+        if not listed_with_id or attempts.doubted >= _DOUBTS:
             learnt.request_ids = False
         elif not foreign:  # since only now it is known of request ids
             raise of_another(response)
