@@ -166,12 +166,12 @@ def conditions(
     return absent, match
 
 
-def part_size(operation: str, value: int) -> int:
-    """Bytes of a part of an object. Raises `TypeError`, `ValueError`."""
+def part_size(operation: str, value: int, least: int = MIN_PART_SIZE) -> int:
+    """Bytes of a part of an object, `least` or more. Raises `TypeError`, `ValueError`."""
     size = whole(operation, value, "part_size")
-    if not MIN_PART_SIZE <= size <= MAX_BLOCK_SIZE:
+    if not least <= size <= MAX_BLOCK_SIZE:
         raise ValueError(
-            f"{operation}: part_size: expected {MIN_PART_SIZE} to {MAX_BLOCK_SIZE} bytes, "
+            f"{operation}: part_size: expected {least} to {MAX_BLOCK_SIZE} bytes, "
             f"got {_shown(size)}"
         )
     return size

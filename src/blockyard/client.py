@@ -14,6 +14,7 @@ from blockyard.content.reading import ContentReader
 from blockyard.content.writing import ContentWriter
 from blockyard.context import CacheUse, Context
 from blockyard.model import StoreStats
+from blockyard.object_reading import ObjectReader
 from blockyard.objects import ObjectWriter
 from blockyard.operations import Operations
 from blockyard.verifying import Verifier
@@ -60,6 +61,7 @@ class Client(Generic[AnyRuntime]):
         self._writer = ContentWriter(operations)
         self._cleaner = ContentCleaner(operations)
         self._objects = ObjectWriter(operations)
+        self._object_reader = ObjectReader(operations)
         self._verifier = Verifier(operations)
         self._runtime = runtime
         self._deadline = deadline

@@ -184,7 +184,7 @@ class BlockFiles:
     async def download(self, name: str, path: str, callback: Any) -> None:
         if is_written_in_order(path):
             ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
-            with opened_in_order(path, await open_in_order(ctx, path)) as device:
+            with opened_in_order(path, "get", await open_in_order(ctx, path, "get")) as device:
                 async for piece in self.pieces(name):
                     await device.write(ctx, piece)
             return
