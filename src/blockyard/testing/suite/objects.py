@@ -159,10 +159,14 @@ class ObjectTests(SuiteBase):
         targets = tmp_path / "targets"
         targets.mkdir()
         path = targets / "target"
-        calls: list[Callable[..., Any]] = [
-            lambda **options: store.read_object_into(KEY, path, **options),
-            lambda **options: list(store.iter_object(KEY, **options)),
-        ]
+
+        def into_a_file(**options: Any) -> None:
+            _ = store.read_object_into(KEY, path, **options)
+
+        def by_an_iterator(**options: Any) -> None:
+            _ = list(store.iter_object(KEY, **options))
+
+        calls: list[Callable[..., None]] = [into_a_file, by_an_iterator]
         for call in calls:
             with pytest.raises(BlockNotFoundError, match=f"object.* '{KEY}'"):
                 call()
