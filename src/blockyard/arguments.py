@@ -23,7 +23,14 @@ from blockyard.buffer import Buffer
 from blockyard.context import CacheUse, Lifetime
 from blockyard.errors import BlockTooLargeError, InvalidKeyError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
-from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, MIN_PART_SIZE, Method
+from blockyard.model import (
+    MAX_BLOCK_SIZE,
+    MAX_CONCURRENCY,
+    MAX_SECONDS,
+    MIN_PART_SIZE,
+    MIN_READ_PART,
+    Method,
+)
 from blockyard.put_options import PutOptions
 
 Item = TypeVar("Item")
@@ -166,8 +173,17 @@ def conditions(
     return absent, match
 
 
-def part_size(operation: str, value: int, least: int = MIN_PART_SIZE) -> int:
-    """Bytes of a part of an object, `least` or more. Raises `TypeError`, `ValueError`."""
+def part_size(operation: str, value: int) -> int:
+    """Bytes of a part that an object is written in. Raises `TypeError`, `ValueError`."""
+    return _part_size(operation, value, MIN_PART_SIZE)
+
+
+def read_part_size(operation: str, value: int) -> int:
+    """Bytes of a part that an object is read in. Raises `TypeError`, `ValueError`."""
+    return _part_size(operation, value, MIN_READ_PART)
+
+
+def _part_size(operation: str, value: int, least: int) -> int:
     size = whole(operation, value, "part_size")
     if not least <= size <= MAX_BLOCK_SIZE:
         raise ValueError(

@@ -20,7 +20,7 @@ from blockyard.context import Context, TaskQueue
 from blockyard.crc32c import JoinedSum, crc32c
 from blockyard.errors import IntegrityError, InvalidRangeError, PreconditionFailedError
 from blockyard.iterators import Fetch, Fetched
-from blockyard.model import MIN_READ_PART, PART_SIZE, BlockInfo
+from blockyard.model import PART_SIZE, BlockInfo
 from blockyard.operations import Operations
 from blockyard.stores.base import ReadRequest, Store
 
@@ -190,7 +190,7 @@ class ObjectReader:
         self._operations.check_open(operation)
         key = arguments.key(operation, key)
         offset, length = arguments.span(operation, key, *span)
-        size = arguments.part_size(operation, part_size, MIN_READ_PART)
+        size = arguments.read_part_size(operation, part_size)
         match = arguments.etag(operation, if_match, "if_match")
         return _Wanted(operation, key, offset, length, size, match)
 
