@@ -2,9 +2,10 @@
 
 One socket, or 32 under epoll; requests prepared and unsigned; the reply's body made `bytes`;
 nothing parsed, nothing checked, nothing tried again. What a write needs is the SHA-256 of its
-body, so that is computed. For ranges also with what each read can't do without: signed by
-blockyard's own functions, the head parsed, the body held to its checksum; still with no store,
-no event loop, no timeout and nothing tried again. In turns with blockyard, to compare.
+body, so that is computed. For ranges and copies also with what each can't do without: signed by
+blockyard's own functions, the head parsed, the body held to its checksum or its XML read; still
+with no store, no event loop, no timeout and nothing tried again. In turns with blockyard, to
+compare, and copies with obstore.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from hashlib import sha256
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from bench import data, wire
+from bench import data, pages, wire
 from bench.driving import Sample, Stopwatch
+from bench.peers import obstore
 from bench.samples import cpu_per_operation, rate
+from bench.site import Site
 from bench.workloads import KIB, MIB, RANGED_BLOCK
 from blockyard import BlockStore, open_store
 from blockyard.context import Response
@@ -31,29 +34,39 @@ from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.integrity import service_checksum
 from blockyard.s3.read_steps import Read
 from blockyard.s3.reading import verify
+from blockyard.s3.requests import copy_object
+from blockyard.s3.responses import copy_result
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
 from blockyard.transport.http1 import encode_head, parse_head
+from servers.endpoint import Endpoint
 
 _REGION = "us-east-1"
 _ROUNDS = 9
 _RANGE = 16 * KIB
 _RANGES = 640
 _AT_ONCE = 32
+_COPIES = 1000
 
 
 def main() -> None:
     with wire.serve() as endpoint:
         address = ("127.0.0.1", urlsplit(endpoint.url).port or 0)
-        with open_store(
-            f"s3://{data.KEPT}?endpoint={endpoint.url}&region={_REGION}&force_path_style=true"
-            f"&access_key={endpoint.access_key}&secret_key={endpoint.secret_key}"
-        ) as store:
+        with _opened(endpoint) as store:
             _ranges(store, endpoint, address)
             _writes(store, address)
+    with pages.serve() as endpoint, _opened(endpoint) as store:
+        _copies(store, endpoint)
 
 
-def _ranges(store: BlockStore, endpoint: wire.Endpoint, address: tuple[str, int]) -> None:
+def _opened(endpoint: Endpoint) -> BlockStore:
+    return open_store(
+        f"s3://{data.KEPT}?endpoint={endpoint.url}&region={_REGION}&force_path_style=true"
+        f"&access_key={endpoint.access_key}&secret_key={endpoint.secret_key}"
+    )
+
+
+def _ranges(store: BlockStore, endpoint: Endpoint, address: tuple[str, int]) -> None:
     keys = data.read_keys(RANGED_BLOCK)
     wanted = [(keys[n % len(keys)], n * 37 % 256 * _RANGE, _RANGE) for n in range(_RANGES)]
     bare, verified = [_Bare(*each) for each in wanted], _verified(endpoint, wanted)
@@ -120,7 +133,7 @@ class _Verified:
         return reply.body
 
 
-def _verified(endpoint: wire.Endpoint, wanted: Sequence[tuple[str, int, int]]) -> list[_Verified]:
+def _verified(endpoint: Endpoint, wanted: Sequence[tuple[str, int, int]]) -> list[_Verified]:
     address = bucket_address(endpoint.url, _REGION, data.KEPT, path_style=True)
     signer = Signer(_REGION)
     credentials = Credentials(endpoint.access_key, endpoint.secret_key)
@@ -154,6 +167,41 @@ def _writes(store: BlockStore, address: tuple[str, int]) -> None:
 
     with _connected(address) as sock:
         _compare("write 4 MiB, one at a time", len(keys), {"floor": floor, "blockyard": ours})
+
+
+def _copies(store: BlockStore, endpoint: Endpoint) -> None:
+    """One request each, whose reply says the copy's ETag and time in XML."""
+    address = bucket_address(endpoint.url, _REGION, data.KEPT, path_style=True)
+    credentials = Credentials(endpoint.access_key, endpoint.secret_key)
+    signer, prepared = Signer(_REGION), encode_head(copy_object(address, "k", "copy"))
+    theirs = obstore.open_store(Site(endpoint.url, data.KEPT))
+
+    def floor() -> None:
+        for _ in range(_COPIES):
+            sock.sendall(prepared)
+            _ = sock.recv(64 * KIB)
+
+    def signed() -> None:
+        for _ in range(_COPIES):
+            request = copy_object(address, "k", "copy")
+            signer.sign(request, credentials, time.time(), EMPTY_SHA256)
+            sock.sendall(encode_head(request))
+            reply = sock.recv(64 * KIB)
+            end = reply.find(b"\r\n\r\n") + 4
+            status, headers, _ = parse_head(reply[:end])
+            _ = copy_result(Response(status, headers, reply[end:], len(reply) - end), "k")
+
+    with _connected(("127.0.0.1", urlsplit(endpoint.url).port or 0)) as sock:
+        _compare(
+            "copy, one at a time",
+            _COPIES,
+            {
+                "floor": floor,
+                "signed, read": signed,
+                "blockyard": lambda: [store.copy_block("k", "copy") for _ in range(_COPIES)],
+                "obstore": lambda: [theirs.copy("k", "copy") for _ in range(_COPIES)],
+            },
+        )
 
 
 def _read_all(socks: list[socket.socket], reads: Sequence[_Read]) -> list[bytes]:

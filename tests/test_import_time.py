@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import blockyard
-from blockyard import errors
+from blockyard import client, errors
 from blockyard.testing.scripted import Receive, ScriptedServer
 from tests.docs.markdown_pages import REPOSITORY
 
@@ -94,8 +97,50 @@ def test_modules_that_are_imported_late_are_seen_by_what_looks_at_imports() -> N
     package = REPOSITORY / "src" / "blockyard"
     by_name = [path for path in package.rglob("*.py") if "import_module(" in path.read_text()]
     # the suite for tests may want numpy, which need not be there
-    assert set(by_name) == {package / "__init__.py", package / "testing" / "samples.py"}
+    assert set(by_name) == {
+        package / name for name in ("__init__.py", "testing/samples.py", "transport/importing.py")
+    }
 
-    statements = ast.walk(ast.parse((package / "__init__.py").read_text()))
-    seen = {node.module for node in statements if isinstance(node, ast.ImportFrom)}
-    assert set(blockyard._LATER.values()) <= seen
+    imported = re.compile(r'imported\("(.*)"\)')
+    named = {name for path in package.rglob("*.py") for name in imported.findall(path.read_text())}
+    named |= {*blockyard._LATER.values(), *(module for module, _ in client._LATER.values())}
+    assert named <= {name for path in package.rglob("*.py") for name in imported_in(path)}
+
+
+def imported_in(path: Path) -> Iterator[str]:
+    """The modules of its import statements."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def test_a_first_read_needs_nothing_of_contents() -> None:
+    loaded = imported_by(
+        "import blockyard; store = blockyard.open_store('memory://')\n"
+        "_ = store.write_block('a', b'b')\n"
+        "assert store.read_block('a') == b'b'"
+    )
+    assert [n for n in loaded if n.startswith("blockyard.content.")] == ["blockyard.content.types"]
+    assert "random" not in loaded
+
+
+def test_a_handler_in_the_middle_of_a_late_import_makes_calls_of_its_own() -> None:
+    """It finds no half of a module, whenever it comes."""
+    program = """
+import signal, blockyard
+store = blockyard.open_store("memory://")
+found = []
+signal.signal(signal.SIGALRM, lambda *_: found.append(store.content_exists("other")))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.002)
+store.write_content("made", b"x" * 100_000)
+while len(found) < 3:
+    signal.pause()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(store.read_content("made") == b"x" * 100_000, set(found))
+"""
+    for _ in range(5):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "True {False}\n"

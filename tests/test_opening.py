@@ -290,3 +290,9 @@ def test_an_asyncio_store_that_was_not_awaited_says_so() -> None:
         _ = opening.read_blokcs  # type: ignore[attr-defined]
     assert not hasattr(opening, "nothing")
     asyncio.run(asyncio.run(opening).close())
+
+
+def test_a_python_without_the_gil_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockyard.opening.FREE_THREADED", True)
+    with pytest.warns(RuntimeWarning, match="does not support free-threaded Python yet"):
+        blockyard.open_store("memory://").close()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from blockyard.context import Context
@@ -38,6 +40,28 @@ def test_all_that_is_removed_takes_less_than_a_second_past_the_deadline(
     assert left[:2] == ["", ""]
     assert all("something may be left: " in each for each in left[2:])
     assert runtime.clock < 11.0
+
+
+def test_a_call_that_learns_late_of_its_deadline_has_as_long_from_then_on(
+    runtime: PretendRuntime,
+) -> None:
+    """Where something held up the event loop, say; all of its contexts together."""
+    ctx = Context(runtime, 10.0)
+    runtime.clock = 15.0
+    left = [tidied(each, taking=0.3) for each in (ctx, replace(ctx, probing=True), ctx)]
+    assert left[:2] == ["", ""]
+    assert "something may be left: " in left[2]
+    assert runtime.clock < 16.0
+
+
+def test_the_deadline_of_one_step_says_nothing_of_that_of_the_call(
+    runtime: PretendRuntime,
+) -> None:
+    ctx = Context(runtime, 20.0)
+    runtime.clock = 15.0
+    assert tidied(replace(ctx, deadline=10.0), taking=0.5) == ""
+    runtime.clock = 25.0
+    assert tidied(ctx, taking=0.5) == ""
 
 
 def test_what_is_removed_in_the_middle_of_removing_gets_no_more_time(

@@ -76,10 +76,7 @@ if TYPE_CHECKING:
         StoreConfig,
         TimeoutConfig,
     )
-    from blockyard.content.cleaning import CleanReport, Leftover
-    from blockyard.content.layout import ContentInfo
-    from blockyard.content.listing import ContentEntry
-    from blockyard.content.transfers import Progress
+    from blockyard.content.types import CleanReport, ContentEntry, ContentInfo, Leftover, Progress
     from blockyard.context import Context
     from blockyard.opening import open_store
     from blockyard.put_options import PutOptions
@@ -169,20 +166,20 @@ __all__ = [
 _LATER = {
     "AsyncBlockStore": "blockyard.aio",
     "BlockStore": "blockyard.sync",
-    "CleanReport": "blockyard.content.cleaning",
-    "ContentEntry": "blockyard.content.listing",
-    "ContentInfo": "blockyard.content.layout",
+    "CleanReport": "blockyard.content.types",
+    "ContentEntry": "blockyard.content.types",
+    "ContentInfo": "blockyard.content.types",
     "Context": "blockyard.context",
     "CacheConfig": "blockyard.config",
     "CacheStore": "blockyard.cache.store",
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",
     "IntegrityConfig": "blockyard.config",
-    "Leftover": "blockyard.content.cleaning",
+    "Leftover": "blockyard.content.types",
     "ListRequest": "blockyard.stores.base",
     "PutConfig": "blockyard.config",
     "PutOptions": "blockyard.put_options",
-    "Progress": "blockyard.content.transfers",
+    "Progress": "blockyard.content.types",
     "ReadRequest": "blockyard.stores.base",
     "S3Config": "blockyard.config",
     "Store": "blockyard.stores.base",

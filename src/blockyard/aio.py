@@ -17,13 +17,15 @@ from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client, Stack
 from blockyard.config import Settings
 from blockyard.config.loading import Source
-from blockyard.content.cleaning import CleanReport
 from blockyard.content.files import AsyncContentFile, Cursor
-from blockyard.content.layout import ContentInfo
-from blockyard.content.listing import ContentEntry
-from blockyard.content.sources import AsyncContentSource
-from blockyard.content.targets import ContentTarget
-from blockyard.content.transfers import Progress
+from blockyard.content.types import (
+    AsyncContentSource,
+    CleanReport,
+    ContentEntry,
+    ContentInfo,
+    ContentTarget,
+    Progress,
+)
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.iterators import AsyncPageIterator

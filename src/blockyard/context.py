@@ -24,6 +24,7 @@ from collections.abc import (
     MutableMapping,
 )
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from blockyard.errors import BlockStoreError, DeadlineExceededError
@@ -386,7 +387,8 @@ class Context:
     after an attempt whose outcome is unknown: what that attempt came to is raised. What was
     certainly not carried out is tried again as ever. `probing` is set for what tries a service out
     with an object of its own, of which nothing is a change of the caller's. `reply_headers` are
-    those of the last reply: `Store.date` reads them.
+    those of the last reply: `Store.date` reads them. `late` has, for all contexts of a call, the
+    instant at which it began to tidy up past its deadline: see `tidying.py`.
     """
 
     runtime: Runtime
@@ -398,6 +400,7 @@ class Context:
     cache: CacheUse = "use"
     once: bool = False
     reply_headers: Mapping[str, str] | None = None
+    late: list[float] = field(default_factory=lambda: [-inf])
 
     def gather(
         self,

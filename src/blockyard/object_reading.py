@@ -13,8 +13,9 @@ from typing import NamedTuple
 from blockyard import arguments
 from blockyard.content.downloads import Download, next_block, width_of
 from blockyard.content.extents import Extent, Piece
-from blockyard.content.targets import ContentTarget, Writable, is_written_in_order, target_of
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.targets import is_written_in_order, target_of
+from blockyard.content.transfers import Tally
+from blockyard.content.types import ContentTarget, Progress, Writable
 from blockyard.content.window import Width, Window
 from blockyard.context import Context, TaskQueue
 from blockyard.crc32c import JoinedSum, crc32c

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockyard import arguments
-from blockyard.content.sources import AsyncContentSource, source_of
+from blockyard.content.sources import source_of
 from blockyard.content.streams import Cut, SourceBlock
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.transfers import Tally
+from blockyard.content.types import AsyncContentSource, Progress
 from blockyard.context import Context
 from blockyard.errors import BlockTooLargeError
 from blockyard.model import MAX_BLOCK_SIZE, MAX_OBJECT_SIZE, MAX_PARTS, PART_SIZE, BlockInfo, Part

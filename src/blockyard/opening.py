@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,6 +25,7 @@ from blockyard.config import (
 )
 from blockyard.config.loading import Source, load_config, names_of
 from blockyard.errors import ConfigError
+from blockyard.one_step import FREE_THREADED
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore
@@ -85,6 +87,8 @@ def compose(
 def stack_of(config: StoreConfig) -> Stack:
     """What is below a client of the store that `config` describes. Raises `ConfigError`."""
     _refuse_eventlet()
+    if FREE_THREADED:
+        _warn_of_no_gil()
     match config.selected:
         case S3Config() as s3:
             from blockyard.s3.credentials import credential_source  # noqa: PLC0415
@@ -162,6 +166,15 @@ def _source(operation: str, source: Source) -> Source:
     else:
         expected = "a URL, the path of a YAML file, a StoreConfig, a Store or an open client"
     raise arguments.unsuitable(operation, "source", expected, source)
+
+
+def _warn_of_no_gil() -> None:
+    warnings.warn(
+        "blockyard does not support free-threaded Python yet: a store that is closed on another "
+        "thread than it was opened on may stay open there, with what it has staged",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _refuse_eventlet() -> None:

@@ -21,14 +21,14 @@ from blockyard.buffer import Buffer
 from blockyard.bulk_reads import BulkRead
 from blockyard.client import Client
 from blockyard.config import StoreConfig
-from blockyard.content.cleaning import CleanReport
-from blockyard.content.files import FIRST_WINDOW, Cursor, RawContentFile
-from blockyard.content.layout import ContentInfo
-from blockyard.content.listing import ContentEntry
-from blockyard.content.sources import ContentSource
-from blockyard.content.targets import ContentTarget
-from blockyard.content.transfers import Progress
-from blockyard.content.write_options import WriteOptions
+from blockyard.content.types import (
+    CleanReport,
+    ContentEntry,
+    ContentInfo,
+    ContentSource,
+    ContentTarget,
+    Progress,
+)
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.errors import BlockTooLargeError
 from blockyard.iterators import Fetch, PageIterator
@@ -510,10 +510,13 @@ class BlockStore(Client[BlockingRuntime]):
         condition where the service ignores those, and `OutcomeUnknownError` when replies were lost
         and it can't be told whether the content was replaced.
         """
+        writer = self._writer
+        from blockyard.content.write_options import WriteOptions  # noqa: PLC0415 - imported with it
+
         said = WriteOptions(
             if_absent, if_match, block_size, chunk_blocks, content_type, modified, metadata, options
         )
-        write = partial(self._writer.write_content, source=source, progress=progress, options=said)
+        write = partial(writer.write_content, source=source, progress=progress, options=said)
         return self._run_many(write, content_id)
 
     def read_content(self, content_id: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -578,11 +581,13 @@ class BlockStore(Client[BlockingRuntime]):
         raises `ContentReplacedError`. Raises what `read_content` does. Close the file before the
         store.
         """
-        layout = run_to_end(self._reader.layout(self._context(), content_id, "open_content"))
-        cursor = Cursor(self._reader, layout)
-        return BufferedReader(
-            RawContentFile(cursor, partial(self._run_many, cursor.fetch)), FIRST_WINDOW
-        )
+        reader = self._reader
+        from blockyard.content import files  # noqa: PLC0415 - imported with it
+
+        layout = run_to_end(reader.layout(self._context(), content_id, "open_content"))
+        cursor = files.Cursor(reader, layout)
+        raw = files.RawContentFile(cursor, partial(self._run_many, cursor.fetch))
+        return BufferedReader(raw, files.FIRST_WINDOW)
 
     def stat_content(self, content_id: str) -> ContentInfo:
         """What is known of the content: size, version, checksum, and what its writer said of it.

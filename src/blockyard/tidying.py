@@ -12,7 +12,8 @@ from blockyard.errors import BlockStoreError
 TIDY_SECONDS = 30.0
 """How long a call that failed or was interrupted may take to remove what it wrote."""
 _PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still do that, in all of its steps."""
+"""Seconds past the call's own deadline in which it may still do that, in all of its steps; past the
+first of them where that could begin only later, as on an event loop that was held up."""
 
 
 async def tidy_up(
@@ -28,7 +29,7 @@ async def tidy_up(
     left = [may_be_left]
     now, seconds = ctx.runtime.now(), TIDY_SECONDS
     if ctx.deadline is not None:
-        ends = ctx.deadline if ctx.tidying else ctx.deadline + _PAST_DEADLINE
+        ends = ctx.deadline if ctx.tidying else _end(ctx, ctx.deadline, now)
         seconds = min(seconds, max(ends - now, 0))
 
     async def tidy() -> None:
@@ -50,3 +51,10 @@ async def tidy_up(
             for note in left:
                 error.add_note(note)
     return "".join(left)
+
+
+def _end(ctx: Context, deadline: float, now: float) -> float:
+    """When a call with that deadline has to have tidied up."""
+    if ctx.late[0] < deadline <= now:  # not what began past an earlier deadline, of one step
+        ctx.late[0] = now
+    return max(deadline, ctx.late[0]) + _PAST_DEADLINE

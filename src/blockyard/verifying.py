@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from blockyard import arguments
 from blockyard.content.manifest import begins_as_manifest, decode
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.transfers import Tally
+from blockyard.content.types import Progress
 from blockyard.context import Context
 from blockyard.errors import (
     BlockNotFoundError,

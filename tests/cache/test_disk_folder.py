@@ -144,6 +144,24 @@ def test_opening_reads_no_folder_of_entries(tmp_path: Path) -> None:
     assert int(out[1]) < 5 * 1024  # KiB
 
 
+def test_epochs_that_are_let_go_while_they_are_written_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread closes the folder, or makes it again: its next file may get that number."""
+    folder, another = Folder(tmp_path), tmp_path / "another"
+    folder.prepare()
+    write = folder_module.syscalls.write_all_at
+
+    def let_go_first(file: int, data: bytes, offset: int) -> None:
+        folder.close()
+        with another.open("wb"):
+            write(file, data, offset)
+
+    monkeypatch.setattr(folder_module.syscalls, "write_all_at", let_go_first)
+    folder.change_all()
+    assert another.stat().st_size == 0
+
+
 def test_epochs_that_were_cut_are_noticed(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "cache")
     folder.prepare()

@@ -235,6 +235,63 @@ def test_changes_that_can_not_be_noted_take_bounded_memory(
     assert disk.read("k") == BLOCK
 
 
+def unchangeable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither epochs nor entries can be changed, as on a file system that is read-only by now."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for call in ("pwrite", "unlink", "truncate"):
+        monkeypatch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("changed", [1, 10])
+def test_what_is_not_remembered_is_not_served_when_others_could_be_changed_again(
+    disk: Tier, monkeypatch: pytest.MonkeyPatch, changed: int
+) -> None:
+    monkeypatch.setattr(disk_module, "_UNDROPPED", 10)
+    disk.fill(pages_of("k", BLOCK))
+    others = [f"{number}" for number in range(10)]
+    with monkeypatch.context() as broken:
+        unchangeable(broken)
+        disk.cache.change([*others, "k"])
+    disk.cache.change(others[:changed])
+    assert disk.read("k") is None
+    later(disk, monkeypatch, disk_module.RETRY_AFTER + 1)
+    disk.fill(pages_of("other", BLOCK))
+    assert disk.read("k") is None
+    disk.fill(pages_of("k", BLOCK))
+    assert disk.read("k") == BLOCK
+
+
+@pytest.mark.parametrize("others", [0, 20])
+def test_what_fails_while_earlier_failures_are_made_good_is_remembered(
+    disk: Tier, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """Also of a key that had failed before."""
+    monkeypatch.setattr(disk_module, "_UNDROPPED", 10)
+    with monkeypatch.context() as broken:
+        unchangeable(broken)
+        disk.cache.change(["k", *(f"{number}" for number in range(others))])
+    made_good = disk.cache._folder.change_all if others else disk.cache._folder.change
+    times = [0]
+
+    def then_fails(*name: bytes) -> None:
+        made_good(*name)
+        times[0] += 1
+        if times[0] == 2:  # the last step
+            with monkeypatch.context() as broken:
+                unchangeable(broken)
+                disk.cache.change(["k"])
+
+    monkeypatch.setattr(disk.cache._folder, made_good.__name__, then_fails)
+    disk.fill(pages_of("other", BLOCK))
+    assert times[0] >= 2
+    assert disk.cache._may_be_old("k")
+    disk.fill(pages_of("other", BLOCK))
+    assert not disk.cache._may_be_old("k")
+
+
 def test_the_caches_of_a_process_share_its_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,15 +130,19 @@ def exceptions(calls: Callable[[blockyard.BlockStore], None]) -> None:
 
     warm_up(store)
     before = descriptors()
+
+    def call_until_fired(number: int) -> None:
+        """Not in the `try`: no `except` covers a loop's jump back in Python 3.13 and 3.14.
+
+        https://github.com/python/cpython/issues/130279
+        """
+        while fired == number:
+            calls(store)
+
     for number in range(EXCEPTIONS):
         try:
             _ = signal.setitimer(signal.ITIMER_REAL, 0.0002 + chance.random() * 0.01)
-            # Not `while fired == number`, whose jump back no `except` covers in Python 3.13:
-            # https://github.com/python/cpython/issues/130279
-            while True:
-                calls(store)
-                if fired != number:
-                    break
+            call_until_fired(number)
             lost += stack
         except LateError:
             met += 1

@@ -66,7 +66,6 @@ def do(file: io.BufferedReader | io.BytesIO, step: tuple[str, *tuple[int, ...]])
 @pytest.fixture(scope="module", params=[1, 100, 128 * 1024])
 def first_window(request: pytest.FixtureRequest) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blockyard.sync.FIRST_WINDOW", request.param)
         patch.setattr("blockyard.content.files.FIRST_WINDOW", request.param)
         yield request.param
 

@@ -17,7 +17,7 @@ import pytest
 
 import blockyard
 from blockyard import DeadlineExceededError
-from blockyard.content.sources import ContentSource
+from blockyard.content.types import ContentSource
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.clients import CLIENTS, open_client

@@ -283,7 +283,6 @@ def test_a_block_that_is_read_ahead_has_the_deadline_of_the_step_that_waits_for_
 @pytest.fixture
 def small_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files begin with a quarter of a block."""
-    monkeypatch.setattr("blockyard.sync.FIRST_WINDOW", BLOCK // 4)
     monkeypatch.setattr("blockyard.content.files.FIRST_WINDOW", BLOCK // 4)
 
 

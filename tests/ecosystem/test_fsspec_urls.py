@@ -103,8 +103,11 @@ def test_secrets_have_the_names_of_s3fs_too() -> None:
     config = fs._stores.place("bucket/a").files._store._source.s3
     assert (config.access_key, config.secret_key.reveal()) == ("AKIA", "hunter2")
     assert config.session_token.reveal() == "hunter3"
-    with pytest.raises(blockyard.ConfigError, match="secret_key is given twice, once as secret"):
-        _ = BlockyardFileSystem(secret_key="a", secret="b")
+    for twice in ({"secret_key": "a", "secret": "b"}, {"secret": "b", "secret_key": "a"}):
+        with pytest.raises(
+            blockyard.ConfigError, match=r"^secret_key is given twice, once as secret$"
+        ):
+            _ = BlockyardFileSystem(**twice)
     assert urls.settings_of("blockyard://bucket/page?key=1") == {}
     assert urls.path_of("blockyard://bucket/page?key=1", "blockyard") == "bucket/page?key=1"
     for name in ("key", "secret", "token"):

@@ -316,7 +316,7 @@ def test_attributes_and_tags(call: Either, client: blockyard.BlockStore) -> None
             _ = call("put", "b", DATA, tags={"of": "films"})
     else:
         _ = call("put", "b", DATA, tags={"of": "films"})
-    with pytest.raises(ValueError, match="metadata: expected printable"):
+    with pytest.raises(ValueError, match=r"metadata\['film'\]: expected printable"):
         _ = call("put", "a", DATA, attributes={"Film": "a\nb"})
 
 

@@ -7,6 +7,7 @@ service have a request id, though, and these have not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from blockyard.errors import (
     TransportError,
     UnsupportedError,
 )
-from blockyard.model import DeleteResult, Upload
+from blockyard.model import DeleteResult, Upload, UploadPage
 from blockyard.operations import Operations
 from blockyard.stores.base import WriteRequest
 from tests.s3.pretend import reply
@@ -158,6 +159,19 @@ def test_a_page_of_it_that_refuses_teaches_nothing() -> None:
     assert copy(s3) == "e"
 
 
+@pytest.mark.parametrize("operation", [exists, Scripted.read, delete])
+def test_a_page_that_is_not_found_is_no_sign_that_the_service_sends_no_ids(
+    operation: Operation,
+) -> None:
+    """It is no missing block anyhow, and needs no listing."""
+    s3 = known(*[reply(404, {}, b"<html>404</html>")] * 3, with_id(s3_error(404, "NoSuchKey")))
+    with suppress(BlockNotFoundError):
+        _ = operation(s3)
+    assert len(s3.requests) == 4
+    assert not any("list-type=2" in each.target for each in s3.requests)
+    assert s3.store._caller.capabilities.request_ids is True
+
+
 def test_amazon_s_replies_are_known_to_have_a_request_id() -> None:
     s3 = amazon(with_id(OBJECT))
     s3.script.request_ids = False
@@ -197,6 +211,35 @@ def test_one_that_keeps_on_sending_such_replies_is_believed_from_then_on() -> No
     assert methods(s3) == ["HEAD", "GET"] * 3 + ["HEAD"]
     assert exists(s3) is False
     assert len(s3.requests) == 8
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+@pytest.mark.parametrize(("operation", "status"), [(exists, 404), (delete, 204)])
+def test_it_is_believed_by_calls_of_few_attempts_too(
+    operation: Operation, status: int, attempts: int
+) -> None:
+    s3 = known(*[empty(status), with_id(LISTING)] * 6, max_attempts=attempts)
+    for _ in range(3 if attempts < 3 else 1):
+        with pytest.raises(NotS3Error):
+            _ = operation(s3)
+    s3.script.answers = [empty(status)]
+    assert not operation(s3)
+
+
+def test_nor_does_a_change_that_is_made_once_fail_for_good() -> None:
+    s3 = known(*[empty(204), with_id(LISTING)] * 3, empty(204))
+    s3.ctx.once = True
+    for _ in range(3):
+        with pytest.raises(NotS3Error):
+            _ = delete(s3)
+    assert delete(s3) is None
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_so_is_one_that_lists_no_uploads(status: int) -> None:
+    """Which no call on a block would tell: `clean_contents` asks for them."""
+    s3 = known(*[empty(status), with_id(LISTING)] * 3, empty(status))
+    assert s3.run(s3.store.list_uploads(s3.ctx, "", None)) == UploadPage([], None)
 
 
 def test_one_that_may_not_be_listed_is_there() -> None:

@@ -102,4 +102,4 @@ def test_the_first_bulk_call(name: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     if name == "at the end of the interpreter":
-        assert "asyncio can't be imported" in done.stdout
+        assert "blockyard.transport.background can't be imported" in done.stdout

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from blockyard import syscalls
+from blockyard import one_step, syscalls
 from blockyard.cache.budget import SMALLEST, Budget
 from blockyard.cache.entry import Head, name_of
 from blockyard.cache.filling import WorkQueue
@@ -54,6 +54,8 @@ _HITS_WAITING = 32
 """Hits that were not noted yet: then the next read notes them."""
 _UNDROPPED = 10_000
 """Changed keys whose entries could not be removed that are remembered; if more, all entries go."""
+_ALL = ""
+"""In place of the keys that are too many: no key."""
 _in_use: WeakSet[DiskCache] = WeakSet()
 """The caches of this process, which share its descriptors."""
 _log = logging.getLogger("blockyard.cache")
@@ -79,8 +81,9 @@ class DiskCache(DiskTier):
         self._most_kept = _most_kept(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         _in_use.add(self)
         self._hits_waiting: deque[OpenEntry] = deque(maxlen=2 * _HITS_WAITING)
-        self._undropped: set[str] = set()
-        self._removes_all = False
+        self._undropped: dict[str, object] = {}
+        """Changed keys whose entries could not be removed, or `_ALL`: each with its own object, by
+        which a failure is told from one that came while the one before it was made good."""
         self._trouble: OSError | None = None
         self._off_until = self._warn_at = -float("inf")
         self._closed = False
@@ -223,10 +226,10 @@ class DiskCache(DiskTier):
 
     def _may_be_old(self, key: str) -> bool:
         """Whether the key's entry could not be removed when it was changed."""
-        return key in self._undropped or len(self._undropped) >= _UNDROPPED
+        return key in self._undropped or _ALL in self._undropped
 
     def _drop(self, key: str) -> None:
-        name = self._name(key)
+        name, before = self._name(key), self._undropped.get(key)
         _ = self._kept.pop(key, None)
         try:
             try:
@@ -238,27 +241,25 @@ class DiskCache(DiskTier):
             if isinstance(error, OSError):
                 pass_on_foreign(error)
                 self._trouble = error
-            if self._removes_all or len(self._undropped) < _UNDROPPED:
-                self._undropped.add(key)
+            few = key in self._undropped or len(self._undropped) < _UNDROPPED - 1
+            one_step.put(self._undropped, key if few else _ALL, object())
         else:
-            self._undropped.discard(key)
+            if before is not None:
+                _ = one_step.remove(self._undropped, key, before)
 
     def _drop_again(self) -> None:
         """Make good what could not be removed: key by key, or all where there were too many."""
-        if len(self._undropped) < _UNDROPPED:
-            for key in list(self._undropped):
+        before = self._undropped.copy()
+        if _ALL not in before:
+            for key in before:
                 self._drop(key)
             return
-        self._removes_all = True  # from here on each that can't be removed is remembered
-        try:
-            before = frozenset(self._undropped)
-            self._kept.clear()
-            self._folder.change_all()
-            self._writer.remove_all()
-            self._folder.change_all()
-            self._undropped.difference_update(before)
-        finally:
-            self._removes_all = False
+        self._kept.clear()
+        self._folder.change_all()
+        self._writer.remove_all()
+        self._folder.change_all()
+        for key, failure in before.items():
+            _ = one_step.remove(self._undropped, key, failure)
 
     def _remove_damaged(self, key: str) -> None:
         self._damaged += 1

@@ -91,22 +91,24 @@ class _Pending:
 def _work_off(pending: _Pending, now: Callable[[], float]) -> None:
     """Do all that is there. Two threads may, when two puts started one each."""
     try:
-        while True:
-            if not pending.work:
-                return
-            pending.at_work = True
-            try:
-                work, size = pending.work.popleft()
-            except IndexError:  # the other one was quicker
-                pending.at_work = False
-                continue
-            try:
-                _ = work(now())
-            finally:
-                del work  # with the bytes that it holds
-                pending.size -= size
-            if not pending.work:
-                pending.size = 0
-                pending.at_work = False  # before the last look: who puts looks after it has put
+        _do_all(pending, now)
     finally:
         pending.at_work = False
+
+
+def _do_all(pending: _Pending, now: Callable[[], float]) -> None:
+    while pending.work:
+        pending.at_work = True
+        try:
+            work, size = pending.work.popleft()
+        except IndexError:  # the other one was quicker
+            pending.at_work = False
+            continue
+        try:
+            _ = work(now())
+        finally:
+            del work  # with the bytes that it holds
+            pending.size -= size
+        if not pending.work:
+            pending.size = 0
+            pending.at_work = False  # before the last look: who puts looks after it has put

@@ -177,7 +177,8 @@ class Folder:
     def change_all(self) -> None:
         """Give all keys other epochs."""
         self.ensure()
-        syscalls.write_all_at(self._epochs.number, os.urandom(_SLOTS * _SLOT), 0)
+        epochs = self._epochs  # not to be closed meanwhile: another file may get its number
+        syscalls.write_all_at(epochs.number, os.urandom(_SLOTS * _SLOT), 0)
 
     def close(self) -> None:
         """Let go of what is open; who reads it on another thread goes on."""

@@ -63,7 +63,7 @@ class KeyLocks:
         """The locks of all these keys; None where somebody holds one of them."""
         held = self._opened(names)
         try:
-            if all(_locked(held, place) for place in held.places):
+            if _all_locked(held):
                 return held
         except BaseException:
             self.free(held)
@@ -129,6 +129,10 @@ class KeyLocks:
             each is not None and each is not held and each.thread == held.thread
             for each in all_held
         )
+
+
+def _all_locked(held: Held) -> bool:
+    return all(_locked(held, place) for place in held.places)
 
 
 def _locked(held: Held, place: int) -> bool:

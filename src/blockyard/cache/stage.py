@@ -271,10 +271,10 @@ class Stage:
     def is_empty(self) -> bool:
         """Whether nothing is staged, of any store."""
         try:
-            with os.scandir(self._root) as found:
-                return all(each.name.startswith(".") for each in found)
+            names = os.listdir(self._root)
         except FileNotFoundError:
             return True
+        return all(name.startswith(".") for name in names)
 
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"

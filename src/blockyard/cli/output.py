@@ -16,8 +16,7 @@ from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
-    from blockyard.content.listing import ContentEntry
-    from blockyard.content.transfers import Progress
+    from blockyard.content.types import ContentEntry, Progress
 
 
 def say(text: str) -> None:

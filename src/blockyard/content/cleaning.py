@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from blockyard import arguments
 from blockyard.content.found import SWEPT, Found
-from blockyard.content.layout import ContentInfo, info_of, plain_layout
+from blockyard.content.layout import info_of, plain_layout
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
     BLOCKS_PER_CHUNK,
@@ -24,6 +23,7 @@ from blockyard.content.manifest import (
     manifest_key,
 )
 from blockyard.content.register import Change, Register
+from blockyard.content.types import CleanReport, ContentInfo, Leftover
 from blockyard.content.writing import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import (
@@ -41,42 +41,6 @@ from blockyard.verifying import bare
 
 ORPHANED = 2 * LONGEST_WRITE
 """Seconds: the age of blocks from which on no write that is under way can still name them."""
-
-What = Literal["orphan", "replaced", "tombstone", "probe", "upload"]
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """Something that is left of a content: `blocks` of `size` bytes together, or a tombstone.
-
-    Or a "probe", whose key is its `content_id`: of a process that was killed while it found out
-    what the service can do. Or an "upload" of the object with that key, in parts, which was neither
-    completed nor given up: `generation` is its id, and what its parts take is not counted.
-    """
-
-    content_id: str
-    what: What
-    generation: str = ""
-    blocks: int = 0
-    size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CleanReport:
-    """What `clean_contents` removed, or would have, and what it found that is too young yet.
-
-    `damaged` are the contents whose manifests can't be read, and why: nothing of them was touched,
-    as it can't be told which blocks are theirs.
-    """
-
-    removed: list[Leftover] = field(default_factory=list[Leftover])
-    kept: list[Leftover] = field(default_factory=list[Leftover])
-    damaged: dict[str, BlockStoreError] = field(default_factory=dict[str, BlockStoreError])
-
-    @property
-    def size(self) -> int:
-        """The bytes that were removed, or would have been."""
-        return sum(each.size for each in self.removed)
 
 
 @dataclass(slots=True)

@@ -13,13 +13,13 @@ from typing import Any, Generic
 from blockyard.content.extents import Piece
 from blockyard.content.targets import (
     NewFile,
-    Writable,
     is_written_in_order,
     open_in_order,
     opened_in_order,
     write_all,
 )
 from blockyard.content.transfers import Tally
+from blockyard.content.types import Writable
 from blockyard.content.window import AnyExtent, ReadPiece, Width, Window
 from blockyard.context import Context
 from blockyard.iterators import Fetched

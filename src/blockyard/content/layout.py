@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 
 from blockyard import arguments
 from blockyard.content.extents import Extent, Piece
@@ -20,6 +18,7 @@ from blockyard.content.manifest import (
     Manifest,
     generation_key,
 )
+from blockyard.content.types import ContentInfo
 from blockyard.errors import (
     BlockNotFoundError,
     ContentReplacedError,
@@ -35,28 +34,6 @@ MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
-
-
-@dataclass(frozen=True, slots=True)
-class ContentInfo:
-    """A stored content: its size in bytes, and how many blocks it takes beside its manifest.
-
-    `version` changes whenever the content is written; "" in the plain layout, which has none.
-    `last_modified`, in UTC, is when it was stored; None where that is not known (the result of a
-    write). `crc32c` is that of all of the content; None where it is not known. `content_type`,
-    `modified` (in UTC) and `metadata` are as its writer gave them.
-    """
-
-    content_id: str
-    size: int
-    blocks: int
-    last_modified: datetime | None = None
-    version: str = ""
-    block_size: int = BLOCK_SIZE
-    crc32c: int | None = None
-    content_type: str = ""
-    modified: datetime | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class Layout(Extent):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
-from typing import NamedTuple
 
 from blockyard.content.layout import (
     MAX_CONTENT_ID_BYTES,
@@ -17,6 +15,7 @@ from blockyard.content.layout import (
 )
 from blockyard.content.manifest import LEAST_SIZE, is_generation, manifest_key
 from blockyard.content.register import Register
+from blockyard.content.types import ContentEntry
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError
 from blockyard.keys import MANIFEST_SUFFIX
@@ -24,13 +23,6 @@ from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 from blockyard.prefixes import all_pages
 from blockyard.stores.base import ListRequest
-
-
-class ContentEntry(NamedTuple):
-    """A content in a listing: its id, and when it was stored, in UTC, where that is known."""
-
-    content_id: str
-    last_modified: datetime | None = None
 
 
 class ContentListing:

@@ -16,12 +16,13 @@ from typing import NamedTuple
 from blockyard import arguments
 from blockyard.content.downloads import Download, next_block, width_of
 from blockyard.content.extents import Piece
-from blockyard.content.layout import ContentInfo, Layout, check_content_id
-from blockyard.content.listing import ContentEntry, ContentListing
+from blockyard.content.layout import Layout, check_content_id
+from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import block_count
 from blockyard.content.register import Register
-from blockyard.content.targets import ContentTarget, target_of
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.targets import target_of
+from blockyard.content.transfers import Tally
+from blockyard.content.types import ContentEntry, ContentInfo, ContentTarget, Progress
 from blockyard.content.window import Width, Window
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c

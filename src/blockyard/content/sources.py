@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, Coroutine, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from io import FileIO, TextIOBase
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast
 
 from blockyard import arguments
 from blockyard.buffer import Buffer
@@ -34,22 +34,12 @@ from blockyard.content.streams import (
     on_a_thread,
 )
 from blockyard.content.transfers import local_errors
+from blockyard.content.types import AsyncContentSource, Readable
 from blockyard.context import Context, UserCode
 from blockyard.errors import LocalStorageError
 
 _TICK = 0.012
 """Seconds: longer than the clock of a file's time needs to go on, at 100 ticks a second."""
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A file open for reading bytes: `read` returns at most `size` of them, none at the end."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-ContentSource: TypeAlias = str | os.PathLike[str] | Buffer | Readable | Iterable[Buffer]
-AsyncContentSource: TypeAlias = ContentSource | AsyncIterable[Buffer]
 
 
 class Source(Protocol):

@@ -12,11 +12,10 @@ from collections.abc import Generator
 from contextlib import suppress
 from functools import partial
 from io import TextIOBase
-from typing import Protocol, TypeAlias, runtime_checkable
 
 from blockyard import arguments, syscalls
-from blockyard.buffer import Buffer
 from blockyard.content.transfers import local_errors
+from blockyard.content.types import ContentTarget, Writable
 from blockyard.context import Context
 from blockyard.errors import LocalStorageError
 from blockyard.managing import contextmanager
@@ -35,16 +34,6 @@ _PAUSE = 0.001
 """Seconds until the next look whether a pipe has room."""
 _OWN_DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _LINKS = 40  # as many as Linux follows
-
-
-@runtime_checkable
-class Writable(Protocol):
-    """A file open for writing bytes: `write` returns how many of them it took."""
-
-    def write(self, data: Buffer, /) -> int | None: ...
-
-
-ContentTarget: TypeAlias = str | os.PathLike[str] | Writable
 
 
 def write_all(file: Writable, data: bytes, operation: str) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
-from typing import TypeAlias
 
+from blockyard.content.types import Progress
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, LocalStorageError
 from blockyard.managing import contextmanager
 from blockyard.user_code import pass_on_foreign
-
-Progress: TypeAlias = Callable[[int], None]
-"""Called with the bytes done so far, after each block: on the thread that made the call, or on the
-event loop of an asyncio store, in one copy of the context that the call was made in."""
 
 
 class Tally:

@@ -16,13 +16,7 @@ from typing import Any
 
 from blockyard import arguments
 from blockyard.content.found import Condition, Found
-from blockyard.content.layout import (
-    ContentInfo,
-    Layout,
-    check_content_id,
-    info_of,
-    plain_key,
-)
+from blockyard.content.layout import Layout, check_content_id, info_of, plain_key
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
     INLINE_LIMIT,
@@ -31,9 +25,10 @@ from blockyard.content.manifest import (
     generation_key,
 )
 from blockyard.content.register import Change, Register
-from blockyard.content.sources import AsyncContentSource, source_of
+from blockyard.content.sources import source_of
 from blockyard.content.streams import Cut, SourceBlock
-from blockyard.content.transfers import Progress, Tally
+from blockyard.content.transfers import Tally
+from blockyard.content.types import AsyncContentSource, ContentInfo, Progress
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c

@@ -85,7 +85,8 @@ def named_as_ours(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{name}: expected in the path, which is BUCKET/KEY")
         own = ALIASES.get(name, name)
         if own in settings:
-            raise ConfigError(f"{own} is given twice, once as {name}")
+            alias = next(each for each in options if ALIASES.get(each) == own)
+            raise ConfigError(f"{own} is given twice, once as {alias}")
         settings[own] = value
     return settings
 

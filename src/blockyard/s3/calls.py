@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from hashlib import sha256
 from typing import TypeVar
 
@@ -29,8 +28,9 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.model import PresignedRequest, StoreStats
+from blockyard.s3.call import Attempts, Call, FunctionCall
 from blockyard.s3.credentials import CredentialSource
-from blockyard.s3.endpoints import Address, is_aws_host
+from blockyard.s3.endpoints import is_aws_host
 from blockyard.s3.error_responses import (
     error_from,
     has_request_id,
@@ -50,8 +50,6 @@ from blockyard.s3.retry import (
     delay_before_next,
     may_have_taken_effect,
 )
-from blockyard.s3.signing import EMPTY_SHA256
-from blockyard.s3.xml import MAX_REPLY
 from blockyard.stores.base import PresignRequest
 
 Result = TypeVar("Result")
@@ -59,90 +57,12 @@ Result = TypeVar("Result")
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
 _DOUBTS = 3
 """Replies without a request id in one call, a listing having come through after each, that show
-that the service sends such ones."""
+that the service sends such ones; or calls that end with one, as where only one attempt is made."""
 _log = logging.getLogger("blockyard.s3")
 _BUCKET_IN_HOST = (
     "the bucket stands in the host name: where the service has no such name, set "
     "force_path_style: true"
 )
-
-
-@dataclass(slots=True)
-class Attempts:
-    """What one call has been through so far.
-
-    `paid` are the tokens of its last retry; `unknown` counts the attempts that failed and may
-    have taken effect, or may still; `doubted` the replies that something in between may have sent.
-    """
-
-    failed: int = 0
-    throttled: int = 0
-    unknown: int = 0
-    doubted: int = 0
-    paid: int = 0
-    notes: list[str] = field(default_factory=list[str])
-    recovered: set[str] = field(default_factory=set[str])
-
-    @property
-    def made(self) -> int:
-        """How many requests have failed, for whatever reason."""
-        return self.failed + self.throttled
-
-    def may_recover(self, what: str) -> bool:
-        """Whether `what` may be recovered in this call: once each."""
-        if what in self.recovered:
-            return False
-        self.recovered.add(what)
-        return True
-
-
-@dataclass(slots=True)
-class Call(ABC):
-    """What is requested: how the request is built, what its reply must be, and whom to name.
-
-    `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
-    is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
-    here: the operation deals with them. `hedged` is for a read that may be sent twice, and has
-    no `into`. `changes` is for a request that changes what is stored; `leaves` for one that does
-    not, and says what attempts of unknown outcome may leave all the same; `on_bucket` for one that
-    is about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
-    keeps. `object_headers` are those of `ObjectHeaders` for its kind. `attempts` is what the call
-    has been through, once there is something to tell.
-    """
-
-    operation: str
-    key: str | None
-    limit: int = field(default=MAX_REPLY, kw_only=True)
-    into: memoryview | None = field(default=None, kw_only=True)
-    payload_hash: str | None = field(default=EMPTY_SHA256, kw_only=True)
-    handled: tuple[type[BlockStoreError], ...] = field(default=(), kw_only=True)
-    hedged: bool = field(default=False, kw_only=True)
-    changes: bool = field(default=False, kw_only=True)
-    leaves: str = field(default="", kw_only=True)
-    on_bucket: bool = field(default=False, kw_only=True)
-    checksum_mode: bool = field(default=False, kw_only=True)
-    object_headers: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
-    attempts: Attempts | None = field(default=None, kw_only=True)
-
-    @abstractmethod
-    def request(self, address: Address) -> Request:
-        """The request, to be signed."""
-
-    def history(self) -> Attempts:
-        """`attempts`, from now on to be told of."""
-        if self.attempts is None:
-            self.attempts = Attempts()
-        return self.attempts
-
-
-@dataclass(slots=True)
-class FunctionCall(Call):
-    """A call whose request is built by a function, and whose reply needs nothing of the call."""
-
-    build: Callable[[Address], Request]
-
-    def request(self, address: Address) -> Request:
-        return self.build(address)
 
 
 class Caller:
@@ -158,6 +78,7 @@ class Caller:
         self.hedging = Hedging() if config.hedge_reads else None
         self._limiter = RateLimiter()
         self.succeeded = self.error_responses = self.throttled = self.lost = self.retries = 0
+        self._ended_in_doubt = 0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
         self.headers = ObjectHeaders(config)
         self._recovery = Recovery(config, credentials, self.capabilities)
@@ -398,6 +319,10 @@ class Caller:
         if isinstance(error, TransportError):
             where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
             error.args = (f"{where}: {error}{self._advice(error)}", *error.args[1:])
+        if isinstance(error, NotS3Error) and attempts.doubted:
+            self._ended_in_doubt += 1
+            if self._ended_in_doubt >= _DOUBTS:
+                self.capabilities.request_ids = False
         if isinstance(error, S3Error):
             error.attempts = max(attempts.made, 1)
         if attempts.unknown and not ctx.probing:
@@ -429,10 +354,11 @@ class Caller:
         left it out as often is one that does.
         """
         learnt = self.capabilities
-        if call.on_bucket or (call.key is None and not call.changes):
+        if call.on_bucket:
             return
         foreign = isinstance(failure, NotS3Error)
-        unexplained = response.status == 404 and not response.size and not foreign
+        on_block = call.key is not None or call.changes
+        unexplained = on_block and response.status == 404 and not response.size and not foreign
         anyones = is_anyones(response)
         if not (unexplained and not learnt.bucket_found) and not (anyones and learnt.request_ids):
             return
@@ -442,7 +368,7 @@ class Caller:
         attempts = call.history()
         attempts.doubted += 1
         listed_with_id = ctx.reply_headers is not None and has_request_id(ctx.reply_headers)
-        if not listed_with_id or attempts.doubted == _DOUBTS:
+        if not listed_with_id or attempts.doubted >= _DOUBTS:
             learnt.request_ids = False
         elif not foreign:  # since only now it is known of request ids
             raise of_another(response)

@@ -29,7 +29,8 @@ from blockyard.errors import (
 )
 from blockyard.model import BlockInfo, Part
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Call, Caller
+from blockyard.s3.call import Call
+from blockyard.s3.calls import Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.reading import Reader

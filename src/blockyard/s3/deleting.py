@@ -19,7 +19,8 @@ from blockyard.errors import (
 )
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
-from blockyard.s3.calls import Attempts, Caller, FunctionCall
+from blockyard.s3.call import Attempts, FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient, may_have_taken_effect

@@ -263,13 +263,17 @@ def is_anyones(response: Response) -> bool:
     """Whether the reply may be of whatever speaks HTTP, and yet would mean something.
 
     A success has an ETag or a document otherwise. An error response that no code explains may say
-    that there is no block, no such operation, or another version.
+    that there is no block, no such operation, or another version. A 404 that holds a page says
+    nothing of the kind, as ever.
     """
     if has_request_id(response.headers):
         return False
     if response.status < 300:
         return not response.size and "etag" not in response.headers
-    return response.status in {404, 405, 412, 501} and not read_error_response(response).code
+    if response.status not in {404, 405, 412, 501}:
+        return False
+    told = read_error_response(response)
+    return not told.code and not (told.foreign and response.status == 404)
 
 
 def of_another(response: Response) -> NotS3Error:

@@ -21,7 +21,8 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.probing import Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking

@@ -25,7 +25,8 @@ from blockyard.errors import (
 from blockyard.model import MIB, BlockInfo, Part
 from blockyard.put_options import PutOptions
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.object_headers import METADATA, tagging
 from blockyard.s3.reading import Reader

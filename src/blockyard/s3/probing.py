@@ -17,7 +17,8 @@ from blockyard.errors import BlockNotFoundError, BlockStoreError
 from blockyard.keys import PROBE_PREFIX
 from blockyard.model import BlockInfo
 from blockyard.s3 import requests
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import WriteRequest
 from blockyard.tidying import tidy_up

@@ -23,7 +23,7 @@ from blockyard.errors import (
     S3Error,
 )
 from blockyard.model import MAX_BLOCK_SIZE
-from blockyard.s3.calls import Call
+from blockyard.s3.call import Call
 from blockyard.s3.endpoints import Address
 from blockyard.s3.requests import get_object
 from blockyard.s3.responses import (

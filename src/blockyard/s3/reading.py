@@ -27,7 +27,8 @@ from blockyard.errors import (
 from blockyard.keys import range_past_end
 from blockyard.model import KIB, Block, BlockInfo
 from blockyard.s3 import responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
 from blockyard.s3.read_steps import Read, Step, next_step
 from blockyard.s3.requests import head_object

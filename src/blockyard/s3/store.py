@@ -35,7 +35,8 @@ from blockyard.model import (
 )
 from blockyard.put_options import PutOptions
 from blockyard.s3 import listing, part_copies, requests, responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.completing import checksum_of_all
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.dates import http_date

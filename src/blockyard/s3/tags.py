@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl
 from blockyard.context import Context, Response
 from blockyard.errors import OversizedBodyError, S3Error
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import Tag
 

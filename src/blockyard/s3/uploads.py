@@ -30,7 +30,8 @@ from blockyard.errors import (
 )
 from blockyard.model import BlockInfo, Part, Upload, UploadPage
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Caller, FunctionCall
+from blockyard.s3.call import FunctionCall
+from blockyard.s3.calls import Caller
 from blockyard.s3.completing import (
     Completer,
     base64_of,

@@ -28,7 +28,8 @@ from blockyard.errors import (
 from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 from blockyard.s3 import requests, responses
-from blockyard.s3.calls import Call, Caller
+from blockyard.s3.call import Call
+from blockyard.s3.calls import Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
 from blockyard.s3.object_headers import ENCRYPTION, METADATA_LIMIT, check_encrypted, metadata_size

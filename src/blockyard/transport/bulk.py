@@ -5,27 +5,15 @@ Single calls need no asyncio, which takes 15 ms of CPU to import.
 
 from __future__ import annotations
 
-import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blockyard.errors import StoreClosedError, TransportError
-from blockyard.transport.threads import (
-    Call,
-    outcome_of,
-    start_thread,
-    threads_are_over,
-    wait_until_done,
-)
+from blockyard.errors import StoreClosedError
+from blockyard.transport.importing import imported
 
 if TYPE_CHECKING:
     from blockyard.transport.background import BackgroundLoop
     from blockyard.transport.connections import Connections
-
-_imported: list[type[BackgroundLoop]] = []
-"""The class, once it is imported."""
-_importing: set[int] = set()
-"""Threads that import asyncio. A finalizer may run there, and must not wait for the import."""
 
 
 class BulkLoop:
@@ -52,30 +40,5 @@ class BulkLoop:
 
 
 def _background_loop(connections: Connections) -> BackgroundLoop:
-    if not _imported:
-        if threading.get_ident() in _importing:
-            raise TransportError("a finalizer made a call while its thread imports asyncio")
-        call = Call(_import)
-        if threads_are_over():
-            call.run()
-        else:
-            try:
-                start_thread(call.run, "blockyard")
-            except RuntimeError as error:
-                raise TransportError(f"no thread could be started: {error}") from error
-        _ = wait_until_done(call, None)
-        outcome_of(call)
-    return _imported[0](connections)
-
-
-def _import() -> None:
-    """Import asyncio. Done on a thread where no signal handler raises into the middle of it."""
-    _importing.add(threading.get_ident())
-    try:
-        from blockyard.transport.background import BackgroundLoop  # noqa: PLC0415 - see above
-
-        _imported.append(BackgroundLoop)
-    except (ImportError, OSError) as error:  # the interpreter is ending; no descriptor is left
-        raise TransportError(f"asyncio can't be imported: {error}") from error
-    finally:
-        _importing.discard(threading.get_ident())
+    module: Any = imported("blockyard.transport.background")
+    return module.BackgroundLoop(connections)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -112,7 +111,10 @@ class NetworkRuntime(ABC):
 
     now = staticmethod(monotonic)
     wall_time = staticmethod(wall_time)
-    jitter = staticmethod(random.SystemRandom().random)
+
+    def jitter(self) -> float:
+        """As `random.SystemRandom` makes it, which takes a while to import."""
+        return (int.from_bytes(os.urandom(7), "big") >> 3) * 2.0**-53
 
     def nonce(self) -> str:
         return os.urandom(12).hex()
@@ -172,7 +174,7 @@ async def _hedged(
             response = await won.connection.receive(won.reply, timeouts, poller)
             response.waited += won.reply.sent - tries[0].reply.sent
             return response
-        if any(each.stale for each in tries):
+        if _any_stale(tries):
             return None
         failure = tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
         try:
@@ -186,6 +188,10 @@ async def _hedged(
             if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
                 pool.drop_idle_since(request.origin, each.reply.sent)
             each.error = None  # whose traceback refers to this frame
+
+
+def _any_stale(tries: Sequence[_Try]) -> bool:
+    return any(each.stale for each in tries)
 
 
 async def _begin(

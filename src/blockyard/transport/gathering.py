@@ -119,11 +119,13 @@ async def gather_drawn(
                 results.append(None)
             results[index] = result
 
+    async def draw_all() -> None:
+        while await feed.is_to_draw() and await thread.run(feed.draw):
+            pass
+
     async def draw() -> None:
         try:
-            while True:
-                if not await feed.is_to_draw() or not await thread.run(feed.draw):
-                    return
+            await draw_all()
         finally:
             feed.end()
 
