@@ -34,6 +34,7 @@ _EXCHANGE = ("transport/test_exchange.py", "transport/test_transport_blocking.py
 _CONTENT = ("content/test_content.py",)
 _CONTENT_FAULTS = ("content/test_content_faults.py",)
 _PARTS = ("content/test_parts.py",)
+_OBJECT_READING = ("test_object_reading.py",)
 _MANIFEST = ("content/test_manifest.py",)
 _DAMAGE = ("content/test_damage.py",)
 _REGISTER = ("content/test_interleavings.py", "content/test_content.py")
@@ -483,6 +484,41 @@ MUTANTS = [
         "or (grown and",
         "or (False and",
         ("content/test_window.py",),
+    ),
+    Mutant(
+        "objects: parts of another version than the first",
+        "object_reading.py",
+        "piece.length, if_match=piece.etag,",
+        "piece.length, if_match=None,",
+        _OBJECT_READING,
+    ),
+    Mutant(
+        "objects: read once more where bytes were given out",
+        "object_reading.py",
+        "again = wanted.if_match is None and",
+        "again = True or",
+        _OBJECT_READING,
+    ),
+    Mutant(
+        "objects: parts that are not what the service's checksum says",
+        "object_reading.py",
+        "if kept is not None and kept != found:",
+        "if False:",
+        _OBJECT_READING,
+    ),
+    Mutant(
+        "objects: the first part is left out of what is written at its place",
+        "content/downloads.py",
+        "piece.position + begun",
+        "piece.position",
+        _OBJECT_READING,
+    ),
+    Mutant(
+        "cache: a version that the store says is gone is given out on",
+        "cache/store.py",
+        "if isinstance(error, PreconditionFailedError) and held.etag != request.if_match:",
+        "if isinstance(error, PreconditionFailedError):",
+        _OBJECT_READING,
     ),
     Mutant(
         "contents: a manifest put without its condition",

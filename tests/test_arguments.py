@@ -198,7 +198,7 @@ WRONG: dict[str, list[Wrong]] = {
     ],
     "part_size": [
         *types(None, 1.5, "8", b"8", True, [8]),
-        *((value, ValueError) for value in (0, -1, 5 * 2**20 - 1, 2**30 + 1, 10**400)),
+        *((value, ValueError) for value in (0, -1, 2**16 - 1, 2**30 + 1, 10**400)),
     ],
     "lifetime": [*types(None, 1, b"mutable"), ("", ValueError), ("forever", ValueError)],
     "options": types(3, "text/plain", {"content_type": "text/plain"}, []),
@@ -281,6 +281,15 @@ def test_a_wrong_value_is_refused_before_the_store_is_asked(
             if error in {TypeError, ValueError}:
                 assert type(refused.value) is error, value
             assert len(str(refused.value)) < 250, value
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_parts_are_written_in_no_less_than_a_service_takes(client: ClientName) -> None:
+    with (
+        open_client(client, AskedStore()) as opened,
+        pytest.raises(ValueError, match="write_object: part_size: expected 5242880 to"),
+    ):
+        _ = opened.store.write_object("a", b"data", part_size=5 * 2**20 - 1)
 
 
 def test_places_in_a_list_are_named() -> None:

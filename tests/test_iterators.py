@@ -1,4 +1,4 @@
-"""`iter_blocks` and `iter_content` after a step that failed: they go on, or fail, and never end."""
+"""Iterators of both clients after a step that failed: they go on, or fail, and never end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from blockyard import BlockStore, ContentReplacedError, StoreClosedError, Transp
 from blockyard.aio import AsyncBlockStore
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.iterators import AsyncPageIterator, PageIterator
+from blockyard.model import MIN_READ_PART
 from blockyard.operations import Operations
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.clients import CLIENTS, ClientName, open_client
@@ -30,8 +31,15 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "blocks": lambda store: store.iter_blocks("key-"),
     "content": lambda store: store.iter_content("movie"),
     "range": lambda store: store.iter_content("movie", 100, 12 * BLOCK),
+    "object": lambda store: store.iter_object("object", 100, part_size=MIN_READ_PART),
 }
-WHOLE: dict[str, Any] = {"blocks": KEYS, "content": MOVIE, "range": MOVIE[100:][: 12 * BLOCK]}
+OBJECT = b"".join(bytes([number]) * MIN_READ_PART for number in range(6)) + b"end"
+WHOLE: dict[str, Any] = {
+    "blocks": KEYS,
+    "content": MOVIE,
+    "range": MOVIE[100:][: 12 * BLOCK],
+    "object": OBJECT[100:],
+}
 
 
 def joined(kind: str, items: list[Any]) -> Any:
@@ -64,6 +72,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[tuple[BlockStore, Failing
         shrink_blocks(store, BLOCK)
         _ = store.write_blocks([(key, b"") for key in KEYS])
         _ = store.write_content("movie", MOVIE)
+        _ = store.write_block("object", OBJECT)
         yield store, hook
 
 
@@ -106,6 +115,7 @@ def test_a_step_that_is_cancelled_is_tried_again_by_the_next(kind: str) -> None:
         async with store:
             _ = await store.write_blocks([(key, b"") for key in KEYS])
             _ = await store.write_content("movie", MOVIE)
+            _ = await store.write_block("object", OBJECT)
             for turns in range(30):
                 iterator, items, cancelled = KINDS[kind](store), list[Any](), 0
                 while True:
@@ -156,6 +166,9 @@ def test_arguments_are_checked_at_the_call(opened: tuple[BlockStore, Failing]) -
         lambda store: store.iter_content(""),
         lambda store: store.iter_content("movie", -1),
         lambda store: store.iter_content("movie", 0, "all"),
+        lambda store: store.iter_object(7),
+        lambda store: store.iter_object("object", -1),
+        lambda store: store.iter_object("object", part_size=1),
     ]
     for call in wrong:
         with pytest.raises((TypeError, ValueError), match="iter_"):
@@ -184,6 +197,7 @@ def test_closing_one_ends_it_and_dropping_one_frees_it(client: ClientName, kind:
     async def under_asyncio() -> None:
         async with await blockyard.open_async_store("memory://") as store:
             _ = await store.write_content("movie", MOVIE)
+            _ = await store.write_block("object", OBJECT)
             _ = await store.write_blocks([(key, b"") for key in KEYS])
             async with aclosing(KINDS[kind](store)) as iterator:
                 _ = await anext(iterator)
@@ -199,6 +213,7 @@ def test_closing_one_ends_it_and_dropping_one_frees_it(client: ClientName, kind:
         return
     with blockyard.open_store("memory://") as store:
         _ = store.write_content("movie", MOVIE)
+        _ = store.write_block("object", OBJECT)
         _ = store.write_blocks([(key, b"") for key in KEYS])
         with closing(KINDS[kind](store)) as iterator:
             _ = next(iterator)

@@ -267,6 +267,46 @@ class AsyncBlockStore(Client[AsyncioRuntime]):
             )
         )
 
+    async def read_object_into(
+        self,
+        key: str,
+        target: ContentTarget,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        part_size: int = PART_SIZE,
+        if_match: str | None = None,
+        concurrency: int | None = None,
+        progress: Progress | None = None,
+    ) -> BlockInfo:
+        """See `BlockStore.read_object_into`."""
+        return await self._run_many(
+            self._object_reader.read_object_into(
+                self._context(),
+                key,
+                target=target,
+                offset=offset,
+                length=length,
+                part_size=part_size,
+                if_match=if_match,
+                concurrency=concurrency,
+                progress=progress,
+            )
+        )
+
+    def iter_object(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        part_size: int = PART_SIZE,
+        if_match: str | None = None,
+    ) -> AsyncPageIterator[bytes]:
+        """See `BlockStore.iter_object`. A step that is cancelled leaves it where it was, too."""
+        fetch, window = self._object_reader.blocks(key, offset, length, part_size, if_match)
+        return AsyncPageIterator(fetch, self._context, window.end)
+
     async def write_content(
         self,
         content_id: str,

@@ -23,7 +23,14 @@ from blockyard.buffer import Buffer
 from blockyard.context import CacheUse, Lifetime
 from blockyard.errors import BlockTooLargeError, InvalidKeyError, InvalidRangeError
 from blockyard.keys import MAX_KEY_BYTES, check_key, check_prefix
-from blockyard.model import MAX_BLOCK_SIZE, MAX_CONCURRENCY, MAX_SECONDS, MIN_PART_SIZE, Method
+from blockyard.model import (
+    MAX_BLOCK_SIZE,
+    MAX_CONCURRENCY,
+    MAX_SECONDS,
+    MIN_PART_SIZE,
+    MIN_READ_PART,
+    Method,
+)
 from blockyard.put_options import PutOptions
 
 Item = TypeVar("Item")
@@ -167,11 +174,20 @@ def conditions(
 
 
 def part_size(operation: str, value: int) -> int:
-    """Bytes of a part of an object. Raises `TypeError`, `ValueError`."""
+    """Bytes of a part that an object is written in. Raises `TypeError`, `ValueError`."""
+    return _part_size(operation, value, MIN_PART_SIZE)
+
+
+def read_part_size(operation: str, value: int) -> int:
+    """Bytes of a part that an object is read in. Raises `TypeError`, `ValueError`."""
+    return _part_size(operation, value, MIN_READ_PART)
+
+
+def _part_size(operation: str, value: int, least: int) -> int:
     size = whole(operation, value, "part_size")
-    if not MIN_PART_SIZE <= size <= MAX_BLOCK_SIZE:
+    if not least <= size <= MAX_BLOCK_SIZE:
         raise ValueError(
-            f"{operation}: part_size: expected {MIN_PART_SIZE} to {MAX_BLOCK_SIZE} bytes, "
+            f"{operation}: part_size: expected {least} to {MAX_BLOCK_SIZE} bytes, "
             f"got {_shown(size)}"
         )
     return size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blockyard.content.cleaning import ContentCleaner
     from blockyard.content.reading import ContentReader
     from blockyard.content.writing import ContentWriter
+    from blockyard.object_reading import ObjectReader
     from blockyard.objects import ObjectWriter
     from blockyard.transport.aio import AsyncioRuntime
     from blockyard.transport.blocking import BlockingRuntime
@@ -32,6 +33,7 @@ _LATER = {
     "_writer": ("blockyard.content.writing", "ContentWriter"),
     "_cleaner": ("blockyard.content.cleaning", "ContentCleaner"),
     "_objects": ("blockyard.objects", "ObjectWriter"),
+    "_object_reader": ("blockyard.object_reading", "ObjectReader"),
     "_verifier": ("blockyard.verifying", "Verifier"),
 }
 """Operations on top of the blocks', made and imported when they are first called: their modules
@@ -62,6 +64,7 @@ class Client(Generic[AnyRuntime]):
         _writer: ContentWriter
         _cleaner: ContentCleaner
         _objects: ObjectWriter
+        _object_reader: ObjectReader
         _verifier: Verifier
 
     def __init__(

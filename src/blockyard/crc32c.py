@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from crc32c import crc32c
 
-__all__ = ["combined", "crc32c"]
+__all__ = ["JoinedSum", "combined", "crc32c"]
 
 _EXTENSION = "crc32c._crc32c"
 _POLYNOMIAL = 0x82F63B78
@@ -46,6 +46,21 @@ def combined(first: int, second: int, size: int) -> int:
     `size` is how many bytes the second has.
     """
     return _times(_behind(size), first) ^ second
+
+
+class JoinedSum:
+    """The CRC32C of bytes whose parts come in any order: `value` is that of the first `size`."""
+
+    def __init__(self) -> None:
+        self.value = self.size = 0
+        self._ahead: dict[int, tuple[int, int]] = {}
+
+    def add(self, offset: int, value: int, size: int) -> None:
+        """Add the CRC32C of a part of `size` bytes."""
+        self._ahead[offset] = value, size
+        while (known := self._ahead.pop(self.size, None)) is not None and known[1]:
+            self.value = combined(self.value, *known)
+            self.size += known[1]
 
 
 @lru_cache(maxsize=64)

@@ -47,7 +47,7 @@ class _Position(Generic[Item]):
 
 
 class PageIterator(_Position[Item], Iterator[Item]):
-    """What `iter_blocks` and `iter_content` of a `BlockStore` return.
+    """What `iter_blocks`, `iter_content` and `iter_object` of a `BlockStore` return.
 
     A step that raises leaves the iterator where it was: the next one tries the same page again, so
     that `StopIteration` always means that all was given out, or that `close` was called. One step
@@ -87,7 +87,7 @@ class PageIterator(_Position[Item], Iterator[Item]):
 
 
 class AsyncPageIterator(_Position[Item], AsyncIterator[Item]):
-    """What `iter_blocks` and `iter_content` of an `AsyncBlockStore` return: see `PageIterator`.
+    """What the same methods of an `AsyncBlockStore` return: see `PageIterator`.
 
     A step that is cancelled, as by `asyncio.wait_for`, leaves it where it was, too.
     """

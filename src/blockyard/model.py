@@ -22,6 +22,8 @@ MAX_PARTS = 10_000
 """The most parts that an object can be uploaded in."""
 MIN_PART_SIZE = 5 * MIB
 """The smallest part of an object but for its last one, in bytes: S3's own limit."""
+MIN_READ_PART = 64 * KIB
+"""The smallest part that an object can be read in, in bytes."""
 PART_SIZE = 8 * MIB
 """The size of a part as a rule, in bytes."""
 MAX_OBJECT_SIZE = MAX_PARTS * MAX_BLOCK_SIZE

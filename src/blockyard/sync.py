@@ -31,7 +31,7 @@ from blockyard.content.types import (
 )
 from blockyard.context import CacheUse, Context, Lifetime
 from blockyard.errors import BlockTooLargeError
-from blockyard.iterators import PageIterator
+from blockyard.iterators import Fetch, PageIterator
 from blockyard.model import (
     PART_SIZE,
     BlockInfo,
@@ -417,6 +417,63 @@ class BlockStore(Client[BlockingRuntime]):
         )
         return self._run_many(write, key)
 
+    def read_object_into(
+        self,
+        key: str,
+        target: ContentTarget,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        part_size: int = PART_SIZE,
+        if_match: str | None = None,
+        concurrency: int | None = None,
+        progress: Progress | None = None,
+    ) -> BlockInfo:
+        """Read an object of any size, or a range of it, into a file; returns what object it was.
+
+        `target` is a path, where the file appears (or is replaced) only when it is whole, or a
+        file open for writing bytes, which is written in order. What is no longer than `part_size`
+        (8 MiB; 64 KiB to 1 GiB) takes one request; else the rest is read in parts of the same
+        version, `concurrency` of them at a time (as many as fit in 64 MiB), which are verified as
+        ranges of a block are. `progress` is called with the bytes done so far.
+
+        `if_match` is as for `read_block_with_info`. Raises `BlockNotFoundError`;
+        `InvalidRangeError` when `offset` is at or past the end (but 0 is always in range);
+        `PreconditionFailedError` when the object is replaced while it is read: into a file at a
+        path it is read once more before, unless `if_match` is given; `IntegrityError`; and
+        `LocalStorageError` when the file at a path can't be written.
+        """
+        read = partial(
+            self._object_reader.read_object_into,
+            target=target,
+            offset=offset,
+            length=length,
+            part_size=part_size,
+            if_match=if_match,
+            concurrency=concurrency,
+            progress=progress,
+        )
+        return self._run_many(read, key)
+
+    def iter_object(
+        self,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        *,
+        part_size: int = PART_SIZE,
+        if_match: str | None = None,
+    ) -> PageIterator[bytes]:
+        """The bytes of an object of any size, or of a range of it, part by part.
+
+        Read ahead as by `iter_content`, in parts of one version. A step raises what
+        `read_object_into` does, and leaves the iterator where it was: the next one tries again, and
+        gives the next bytes of the version that the first step found, or raises. A deadline is that
+        of each step.
+        """
+        fetch, window = self._object_reader.blocks(key, offset, length, part_size, if_match)
+        return self._iterator(fetch, window.stop)
+
     def write_content(
         self,
         content_id: str,
@@ -513,9 +570,7 @@ class BlockStore(Client[BlockingRuntime]):
         of each step.
         """
         fetch, window = self._reader.blocks(content_id, offset, length)
-        return PageIterator(
-            fetch, lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch), window.stop
-        )
+        return self._iterator(fetch, window.stop)
 
     def open_content(self, content_id: str) -> BufferedReader:
         """The content as a file open for reading bytes, seekable and buffered.
@@ -624,6 +679,12 @@ class BlockStore(Client[BlockingRuntime]):
         if answered is not None:
             return answered
         return self._run_many(lambda ctx, read: read.complete(ctx), read)
+
+    def _iterator(self, fetch: Fetch[Item], stop: Callable[[], None]) -> PageIterator[Item]:
+        """Of what is read ahead, which `stop` ends."""
+        return PageIterator(
+            fetch, lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch), stop
+        )
 
     def _run_many(
         self, operation: Callable[[Context, Item], Coroutine[Any, Any, Result]], item: Item

@@ -13,10 +13,12 @@ from typer.testing import CliRunner, Result
 
 import blockyard
 from blockyard import PutOptions
-from blockyard.cli import blocks, output
+from blockyard.cli import output
 from blockyard.cli.app import app
+from blockyard.context import Context
 from blockyard.errors import AccessDeniedError, BlockStoreError, BucketNotFoundError, ThrottledError
 from blockyard.model import BLOCK_SIZE, BlockInfo, DeleteResult
+from blockyard.stores.base import ReadRequest, WriteRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
 from servers.endpoint import Endpoint, boto3_client
@@ -81,24 +83,32 @@ class TestObjects:
         assert run("cat", "movie", "--length", 0).stdout_bytes == b""
         assert run("cat", "movie", "--offset", 10**9).exit_code == 2
 
-    def test_an_object_is_read_in_pieces_of_one_version(
-        self, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    def test_an_object_is_read_in_parts_of_one_version(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(blocks, "_PIECE", BLOCK_SIZE // 2)
-        ok("put", "--object", source, "movie")
+        data, another = DATA * 3, [bytes([number]) * len(DATA) * 3 for number in range(3)]
+        (tmp_path / "large").write_bytes(data)
+        ok("put", "--object", tmp_path / "large", "movie")
         Path("copy").write_bytes(b"before")
         ok("get", "movie", "copy")
-        assert Path("copy").read_bytes() == DATA
-        read = BlockStore.read_block_with_info
+        assert Path("copy").read_bytes() == data
+        read = FilesystemStore.read
 
-        def replacing(store: BlockStore, *arguments: Any, **options: Any) -> Any:
-            found = read(store, *arguments, **options)
-            store.write_block("movie", b"another")
+        async def replacing(store: FilesystemStore, ctx: Context, request: ReadRequest) -> Any:
+            found = await read(store, ctx, request)
+            if request.offset == 0 and another:
+                _ = await store.write(ctx, WriteRequest("movie", another.pop()))
             return found
 
-        monkeypatch.setattr(BlockStore, "read_block_with_info", replacing)
-        assert run("get", "movie", "copy").exit_code == 1
-        assert Path("copy").read_bytes() == DATA
+        monkeypatch.setattr(FilesystemStore, "read", replacing)
+        failed = run("get", "movie", "copy")
+        assert (failed.exit_code, "replaced while it was read" in failed.stderr) == (1, True)
+        assert Path("copy").read_bytes() == data
+        assert run("cat", "movie").exit_code == 1
+        assert another == []
+        another.append(b"the last")
+        ok("get", "movie", "copy")  # which reads it once more
+        assert Path("copy").read_bytes() == b"the last"
         assert not list(Path().glob(".blockyard*"))
 
     def test_an_empty_object_and_the_manifest_of_a_content(self, source: Path) -> None:

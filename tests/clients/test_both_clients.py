@@ -82,7 +82,7 @@ def under_asyncio(parameter: inspect.Parameter) -> inspect.Parameter:
 SHARED = set(public(Client))
 BLOCKING, ASYNCIO = public(BlockStore), public(AsyncBlockStore)
 OPERATIONS = sorted(set(public(Operations)) & set(BLOCKING) - {"close"})
-ITERATORS = {"iter_blocks", "iter_content"}
+ITERATORS = {"iter_blocks", "iter_content", "iter_object"}
 ASYNCIO_TYPES = {
     "BlockStore": "AsyncBlockStore",
     "BufferedReader": "AsyncContentFile",

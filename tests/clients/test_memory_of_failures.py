@@ -97,6 +97,9 @@ CALLS: dict[str, Call] = {
     "read_content_into": lambda store, buffer: store.read_content_into(
         "c", Target(buffer), progress=fail
     ),
+    "read_object_into": lambda store, buffer: store.read_object_into(
+        "large", Target(buffer), part_size=MIB, progress=fail
+    ),
 }
 LATE: dict[str, Call] = {
     "write_block": lambda store, buffer: store.write_block("x", buffer),
@@ -105,6 +108,9 @@ LATE: dict[str, Call] = {
     "write_content": lambda store, buffer: store.write_content("c", buffer),
     "read_block_into": lambda store, buffer: store.read_block_into("there", buffer),
     "read_content_into": lambda store, buffer: store.read_content_into("c", Target(buffer)),
+    "read_object_into": lambda store, buffer: store.read_object_into(
+        "large", Target(buffer), part_size=MIB
+    ),
 }
 SILENT: dict[str, Call] = {
     "write_block": lambda store, buffer: store.write_block("silent", buffer),

@@ -172,7 +172,7 @@ FILE_CALLS: dict[str, Callable[[blockyard.BlockStore, Path], object]] = {
 
 
 def _create(folder: Path) -> None:
-    file = NewFile(str(folder / "new"))
+    file = NewFile(str(folder / "new"), "get")
     with ExitStack() as ends:
         _ = ends.callback(file.close)
         _ = ends.callback(file.close)

@@ -19,6 +19,7 @@ import pytest
 
 import blockyard
 from blockyard import BlockStore, DeadlineExceededError
+from blockyard.model import MIN_READ_PART
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.clients import CLIENTS, open_client
 from tests.hooked_store import HookedStore, shrink_blocks
@@ -117,6 +118,12 @@ KINDS: dict[str, Kind] = {
     "progress of a read": lambda s, e, path: s.read_content_into(
         "movie", path / "target", progress=Progress(e)
     ),
+    "progress of a read of an object": lambda s, e, path: s.read_object_into(
+        "movie-object", path / "target", part_size=MIN_READ_PART, progress=Progress(e)
+    ),
+    "target of an object": lambda s, e, _: s.read_object_into(
+        "movie-object", WrittenFile(e), part_size=MIN_READ_PART
+    ),
     "progress of a copy": lambda s, e, _: s.copy_content("movie", "copy", progress=Progress(e)),
     "progress of verifying": lambda s, e, _: s.verify_by_prefix("movie/", progress=Progress(e)),
     "target": lambda s, e, _: s.read_content_into("movie", WrittenFile(e)),
@@ -146,6 +153,7 @@ def prepared(client: str, kind: str, service: SmallS3, folder: Path) -> Generato
         store = opened.store
         _ = store.write_block("block", b"block")
         _ = store.write_content("movie", OLD)
+        _ = store.write_block("movie-object", bytes(5 * MIN_READ_PART))
         yield store
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import blockyard
 from blockyard import BlockStore, IntegrityError
-from blockyard.content.layout import LEAST_PART, Layout
+from blockyard.content.extents import LEAST_PART
+from blockyard.content.layout import Layout
 from blockyard.content.manifest import Manifest
 from blockyard.content.reading import PartSums
 from blockyard.context import Context

@@ -6,6 +6,7 @@ changed, nothing is left that nobody is told of, and nothing is learnt that is n
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -31,7 +32,7 @@ from blockyard.testing.clients import CLIENTS, ClientName, open_client
 from blockyard_faults import Fault, FlipBit, GarbageHead, LoseReply, Status, Truncate, WebPage
 from tests.s3.swept import LARGEST_COPY, Lacking, Service, service
 
-PART = 1_000
+PART, READ_PART = 1_000, 250
 OLD, NEW, LARGE = b"old" * 200, b"new" * 700, b"large" * 600
 OPTIONS = PutOptions(metadata={"who": "me"}, tags={"t": "1"})
 MANY = {f"d/{number}": b"%d" % number for number in range(4)}
@@ -145,6 +146,7 @@ LACKING: dict[Lacking, list[str]] = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arguments, "MIN_PART_SIZE", PART)
+    monkeypatch.setattr(arguments, "MIN_READ_PART", READ_PART)
     monkeypatch.setattr(part_copies, "LARGEST_COPY", LARGEST_COPY)
     monkeypatch.setattr(large_copies, "COPIED_PART", PART)
 
@@ -319,6 +321,14 @@ def outcome(call: Callable[[], object]) -> object:
 
 UNTRUE = (BlockNotFoundError, InvalidRangeError, *REFUSED)
 """What no error of a read may be, unless that is so."""
+
+
+def read_object(store: BlockStore, key: str) -> bytes:
+    stream = io.BytesIO()
+    _ = store.read_object_into(key, stream, part_size=READ_PART)
+    return stream.getvalue()
+
+
 READS: dict[str, tuple[Callable[[BlockStore], object], object]] = {
     "read": (lambda s: s.read_block("a"), OLD),
     "read into": (read_into, OLD),
@@ -327,6 +337,9 @@ READS: dict[str, tuple[Callable[[BlockStore], object], object]] = {
     "suffix": (lambda s: s.read_block_with_info("a", suffix=7)[0], OLD[-7:]),
     "if match": (lambda s: s.read_block_with_info("a", if_match=etag(OLD))[0], OLD),
     "past the end": (lambda s: s.read_block_range("a", len(OLD), 5), InvalidRangeError),
+    "object": (lambda s: read_object(s, "a"), OLD),
+    "object without a byte": (lambda s: read_object(s, "empty"), b""),
+    "object, part by part": (lambda s: b"".join(s.iter_object("a", part_size=READ_PART)), OLD),
     "many": (lambda s: s.read_blocks(["d/0", "a", "d/1"]), [b"0", OLD, b"1"]),
     "ranges": (
         lambda s: s.read_block_ranges([("a", 1, 2), ("d/0", 0, None), ("a", 500, 9)]),
@@ -352,7 +365,7 @@ def test_one_request_of_a_read_fails(name: str) -> None:
         faults.append(FlipBit())
     with service("nothing") as swept:
         with open_client("blocking", swept.config(swept.bucket.url)) as opened:
-            _ = opened.store.write_blocks([("a", OLD), *MANY.items()])
+            _ = opened.store.write_blocks([("a", OLD), ("empty", b""), *MANY.items()])
         for fault in faults:
             broken = requests = 0
             while requests >= broken:

@@ -29,6 +29,8 @@ BLOCKS = 3
 """Blocks of `LARGE`."""
 PARTS = 2
 """The same, of `MIN_PART_SIZE` bytes."""
+READ, READ_PARTS = BLOCK_SIZE, 3
+"""The parts that `LARGE` is read in."""
 QUIET = (0.05, 0.1, 0.2, 0.5)
 """How long the service waits for more of a round, in one attempt after the other."""
 
@@ -144,6 +146,30 @@ COSTS = [
         PARTS + 2,
         3,
     ),
+    Row(
+        "`read_object_into`, to one part",
+        lambda store: store.read_object_into("d/0", io.BytesIO()),
+        1,
+        1,
+    ),
+    Row(
+        "`read_object_into` of an empty object",
+        lambda store: store.read_object_into("empty", io.BytesIO()),
+        2,
+        2,
+    ),
+    Row(
+        "`read_object_into`, N parts",
+        lambda store: store.read_object_into("object", io.BytesIO(), part_size=READ),
+        READ_PARTS,
+        2,
+    ),
+    Row(
+        "`iter_object`, N parts",
+        lambda store: list(store.iter_object("object", part_size=READ)),
+        READ_PARTS,
+        3,
+    ),
     Row("`stat_content`", lambda store: store.stat_content("large"), 1, 1),
     Row("`content_exists`", lambda store: store.content_exists("large"), 1, 1),
     Row(
@@ -221,6 +247,7 @@ def stored() -> Bucket:
     bucket = Bucket(first=1000)
     for key in KEYS:
         _ = bucket.put(key, b"data data data")
+    _ = bucket.put("object", LARGE), bucket.put("empty", b"")
     with (
         CountingService(0, bucket) as service,
         open_client("blocking", StoreConfig(s3=config(service))) as other,
@@ -278,5 +305,6 @@ def counted(row: Row) -> str:
     if "N blocks" in row.operation and "content" in row.operation:
         return f"N + {row.requests - BLOCKS}"
     if "N parts" in row.operation:
-        return f"N + {row.requests - PARTS}"
+        more = row.requests - (PARTS if "write" in row.operation else READ_PARTS)
+        return f"N + {more}" if more else "N"
     return {MANY: "N", MANY + 1: "N + 1"}.get(row.requests, str(row.requests))

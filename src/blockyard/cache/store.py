@@ -137,6 +137,11 @@ class CacheStore(WrapperStore):
             return None
         return self._from_disk_at_once(ctx, request, self._disk)
 
+    @property
+    def keeps_crc32c(self) -> bool:
+        """No: what is answered from here costs no request."""
+        return False
+
     def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
         """See `Store.ranges_at_once`: ranges of a block that touch are read from disk together."""
         if ctx.cache != "use":
@@ -263,7 +268,7 @@ class CacheStore(WrapperStore):
             if request.offset is None or request.offset == wanted.offset:
                 raise
             raise range_past_end(request.operation, request.key, request.offset) from None
-        except (NotModifiedError, BlockNotFoundError) as error:
+        except (NotModifiedError, BlockNotFoundError, PreconditionFailedError) as error:
             if held is not None:
                 await self._learn(ctx, request, held.info, error, begun)
             raise
@@ -280,11 +285,13 @@ class CacheStore(WrapperStore):
         ctx: Context,
         request: ReadRequest,
         held: BlockInfo,
-        error: NotModifiedError | BlockNotFoundError,
+        error: NotModifiedError | BlockNotFoundError | PreconditionFailedError,
         begun: _Begun,
     ) -> None:
         """What the store's refusal says of the version that is held."""
-        if isinstance(error, BlockNotFoundError):
+        if isinstance(error, PreconditionFailedError) and held.etag != request.if_match:
+            return
+        if not isinstance(error, NotModifiedError):
             self._forget([request.key])
             await self._forget_on_disk(ctx, [request.key])
         elif held.etag == request.if_none_match:

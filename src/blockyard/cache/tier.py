@@ -105,7 +105,7 @@ def span_within(request: ReadRequest, size: int) -> tuple[int, int] | None:
         return max(0, size - request.suffix), size
     if request.offset is None:
         return 0, size
-    if request.offset >= size:
+    if request.is_past_end(size):
         return None
     if request.length is None:
         return request.offset, size

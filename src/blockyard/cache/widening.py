@@ -33,6 +33,7 @@ class Widening:
             if_none_match=request.if_none_match,
             operation=request.operation,
             page_sums=True,
+            or_empty=request.or_empty,
         )
         if request.whole:
             return wanted

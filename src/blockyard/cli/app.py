@@ -17,7 +17,6 @@ import typer
 from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
-from blockyard.cli.blocks import read_into_file, read_into_stream
 from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothing_to_tidy
@@ -119,7 +118,7 @@ def get(
         if is_content:
             _ = store.read_content_into(name, file, progress=progress)
         else:
-            read_into_file(store, name, file, progress)
+            _ = store.read_object_into(name, file, progress=progress)
 
 
 @app.command()
@@ -369,7 +368,7 @@ def _write_out(
         if _is_content(store, command, name):
             _ = store.read_content_into(name, output, offset=offset, length=length)
         else:
-            read_into_stream(store, name, output, offset, length)
+            _ = store.read_object_into(name, output, offset=offset, length=length)
 
 
 def _is_stream(file: str, number: int) -> bool:

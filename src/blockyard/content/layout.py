@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from blockyard import arguments
+from blockyard.content.extents import Extent, Piece
 from blockyard.content.manifest import (
     BLOCKS_PER_CHUNK,
     Manifest,
@@ -27,46 +27,16 @@ from blockyard.errors import (
     InvalidRangeError,
 )
 from blockyard.keys import MANIFEST_SUFFIX, MAX_KEY_BYTES
-from blockyard.model import BLOCK_SIZE, KIB, BlockInfo
+from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.times import utc
 
 MAX_CONTENT_ID_BYTES = MAX_KEY_BYTES - 64
 """The longest content id in UTF-8: what comes behind it in a key fits in the rest."""
 
-LEAST_PART = 512 * KIB
-"""Blocks are not read in smaller parts than of so many bytes."""
-_WHOLE_UP_TO = 4
-"""As many blocks are read whole: parts are for those who read for long, and cost requests."""
-_PARTS_ALIGNED = 64 * KIB
-"""To a whole number of pages of most blocks: others are widened to them."""
-
 _BLOCK = re.compile(r"chunk-(0|[1-9][0-9]{0,15})/block-(0|[1-9][0-9]?)")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The part of one block that a range needs; `position` is its place in the result.
-
-    `size` is that of the block. `crc32c` is that of the whole block, `etag` the version of it to
-    read alone; None where there is none.
-    """
-
-    index: int
-    key: str
-    size: int
-    offset: int
-    length: int
-    position: int
-    crc32c: int | None = None
-    etag: str | None = None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of the block."""
-        return self.length == self.size
-
-
-class Layout:
+class Layout(Extent):
     """One version of a content: where its bytes lie. See `of_manifest` and `of_blocks`.
 
     `operation` is what errors name.
@@ -141,40 +111,10 @@ class Layout:
         return offset, self.size if length is None else min(offset + length, self.size)
 
     def pieces(self, start: int, stop: int, places: int | None = None) -> list[Piece]:
-        """What to read of which block for the bytes from `start` to `stop`, both within.
-
-        Where they are read in `places` at a time, blocks near the end are in parts: see `edge`.
-        """
-        if stop <= start:
-            return []
-        if self.inline is not None:
+        """See `Extent.pieces`; all of it is one piece where it is kept in its manifest."""
+        if self.inline is not None and start < stop:
             return [Piece(0, self.content_id + MANIFEST_SUFFIX, self.size, start, stop - start, 0)]
-        pieces: list[Piece] = []
-        at, places = start, self.places_in_parts(start, stop, places)
-        while at < stop:
-            after = self.edge(at, stop, places)
-            pieces.append(self._piece(at // self.block_size, at, after, start))
-            at = after
-        return pieces
-
-    def places_in_parts(self, start: int, stop: int, places: int | None) -> int | None:
-        """`places` where some of this range is read in parts, and else None."""
-        return places if stop - start > _WHOLE_UP_TO * self.block_size else None
-
-    def edge(self, at: int, stop: int, places: int | None, *, least: bool = False) -> int:
-        """Where a piece that begins at `at` ends, of what is read up to `stop`.
-
-        That is the end of its block, or of a part of it. Connections are not equally fast, so with
-        one block left to each the slowest is waited for. Towards the end pieces get smaller, until
-        each of the `places` has one of `LEAST_PART` left: who is fast takes more of them. With
-        `least` this piece has no more than that.
-        """
-        begin = at - at % self.block_size
-        size = self.block_size
-        while places is not None and size > LEAST_PART and (least or size * places > stop - begin):
-            size = max(LEAST_PART, -(-size // 2 // _PARTS_ALIGNED) * _PARTS_ALIGNED)
-        part_end = at - (at - begin) % size + size
-        return min(part_end, begin + self.block_size, stop)
+        return super().pieces(start, stop, places)
 
     def _piece(self, index: int, first: int, last: int, start: int) -> Piece:
         """From `first` to `last` in the block `index`, for a range that begins at `start`."""

@@ -9,26 +9,20 @@ begins anew then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from blockyard import arguments
-from blockyard.content.layout import Layout, Piece, check_content_id
+from blockyard.content.downloads import Download, next_block, width_of
+from blockyard.content.extents import Piece
+from blockyard.content.layout import Layout, check_content_id
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import block_count
 from blockyard.content.register import Register
-from blockyard.content.targets import (
-    NewFile,
-    is_written_in_order,
-    open_in_order,
-    opened_in_order,
-    target_of,
-    write_all,
-)
+from blockyard.content.targets import target_of
 from blockyard.content.transfers import Tally
-from blockyard.content.types import ContentEntry, ContentInfo, ContentTarget, Progress, Writable
+from blockyard.content.types import ContentEntry, ContentInfo, ContentTarget, Progress
 from blockyard.content.window import Width, Window
 from blockyard.context import Context
 from blockyard.crc32c import combined, crc32c
@@ -138,24 +132,17 @@ class ContentReader:
         length: int | None,
         progress: Progress | None,
     ) -> int:
-        into = await ctx.runtime.user_code(quick=True).run(partial(target_of, target))
-        tally = Tally(ctx, arguments.progress("read_content_into", progress))
-        found = await self.find(ctx, content_id, "read_content_into", offset, length)
-        if not isinstance(into, str):
-            await self._into_stream(ctx, found, into, tally)
-        elif is_written_in_order(into):
-            with opened_in_order(into, await open_in_order(ctx, into)) as file:
-                await self._in_order(ctx, found, partial(file.write, ctx), tally)
-        else:
-            await self._into_new_file(ctx, found, into, tally)
+        operation = "read_content_into"
+        into = await ctx.runtime.user_code(quick=True).run(partial(target_of, operation, target))
+        tally = Tally(ctx, arguments.progress(operation, progress))
+        found = await self.find(ctx, content_id, operation, offset, length)
+        read, width = partial(self._read, PartSums()), self.width(ctx, found.layout)
+        await Download(found.layout, found.span, read, width).into(ctx, into, tally)
         return tally.done
 
     def width(self, ctx: Context, layout: Layout) -> Width:
         """How much of a content may be on its way, beside the block that is worked on."""
-        places = self._operations.at_once(ctx, layout.block_size)
-        blocks = max(1, self._operations.in_flight // max(1, layout.block_size))
-        parts = places if self._operations.store.reads_in_parts else None
-        return Width(places, min(blocks, 2 * places), parts)
+        return width_of(self._operations, ctx, layout.block_size)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
         """The layout of a whole content; see `ContentListing.layout`."""
@@ -171,7 +158,7 @@ class ContentReader:
 
     def blocks(
         self, content_id: str, offset: int, length: int | None
-    ) -> tuple[Fetch[bytes], Window]:
+    ) -> tuple[Fetch[bytes], Window[Layout]]:
         """The blocks of a content in order, which `iter_content` walks, and what is read ahead."""
         self._operations.check_open("iter_content")
         content_id = check_content_id("iter_content", content_id)
@@ -180,29 +167,14 @@ class ContentReader:
 
         async def fetch_first(ctx: Context) -> Fetched[bytes]:
             layout = await self.layout(ctx, content_id, "iter_content")
-            return await self._fetch_block(window, layout, layout.span(offset, length), ctx)
+            span = layout.span(offset, length)
+            return await next_block(window, layout, span, partial(self.width, layout=layout), ctx)
 
         return fetch_first, window
 
-    def window(self) -> Window:
+    def window(self) -> Window[Layout]:
         """For one reader of a content."""
         return Window(partial(self._read, PartSums()))
-
-    async def _fetch_block(
-        self, window: Window, layout: Layout, span: tuple[int, int], ctx: Context
-    ) -> Fetched[bytes]:
-        """The first block of what is left."""
-        start, stop = span
-        if start == stop:
-            return Fetched((), None)
-        width, parts = self.width(ctx, layout), list[bytes]()
-        while not parts or (start < stop and start % layout.block_size):
-            parts.append(await window.next(ctx, layout, (start, stop), width=width))
-            start += len(parts[-1])
-        block = parts[0] if len(parts) == 1 else b"".join(parts)
-        if start == stop:
-            return Fetched((block,), None)
-        return Fetched((block,), partial(self._fetch_block, window, layout, (start, stop)))
 
     async def _read(self, sums: PartSums, ctx: Context, layout: Layout, piece: Piece) -> bytes:
         """The bytes of one piece, verified against the manifest.
@@ -242,55 +214,3 @@ class ContentReader:
         if found.live is None or found.live.id != layout.info.version:
             return layout.replaced()
         return IntegrityError(f"{layout.where}: {piece.key!r} is missing, or not as it was written")
-
-    async def _into_stream(
-        self, ctx: Context, found: ContentRange, file: Writable, tally: Tally
-    ) -> None:
-        async with ctx.user_code() as user:
-
-            async def write(block: bytes) -> None:
-                await user.run(partial(write_all, file, block))
-
-            await self._in_order(ctx, found, write, tally)
-
-    async def _in_order(
-        self,
-        ctx: Context,
-        found: ContentRange,
-        write: Callable[[bytes], Coroutine[Any, Any, None]],
-        tally: Tally,
-    ) -> None:
-        width = self.width(ctx, found.layout)
-        start, stop = found.span
-        window = self.window()
-        try:
-            while True:
-                if start >= stop:
-                    return
-                block = await window.next(
-                    ctx, found.layout, (start, stop), width=width, ahead=width.places
-                )
-                start += len(block)
-                await write(block)
-                await tally.add(len(block))
-        finally:
-            await window.end()
-
-    async def _into_new_file(
-        self, ctx: Context, found: ContentRange, path: str, tally: Tally
-    ) -> None:
-        file = NewFile(path)
-        sums = PartSums()
-
-        async def copy(piece: Piece) -> None:
-            data = await self._read(sums, ctx, found.layout, piece)
-            await ctx.runtime.blocking(partial(file.write_at, piece.position, data))
-            await tally.add(len(data))
-
-        try:
-            await ctx.runtime.blocking(file.create)
-            width = self.width(ctx, found.layout)
-            _ = await ctx.runtime.gather(copy, found.pieces(width), width.places)
-            await ctx.runtime.blocking(file.commit)
-        finally:
-            file.close()

@@ -22,7 +22,6 @@ from blockyard.managing import contextmanager
 from blockyard.model import MIB
 from blockyard.user_code import pass_on_foreign
 
-_OPERATION = "read_content_into"
 _NOT_OPEN = -1
 _LEFT_BEHIND = 3600.0
 """Seconds after its last change until a temporary file counts as left by a killed process."""
@@ -37,7 +36,7 @@ _OWN_DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _LINKS = 40  # as many as Linux follows
 
 
-def write_all(file: Writable, data: bytes) -> None:
+def write_all(file: Writable, data: bytes, operation: str) -> None:
     """Write all of `data` to the caller's own file, in as many calls as that takes.
 
     What its `write` raises is raised as it is. An answer that is no count of bytes would have some
@@ -46,11 +45,11 @@ def write_all(file: Writable, data: bytes) -> None:
     """
     rest = memoryview(data)
     while rest:
-        rest = rest[_count(file, file.write(rest), len(rest)) :]
+        rest = rest[_count(file, file.write(rest), len(rest), operation) :]
 
 
-def _count(file: Writable, answer: object, size: int) -> int:
-    what = f"{_OPERATION}: target: write of {type(file).__name__}"
+def _count(file: Writable, answer: object, size: int, operation: str) -> int:
+    what = f"{operation}: target: write of {type(file).__name__}"
     if answer is None or answer == 0:
         raise LocalStorageError(
             f"{what} took none of {size} bytes and returned {answer!r}: expected a file that "
@@ -67,14 +66,14 @@ def _count(file: Writable, answer: object, size: int) -> int:
     return count
 
 
-def target_of(given: ContentTarget) -> str | Writable:
+def target_of(operation: str, given: ContentTarget) -> str | Writable:
     """The file, or the path of one. Raises `TypeError`, and `ValueError` for no possible path."""
     if isinstance(given, str | os.PathLike):
-        return arguments.path(_OPERATION, given, "target")
+        return arguments.path(operation, given, "target")
     if isinstance(given, Writable) and not isinstance(given, TextIOBase):
         return given
     expected = "a path or a file open for writing bytes"
-    raise arguments.unsuitable(_OPERATION, "target", expected, given)
+    raise arguments.unsuitable(operation, "target", expected, given)
 
 
 def is_written_in_order(path: str) -> bool:
@@ -114,13 +113,14 @@ class OrderedFile:
     cancellation.
     """
 
-    def __init__(self, path: str, file: int) -> None:
+    def __init__(self, path: str, operation: str, file: int) -> None:
         self._path = path
+        self._operation = operation
         self._file = file
 
     async def write(self, ctx: Context, data: bytes) -> None:
         """Write all of `data`."""
-        with local_errors(_OPERATION, self._path):
+        with local_errors(self._operation, self._path):
             await self._write_all(ctx, memoryview(data))
 
     async def _write_all(self, ctx: Context, rest: memoryview) -> None:
@@ -138,18 +138,18 @@ class OrderedFile:
 
 
 @contextmanager
-def opened_in_order(path: str, file: int) -> Generator[OrderedFile]:
+def opened_in_order(path: str, operation: str, file: int) -> Generator[OrderedFile]:
     """An `OrderedFile` of an open descriptor, which is closed after it."""
     try:
-        yield OrderedFile(path, file)
+        yield OrderedFile(path, operation, file)
     finally:
         os.close(file)
 
 
-async def open_in_order(ctx: Context, path: str) -> int:
+async def open_in_order(ctx: Context, path: str, operation: str) -> int:
     """A descriptor to write to what is at `path`; a pipe is waited for until it has a reader."""
     ends = ctx.runtime.now() + _READER_WAIT
-    with local_errors(_OPERATION, path):
+    with local_errors(operation, path):
         while True:
             file = _open_in_order(path)
             if file is not None:
@@ -188,7 +188,7 @@ class NewFile:
     come what may.
     """
 
-    def __init__(self, path: str, operation: str = _OPERATION) -> None:
+    def __init__(self, path: str, operation: str) -> None:
         self._given = path
         self._operation = operation
         with local_errors(operation, path):  # the working folder may be gone

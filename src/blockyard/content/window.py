@@ -1,4 +1,4 @@
-"""Read-ahead: the pieces of a content in order, the following ones under way meanwhile.
+"""Read-ahead: pieces of a content or an object in order, the following ones under way meanwhile.
 
 A sliding window: as one piece is given out the next one is begun, and nothing waits for the slowest
 of a batch. It begins small, and twice as many pieces are read ahead for each that is asked for,
@@ -15,22 +15,23 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from blockyard.content.layout import LEAST_PART, Layout, Piece
+from blockyard.content.extents import LEAST_PART, Extent, Piece
 from blockyard.context import Context, TaskQueue
 
 GROWS_AFTER = 0.02
 """Seconds that a reader waits for a piece until twice as many are read ahead: it is fast enough."""
 
-ReadPiece: TypeAlias = Callable[[Context, Layout, Piece], Coroutine[Any, Any, bytes]]
+AnyExtent = TypeVar("AnyExtent", bound=Extent)
+ReadPiece: TypeAlias = Callable[[Context, AnyExtent, Piece], Coroutine[Any, Any, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Width:
     """How much a call may read ahead: pieces at a time, and blocks in memory.
 
-    `parts` is the number of places for which blocks near both ends are cut: see `Layout.edge`.
+    `parts` is the number of places for which blocks near both ends are cut: see `Extent.edge`.
     """
 
     places: int
@@ -38,10 +39,10 @@ class Width:
     parts: int | None = None
 
 
-class Window:
+class Window(Generic[AnyExtent]):
     """What is read ahead of one reader, who asks for one piece at a time."""
 
-    def __init__(self, read: ReadPiece) -> None:
+    def __init__(self, read: ReadPiece[AnyExtent]) -> None:
         self._read = read
         self._width = Width(1, 1)
         self._parts: int | None = None
@@ -56,10 +57,22 @@ class Window:
         """The bytes that are read ahead."""
         return range(self._front, self._begun if self._reads is not None else self._front)
 
+    async def begin(
+        self, ctx: Context, extent: AnyExtent, span: tuple[int, int], *, width: Width, ahead: int
+    ) -> None:
+        """Have `ahead` pieces from the start of `span` on under way, and wait for none of them.
+
+        For who has other bytes to work on first: `next` gives them out.
+        """
+        self._width = width
+        reads = await self._start(ctx, extent, span)
+        self._ahead = min(ahead, width.places)
+        self._fill(ctx, reads, extent, span[1], self._ahead)
+
     async def next(
         self,
         ctx: Context,
-        layout: Layout,
+        extent: AnyExtent,
         span: tuple[int, int],
         *,
         width: Width,
@@ -78,41 +91,49 @@ class Window:
         self._width = width
         grows = first is None
         if reads is None or start != self._front or not reads.usable:
-            await self.end()
-            reads = self._reads = ctx.runtime.task_queue(width.places)
-            self._front = self._begun = start
-            self._parts = layout.places_in_parts(start, stop, width.parts)
-            self._largest = first or layout.block_size
-            self._parts_until = start
+            reads = await self._start(ctx, extent, span)
+            self._largest = first or extent.block_size
             if self._parts is not None and first is None:
                 self._parts_until += self._parts * LEAST_PART
-                ahead = (1 + ahead) * max(1, layout.block_size // LEAST_PART) - 1
+                ahead = (1 + ahead) * max(1, extent.block_size // LEAST_PART) - 1
             self._ahead = ahead
-            self._begin(ctx, reads, layout, stop)
+            self._begin(ctx, reads, extent, stop)
         else:
             self._ahead = max(ahead, 1, 2 * self._ahead)
             grows = True
         self._ahead = min(self._ahead, width.places)
         try:
-            self._fill(ctx, reads, layout, stop, 1 + self._ahead)
+            self._fill(ctx, reads, extent, stop, 1 + self._ahead)
             if grows:
-                await self._grow(ctx, reads, layout, stop, width.places)
+                await self._grow(ctx, reads, extent, stop, width.places)
             data = await reads.next(ctx.deadline)
         except BaseException:
             await self.end()
             raise
         self._front += len(data)
-        self._largest = min(4 * self._largest, layout.block_size)
-        self._fill(ctx, reads, layout, stop, self._ahead)
+        self._largest = min(4 * self._largest, extent.block_size)
+        self._fill(ctx, reads, extent, stop, self._ahead)
         return data
 
+    async def _start(
+        self, ctx: Context, extent: AnyExtent, span: tuple[int, int]
+    ) -> TaskQueue[bytes]:
+        """Begin anew, with nothing under way."""
+        await self.end()
+        start, stop = span
+        reads = self._reads = ctx.runtime.task_queue(self._width.places)
+        self._front = self._begun = self._parts_until = start
+        self._parts = extent.places_in_parts(start, stop, self._width.parts)
+        self._largest = extent.block_size
+        return reads
+
     async def _grow(
-        self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int, most: int
+        self, ctx: Context, reads: TaskQueue[bytes], extent: AnyExtent, stop: int, most: int
     ) -> None:
         """Read further ahead as long as the next piece is not there."""
         while self._ahead < most and not await self._is_ready(ctx, reads):
             self._ahead = min(2 * self._ahead, most)
-            self._fill(ctx, reads, layout, stop, 1 + self._ahead)
+            self._fill(ctx, reads, extent, stop, 1 + self._ahead)
 
     def stop(self) -> None:
         """Cancel what is read ahead, from any thread, and wait for nothing."""
@@ -133,7 +154,7 @@ class Window:
         return await reads.is_ready(seconds)
 
     def _fill(
-        self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int, wanted: int
+        self, ctx: Context, reads: TaskQueue[bytes], extent: AnyExtent, stop: int, wanted: int
     ) -> None:
         """Have so many pieces under way; all that there is room for once this has grown.
 
@@ -142,18 +163,18 @@ class Window:
         if ctx.deadline is not None:
             ctx = replace(ctx, deadline=None)
         width = self._width
-        room = width.blocks * layout.block_size
+        room = width.blocks * extent.block_size
         grown = self._ahead == width.places
         while self._begun < stop and (
             len(reads) < min(wanted, width.blocks)
             or (grown and self._begun - self._front + self._largest <= room)
         ):
-            self._begin(ctx, reads, layout, stop)
+            self._begin(ctx, reads, extent, stop)
 
-    def _begin(self, ctx: Context, reads: TaskQueue[bytes], layout: Layout, stop: int) -> None:
+    def _begin(self, ctx: Context, reads: TaskQueue[bytes], extent: AnyExtent, stop: int) -> None:
         start = self._begun
         least = start < self._parts_until
-        edge = layout.edge(start, stop, self._parts, least=least)
+        edge = extent.edge(start, stop, self._parts, least=least)
         self._begun = min(start + self._largest, edge)
-        (piece,) = layout.pieces(start, self._begun)
-        reads.begin(partial(self._read, ctx, layout, piece))
+        (piece,) = extent.pieces(start, self._begun)
+        reads.begin(partial(self._read, ctx, extent, piece))

@@ -17,12 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from blockyard import arguments
 from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
-from blockyard.content.targets import (
-    NewFile,
-    is_written_in_order,
-    open_in_order,
-    opened_in_order,
-)
+from blockyard.content.targets import NewFile, is_written_in_order
 from blockyard.errors import BlockTooLargeError, InvalidRangeError, UnsupportedError
 from blockyard.keys import begins_keys
 from blockyard.model import MAX_BLOCK_SIZE, MIB, BlockInfo
@@ -183,10 +178,7 @@ class BlockFiles:
 
     async def download(self, name: str, path: str, callback: Any) -> None:
         if is_written_in_order(path):
-            ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
-            with opened_in_order(path, await open_in_order(ctx, path)) as device:
-                async for piece in self.pieces(name):
-                    await device.write(ctx, piece)
+            _ = await self._store.read_object_into(name, path, part_size=PIECE)
             return
         data, size, version = await self._first(name)
         callback.set_size(size)
@@ -221,10 +213,12 @@ class BlockFiles:
         return {"options": options}, info.etag
 
     async def pieces(self, name: str, version: str = "") -> AsyncIterator[bytes]:
-        data, size, version = await self._first(name, version)
-        yield data
-        for span in _spans(len(data), size):
-            yield await self._piece(name, span, version)
+        parts = self._store.iter_object(name, part_size=PIECE, if_match=version or None)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            await parts.aclose()
 
     async def write(
         self, name: str, data: Buffer | AsyncIterable[Buffer], if_absent: bool, **options: Any
@@ -293,11 +287,10 @@ class BlockFiles:
             return ()
         return [_entry(block) async for block in self._store.iter_blocks(prefix)]
 
-    async def _first(self, name: str, version: str = "") -> tuple[bytes, int, str]:
+    async def _first(self, name: str) -> tuple[bytes, int, str]:
         """The first bytes of a file, its size and its version."""
-        match = version or None
         try:
-            data, info = await self._store.read_block_with_info(name, 0, PIECE, if_match=match)
+            data, info = await self._store.read_block_with_info(name, 0, PIECE)
         except InvalidRangeError:  # of an empty one
             return b"", 0, ""
         return data, info.size, info.etag

@@ -32,15 +32,13 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.call import Call
 from blockyard.s3.calls import Caller
 from blockyard.s3.endpoints import Address
-from blockyard.s3.integrity import CHECKSUM
+from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import Capabilities, lacking
 from blockyard.s3.responses import UploadResult
 from blockyard.s3.writing import NONCE, REPLACES, replaced
 from blockyard.stores.base import OpenUpload, UploadRequest, changed
 
-CHECKSUM_TYPE = "x-amz-checksum-type"
-FULL_OBJECT = "FULL_OBJECT"
 _OBJECT_SIZE = "x-amz-mp-object-size"
 
 

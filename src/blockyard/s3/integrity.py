@@ -34,6 +34,10 @@ SMALLEST_PAGE = 16 * KIB
 MOST_PAGES = 256
 CHECKSUM = "x-amz-checksum-crc32c"
 """The header that a service may hold the body of a write to."""
+CHECKSUM_TYPE = "x-amz-checksum-type"
+FULL_OBJECT = "FULL_OBJECT"
+"""Of all bytes of an object in parts, and not of the checksums of its parts."""
+_CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==")
 PAGE_CHECKSUMS = "x-amz-meta-blockyard-sums"
 """What a block was stored with: the format, its size, that of its pages, and its CRC32C."""
 _EDGES = "x-amz-meta-blockyard-pages-"
@@ -247,6 +251,14 @@ def service_checksum(headers: Mapping[str, str]) -> ServiceChecksum | None:
         if stored is not None and "-" not in stored:
             return ServiceChecksum(name, stored, compute)
     return None
+
+
+def crc32c_of_all(headers: Mapping[str, str]) -> int | None:
+    """The CRC32C that the service keeps of all bytes of an object, if it says one."""
+    stored = headers.get(CHECKSUM, "")
+    if headers.get(CHECKSUM_TYPE, FULL_OBJECT) != FULL_OBJECT or not _CRC32C.fullmatch(stored):
+        return None
+    return int.from_bytes(a2b_base64(stored), "big")
 
 
 def service_checksum_or_etag(headers: Mapping[str, str]) -> ServiceChecksum | None:

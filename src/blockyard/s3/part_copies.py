@@ -27,8 +27,7 @@ from blockyard.put_options import PutOptions
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
 from blockyard.s3.calls import Caller
-from blockyard.s3.completing import CHECKSUM_TYPE, FULL_OBJECT
-from blockyard.s3.integrity import CHECKSUM
+from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.object_headers import METADATA, tagging
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking

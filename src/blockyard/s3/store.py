@@ -42,7 +42,7 @@ from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.dates import http_date
 from blockyard.s3.deleting import Deleting
 from blockyard.s3.endpoints import service_of
-from blockyard.s3.integrity import service_checksum_or_etag
+from blockyard.s3.integrity import crc32c_of_all, service_checksum_or_etag
 from blockyard.s3.listing import PageRequest
 from blockyard.s3.matching_deletes import MatchingDeletes
 from blockyard.s3.object_headers import check_encrypted, is_encrypted
@@ -106,6 +106,18 @@ class S3Store(Store):
         request = ReadRequest(key, operation="verify_block")
         block = await self._reader.read(ctx, request, self._full_key(key), service_checksum_or_etag)
         return None if block.checksums is None else block.checksums.name
+
+    @property
+    def keeps_crc32c(self) -> bool:
+        verifies = self._config.integrity.verify_ranges != "off"
+        return verifies and self._caller.capabilities.checksum_mode is True
+
+    async def kept_crc32c(self, ctx: Context, operation: str, key: str, etag: str) -> int | None:
+        full_key = self._full_key(key)
+        reply = await self._reader.head(ctx, operation, key, full_key, checksum=True)
+        if responses.unquoted(reply.headers["etag"]) != etag:
+            return None
+        return crc32c_of_all(reply.headers)
 
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
         return await self._uploads.start(ctx, request, self._full_key(request.key))

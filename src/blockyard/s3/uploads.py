@@ -33,14 +33,12 @@ from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
 from blockyard.s3.calls import Caller
 from blockyard.s3.completing import (
-    CHECKSUM_TYPE,
-    FULL_OBJECT,
     Completer,
     base64_of,
     learn_holds_to,
     unconditional,
 )
-from blockyard.s3.integrity import CHECKSUM
+from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.listing import uploads_page
 from blockyard.s3.object_headers import check_encrypted
 from blockyard.s3.probing import PROBE, Probe, Probing

@@ -56,7 +56,8 @@ class ReadRequest:
     `Block.page_sums`, where the block was stored with page checksums. `lifetime` is for caches: an
     "immutable" block is never written twice, so none asks again whether it has changed; of a
     "mutable" one the latest version matters, so even one asks that is told never to. Without
-    `with_info` nobody looks at more of `Block.info` than its size.
+    `with_info` nobody looks at more of `Block.info` than its size. With `or_empty` the offset 0 is
+    within an empty block as well.
     """
 
     key: str
@@ -70,11 +71,19 @@ class ReadRequest:
     page_sums: bool = False
     lifetime: Lifetime = "default"
     with_info: bool = False
+    or_empty: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether all of the block is requested."""
         return self.offset is None and self.suffix is None
+
+    def is_past_end(self, size: int) -> bool:
+        """Whether the range begins at or past the end of a block of `size` bytes."""
+        offset = self.offset
+        if offset is None or offset < size:
+            return False
+        return not (self.or_empty and offset == size == 0)
 
 
 @dataclass(slots=True)
@@ -213,10 +222,10 @@ def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
 
     Raises `InvalidRangeError` for an offset at or past the end, `BufferTooSmallError`.
     """
-    offset = request.offset
-    if offset is not None and offset >= size:
+    offset = request.offset or 0
+    if request.is_past_end(size):
         raise range_past_end(request.operation, request.key, offset, size)
-    begin, end = within(size, offset or 0, request.length, request.suffix)
+    begin, end = within(size, offset, request.length, request.suffix)
     if request.into is not None and end - begin > len(request.into):
         raise buffer_too_small(request, end - begin)
     return begin, end
@@ -261,7 +270,8 @@ class Store(ABC):
         `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE; `BufferTooSmallError` when
         `into` can't hold them, and after any error its content is undefined.
         `InvalidRangeError` when `offset` is at or past the end, which every offset of an empty
-        block is; a length of 0 within the block, or a suffix of 0, gives no bytes.
+        block is, but for 0 with `or_empty`; a length of 0 within the block, or a suffix of 0, gives
+        no bytes.
         `PreconditionFailedError` when the block has another ETag than `if_match`,
         `NotModifiedError` when it has that of `if_none_match`.
         """
@@ -298,6 +308,18 @@ class Store(ABC):
         only shows that it can be read.
         """
         _ = await self.read(ctx, ReadRequest(key, operation="verify_block"))
+        return None
+
+    @property
+    def keeps_crc32c(self) -> bool:
+        """Whether `kept_crc32c` may know one."""
+        return False
+
+    async def kept_crc32c(self, ctx: Context, operation: str, key: str, etag: str) -> int | None:
+        """The CRC32C that the store itself keeps of all bytes of this version of the block.
+
+        For who reads all of it in parts. None, as by default, where that is not known.
+        """
         return None
 
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:

@@ -69,6 +69,13 @@ class WrapperStore(Store):
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         return await self.inner.verify_block(ctx, key)
 
+    @property
+    def keeps_crc32c(self) -> bool:
+        return self.inner.keeps_crc32c
+
+    async def kept_crc32c(self, ctx: Context, operation: str, key: str, etag: str) -> int | None:
+        return await self.inner.kept_crc32c(ctx, operation, key, etag)
+
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
         return await self.inner.start_upload(ctx, request)
 

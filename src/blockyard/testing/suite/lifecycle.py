@@ -38,6 +38,8 @@ CALLS: dict[str, Callable[[BlockStore], Any]] = {
     "pending": lambda store: store.pending(),
     "drain": lambda store: store.drain(),
     "write_object": lambda store: store.write_object("a", b""),
+    "read_object_into": lambda store: store.read_object_into("a", io.BytesIO()),
+    "iter_object": lambda store: list(store.iter_object("a")),
     "write_content": lambda store: store.write_content("a", b""),
     "read_content": lambda store: store.read_content("a"),
     "read_content_into": lambda store: store.read_content_into("a", io.BytesIO()),

@@ -1,8 +1,10 @@
-"""Objects of more than one part: whole or not at all, from any source."""
+"""Objects of more than one part: whole or not at all, from any source and to any target."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,11 @@ import pytest
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
+    InvalidRangeError,
     PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.model import MIN_PART_SIZE
+from blockyard.model import MIN_PART_SIZE, MIN_READ_PART
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.samples import content
@@ -21,6 +24,7 @@ from blockyard.testing.suite.base import SuiteBase, stored
 
 KEY = "files/large"
 _PART = MIN_PART_SIZE
+_READ = MIN_READ_PART
 _ANOTHER = "0123456789abcdef0123456789abcdef"
 _SOURCES: dict[str, Callable[[bytes], Any]] = {
     "bytes": bytes,
@@ -122,6 +126,80 @@ class ObjectTests(SuiteBase):
 
         assert store.read_block(KEY) == b"first"
         assert store.list_by_prefix() == [KEY]
+
+    @pytest.mark.parametrize("size", [0, 1, _READ, _READ + 1, 9 * _READ + 321])
+    def test_an_object_is_read_in_parts(self, store: BlockStore, tmp_path: Path, size: int) -> None:
+        data, path = content(size), tmp_path / "target"
+        known = stored(store, KEY, data)
+        for start, length in _spans(size):
+            wanted = data[start:] if length is None else data[start : start + length]
+            options: dict[str, Any] = {"offset": start, "length": length, "part_size": _READ}
+            stream, done = io.BytesIO(), list[int]()
+
+            info = store.read_object_into(KEY, stream, **options)
+            again = store.read_object_into(KEY, path, progress=done.append, **options)
+
+            assert stream.getvalue() == path.read_bytes() == wanted
+            assert (info.key, info.size, info.etag) == (KEY, size, known.etag)
+            assert again.etag == known.etag
+            assert done == sorted(done)
+            assert done[-1:] == [len(wanted)] * bool(wanted)
+            assert b"".join(store.iter_object(KEY, start, length, part_size=_READ)) == wanted
+
+    def test_an_object_that_was_written_in_parts_is_read(self, store: BlockStore) -> None:
+        data, stream = content(_PART + 7), io.BytesIO()
+        _ = store.write_object(KEY, data, part_size=_PART)
+
+        _ = store.read_object_into(KEY, stream, part_size=1_000_000)
+
+        assert stream.getvalue() == data
+        assert b"".join(store.iter_object(KEY, _PART - 5)) == data[-12:]
+
+    def test_what_can_not_be_read_of_an_object(self, store: BlockStore, tmp_path: Path) -> None:
+        targets = tmp_path / "targets"
+        targets.mkdir()
+        path = targets / "target"
+
+        def into_a_file(**options: Any) -> None:
+            _ = store.read_object_into(KEY, path, **options)
+
+        def by_an_iterator(**options: Any) -> None:
+            _ = list(store.iter_object(KEY, **options))
+
+        calls: list[Callable[..., None]] = [into_a_file, by_an_iterator]
+        for call in calls:
+            with pytest.raises(BlockNotFoundError, match=f"object.* '{KEY}'"):
+                call()
+        for size in (0, 10):
+            _ = store.write_block(KEY, content(size))
+            for call in calls:
+                with pytest.raises(InvalidRangeError, match=f"object.* '{KEY}'.* {10 + size}"):
+                    call(offset=10 + size)
+                with pytest.raises(PreconditionFailedError, match=f"object.* '{KEY}'"):
+                    call(if_match=_ANOTHER)
+        assert list(targets.iterdir()) == []
+
+    def test_an_object_that_is_replaced_is_not_read_on(self, store: BlockStore) -> None:
+        old, new = content(40 * _READ), content(40 * _READ, seed=2)
+        first = stored(store, KEY, old)
+        narrow = store.with_options(concurrency=2)
+        parts = narrow.iter_object(KEY, part_size=_READ, if_match=first.etag)
+        got = [next(parts)]
+        _ = store.write_block(KEY, new)
+
+        for _ in range(2):
+            with pytest.raises(PreconditionFailedError, match=f"iter_object '{KEY}'"):
+                got.extend(parts)
+
+        assert len(got) < 40
+        assert old.startswith(b"".join(got))
+        assert b"".join(narrow.iter_object(KEY, part_size=_READ)) == new
+
+
+def _spans(size: int) -> list[tuple[int, int | None]]:
+    """Ranges of an object: offset and length."""
+    within = [(1, None), (_READ - 1, 2), (_READ + 5, 3 * _READ)]
+    return [(0, None), (0, 0), (0, 10**9), *(span for span in within if span[0] < size)]
 
 
 class _BrokenError(Exception):
