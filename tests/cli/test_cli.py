@@ -83,6 +83,21 @@ class TestObjects:
         assert run("cat", "movie", "--length", 0).stdout_bytes == b""
         assert run("cat", "movie", "--offset", 10**9).exit_code == 2
 
+    def test_a_block_is_got_by_who_may_not_list(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They are told that access is denied, where there is no manifest."""
+        ok("put", "--object", source, "movie")
+
+        def denied(store: BlockStore, content_id: str) -> bool:
+            raise AccessDeniedError(f"content_exists {content_id!r}: Access Denied (403)")
+
+        monkeypatch.setattr(BlockStore, "content_exists", denied)
+        ok("get", "movie", "copy")
+        assert Path("copy").read_bytes() == DATA
+        assert run("cat", "movie").stdout_bytes == DATA
+        assert "Access Denied" in run("get", "another", "copy").stderr
+
     def test_an_object_is_read_in_parts_of_one_version(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

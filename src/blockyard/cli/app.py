@@ -8,7 +8,6 @@ import os
 import stat as stat_module
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -23,7 +22,7 @@ from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothin
 from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
-from blockyard.errors import BlockNotFoundError, BlockStoreError, InvalidKeyError
+from blockyard.errors import AccessDeniedError, BlockNotFoundError, BlockStoreError, InvalidKeyError
 from blockyard.managing import contextmanager
 from blockyard.model import MAX_SECONDS, Method
 
@@ -350,9 +349,15 @@ def _named(command: str, name: str) -> Generator[None]:
 
 def _is_content(store: "BlockStore", command: str, name: str) -> bool:
     """Whether `name` is a content, and no block. Raises `BlockNotFoundError` when it is neither."""
-    with suppress(InvalidKeyError):  # the key of a manifest, say, is that of a block all the same
+    try:
         if store.content_exists(name):
             return True
+    except InvalidKeyError:  # the key of a manifest, say, is that of a block all the same
+        pass
+    except AccessDeniedError:  # as a missing manifest is answered to who may not list
+        if store.block_exists(name):
+            return False
+        raise
     if not store.block_exists(name):
         with _named(command, name):
             _ = store.stat_content(name)  # one in the plain layout
