@@ -90,7 +90,9 @@ class TestObjects:
         ok("put", "--object", source, "movie")
 
         def denied(store: BlockStore, content_id: str) -> bool:
-            raise AccessDeniedError(f"content_exists {content_id!r}: Access Denied (403)")
+            raise AccessDeniedError(
+                f"content_exists {content_id!r}: Access Denied (403)", status=403
+            )
 
         monkeypatch.setattr(BlockStore, "content_exists", denied)
         ok("get", "movie", "copy")
