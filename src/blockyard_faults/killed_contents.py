@@ -25,6 +25,7 @@ from blockyard import (
     ContentReplacedError,
 )
 from blockyard.model import KIB
+from blockyard.transport.importing import imported
 from blockyard_faults.killing import (
     LONGEST,
     Log,
@@ -42,6 +43,7 @@ WRITERS = 2
 READERS = 2
 CONTENTS = 4
 """Of each writer."""
+NAMES = [f"c{number}-{index}" for number in range(WRITERS) for index in range(CONTENTS)]
 BLOCK = 16 * KIB
 _LARGEST = 20 * BLOCK
 """Of a content; up to 64 KiB it is kept in its manifest."""
@@ -223,6 +225,8 @@ class ContentReader(Worker):
 
 def run(folder: Path, opened: Open, kills: int, seed: int) -> Result:
     """Kill writers of contents in a store so many times, and say what was seen."""
+    for name in ("files", "writing"):  # before the forks: a writer lives too short to import them
+        _ = imported(f"blockyard.content.{name}")
     random = Random(seed)  # noqa: S311 - to be repeated
     readers = [started(_read_on, folder, opened, random.random()) for _ in range(READERS)]
     ends = time.monotonic() + LONGEST
@@ -230,7 +234,8 @@ def run(folder: Path, opened: Open, kills: int, seed: int) -> Result:
     result = Result()
     try:
         while result.kills < kills or not (
-            tells_of(folder / "log", "changes", "reads") or time.monotonic() > ends
+            (tells_of(folder / "log", "changes", "reads") and _outlives_the_writers(folder))
+            or time.monotonic() > ends
         ):
             now = time.monotonic()
             for number in set(range(WRITERS)) - {number for number, _ in writers.values()}:
@@ -253,6 +258,12 @@ def run(folder: Path, opened: Open, kills: int, seed: int) -> Result:
     return result
 
 
+def _outlives_the_writers(folder: Path) -> bool:
+    """Whether more contents are stored than the writers can delete before they are killed."""
+    records = [Record(folder / f"record-{name}") for name in NAMES]
+    return sum(NOTHING not in each.allowed_since(*each.read()) for each in records) > WRITERS
+
+
 def _write_on(folder: Path, opened: Open, seed: float, number: int) -> None:
     writer = ContentWriter(folder, opened, Random(seed), number)  # noqa: S311 - to be repeated
     writer.run(writer.step)
@@ -265,8 +276,7 @@ def _read_on(folder: Path, opened: Open, seed: float) -> None:
 
 def check_at_the_end(folder: Path, store: BlockStore, result: Result) -> None:
     """All contents are as they may be, can be written at once, and leave nothing when cleaned."""
-    names = [f"c{number}-{index}" for number in range(WRITERS) for index in range(CONTENTS)]
-    for name in names:
+    for name in NAMES:
         record = Record(folder / f"record-{name}")
         _, since = record.read()
         allowed = {version for versions in since for version in versions}
@@ -281,7 +291,7 @@ def check_at_the_end(folder: Path, store: BlockStore, result: Result) -> None:
         if store.read_content(name) != bytes_of(name):
             result.broken.append(f"at the end {name} was written, and is another one")
     _ = store.clean_contents(dry_run=False, no_writers=True)
-    for name in names:
+    for name in NAMES:
         store.delete_content(name)
     _ = store.clean_contents(dry_run=False, no_writers=True)
     result.broken += [f"at the end {key!r} is left" for key in store.list_by_prefix()]
