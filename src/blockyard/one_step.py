@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import compress, repeat
 from operator import is_, setitem
 from typing import TypeVar
@@ -22,48 +23,36 @@ Value = TypeVar("Value")
 
 FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 _lock = PerProcess(threading.RLock)
+_NOTHING = nullcontext()
 
 
 def put(values: dict[str, Value], key: str, value: Value) -> None:
     """Put a value in place of whatever is there."""
-    if FREE_THREADED:
-        with _lock.here():
-            values[key] = value
-    else:
+    with _undivided():
         values[key] = value
 
 
 def pop(values: dict[str, Value], key: str) -> None:
     """Remove whatever is there."""
-    if FREE_THREADED:
-        with _lock.here():
-            _ = values.pop(key, None)
-    else:
+    with _undivided():
         _ = values.pop(key, None)
 
 
 def replace(values: dict[str, Value], key: str, old: Value, new: Value) -> bool:
     """Put `new` in place of `old` if that is there: whether it was."""
-    if FREE_THREADED:
-        with _lock.here():
-            return _replace(values, key, old, new)
-    return _replace(values, key, old, new)
+    with _undivided():
+        return bool(list(map(setitem, repeat(values), _still(values, key, old), (new,))))
 
 
 def remove(values: dict[str, Value], key: str, old: Value) -> bool:
     """Remove `old` if it is there: whether it was."""
-    if FREE_THREADED:
-        with _lock.here():
-            return _remove(values, key, old)
-    return _remove(values, key, old)
+    with _undivided():
+        return bool(list(map(values.pop, _still(values, key, old))))
 
 
-def _replace(values: dict[str, Value], key: str, old: Value, new: Value) -> bool:
-    return bool(list(map(setitem, repeat(values), _still(values, key, old), (new,))))
-
-
-def _remove(values: dict[str, Value], key: str, old: Value) -> bool:
-    return bool(list(map(values.pop, _still(values, key, old))))
+def _undivided() -> AbstractContextManager[object]:
+    """What a call that stays in C needs around it to be one step."""
+    return _lock.here() if FREE_THREADED else _NOTHING
 
 
 def _still(values: dict[str, Value], key: str, old: Value) -> Iterator[str]:
