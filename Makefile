@@ -12,12 +12,15 @@ EMULATORS_READY := $(EMULATORS_VENV)/.blockyard-ready
 # Twice the cores of a small machine, since tests mostly wait. ORDER=N repeats an order of files.
 WORKERS ?= 4
 ORDER := $(or $(ORDER),$(shell date +%s))
+# Collecting all others for these few takes longer than they do.
+ALONE = $(call marked,alone)
 # Models explored to their end, the suite over each combination, whole programs run dozens of times:
 # as long as all else together, so in CI, and for THOROUGH=1.
-TESTS := not servers$(if $(CI)$(THOROUGH),, and not thorough)
-# Collecting all others for these few takes longer than they do.
-ALONE = $(shell grep --recursive --files-with-matches --include='*.py' mark.alone tests)
-# Coverage costs half as much again as the tests, so it is measured in CI alone.
+THOROUGH_TESTS = $(if $(CI)$(THOROUGH),$(call marked,thorough))
+marked = $(shell grep --recursive --files-with-matches --include='*.py' mark.$(1) tests)
+IN_PARALLEL := --numprocesses $(WORKERS) --random-order-bucket=module --random-order-seed=$(ORDER)
+# Coverage costs half as much again as the tests, so it is measured in CI alone, and without the
+# thorough ones, which add nothing to it.
 COVERAGE := $(if $(CI),--cov --cov-report=term)
 # The newest of the Pythons that we say we run on and that this machine has, pyenv's too.
 NEWER ?= $(shell for each in python3.14 python3.13 python3.12 $$(ls -dr ~/.pyenv/versions/3.1[234].*/bin/python 2>/dev/null); do \
@@ -64,9 +67,10 @@ demo: $(READY)
 	@$(RUN) demo.demo
 
 test: $(READY)
-	@$(RUN) pytest -m "alone and $(TESTS)" $(ALONE)
-	@$(RUN) pytest -m "not alone and $(TESTS)" --numprocesses $(WORKERS) --dist loadfile \
-		--random-order-bucket=module --random-order-seed=$(ORDER) $(COVERAGE)
+	@$(RUN) pytest -m "alone and not servers" $(ALONE)
+	@$(RUN) pytest -m "not alone and not servers and not thorough" $(IN_PARALLEL) --dist loadfile $(COVERAGE)
+	@$(if $(THOROUGH_TESTS),$(RUN) pytest -m "thorough and not alone and not servers" \
+		$(IN_PARALLEL) --dist worksteal $(THOROUGH_TESTS))
 
 test-newer:
 	@newer="$(NEWER)"; \

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blockyard.operations import Operations
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class BulkRead:
     """Many reads: `found` has what was answered at once, and None for what is missing."""
 

@@ -75,7 +75,7 @@ class Request:
     resent: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Response:
     """One HTTP reply, its body read to the end.
 
@@ -371,7 +371,7 @@ class Runtime(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Context:
     """One call's surroundings: the runtime that does its I/O, its deadline and its options.
 

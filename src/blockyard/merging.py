@@ -21,7 +21,7 @@ _MOST = 1 * MIB
 """Bytes to a read of several ranges: more of them go out side by side."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MergedRead:
     """One read, `length` bytes from `offset` (to the end when None), and the ranges it is for."""
 

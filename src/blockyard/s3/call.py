@@ -13,7 +13,7 @@ from blockyard.s3.signing import EMPTY_SHA256
 from blockyard.s3.xml import MAX_REPLY
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempts:
     """What one call has been through so far.
 
@@ -42,7 +42,7 @@ class Attempts:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call(ABC):
     """What is requested: how the request is built, what its reply must be, and whom to name.
 
@@ -81,7 +81,7 @@ class Call(ABC):
         return self.attempts
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FunctionCall(Call):
     """A call whose request is built by a function, and whose reply needs nothing of the call."""
 

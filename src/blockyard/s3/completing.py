@@ -42,7 +42,7 @@ from blockyard.stores.base import OpenUpload, UploadRequest, changed
 _OBJECT_SIZE = "x-amz-mp-object-size"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Complete(Call):
     """The end of an upload; `bare_etag` sends the ETag of its condition without quotes."""
 

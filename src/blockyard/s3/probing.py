@@ -31,7 +31,7 @@ PROBE = b"probe"
 """What is in the object."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Probe:
     """The object; `undo` takes back what else is begun with it, the last first."""
 

@@ -57,7 +57,7 @@ class Step(Enum):
     GIVE_UP = auto()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Broken:
     """A body that broke off: its first reply, and what has come of it since.
 

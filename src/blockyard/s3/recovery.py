@@ -34,7 +34,7 @@ _HEADER_REFUSED = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemente
 _LACKING = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Capabilities:
     """One store's service. None: not known yet.
 

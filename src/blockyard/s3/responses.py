@@ -354,7 +354,7 @@ def _not_s3(reply: Response, what: str, unless: str = "") -> NotS3Error:
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Span:
     """Bytes of an object: `length` from `first` (to the end when None), or the last `suffix`."""
 

@@ -47,7 +47,7 @@ REPLACES = "x-amz-meta-blockyard-replaces"
 """What a block written by `if_match` says of the version that it was written in place of."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Put(Call):
     """A write, as `request` asks for it; `bare_etag` sends its ETag without quotes."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree.ElementTree import Element, ParseError, XMLParser
@@ -154,12 +155,12 @@ def _others(*names: str) -> str:
 
 _OTHERS = _others("StorageClass", "ChecksumAlgorithm", "ChecksumType", "Type")
 _VERSIONS = _others("DeleteMarker", "DeleteMarkerVersionId", "VersionId")
-_ENTRY = re.compile(
+_ENTRY = (
     f"<Contents><Key>({_TEXT})</Key><LastModified>({_TEXT})</LastModified>"
     f"<ETag>{_QUOTE}((?!W/){_UNQUOTED}){_QUOTE}</ETag>"
     f"{_OTHERS}<Size>([0-9]{{1,18}})</Size>{_OTHERS}</Contents>"
 )
-_DELETED = re.compile(f"<Deleted>{_VERSIONS}<Key>({_TEXT})</Key>{_VERSIONS}</Deleted>")
+_DELETED = f"<Deleted>{_VERSIONS}<Key>({_TEXT})</Key>{_VERSIONS}</Deleted>"
 
 
 class Entries(NamedTuple):
@@ -201,10 +202,13 @@ def cut_deleted(body: bytes) -> tuple[bytes, list[str]] | None:
     return None if cut is None else (cut[0], cut[1][0])
 
 
-def _cut(
-    body: bytes, name: bytes, pattern: re.Pattern[str]
-) -> tuple[bytes, list[list[str]]] | None:
+_compiled = cache(re.compile)
+"""Not before they are needed: a millisecond of a process's first read."""
+
+
+def _cut(body: bytes, name: bytes, element: str) -> tuple[bytes, list[list[str]]] | None:
     check_limits(body)
+    pattern = _compiled(element)
     closing = b"</%b>" % name
     begin, end = body.find(b"<%b>" % name), body.rfind(closing) + len(closing)
     if begin < 0:

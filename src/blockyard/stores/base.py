@@ -45,7 +45,7 @@ from blockyard.model import (
 from blockyard.put_options import PutOptions
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReadRequest:
     """What to read of the block `key`, all in bytes.
 
@@ -86,7 +86,7 @@ class ReadRequest:
         return not (self.or_empty and offset == size == 0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WriteRequest:
     """What to store: the flat bytes `data` as the block `key`.
 
@@ -113,7 +113,7 @@ class WriteRequest:
 Data: TypeAlias = bytes | bytearray | memoryview
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class UploadRequest:
     """What is to be stored in parts as the block `key`, whatever its size.
 
@@ -141,7 +141,7 @@ class OpenUpload:
     state: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PresignRequest:
     """A request of the block `key` that holds for `expires` seconds; `options` are for a PUT."""
 
@@ -151,7 +151,7 @@ class PresignRequest:
     options: PutOptions | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ListRequest:
     """Which page of a listing: blocks whose keys begin with the literal `prefix`.
 

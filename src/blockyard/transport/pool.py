@@ -32,7 +32,7 @@ class Take(Enum):
     WAIT = "wait"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Host(Generic[Connection]):
     taken: set[ref[object]] = field(default_factory=set[ref[object]])
     """What holds each slot that is taken."""

@@ -11,7 +11,7 @@ _SUSPICIOUS = 1.0
 """Seconds of silence; a service that takes its time is often slower, and loses little by it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Timeouts:
     """The idle timeout in seconds, and the deadline on the monotonic clock."""
 
