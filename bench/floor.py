@@ -4,21 +4,23 @@ One socket, or 32 under epoll; requests prepared and unsigned; the reply's body 
 nothing parsed, nothing checked, nothing tried again. What a write needs is the SHA-256 of its
 body, so that is computed. For ranges and copies also with what each can't do without: signed by
 blockyard's own functions, the head parsed, the body held to its checksum or its XML read; still
-with no store, no event loop, no timeout and nothing tried again. In turns with blockyard, to
-compare, and copies with obstore.
+with no store, no event loop, no timeout and nothing tried again. Ranges in flight also as 32 tasks
+of an event loop, and then over blockyard's connections, with its pool and timeouts and still no
+store. In turns with blockyard, to compare, and copies with obstore.
 """
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from bench import data, pages, wire
@@ -27,8 +29,9 @@ from bench.peers import obstore
 from bench.samples import cpu_per_operation, rate
 from bench.site import Site
 from bench.workloads import KIB, MIB, RANGED_BLOCK
-from blockyard import BlockStore, open_store
-from blockyard.context import Response
+from blockyard import BlockStore, open_async_store, open_store
+from blockyard.config import HttpConfig, TimeoutConfig
+from blockyard.context import Request, Response
 from blockyard.s3.credentials import Credentials
 from blockyard.s3.endpoints import Address, bucket_address
 from blockyard.s3.integrity import service_checksum
@@ -38,8 +41,13 @@ from blockyard.s3.requests import copy_object
 from blockyard.s3.responses import copy_result
 from blockyard.s3.signing import EMPTY_SHA256, Signer
 from blockyard.stores.base import ReadRequest
+from blockyard.transport.aio import AsyncioRuntime
+from blockyard.transport.connections import Connections
 from blockyard.transport.http1 import encode_head, parse_head
 from servers.endpoint import Endpoint
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _REGION = "us-east-1"
 _ROUNDS = 9
@@ -55,20 +63,29 @@ def main() -> None:
         with _opened(endpoint) as store:
             _ranges(store, endpoint, address)
             _writes(store, address)
+        _ranges_of_tasks(endpoint, address)
     with pages.serve() as endpoint, _opened(endpoint) as store:
         _copies(store, endpoint)
 
 
 def _opened(endpoint: Endpoint) -> BlockStore:
-    return open_store(
+    return open_store(_url(endpoint))
+
+
+def _url(endpoint: Endpoint) -> str:
+    return (
         f"s3://{data.KEPT}?endpoint={endpoint.url}&region={_REGION}&force_path_style=true"
         f"&access_key={endpoint.access_key}&secret_key={endpoint.secret_key}"
     )
 
 
-def _ranges(store: BlockStore, endpoint: Endpoint, address: tuple[str, int]) -> None:
+def _wanted() -> list[tuple[str, int, int]]:
     keys = data.read_keys(RANGED_BLOCK)
-    wanted = [(keys[n % len(keys)], n * 37 % 256 * _RANGE, _RANGE) for n in range(_RANGES)]
+    return [(keys[n % len(keys)], n * 37 % 256 * _RANGE, _RANGE) for n in range(_RANGES)]
+
+
+def _ranges(store: BlockStore, endpoint: Endpoint, address: tuple[str, int]) -> None:
+    wanted = _wanted()
     bare, verified = [_Bare(*each) for each in wanted], _verified(endpoint, wanted)
     for what, at_once, ours in (
         ("one at a time", 1, lambda: [store.read_block_range(*each) for each in wanted]),
@@ -86,6 +103,36 @@ def _ranges(store: BlockStore, endpoint: Endpoint, address: tuple[str, int]) -> 
         )
         for sock in socks:
             sock.close()
+
+
+def _ranges_of_tasks(endpoint: Endpoint, address: tuple[str, int]) -> None:
+    wanted = _wanted()
+    bare, verified = [_Bare(*each) for each in wanted], _verified(endpoint, wanted)
+    with asyncio.Runner() as runner:
+        socks = [_connected(address) for _ in range(_AT_ONCE)]
+        connections = Connections(HttpConfig(), TimeoutConfig())
+        runtime = AsyncioRuntime(connections)
+        store = runner.run(_awaited(open_async_store(_url(endpoint))))
+        _compare(
+            "16 KiB ranges, 32 tasks",
+            _RANGES,
+            {
+                "floor": lambda: runner.run(_read_by_tasks(socks, bare)),
+                "signed, verified": lambda: runner.run(_read_by_tasks(socks, verified)),
+                "connections": lambda: runner.run(_exchanged(runtime, verified)),
+                "blockyard": lambda: runner.run(
+                    _of_tasks(lambda each: store.read_block_range(*each), wanted)
+                ),
+            },
+        )
+        for close in (store.close, runtime.close):
+            runner.run(close())
+        for sock in socks:
+            sock.close()
+
+
+async def _awaited(result: Awaitable[Result]) -> Result:
+    return await result
 
 
 class _Read(Protocol):
@@ -121,14 +168,19 @@ class _Verified:
     credentials: Credentials
     read: Read
 
-    def request(self) -> bytes:
+    def signed(self) -> Request:
         request = self.read.request(self.address)
         self.signer.sign(request, self.credentials, time.time(), EMPTY_SHA256)
-        return encode_head(request)
+        return request
+
+    def request(self) -> bytes:
+        return encode_head(self.signed())
 
     def take(self, head: memoryview, body: memoryview) -> bytes:
         status, headers, _ = parse_head(bytes(head))
-        reply = Response(status, headers, bytes(body), len(body))
+        return self.checked(Response(status, headers, bytes(body), len(body)))
+
+    def checked(self, reply: Response) -> bytes:
         _ = verify(self.read, self.read.check(reply), service_checksum)
         return reply.body
 
@@ -230,6 +282,56 @@ def _read_all(socks: list[socket.socket], reads: Sequence[_Read]) -> list[bytes]
             send_next(sock)
     ready.close()
     return bodies
+
+
+async def _of_tasks(read: Callable[[Item], Awaitable[bytes]], items: Sequence[Item]) -> list[bytes]:
+    """What 32 tasks have read, each taking the next of `items`."""
+    left = iter(items)
+    bodies: list[bytes] = []
+
+    async def task() -> None:
+        bodies.extend([await read(each) for each in left])
+
+    _ = await asyncio.gather(*(task() for _ in range(_AT_ONCE)))
+    return bodies
+
+
+async def _read_by_tasks(socks: Sequence[socket.socket], reads: Sequence[_Read]) -> list[bytes]:
+    """As `_read_all`, but by tasks, each with the next socket that is free."""
+    loop = asyncio.get_running_loop()
+    waiting: dict[int, asyncio.Future[None]] = {}
+    free = [(sock, bytearray(64 * KIB)) for sock in socks]
+
+    def answered(number: int) -> None:
+        if not (waiter := waiting[number]).done():
+            waiter.set_result(None)
+
+    async def read(each: _Read) -> bytes:
+        sock, scratch = free.pop()
+        _ = sock.send(each.request())
+        waiting[sock.fileno()] = waiter = loop.create_future()
+        await waiter
+        body = each.take(*_receive(sock, scratch))
+        free.append((sock, scratch))
+        return body
+
+    for sock in socks:
+        loop.add_reader(sock, answered, sock.fileno())
+        waiting[sock.fileno()] = loop.create_future()
+    try:
+        return await _of_tasks(read, reads)
+    finally:
+        for sock in socks:
+            _ = loop.remove_reader(sock)
+
+
+async def _exchanged(runtime: AsyncioRuntime, reads: Sequence[_Verified]) -> list[bytes]:
+    """As `_read_by_tasks`, over connections of blockyard's."""
+
+    async def read(each: _Verified) -> bytes:
+        return each.checked(await runtime.exchange(each.signed(), limit=_RANGE))
+
+    return await _of_tasks(read, reads)
 
 
 def _receive(sock: socket.socket, scratch: bytearray) -> tuple[memoryview, memoryview]:
