@@ -32,6 +32,7 @@ NEWER_TESTS := test_interrupted_loops.py test_managing.py ecosystem hosts/test_f
 	$(addprefix transport/test_,stepping.py tls.py) \
 	$(addprefix clients/test_,cancellation.py closing.py dropped_stores.py exits.py memory_of_failures.py \
 		signals.py user_code.py user_code_runtime.py)
+PATH_TESTS := tests/bench/test_emulated_path.py
 FUZZ_VENV := .venv-fuzz
 FUZZ_READY := $(FUZZ_VENV)/.blockyard-ready
 FUZZ_TARGETS := replies xml headers sums urls yaml keys
@@ -44,7 +45,7 @@ BENCH_READY := $(BENCH_VENV)/.blockyard-ready
 # Tests run hundreds of programs, and each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-newer check test-servers servers-env localstack-env emulators-env faults faults-short fuzz mutants examples bench bench-path bench-path-check bench-report clean
+.PHONY: help demo test test-newer check test-servers test-services test-path servers-env localstack-env emulators-env faults faults-short fuzz mutants examples bench bench-path bench-path-check bench-report clean
 
 help:
 	@echo "make demo          store a real file on an embedded S3 endpoint, and show it"
@@ -88,8 +89,15 @@ check: $(READY)
 	@$(VENV)/bin/basedpyright
 	@$(VENV)/bin/lint-imports --no-logo
 
+# Over an emulated path it is mostly waited, for flows to be forgotten: 2 minutes beside the others.
 test-servers: $(READY)
-	@$(RUN) pytest -m servers
+	@$(MAKE) --no-print-directory --jobs=2 test-services test-path
+
+test-services: $(READY)
+	@$(RUN) pytest -m servers --ignore=$(PATH_TESTS)
+
+test-path: $(READY)
+	@$(RUN) pytest -q -m servers $(PATH_TESTS)
 
 servers-env: $(if $(LOCALSTACK_ENDPOINT),,localstack-env) emulators-env
 	@servers/install-packages
