@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -123,12 +124,18 @@ def test_timeouts_of_a_loop_whose_clock_was_stopped_for_a_while(s3: SmallS3, yea
     asyncio.run(main())
 
 
-def test_a_task_factory_that_takes_no_context() -> None:
-    """As those were up to Python 3.10, and as some still are."""
+def _without_context(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
+    """As task factories were up to Python 3.10, and as some still are."""
+    return asyncio.Task(coroutine, loop=loop)
 
-    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(coroutine, loop=loop)
 
+_FACTORIES: list[Any] = [_without_context]
+if sys.version_info >= (3, 12):
+    _FACTORIES.append(asyncio.eager_task_factory)
+
+
+@pytest.mark.parametrize("factory", _FACTORIES)
+def test_task_factories_of_other_kinds(factory: Any) -> None:
     async def main() -> None:
         asyncio.get_running_loop().set_task_factory(factory)
         async with blockyard.open_async_store("memory://") as client:
