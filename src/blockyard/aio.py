@@ -5,6 +5,7 @@ A store may be used from one event loop after another: a new loop starts with fr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -28,6 +29,7 @@ from blockyard.content.types import (
 )
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import CacheUse, Context, Lifetime
+from blockyard.errors import ConfigError
 from blockyard.iterators import AsyncPageIterator
 from blockyard.model import (
     PART_SIZE,
@@ -439,6 +441,7 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
         self._store = store
 
     def __await__(self) -> Generator[Any, Any, AsyncBlockStore]:
+        _check_asyncio()
         return self._store
         yield  # it never waits
 
@@ -467,6 +470,7 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def __aenter__(self) -> AsyncBlockStore:
+        _check_asyncio()
         return self._store
 
     async def __aexit__(
@@ -483,6 +487,18 @@ def open_async_store(
 ) -> OpeningStore:
     """Open a block store for asyncio: `await` it, or use it with `async with`. See `open_store`."""
     return OpeningStore(asyncio_client(compose("open_async_store", source, settings)))
+
+
+def _check_asyncio() -> None:
+    """Raise `ConfigError` in a task of trio, or of whatever else is not asyncio."""
+    try:
+        _ = asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError(
+            "open_async_store: expected to be awaited on an event loop of asyncio, and none is "
+            "running here; under trio use open_store, its calls on threads "
+            "(trio.to_thread.run_sync)"
+        ) from None
 
 
 def asyncio_client(stack: Stack) -> AsyncBlockStore:

@@ -162,6 +162,25 @@ def test_what_a_previous_boot_checked_is_not_fresh(
         assert found.checked_at == 9.0
 
 
+def test_what_was_checked_in_another_time_namespace_is_not_fresh(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock may be hours ahead: what was checked there would stay fresh for as long."""
+    namespace = root.parent / "namespace"
+    namespace.symlink_to("time:[4026533333]")
+    with tier(root) as within, monkeypatch.context() as patch:
+        patch.setattr("blockyard.cache.folder._TIME_NAMESPACE", str(namespace))
+        with tier(root) as there:
+            there.fill(pages_of("k", BLOCK, at=1e9))
+        within.fill(pages_of("l", BLOCK, at=5.0))
+        with tier(root) as there:
+            for tier_, key in ((within, "k"), (there, "l"), (there, "k")):
+                found = tier_.cache.get(ReadRequest(key), wait=True)
+                assert isinstance(found, Pages)
+                assert found.data == BLOCK
+                assert found.checked_at == -float("inf")
+
+
 def test_a_revalidated_entry_is_fresh_for_all(root: Path) -> None:
     with tier(root) as one, tier(root) as two:
         one.fill(pages_of("k", BLOCK, at=1.0))

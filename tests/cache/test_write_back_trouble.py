@@ -267,6 +267,17 @@ def test_a_system_that_does_not_tell_its_boots_apart_is_refused(
         _ = Process(tmp_path / "cache", service)
 
 
+def test_a_time_namespace_is_refused(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes outside of it would take what is in doubt there for settled."""
+    namespace = tmp_path / "namespace"
+    namespace.symlink_to("time:[4026533333]")
+    monkeypatch.setattr(folder_module, "_TIME_NAMESPACE", str(namespace))
+    with pytest.raises(ConfigError, match="no time namespace"):
+        _ = Process(tmp_path / "cache", service)
+
+
 def test_the_error_of_an_upload_is_told_no_more_once_another_process_made_it(
     one: Process, other: Process, service: Service
 ) -> None:

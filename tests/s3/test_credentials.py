@@ -31,15 +31,26 @@ HOUR = 3600.0
 
 
 class Told:
-    """A wall clock that stands still unless it is moved, and counts the threads asked for."""
+    """Clocks that stand still unless they are moved, and a count of the threads asked for.
+
+    `time` moves both; `step` sets the wall clock alone.
+    """
 
     def __init__(self) -> None:
         super().__init__(Connections(HttpConfig(), TimeoutConfig()))  # pyright: ignore[reportCallIssue]
         self.time = 1_000_000.0
+        self.stepped = 0.0
         self.hops = 0
 
     def wall_time(self) -> float:
         return self.time
+
+    def now(self) -> float:
+        return self.time - self.stepped
+
+    def step(self, seconds: float) -> None:
+        self.time += seconds
+        self.stepped += seconds
 
     def start(self, call: Callable[[], Any]) -> Any:
         self.hops += 1
@@ -48,11 +59,6 @@ class Told:
     @property
     def context(self) -> Context:
         return Context(cast("Runtime", self))
-
-    def until(self, seconds: float) -> Context:
-        """A context with a deadline."""
-        runtime = cast("Runtime", self)
-        return Context(runtime, runtime.now() + seconds)
 
 
 class Clock(Told, BlockingRuntime):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
@@ -232,6 +238,47 @@ def test_a_renewal_that_fails_leaves_the_valid_keys_in_use(
     with pytest.raises(ConfigError, match="the chain failed"):
         _ = current(held, clock)
     chain.failing = False
+    assert current(held, clock) == "KEY2"
+
+
+@pytest.mark.parametrize("hours", [0.8, 12])
+def test_a_wall_clock_that_is_set_forward_does_not_end_valid_keys(hours: float) -> None:
+    """botocore takes new ones for expired, too, as long as the clock is wrong."""
+    clock = Clock()
+    chain = Chain(clock)
+    held = ChainCredentials(chain)
+    assert current(held, clock) == "KEY1"
+    clock.step(hours * HOUR)
+    chain.failing = True
+    assert current(held, clock) == "KEY1"
+    settle(held)
+    hops = clock.hops
+    assert [current(held, clock) for _ in range(3)] == ["KEY1"] * 3
+    assert clock.hops == hops, "the next try comes halfway to the expiry"
+    clock.step(-hours * HOUR)
+    clock.time += 31 * 60
+    assert current(held, clock) == "KEY1"
+    clock.time += 30 * 60
+    with pytest.raises(ConfigError, match="the chain failed"):
+        _ = current(held, clock)
+
+
+def test_after_a_step_forward_keys_are_searched_for_first() -> None:
+    """It may have been right: a virtual machine was paused, and its other clock stood still."""
+    clock = Clock()
+    held = ChainCredentials(Chain(clock))
+    assert current(held, clock) == "KEY1"
+    clock.step(12 * HOUR)
+    assert current(held, clock) == "KEY2"
+
+
+def test_a_wall_clock_that_is_set_back_does_not_keep_expired_keys() -> None:
+    clock = Clock()
+    held = ChainCredentials(Chain(clock))
+    assert current(held, clock) == "KEY1"
+    clock.step(-12 * HOUR)
+    assert current(held, clock) == "KEY1"
+    clock.time += HOUR
     assert current(held, clock) == "KEY2"
 
 

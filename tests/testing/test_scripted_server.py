@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -197,6 +199,41 @@ def test_a_client_that_departs_from_the_script_fails_the_test(
 
     with pytest.raises(AssertionError, match=complaint):
         depart()
+
+
+_DEPARTURES = """
+import socket
+from contextlib import suppress
+from blockyard.testing.scripted import ClientCloses, Receive, ScriptedServer
+
+def ask(server, sent):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+        sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            sock.recv(1)
+
+for scripts, sent in (([[]], None), ([], b"x"), ([[ClientCloses()]], b"x"), ([[Receive()]], b"")):
+    try:
+        with ScriptedServer(*scripts) as server:
+            if sent is not None:
+                ask(server, sent)
+    except AssertionError as error:
+        print(str(error))
+"""
+
+
+def test_departures_fail_the_test_under_optimized_python_as_well() -> None:
+    """`python -O` takes `assert` away."""
+    told = subprocess.run(
+        [sys.executable, "-O", "-c", _DEPARTURES], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert told == [
+        "1 connections never came",
+        "connection 1 has no script",
+        "connection 1: expected its end, got b'x'",
+        "connection 1: closed where a request was expected",
+    ]
 
 
 def test_an_error_in_the_test_itself_comes_through_with_the_servers_as_a_note() -> None:

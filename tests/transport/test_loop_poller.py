@@ -15,6 +15,8 @@ import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.errors import StoreClosedError
+from blockyard.transport import loop_poller
+from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import Connections
 from blockyard.transport.loop_poller import LoopPoller
 from blockyard.transport.threads import Threads
@@ -177,6 +179,25 @@ def test_a_thousand_waits_need_one_timer(run: Run) -> None:
             after = len(asyncio.get_running_loop()._scheduled)  # type: ignore[attr-defined]
             assert after == before + 1
             assert not any(await asyncio.gather(*waits))
+
+    run(main())
+
+
+def test_a_wait_that_begins_after_the_system_was_suspended(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our clock went on meanwhile; that of the loop, and with it the timer, stood still."""
+
+    async def main() -> None:
+        async with polling(2) as (poller, socks):
+            before = asyncio.create_task(poller.ready(socks[0], select.POLLIN, 60))
+            await asyncio.sleep(0)
+            with monkeypatch.context() as patch:
+                patch.setattr(loop_poller, "monotonic", lambda: monotonic() + 3600)
+                async with asyncio.timeout(10):
+                    assert await poller.ready(socks[1], select.POLLIN, 0.05) == 0
+            _ = socks[0].other.send(b"x")
+            _ = await before
 
     run(main())
 

@@ -51,6 +51,9 @@ _NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "smb
 _NETWORK_FUSE = ("gluster", "goofys", "juicefs", "mountpoint", "rclone", "s3", "sshfs")
 _MOUNTS = "/proc/self/mountinfo"
 _BOOT = "/proc/sys/kernel/random/boot_id"
+_TIME_NAMESPACE = "/proc/self/ns/time"
+_INITIAL_NAMESPACE = "time:[4026531834]"
+"""TIME_NS_INIT_INO of Linux's nsfs.h."""
 
 
 class Descriptor:
@@ -286,8 +289,14 @@ def _slot(name: bytes) -> int:
 
 
 def _boot_id() -> bytes | None:
-    """8 bytes of the boot's id; None where the system has none."""
+    """8 bytes of the boot's id; None where the system has none.
+
+    Nor in a time namespace (time_namespaces(7)): the clock there is not that of others.
+    """
     try:
+        with suppress(FileNotFoundError):  # there is one clock for all
+            if os.readlink(_TIME_NAMESPACE) != _INITIAL_NAMESPACE:
+                return None
         with open(_BOOT, "rb") as file:
             return bytes.fromhex(file.read(64).decode().strip().replace("-", ""))[:8]
     except OSError as error:

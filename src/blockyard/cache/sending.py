@@ -46,7 +46,7 @@ class Sender:
         if not folder.boot_is_known:
             raise ConfigError(
                 "cache.mode: write_back: expected a system that tells its boots apart: Linux, with "
-                "/proc/sys/kernel/random/boot_id"
+                "/proc/sys/kernel/random/boot_id, and no time namespace"
             )
         self._inner = inner
         self._stage = stage

@@ -296,7 +296,7 @@ class _Upload:
         self._ctx = ctx
         self._content_id = content_id
         self._tally = tally
-        self._began = ctx.runtime.wall_time()
+        self._began = ctx.runtime.now()
         self._sums: dict[int, tuple[int, int]] = {}
         self._held: bytes | None = None
         self._look: Callable[[], Coroutine[Any, Any, Found]] | None = look
@@ -351,7 +351,7 @@ class _Upload:
         """`condition`, and that the write has not taken so long that `clean` may have begun."""
 
         def within(found: Found) -> BlockStoreError | None:
-            if self._ctx.runtime.wall_time() - self._began >= LONGEST_WRITE:
+            if self._ctx.runtime.now() - self._began >= LONGEST_WRITE:
                 return ContentChangedError(
                     f"{self._content_id!r}: the write took over {LONGEST_WRITE / 3600:g} hours, "
                     "after which its blocks may have been removed as orphans"

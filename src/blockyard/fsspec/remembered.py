@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
+
+from blockyard.transport.clock import monotonic
 
 _MOST = 10_000
 """Paths; those that were learnt first are forgotten."""
@@ -30,7 +31,7 @@ class Remembered:
     def get(self, path: str) -> dict[str, Any] | None:
         """What is known of a path: a copy."""
         kept = self._known.get(path)
-        if kept is None or time.monotonic() >= kept[0]:
+        if kept is None or monotonic() >= kept[0]:
             return None
         return dict(kept[1])
 
@@ -38,7 +39,7 @@ class Remembered:
         """Remember what the store said, unless something was written since `state`."""
         if state != self._changes or self._seconds <= 0:
             return
-        until = time.monotonic() + self._seconds
+        until = monotonic() + self._seconds
         for info in infos:
             _ = self._known.pop(info["name"], None)  # to be the latest
             self._known[info["name"]] = until, dict(info)

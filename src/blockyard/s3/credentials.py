@@ -87,15 +87,22 @@ class ChainCredentials:
         self._searches = PerProcess(_Searches)
 
     async def current(self, ctx: Context) -> Credentials:
-        held = self._held
-        now = ctx.runtime.wall_time()
-        if held is not None and now < held.renew_at:
+        held, runtime = self._held, ctx.runtime
+        if held is None:
+            return await self._found(ctx, None)
+        if not held.is_due(runtime):
             return held.credentials
-        if held is None or now >= held.expires_at:
+        if not held.has_expired(runtime):
+            with suppress(TransportError):  # no thread to be had
+                _ = self._search(runtime, held)
+            return (self._held or held).credentials
+        try:
             return await self._found(ctx, held)
-        with suppress(TransportError):  # no thread to be had
-            _ = self._search(ctx.runtime, held)
-        return (self._held or held).credentials
+        except ConfigError:
+            kept = self._held or held
+            if kept.left(runtime) <= 0:
+                raise
+            return kept.credentials
 
     async def renew(self, ctx: Context, stale: Credentials | None) -> bool:
         held = self._held
@@ -133,16 +140,16 @@ class ChainCredentials:
                 searches.lock.release()
 
     def _replace(self, runtime: Runtime, stale: _Held | None) -> Credentials:
-        """Run the chain. Should it fail, what is held goes on for as long as it is valid."""
+        """Run the chain. Should it fail, what is held goes on for as long as it may be valid."""
         try:
             found = self._find()
         except Exception as error:
-            now = runtime.wall_time()
-            if stale is not None and now < stale.expires_at:
+            if stale is not None and (left := stale.left(runtime)) > 0:
                 _log.warning("credentials could not be renewed yet: %s", error)
-                self._held = _Held.of(stale.credentials, now)
+                again = runtime.now() + min(_RENEW_BEFORE, left / 2)
+                self._held = stale._replace(next_try=again)
             raise
-        self._held = _Held.of(found, runtime.wall_time())
+        self._held = _Held.of(found, runtime)
         return found
 
 
@@ -155,23 +162,44 @@ class _Searches:
 
 
 class _Held(NamedTuple):
-    """Credentials with the times (seconds since the epoch) that matter; swapped whole."""
+    """Credentials with the times that matter; swapped whole.
+
+    `renew_at` and `expires_at` are in seconds since the epoch; `good_until`, the expiry, and
+    `next_try`, before which they are not renewed again, are by `Runtime.now()`: the wall clock may
+    be set forward or back meanwhile, and the other one stand still in a virtual machine that is
+    paused. What is due by one of them is renewed; where that fails, what is good by one of them
+    goes on.
+    """
 
     credentials: Credentials
     renew_at: float
     expires_at: float
+    good_until: float
+    next_try: float = -math.inf
 
     @classmethod
-    def of(cls, credentials: Credentials, now: float) -> _Held:
+    def of(cls, credentials: Credentials, runtime: Runtime) -> _Held:
         """Due for renewal in the last minutes, or halfway when not much is left."""
-        if credentials.expires_at is None:
-            return cls(credentials, math.inf, math.inf)
-        left = credentials.expires_at - now
-        return cls(
-            credentials,
-            credentials.expires_at - min(_RENEW_BEFORE, left / 2),
-            credentials.expires_at,
-        )
+        expires_at = credentials.expires_at
+        if expires_at is None:
+            return cls(credentials, math.inf, math.inf, math.inf)
+        left = expires_at - runtime.wall_time()
+        renew_at = expires_at - min(_RENEW_BEFORE, left / 2)
+        return cls(credentials, renew_at, expires_at, runtime.now() + left)
+
+    def is_due(self, runtime: Runtime) -> bool:
+        """Whether they are to be renewed now."""
+        now = runtime.now()
+        due = runtime.wall_time() >= self.renew_at or now >= self.good_until
+        return due and now >= self.next_try
+
+    def has_expired(self, runtime: Runtime) -> bool:
+        """Whether they have expired by one of the clocks."""
+        return runtime.wall_time() >= self.expires_at or runtime.now() >= self.good_until
+
+    def left(self, runtime: Runtime) -> float:
+        """Seconds until they have expired by both of the clocks."""
+        return max(self.expires_at - runtime.wall_time(), self.good_until - runtime.now())
 
 
 def credential_source(config: S3Config, environ: Mapping[str, str]) -> CredentialSource:

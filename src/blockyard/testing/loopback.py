@@ -22,6 +22,8 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
+from blockyard.transport.background import PrivateLoop
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -210,7 +212,8 @@ class LoopbackServer(ABC):
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._accept())
+            with asyncio.Runner(loop_factory=PrivateLoop) as runner:
+                runner.run(self._accept())
         except BaseExceptionGroup as failures:
             self._failure = failures.exceptions[0]
 

@@ -48,7 +48,7 @@ class ClientCloses(Step):
 
     async def play(self, client: Connection) -> None:
         more = await client.reader.read(64)
-        assert not more, f"connection {client.number}: expected its end, got {more!r}"
+        _check(not more, f"connection {client.number}: expected its end, got {more!r}")
 
 
 class ScriptedServer(LoopbackServer):
@@ -83,7 +83,7 @@ class ScriptedServer(LoopbackServer):
 
     async def serve(self, client: Connection) -> None:
         """Play the script of this connection."""
-        assert client.number <= len(self._scripts), f"connection {client.number} has no script"
+        _check(client.number <= len(self._scripts), f"connection {client.number} has no script")
         self._begun = client.number
         for step in self._scripts[client.number - 1]:
             if isinstance(step, Receive):
@@ -101,12 +101,19 @@ class ScriptedServer(LoopbackServer):
     ) -> None:
         super().__exit__(kind, error, trace)
         missing = len(self._scripts) - self._begun
-        assert kind is not None or not missing, f"{missing} connections never came"
+        _check(kind is not None or not missing, f"{missing} connections never came")
+
+
+def _check(holds: bool, failure: str) -> None:
+    """As `assert`, but under `python -O` as well."""
+    if not holds:
+        raise AssertionError(failure)
 
 
 async def _receive(client: Connection, step: Receive) -> Message:
     head = await read_head(client.reader)
-    assert head is not None, f"connection {client.number}: closed where a request was expected"
+    if head is None:
+        raise AssertionError(f"connection {client.number}: closed where a request was expected")
     framing = request_framing(head) if step.body else 0
     try:
         return await whole(head, framing, read_body(client.reader, framing))

@@ -129,7 +129,7 @@ class BackgroundLoop:
         call.run_here()
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class PrivateLoop(asyncio.SelectorEventLoop):
     """asyncio's own, whatever policy is set, with a clock that no test library stops."""
 
     def time(self) -> float:
@@ -193,7 +193,7 @@ class _LoopThread:
         try:
             _check_thread()
             _check_descriptors()
-            loop = _Loop()
+            loop = PrivateLoop()
         except OSError as error:
             told.put(error)
             return
@@ -301,7 +301,7 @@ class _Call(Generic[Result]):
         """Run the operation to its end on a loop of this thread's."""
         try:
             # Made without a policy, which is found by an import: too late in a finalizer.
-            with asyncio.Runner(loop_factory=_Loop) as runner:
+            with asyncio.Runner(loop_factory=PrivateLoop) as runner:
                 self._outcome = (runner.run(self._operation),)
         except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._outcome = _bare(error)

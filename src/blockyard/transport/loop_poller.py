@@ -121,6 +121,7 @@ class LoopPoller:
         self._post: Post | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
+        """When the timer is due, on the loop's clock, which may stand still while ours goes on."""
         watch = _EpollSet if hasattr(select, "epoll") else _LoopReaders
         self._watched = watch(loop, self._deliver)
         self._user = object()
@@ -260,9 +261,9 @@ class LoopPoller:
         if self._closed:
             raise StoreClosedError(_CLOSED)
         ready: asyncio.Future[Ready] = self.loop.create_future()
-        ends = monotonic() + seconds
-        if ends < self._due:
-            self._set_timer(ends)
+        ends, due = monotonic() + seconds, self.loop.time() + seconds
+        if due < self._due:
+            self._set_timer(due)
         for descriptor in descriptors:
             self._waiting[descriptor] = ready, ends
             self._watched.add(descriptor, events)
@@ -284,20 +285,20 @@ class LoopPoller:
         than the rest of its wait, and almost all end long before.
         """
         self._timer, self._due = None, math.inf
-        now, due = monotonic(), math.inf
+        now, next_end = monotonic(), math.inf
         for descriptor, (ready, ends) in self._waiting.items():
             if ends > now:
-                due = min(due, ends)
+                next_end = min(next_end, ends)
             elif not ready.done():
                 ready.set_result((descriptor, 0))
-        if due < math.inf:
-            self._set_timer(due)
+        if next_end < math.inf:
+            self._set_timer(self.loop.time() + next_end - now)
 
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = self.loop.call_later(max(due - monotonic(), 0), self._look)
+        self._timer = self.loop.call_at(due, self._look)
 
     async def _end_calls_and_close(self) -> None:
         try:

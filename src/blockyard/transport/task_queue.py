@@ -64,7 +64,8 @@ class TaskQueue(Generic[Result]):
             async with places:
                 return await self_run(operation())
 
-        task = self._loop.create_task(run(), context=self._context())
+        # not all task factories that a loop may be given take a context
+        task = self._context().run(self._loop.create_task, run())
         task.add_done_callback(look_at_error)
         self._tasks.append(task)
         if self._stopped:  # by another thread, meanwhile
