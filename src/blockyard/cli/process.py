@@ -133,18 +133,35 @@ class StandardOutput:
     def __init__(self) -> None:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output: it is closed")
-        _ = sys.stdout.flush()
-        buffer = sys.stdout.buffer
-        self._raw = cast("io.RawIOBase", getattr(buffer, "raw", buffer))
+        self._raw = _raw(sys.stdout)
 
     def write(self, data: Buffer, /) -> int:
         """Write some of `data` and return how much."""
         with named("standard output"):
-            while True:
-                count = self._raw.write(data)
-                if count is not None:
-                    return count
-                _ = select.select([], [self._raw.fileno()], [], _LOOK_AROUND)
+            return _write_some(self._raw, data)
+
+
+def write_text(stream: TextIO, text: str) -> None:
+    """Write all of `text` to a standard stream, which may be one that does not block.
+
+    Such a stream's own `write` drops what the other side has no room for, and raises nothing.
+    """
+    raw = _raw(stream)
+    rest = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+    while rest:
+        rest = rest[_write_some(raw, rest) :]
+
+
+def _raw(stream: TextIO) -> io.RawIOBase:
+    """What is below the stream's buffers, which are empty then."""
+    stream.flush()
+    return cast("io.RawIOBase", getattr(stream.buffer, "raw", stream.buffer))
+
+
+def _write_some(raw: io.RawIOBase, data: Buffer) -> int:
+    while (count := raw.write(data)) is None:
+        _ = select.select([], [raw.fileno()], [], _LOOK_AROUND)
+    return count
 
 
 @contextmanager
