@@ -135,6 +135,20 @@ def errors_ignored() -> Generator[None]:
         pass_on_foreign(error)
 
 
+def close(file: int) -> None:
+    """Close a descriptor that was read from, or that what was written to is synced of.
+
+    close(2) closes it whatever it answers: what a file server has to say at that, or an interrupt,
+    is no error of what was done before. Over FUSE and NFS it may say anything.
+    """
+    try:
+        os.close(file)
+    except OSError as error:
+        pass_on_foreign(error)
+        if error.errno == errno.EBADF:
+            raise  # some of the program's own code has closed it, and may close others
+
+
 def sync_folder(folder: int) -> None:
     """Have the names in an open folder on the disk, where its file system offers that."""
     try:
@@ -151,7 +165,7 @@ def sync_folder_at(path: str) -> None:
         try:
             sync_folder(folder)
         finally:
-            os.close(folder)
+            close(folder)
 
 
 def _taken(count: int) -> int:

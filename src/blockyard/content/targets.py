@@ -143,7 +143,8 @@ def opened_in_order(path: str, operation: str, file: int) -> Generator[OrderedFi
     try:
         yield OrderedFile(path, operation, file)
     finally:
-        os.close(file)
+        with local_errors(operation, path):  # a file server may say here that there is no room
+            os.close(file)
 
 
 async def open_in_order(ctx: Context, path: str, operation: str) -> int:
@@ -233,9 +234,9 @@ class NewFile:
         if self._file == _NOT_OPEN:
             return
         file, self._file = self._file, _NOT_OPEN
-        os.close(file)  # a signal handler may raise once it is closed
+        syscalls.close(file)  # a signal handler may raise once it is closed
         if self._has_temporary_path:
-            with suppress(FileNotFoundError):  # renamed
+            with syscalls.errors_ignored():  # renamed, or else left to `_purge`
                 os.unlink(self._temporary_path)
 
     def _open(self) -> None:

@@ -189,13 +189,15 @@ class FilesystemStore(Store):
 
         To that machine's readers a block that is replaced stays as it was until they close it.
         """
-        for _ in range(_STALE_TRIES):
+        before, tries_left = ctx.unknown_attempts, _STALE_TRIES
+        while True:
             try:
                 return await _on_disk(ctx, call)
             except LocalStorageError as error:
-                if not _is_stale(error):
+                error.unknown_attempts = ctx.unknown_attempts - before
+                if not tries_left or not _is_stale(error):
                     raise
-        return await _on_disk(ctx, call)
+            tries_left -= 1
 
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
         with self._errors(f"write_block {request.key!r}"):
@@ -454,7 +456,7 @@ class FilesystemStore(Store):
             try:
                 yield file, known
             finally:
-                os.close(file)
+                syscalls.close(file)
 
     @contextmanager
     def _errors(self, what: str) -> Generator[None, None, None]:
