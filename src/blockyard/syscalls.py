@@ -22,6 +22,9 @@ _FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no fsync for folders."""
 
 
+_NO_SUCH_READ = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+"""What file systems, kernels and the system call filters of containers (seccomp) answer that have
+no preadv2(2), or not all of its flags."""
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -52,13 +55,17 @@ def read_cached(file: int, size: int, offset: int) -> bytes | None:
     """`size` bytes from `offset`, if that waits for no disk; None if it would, or there are fewer.
 
     See RWF_NOWAIT in preadv2(2). Raises `OSError` with EOPNOTSUPP where there is no such thing, as
-    on network file systems: see `reads_cached`.
+    on network file systems, under old kernels and in some containers: see `reads_cached`.
     """
     buffer = bytearray(size)
     try:
         count = os.preadv(file, [buffer], offset, _NO_WAIT)
     except BlockingIOError:
         return None
+    except OSError as error:
+        if error.errno not in _NO_SUCH_READ:
+            raise
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error
     return bytes(buffer) if count == size else None
 
 

@@ -243,6 +243,14 @@ def test_an_interrupt_while_modules_are_imported(env: dict[str, str], tmp_path: 
     assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
 
 
+def test_a_home_whose_name_is_no_utf8(env: dict[str, str], tmp_path: Path) -> None:
+    for gone in ("BLOCKYARD_STORE", "XDG_DATA_HOME"):
+        env.pop(gone, None)
+    line = "echo bytes | blockyard put - a && blockyard cat a"
+    result = shell(line, env | {"HOME": str(tmp_path / "home-\udcff")}, tmp_path)
+    assert (result.stdout, result.stderr) == (b"bytes\n", b"")
+
+
 def test_without_a_home(env: dict[str, str], tmp_path: Path) -> None:
     del env["BLOCKYARD_STORE"]
     nobody = "import os, pwd; pwd.getpwuid = {}.__getitem__; "

@@ -296,6 +296,12 @@ class TestOddSources:
             store.read_content_into("movie", path)
         assert calls == []
 
+    def test_an_empty_path(self, store: BlockStore) -> None:
+        """As it is where a variable is not set; it is not the working folder."""
+        store.write_content("movie", DATA)
+        with pytest.raises(LocalStorageError, match="read_content_into: '': No such file"):
+            store.read_content_into("movie", "")
+
     def test_a_folder(self, store: BlockStore, tmp_path: Path) -> None:
         with pytest.raises(LocalStorageError, match="Is a directory"):
             store.write_content("movie", tmp_path)

@@ -193,6 +193,8 @@ class NewFile:
         self._given = path
         self._operation = operation
         with local_errors(operation, path):  # the working folder may be gone
+            if not path:  # which `realpath` would take for it
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._path = os.path.realpath(path)
         self._folder = os.path.dirname(self._path)
         self._temporary_path = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")

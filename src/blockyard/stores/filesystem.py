@@ -320,7 +320,7 @@ class FilesystemStore(Store):
         with self._opened(request.operation, key, check) as (file, known):
             begin, end = _span(request, known)
             size = end - begin
-            data = syscalls.read_cached(file, size, begin) if size <= _AT_ONCE else None
+            data = _cached(file, size, begin) if size <= _AT_ONCE else None
         if data is None:
             return None
         if request.into is not None:
@@ -490,6 +490,16 @@ def _span(request: ReadRequest, known: os.stat_result) -> tuple[int, int]:
     begin, end = requested_range(request, known.st_size)
     check_size(request, end - begin)
     return begin, end
+
+
+def _cached(file: int, size: int, offset: int) -> bytes | None:
+    """`syscalls.read_cached`; None as well where another file system is mounted below the root."""
+    try:
+        return syscalls.read_cached(file, size, offset)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
 
 
 def _is_stale(error: LocalStorageError) -> bool:
