@@ -22,6 +22,9 @@ _FOLDER_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems answer that have no fsync for folders."""
 
 
+_NO_SUCH_READ = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+"""What file systems, kernels and the system call filters of containers (seccomp) answer that have
+no preadv2(2), or not all of its flags."""
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -52,13 +55,17 @@ def read_cached(file: int, size: int, offset: int) -> bytes | None:
     """`size` bytes from `offset`, if that waits for no disk; None if it would, or there are fewer.
 
     See RWF_NOWAIT in preadv2(2). Raises `OSError` with EOPNOTSUPP where there is no such thing, as
-    on network file systems: see `reads_cached`.
+    on network file systems, under old kernels and in some containers: see `reads_cached`.
     """
     buffer = bytearray(size)
     try:
         count = os.preadv(file, [buffer], offset, _NO_WAIT)
     except BlockingIOError:
         return None
+    except OSError as error:
+        if error.errno not in _NO_SUCH_READ:
+            raise
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error
     return bytes(buffer) if count == size else None
 
 
@@ -135,6 +142,20 @@ def errors_ignored() -> Generator[None]:
         pass_on_foreign(error)
 
 
+def close(file: int) -> None:
+    """Close a descriptor that was read from, or that what was written to is synced of.
+
+    close(2) closes it whatever it answers: what a file server has to say at that, or an interrupt,
+    is no error of what was done before. Over FUSE and NFS it may say anything.
+    """
+    try:
+        os.close(file)
+    except OSError as error:
+        pass_on_foreign(error)
+        if error.errno == errno.EBADF:
+            raise  # some of the program's own code has closed it, and may close others
+
+
 def sync_folder(folder: int) -> None:
     """Have the names in an open folder on the disk, where its file system offers that."""
     try:
@@ -151,7 +172,7 @@ def sync_folder_at(path: str) -> None:
         try:
             sync_folder(folder)
         finally:
-            os.close(folder)
+            close(folder)
 
 
 def _taken(count: int) -> int:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,42 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     _ = (tmp_path / "format").write_bytes(b"blockyard-cache 2\n")
     with pytest.raises(ConfigError, match="blockyard-cache 2"):
         _ = opened(tmp_path)
+
+
+@pytest.mark.parametrize("left", [os.mknod, os.mkfifo], ids=["an empty file", "a pipe"])
+def test_a_format_that_says_nothing_is_written_again(
+    tmp_path: Path, left: Callable[[Path], None]
+) -> None:
+    """As a power cut may leave it: what is staged there is not to be given up for that."""
+    opened(tmp_path).close()
+    written = (tmp_path / "format").read_bytes()
+    (tmp_path / "format").unlink()
+    left(tmp_path / "format")
+    opened(tmp_path).close()
+    assert (tmp_path / "format").read_bytes() == written
+
+
+def test_an_empty_format_makes_no_cache_of_a_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "format").touch()
+    _ = (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is no cache"):
+        _ = opened(tmp_path)
+
+
+def test_the_format_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        assert not (tmp_path / "format").exists()
+        synced.append(os.fstat(file).st_ino)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    opened(tmp_path).close()
+    assert (tmp_path / "format").stat().st_ino in synced
 
 
 def test_a_cache_that_is_open_to_others_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -74,6 +75,24 @@ def test_a_read_that_would_wait_says_so(disk: Tier, monkeypatch: pytest.MonkeyPa
     request = ReadRequest("k", 0, 100)
     assert disk.cache.get(request, wait=False) is MUST_WAIT
     assert disk.read("k") == BLOCK
+
+
+def test_a_system_without_such_reads_is_read_all_the_same(
+    disk: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container whose filter of system calls does not know preadv2(2)."""
+    disk.fill(pages_of("k", BLOCK))
+    preadv = os.preadv
+
+    def filtered(file: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", filtered)
+    found = disk.cache.get(ReadRequest("k", 0, 100), wait=False)
+    assert isinstance(found, Pages)
+    assert found.data[:100] == BLOCK[:100]
 
 
 def test_a_large_read_is_left_to_a_thread(disk: Tier) -> None:

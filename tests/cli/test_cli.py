@@ -577,6 +577,32 @@ class TestErrors:
         assert run(*arguments).exit_code == 2
 
     @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (["put", "", "x"], "FILE"),
+            (["put", "source", ""], "CONTENT_ID"),
+            (["get", "", "out"], "NAME"),
+            (["get", "movie", ""], "FILE"),
+            (["cat", ""], "NAME"),
+            (["stat", ""], "KEY"),
+            (["presign", ""], "KEY"),
+            (["adopt", ""], "CONTENT_ID"),
+            (["cp", "", "x"], "SRC"),
+            (["cp", "movie", ""], "DST"),
+            (["rm", ""], "KEY_OR_PREFIX"),
+            (["rm", "-r", ""], "KEY_OR_PREFIX"),
+            (["ls", "--config", ""], "--config"),
+            (["cache", "clear", ""], "FOLDER"),
+        ],
+    )
+    def test_an_argument_that_is_empty_is_named(self, arguments: list[str], named: str) -> None:
+        """As `"$NAME"` is where that is not set."""
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"Invalid value for '{named}': " in result.stderr
+        assert "literal" not in result.stderr
+
+    @pytest.mark.parametrize(
         "arguments",
         [["health"], [], ["ls", "a"], ["--config"], ["health", "--config"], ["cache", "stat"]],
     )

@@ -6,6 +6,7 @@ Each run is a process of its own, started by a shell as a user's is.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -157,13 +158,14 @@ class TestAppending:
         assert (result.stdout, result.stderr) == (DATA[:10], b"141\n")
 
 
-def test_an_output_that_does_not_block(env: dict[str, str], tmp_path: Path) -> None:
-    """As a terminal is after some programs, and pipes that a program in node.js shares."""
-    code = """
-import os, subprocess, sys, time
+# It prints the exit code of a command and how much it wrote to an output that does not block, as a
+# terminal does not after some programs, nor a pipe that a program in node.js shares.
+NOT_BLOCKING = """
+import fcntl, os, subprocess, sys, time
 reader, writer = os.pipe()
 os.set_blocking(writer, False)
-command = [sys.executable, "-m", "blockyard", "cat", "movie"]
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+command = [sys.executable, "-m", "blockyard", *sys.argv[1:]]
 process = subprocess.Popen(command, stdout=writer)
 os.close(writer)
 time.sleep(0.5)
@@ -172,10 +174,87 @@ while data := os.read(reader, 1 << 20):
     size += len(data)
 print(process.wait(), size)
 """
+
+
+@pytest.mark.parametrize("arguments", [["cat", "movie"], ["ls", "many/"], ["rm", "-rn", "many"]])
+def test_an_output_that_does_not_block(
+    env: dict[str, str], tmp_path: Path, arguments: list[str]
+) -> None:
+    with blockyard.open_store(env["BLOCKYARD_STORE"]) as store:
+        _ = store.write_blocks((f"many/{number:0200}", b"") for number in range(100))
+    whole = shell(f"blockyard {' '.join(arguments)}", env, tmp_path).stdout
+    assert len(whole) > 20_000
     result = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", NOT_BLOCKING, *arguments],
+        env=env,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
     )
-    assert (result.stdout, result.stderr) == (b"0 %d\n" % len(DATA), b"")
+    assert (result.stdout, result.stderr) == (b"0 %d\n" % len(whole), b"")
+
+
+def test_an_encoding_with_a_byte_order_mark(env: dict[str, str], tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-8-sig"):
+        result = shell("blockyard stat ä/→", env | {"PYTHONIOENCODING": encoding}, tmp_path)
+        text = result.stdout.decode(encoding)
+        assert text.startswith("block:    ä/→\nsize:     5 bytes")
+        assert "\ufeff" not in text
+
+
+class TestLocaleWithoutUtf8:
+    """LC_ALL=C, where Python is told to leave it at that: all text is ASCII then."""
+
+    @pytest.fixture
+    def ascii_env(self, env: dict[str, str]) -> dict[str, str]:
+        return env | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def test_keys_are_what_is_typed(self, ascii_env: dict[str, str], tmp_path: Path) -> None:
+        line = "blockyard cp ä/→ ö && blockyard ls ä/ --json && blockyard cat ö"
+        result = shell(line, ascii_env, tmp_path)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert b'"key": "\\u00e4/\\u2192"' in result.stdout
+        assert result.stdout.endswith(b"}\nblock")
+
+    def test_bytes_that_are_no_utf8_are_refused(
+        self, ascii_env: dict[str, str], tmp_path: Path
+    ) -> None:
+        result = shell("blockyard stat $(printf 'a\\377')", ascii_env, tmp_path)
+        assert result.returncode == 2
+        assert b"not valid unicode" in result.stderr
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from blockyard.cli import main
+main()
+"""
+
+
+def test_an_interrupt_while_modules_are_imported(env: dict[str, str], tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, "ls"],
+        env=env,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, b"")
+
+
+def test_a_home_whose_name_is_no_utf8(env: dict[str, str], tmp_path: Path) -> None:
+    for gone in ("BLOCKYARD_STORE", "XDG_DATA_HOME"):
+        env.pop(gone, None)
+    line = "echo bytes | blockyard put - a && blockyard cat a"
+    result = shell(line, env | {"HOME": str(tmp_path / "home-\udcff")}, tmp_path)
+    assert (result.stdout, result.stderr) == (b"bytes\n", b"")
 
 
 def test_without_a_home(env: dict[str, str], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, asdict, replace
@@ -15,7 +16,16 @@ from typing import Any, get_args, get_origin
 
 import pytest
 
-from blockyard.config import FileConfig, HttpConfig, S3Config, Secret, StoreConfig, TimeoutConfig
+from blockyard.config import (
+    CacheDiskConfig,
+    FileConfig,
+    HttpConfig,
+    S3Config,
+    Secret,
+    StoreConfig,
+    TimeoutConfig,
+)
+from blockyard.config.loading import load_config
 from blockyard.config.sections import Section, settings_below, walk
 from blockyard.errors import ConfigError
 from tests.config.setting_types import types_below
@@ -426,6 +436,63 @@ def test_files_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert HttpConfig(ca_bundle="~/ca.pem").ca_bundle == str(tmp_path / "ca.pem")
     assert FileConfig(path=Path("blocks")).path == tmp_path / "blocks"
     assert FileConfig(path=Path("~/blocks")).path == tmp_path / "blocks"
+
+
+def test_a_folder_of_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As requests takes one from REQUESTS_CA_BUNDLE."""
+    _ = (tmp_path / "4a6481c9.0").write_text("")
+    assert HttpConfig(ca_bundle=str(tmp_path)).ca_bundle == str(tmp_path)
+    assert "no such file" in config_error(HttpConfig, client_cert=str(tmp_path))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    store = load_config("s3://my-data", {}, os.environ)
+    assert isinstance(store.selected, S3Config)
+    assert store.selected.http.ca_bundle == str(tmp_path)
+
+
+def test_a_home_that_is_not_there_is_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` would be one, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("~nobody-of-that-name/blocks", Path("~nobody-of-that-name")):
+        assert "no such home folder" in config_error(FileConfig, path=path)
+        assert "no such home folder" in config_error(CacheDiskConfig, path=path, size="8MiB")
+    assert FileConfig(path="./~blocks").path == tmp_path / "~blocks"
+
+
+def test_paths_while_the_working_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for message in (
+        config_error(FileConfig, path="blocks"),
+        config_error(CacheDiskConfig, path="cache", size="8MiB"),
+        config_error(HttpConfig, ca_bundle="ca.pem"),
+    ):
+        assert "the working folder is gone" in message
+    assert FileConfig(path=tmp_path / "blocks").path == tmp_path / "blocks"
+
+
+def test_paths_that_no_file_can_have() -> None:
+    for message in (
+        config_error(FileConfig, path="/blocks/\ud800"),
+        config_error(CacheDiskConfig, path="/cache/\ud800", size="8MiB"),
+        config_error(HttpConfig, ca_bundle="/\ud800"),
+    ):
+        assert "can't be written as a path: surrogates not allowed" in message
+    assert FileConfig(path="/blocks/\udcff").path == Path("/blocks/\udcff")
+
+
+def test_a_secret_that_is_no_text() -> None:
+    message = refused(access_key="AKIA", secret_key="hunter2\ud800")
+    assert "block_store.s3.secret_key" in message
+    assert "not valid unicode" in message
+    assert "hunter2" not in message
+    kept = s3(access_key="AKIA", secret_key="hunter2\udcff")  # bytes of a variable
+    assert kept.secret_key.reveal() == "hunter2\udcff"
 
 
 def test_client_key_needs_its_certificate(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_file_and_memory_urls() -> None:
         ("://", "got the scheme nothing"),
         ("file://folder", "expected file:///ABSOLUTE/FOLDER"),
         ("file:///a?b=c", "expected file:///ABSOLUTE/FOLDER"),
+        ("file:///100%", "two hexadecimal digits"),
+        ("file:///\ud800", "the folder: it can't be written as a path"),
         ("file:///%00", "block_store.file.path: expected the path of a folder"),
         ("memory://x", "expected memory:// and nothing more"),
         ("s3://", "expected a bucket, s3://BUCKET/KEY_PREFIX"),
@@ -133,6 +135,13 @@ def test_urls_that_are_none(url: str, reason: str) -> None:
     message = refused(url)
     assert message.startswith("store URL: ")
     assert reason in message
+
+
+@pytest.mark.parametrize("name", ["\udcff", "ä", "100%", "a b+c"])
+def test_a_folder_by_the_url_of_its_path(name: str) -> None:
+    folder = Path("/blocks") / name
+    for url in (folder.as_uri(), f"file:///blocks/{name.replace('%', '%25')}"):
+        assert load_config(url, {}, {}).selected == FileConfig(path=folder)
 
 
 @pytest.mark.parametrize(

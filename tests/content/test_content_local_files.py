@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -294,6 +295,12 @@ class TestOddSources:
         with pytest.raises(ValueError, match="read_content_into: target: "):
             store.read_content_into("movie", path)
         assert calls == []
+
+    def test_an_empty_path(self, store: BlockStore) -> None:
+        """As it is where a variable is not set; it is not the working folder."""
+        store.write_content("movie", DATA)
+        with pytest.raises(LocalStorageError, match="read_content_into: '': No such file"):
+            store.read_content_into("movie", "")
 
     def test_a_folder(self, store: BlockStore, tmp_path: Path) -> None:
         with pytest.raises(LocalStorageError, match="Is a directory"):
@@ -606,6 +613,16 @@ class TestTargetsInOrder:
         assert app.read_bytes() == b"before, " + DATA + b", after"
         assert {path.name for path in tmp_path.iterdir()} <= {"app", "link"}
 
+    def test_a_close_that_tells_of_a_full_disk(
+        self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As over NFS, which sends at that what was written."""
+        store.write_content("movie", DATA)
+        with (tmp_path / "app").open("wb") as file:
+            monkeypatch.setattr(os, "close", fails_after_closing(tmp_path, errno.EDQUOT))
+            with pytest.raises(LocalStorageError, match="Disk quota exceeded"):
+                store.read_content_into("movie", f"/dev/fd/{file.fileno()}")
+
     def test_a_descriptor_of_a_pipe_and_of_a_socket(self, store: BlockStore) -> None:
         store.write_content("movie", DATA)
         ours, theirs = socket.socketpair()
@@ -627,6 +644,19 @@ class TestTargetsInOrder:
         os.close(writer)
         with pytest.raises(LocalStorageError, match=f"'/dev/fd/{writer}': Bad file descriptor"):
             store.read_content_into("movie", f"/dev/fd/{writer}")
+
+
+def fails_after_closing(folder: Path, error: int) -> Callable[[int], None]:
+    """`os.close` as it may be over FUSE, for files in `folder`; those alone are asked at that."""
+    close = os.close
+
+    def closing(file: int) -> None:
+        path, known = os.readlink(f"/proc/self/fd/{file}"), os.fstat(file)
+        close(file)
+        if path.startswith(str(folder)) and stat.S_ISREG(known.st_mode):
+            raise OSError(error, os.strerror(error))
+
+    return closing
 
 
 def fails_after_effect(call: Callable[..., None], error: OSError) -> Callable[..., None]:
@@ -761,6 +791,63 @@ class TestNetworkFileSystems:
                 opened.store.read_block("a")
             with pytest.raises(BlockNotFoundError):
                 opened.store.read_block("b")
+
+    def test_what_a_close_answers_is_no_error_of_what_was_done(
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A read that had found the block, or a write that had put it there, would fail."""
+        root = tmp_path / "blocks"
+        with open_client(client, root.as_uri()) as opened:
+            opened.store.write_block("b/b", b"block")
+            before = os.listdir("/proc/self/fd")
+            monkeypatch.setattr(os, "close", fails_after_closing(root, errno.EINTR))
+            etag = opened.store.write_block("a/a", b"old").etag
+            opened.store.write_block("a/a", b"block", if_match=etag)
+            opened.store.write_block("c", b"block", if_absent=True)
+            opened.store.copy_block("b/b", "d/d")
+            assert opened.store.read_block("a/a") == b"block"
+            assert opened.store.stat_block("d/d").size == 5
+            opened.store.delete_block("b/b")
+            opened.store.delete_block("c", if_match=opened.store.stat_block("c").etag)
+            opened.store.health_check()
+            assert sorted(block.key for block in opened.store.iter_blocks()) == ["a/a", "d/d"]
+            assert len(os.listdir("/proc/self/fd")) == len(before)
+
+    def test_nothing_is_asked_of_a_block_once_it_is_there(
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else its write would fail, and say that nothing was written."""
+        rename, fstat = os.rename, os.fstat
+
+        def rename_and_refuse(*args: Any, **options: Any) -> None:
+            rename(*args, **options)
+            monkeypatch.setattr(os, "fstat", refuse)
+
+        def refuse(file: int) -> os.stat_result:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+        with open_client(client, tmp_path.as_uri()) as opened:
+            monkeypatch.setattr(os, "rename", rename_and_refuse)
+            etag = opened.store.write_block("a", b"block").etag
+            monkeypatch.setattr(os, "fstat", fstat)
+            assert opened.store.stat_block("a").etag == etag
+
+    def test_a_copy_that_is_made_again_does_not_forget_the_first(
+        self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rename = os.rename
+        with open_client(client, tmp_path.as_uri()) as opened:
+            opened.store.write_block("a", b"block")
+
+            def rename_and_refuse(*args: Any, **options: Any) -> None:
+                rename(*args, **options)
+                monkeypatch.setattr(os, "fsync", lambda _: stale_always())
+
+            monkeypatch.setattr(os, "rename", rename_and_refuse)
+            with pytest.raises(LocalStorageError, match="Stale file handle") as failed:
+                opened.store.copy_block("a", "b")
+            assert failed.value.unknown_attempts == 1
+            assert opened.store.read_block("b") == b"block"
 
     def test_a_kernel_that_copies_nothing_and_says_so_by_no_error(
         self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

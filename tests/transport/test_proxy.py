@@ -27,7 +27,7 @@ from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import Head, read_head
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.transport.connecting import Dialing
-from blockyard.transport.proxies import names_host
+from blockyard.transport.proxies import names_host, parse_proxy
 from tests.authority import Authority
 from tests.passing_on import pass_on
 from tests.transport.runtimes import OK, Peer, RuntimeName, ask, both_runtimes, driving
@@ -382,6 +382,25 @@ def test_a_proxy_that_dies_within_the_tunnel(runtime: RuntimeName, authority: Au
         with pytest.raises(TransportConnectionError):
             _ = driver.exchange(ask("https://example.com:443"))
         assert driver.counts() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("user", "sent"),
+    [
+        ("us%ffer:p", b"us\xffer:p"),
+        ("us\udcffer:%C3%BC", b"us\xffer:\xc3\xbc"),
+        ("ü", b"\xc3\xbc:"),
+    ],
+)
+def test_bytes_of_a_password_are_sent_as_they_are(user: str, sent: bytes) -> None:
+    """What is no UTF-8 became U+FFFD, or an error that is none of the store's."""
+    assert parse_proxy(f"http://{user}@host").authorization == f"Basic {b64encode(sent).decode()}"
+
+
+@pytest.mark.parametrize("url", ["http://host:0", "http://us\ud800er@host"])
+def test_what_is_no_proxy(url: str) -> None:
+    with pytest.raises(ConfigError):
+        _ = parse_proxy(url)
 
 
 def test_the_password_of_a_proxy_is_in_no_repr() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from blockyard.config import HttpConfig, S3Config, StoreConfig, TimeoutConfig
 from blockyard.context import Origin, Request
@@ -475,6 +477,40 @@ def test_an_unknown_authority_is_told_with_what_helps(
     ):
         _ = driver.exchange(ask(f"https://127.0.0.1:{server.port}"))
     assert ("no trusted certificates" in str(raised.value)) == (not authorities)
+    assert "said by SSL_CERT_FILE and SSL_CERT_DIR" in str(raised.value)
+
+
+@both_runtimes
+def test_a_folder_of_trusted_certificates(
+    runtime: RuntimeName, good: ssl.SSLContext, authority: Authority, tmp_path: Path
+) -> None:
+    pem = authority.bundle.read_bytes()
+    [name] = x509.load_pem_x509_certificate(pem).subject
+    lower = x509.Name([x509.NameAttribute(name.oid, str(name.value).lower())]).public_bytes()
+    digest = hashlib.sha1(lower[2:], usedforsecurity=False).digest()  # X509_NAME_hash(3)
+    _ = (tmp_path / f"{int.from_bytes(digest[:4], 'little'):08x}.0").write_bytes(pem)
+    with (
+        ScriptedServer([Receive(), OK], tls=good) as server,
+        driving(runtime, HttpConfig(ca_bundle=str(tmp_path))) as driver,
+    ):
+        assert driver.exchange(ask(server.url)).body == b"hello"
+
+
+@both_runtimes
+def test_a_key_log_that_can_not_be_written_is_named(
+    runtime: RuntimeName,
+    good: ssl.SSLContext,
+    trusting: HttpConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python opens it with every context, and the certificates are not to blame."""
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
+    with (
+        Peer(lambda client: shake_hands(good, client)) as server,
+        driving(runtime, trusting) as driver,
+        pytest.raises(ConfigError, match=r"^SSLKEYLOGFILE: .*'/nowhere/keys'"),
+    ):
+        _ = driver.exchange(ask(f"https://127.0.0.1:{server.port}"))
 
 
 @both_runtimes

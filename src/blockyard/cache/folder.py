@@ -11,8 +11,8 @@
 The folder may be removed while it is used, and made again by another process. `epochs` then has
 other numbers than before, random ones; whoever has the old file open is told by `is_there`.
 
-None of this is synced but the folder's own name, for what is staged in it: what a power cut leaves
-is verified when it is read, and of another boot.
+None of this is synced but the folder's own name and the small files, for what is staged in it: what
+a power cut leaves of the rest is verified when it is read, and of another boot.
 """
 
 from __future__ import annotations
@@ -218,21 +218,26 @@ class Folder:
         if kind:
             raise self._unusable(f"is on a network file system ({kind})")
         names = set(os.listdir(self.root))
-        if "format" in names:
-            self._check_format()
-        elif names - _OWN - _LATER:
+        found = self._format()
+        if found and found != _FORMAT:
+            raise self._unusable(f"has the format {found!r}, not {_FORMAT!r}")
+        if not found and names - _OWN - _LATER:
             strange = min(names - _OWN - _LATER)
             raise self._unusable(f"is no cache, and not empty: it holds {strange!r}")
         if stat.S_IMODE(known.st_mode) & 0o077:
-            if "format" in names:
+            if found:
                 raise self._unusable("is open to other users: expected mode 0700")
             self.root.chmod(0o700)
 
-    def _check_format(self) -> None:
-        with open(self.root / "format", "rb") as file:
-            found = file.read(len(_FORMAT) + 1)
-        if found != _FORMAT:
-            raise self._unusable(f"has the format {found!r}, not {_FORMAT!r}")
+    def _format(self) -> bytes:
+        """What stands in `format`: nothing where a power cut lost it, or where there is none."""
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(self.root / "format", flags)
+        except FileNotFoundError:
+            return b""
+        with Descriptor(file):
+            return os.read(file, len(_FORMAT) + 1)
 
     def _unusable(self, what: str) -> ConfigError:
         return ConfigError(
@@ -241,13 +246,18 @@ class Folder:
         )
 
     def _write_new(self, name: str, content: bytes) -> None:
-        """Write one of the small files, unless it is there: whole, or not at all."""
-        if (self.root / name).exists():
-            return
+        """Write one of the small files, unless it is there: whole, or not at all.
+
+        It is synced: an empty `format`, as a power cut may leave of a new file, says nothing.
+        """
+        with suppress(FileNotFoundError):
+            if os.stat(self.root / name, follow_symlinks=False).st_size:
+                return
         temporary = f"{self.temporary}/{os.urandom(8).hex()}"
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             syscalls.write_all(file, content)
+            os.fsync(file)
         finally:
             os.close(file)
         with suppress(FileNotFoundError):  # who holds the lock took it for a killed writer's

@@ -9,7 +9,7 @@ import stat as stat_module
 import sys
 from collections.abc import Generator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -19,7 +19,16 @@ from blockyard.cli.bench import bench
 from blockyard.cli.cache import cache
 from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
 from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothing_to_tidy
-from blockyard.cli.session import ConfigOption, DebugOption, Options, StoreOption, with_store
+from blockyard.cli.session import (
+    ConfigOption,
+    DebugOption,
+    Options,
+    StoreOption,
+    key_text,
+    not_empty,
+    prefix_text,
+    with_store,
+)
 from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
 from blockyard.errors import AccessDeniedError, BlockNotFoundError, BlockStoreError, InvalidKeyError
@@ -41,11 +50,29 @@ app = typer.Typer(
 
 app.add_typer(cache, name="cache")
 
-ContentId = Annotated[str, typer.Argument(metavar="CONTENT_ID", help="The content's name.")]
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A content's name, or the key of a block or object.")
-]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="The block's key.")]
+
+def _key(metavar: str, meaning: str) -> Any:
+    return typer.Argument(metavar=metavar, callback=key_text, help=meaning)
+
+
+def _file(meaning: str) -> Any:
+    return typer.Argument(metavar="FILE", callback=not_empty, help=meaning)
+
+
+def _prefix(meaning: str) -> Any:
+    return typer.Argument(metavar="PREFIX", callback=prefix_text, help=meaning)
+
+
+ContentId = Annotated[str, _key("CONTENT_ID", "The content's name.")]
+Name = Annotated[str, _key("NAME", "A content's name, or the key of a block or object.")]
+Key = Annotated[str, _key("KEY", "The block's key.")]
+Prefix = Annotated[str, _prefix("What keys begin with.")]
+
+
+def _not_all(given: str) -> str:
+    if given == "":
+        raise typer.BadParameter("an empty prefix would delete every block: expected some text")
+    return prefix_text(given)
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,7 +105,7 @@ def options(
 @with_store
 def put(
     store: "BlockStore",
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.")],
+    file: Annotated[str, _file("A file, or - for standard input.")],
     content_id: ContentId,
     as_object: Annotated[
         bool, typer.Option("--object", help="As one object under that key, which any tool reads.")
@@ -103,7 +130,7 @@ def put(
 def get(
     store: "BlockStore",
     name: Name,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard output.")],
+    file: Annotated[str, _file("A file, or - for standard output.")],
 ) -> None:
     """Read a content, or a block or object, into a file, which appears when it is whole."""
     if _is_stream(file, 1):
@@ -136,7 +163,7 @@ def cat(
 @with_store
 def ls(
     store: "BlockStore",
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
+    prefix: Prefix = "",
     contents: Annotated[bool, typer.Option("--contents", "-c", help="Contents instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -191,8 +218,8 @@ def presign(
 @with_store
 def cp(
     store: "BlockStore",
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A block or a content.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="The name of the copy.")],
+    source: Annotated[str, _key("SRC", "A block or a content.")],
+    target: Annotated[str, _key("DST", "The name of the copy.")],
 ) -> None:
     """Copy a block or a content inside the service, replacing what has the name."""
     if store.block_exists(source):
@@ -210,7 +237,11 @@ def rm(
     store: "BlockStore",
     name: Annotated[
         str,
-        typer.Argument(metavar="KEY_OR_PREFIX", help="A block, a content, or with -r a prefix."),
+        typer.Argument(
+            metavar="KEY_OR_PREFIX",
+            callback=_not_all,
+            help="A block, a content, or with -r a prefix.",
+        ),
     ],
     recursive: Annotated[
         bool,
@@ -255,7 +286,7 @@ def adopt(store: "BlockStore", content_id: ContentId) -> None:
 @with_store
 def clean(
     store: "BlockStore",
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What ids begin with.")] = "",
+    prefix: Annotated[str, _prefix("What ids begin with.")] = "",
     delete: Annotated[
         bool, typer.Option("--delete", help="Remove it; without this it is only shown.")
     ] = False,
@@ -298,7 +329,7 @@ def health(store: "BlockStore") -> None:
 @with_store
 def verify(
     store: "BlockStore",
-    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="What keys begin with.")] = "",
+    prefix: Prefix = "",
     as_json: Annotated[bool, typer.Option("--json", help="The report as a JSON object.")] = False,
 ) -> None:
     """Read every block below a prefix and verify it against its checksums.

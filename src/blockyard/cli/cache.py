@@ -11,7 +11,7 @@ import typer
 
 from blockyard.cli.exits import FAILED, reported
 from blockyard.cli.output import human, say, shown
-from blockyard.cli.session import with_store
+from blockyard.cli.session import not_empty, with_store
 from blockyard.errors import ConfigError
 from blockyard.times import utc
 
@@ -24,14 +24,16 @@ cache = typer.Typer(
     help="Look at a cache folder, verify or clear it, or upload what it holds.",
 )
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="`cache.disk.path`.")]
+FolderArgument = Annotated[
+    str, typer.Argument(metavar="FOLDER", callback=not_empty, help="`cache.disk.path`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
-def _opened(folder: Path) -> "CacheFolder":
+def _opened(folder: str) -> "CacheFolder":
     from blockyard.cache.upkeep import CacheFolder  # noqa: PLC0415 - `--help` need not wait for it
 
-    return CacheFolder(folder)
+    return CacheFolder(Path(folder))
 
 
 @cache.command()

@@ -10,7 +10,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperGroup
 
-from blockyard.cli.process import Stopped, escaped, named, settle
+from blockyard.cli.process import Stopped, escaped, named, settle, write_text
 from blockyard.errors import (
     AccessDeniedError,
     BlockNotFoundError,
@@ -121,9 +121,11 @@ def complain(message: str) -> None:
 
     Whatever names keys or comes from a service can't command the terminal that it is shown on.
     """
+    if sys.stderr is None:
+        return
     lines = "\n".join(escaped(line) for line in message.split("\n"))
     try:
-        typer.echo(f"blockyard: {lines}", err=True)
+        write_text(sys.stderr, f"blockyard: {lines}\n")
     except (OSError, ValueError):
         settle(sys.stderr)
 

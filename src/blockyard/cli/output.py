@@ -9,9 +9,7 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-import typer
-
-from blockyard.cli.process import escaped, named
+from blockyard.cli.process import escaped, named, write_text
 from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 
@@ -24,7 +22,7 @@ def say(text: str) -> None:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output: it is closed")
     with named("standard output"):
-        typer.echo(text, color=True)  # else it drops from keys what looks like an escape sequence
+        write_text(sys.stdout, f"{text}\n")
 
 
 def human(size: float) -> str:
@@ -103,4 +101,5 @@ def progress_bar(label: str, total: int | None) -> Generator[Progress | None]:
 
         yield advance
     seconds = time.monotonic() - begun
-    typer.echo(f"{label}: {human(done)} in {seconds:.1f} s, {human(done / seconds)}/s", err=True)
+    line = f"{label}: {human(done)} in {seconds:.1f} s, {human(done / seconds)}/s\n"
+    write_text(sys.stderr, line)

@@ -6,6 +6,7 @@ process at once. Standard input and output are a content's source and target.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -17,6 +18,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
+from weakref import WeakKeyDictionary
 
 from blockyard.managing import contextmanager
 
@@ -65,6 +67,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+_encoders: WeakKeyDictionary[TextIO, codecs.IncrementalEncoder] = WeakKeyDictionary()
+
 _LOOK_AROUND = 0.2
 """Seconds of waiting for a stream until the next look whether the command is to end."""
 
@@ -73,7 +77,8 @@ def prepare_streams() -> None:
     """Make the standard streams fit for any text and for what comes; called once, at the start.
 
     A descriptor below 3 that is closed would be given to the next file that is opened, and what
-    is meant for the stream would go there. Text that the stream's encoding lacks is escaped.
+    is meant for the stream would go there. Text that the stream's encoding lacks is escaped; ASCII,
+    which is what Python makes of a locale that says nothing, is taken for UTF-8.
     """
     for number in range(3):
         try:
@@ -86,7 +91,8 @@ def prepare_streams() -> None:
         (sys.stderr, "backslashreplace"),
     ):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors=errors)
 
 
 def escaped(text: str) -> str:
@@ -133,18 +139,47 @@ class StandardOutput:
     def __init__(self) -> None:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output: it is closed")
-        _ = sys.stdout.flush()
-        buffer = sys.stdout.buffer
-        self._raw = cast("io.RawIOBase", getattr(buffer, "raw", buffer))
+        self._raw = _raw(sys.stdout)
 
     def write(self, data: Buffer, /) -> int:
         """Write some of `data` and return how much."""
         with named("standard output"):
-            while True:
-                count = self._raw.write(data)
-                if count is not None:
-                    return count
-                _ = select.select([], [self._raw.fileno()], [], _LOOK_AROUND)
+            return _write_some(self._raw, data)
+
+
+def write_text(stream: TextIO, text: str) -> None:
+    """Write all of `text` to a standard stream, which may be one that does not block.
+
+    Such a stream's own `write` drops what the other side has no room for, and raises nothing.
+    """
+    if not hasattr(stream, "buffer"):  # not a file of the system's
+        _ = stream.write(text)
+        return
+    raw = _raw(stream)
+    rest = memoryview(_encoder(stream).encode(text))
+    while rest:
+        rest = rest[_write_some(raw, rest) :]
+
+
+def _encoder(stream: TextIO) -> codecs.IncrementalEncoder:
+    """The encoder of all that goes to a stream: a byte order mark, say, comes once."""
+    known = _encoders.get(stream)
+    if known is None:
+        known = codecs.getincrementalencoder(stream.encoding)(stream.errors or "strict")
+        _encoders[stream] = known
+    return known
+
+
+def _raw(stream: TextIO) -> io.RawIOBase:
+    """What is below the stream's buffers, which are empty then."""
+    stream.flush()
+    return cast("io.RawIOBase", getattr(stream.buffer, "raw", stream.buffer))
+
+
+def _write_some(raw: io.RawIOBase, data: Buffer) -> int:
+    while (count := raw.write(data)) is None:
+        _ = select.select([], [raw.fileno()], [], _LOOK_AROUND)
+    return count
 
 
 @contextmanager

@@ -20,6 +20,30 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 
+
+def not_empty(value: str | None) -> str | None:
+    """Refuse an empty argument: an empty path would be the working folder."""
+    if value == "":
+        raise typer.BadParameter("expected some text, got nothing: perhaps a variable is not set")
+    return value
+
+
+def prefix_text(value: str) -> str:
+    """What keys begin with, as it was given in UTF-8, also in a locale that has none (LC_ALL=C)."""
+    if value.isascii() or not any("\udc80" <= each <= "\udcff" for each in value):
+        return value
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeError:
+        return value  # which is refused
+
+
+def key_text(value: str) -> str:
+    """A key or the name of a content, as `prefix_text`; not an empty one."""
+    _ = not_empty(value)
+    return prefix_text(value)
+
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -30,7 +54,13 @@ StoreOption = Annotated[
     ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="A YAML file that names the store.")
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        callback=not_empty,
+        help="A YAML file that names the store.",
+    ),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error as well.")
@@ -41,7 +71,7 @@ class Options(NamedTuple):
     """The options that every command takes, before or after its name."""
 
     store: str | None = None
-    config: Path | None = None
+    config: str | None = None
     debug: bool = False
 
     def over(self, others: Options) -> Options:
@@ -62,7 +92,7 @@ def with_store(
 
     @functools.wraps(function)
     def command(
-        context: typer.Context, store: str | None, config: Path | None, debug: bool, **own: Any
+        context: typer.Context, store: str | None, config: str | None, debug: bool, **own: Any
     ) -> None:
         options = Options(store, config, debug).over(context.obj)
         with reported(debug=options.debug), _opened(options) as blocks:
@@ -95,7 +125,8 @@ def _opened(options: Options) -> Generator[BlockStore]:
         raise ConfigError("--store: expected a URL, got nothing: is a variable not set?")
     from blockyard.opening import open_store  # noqa: PLC0415 - `--help` need not wait for it
 
-    with open_store(options.store or options.config or _default_source()) as store:
+    file = Path(options.config) if options.config else None
+    with open_store(options.store or file or _default_source()) as store:
         yield store
 
 

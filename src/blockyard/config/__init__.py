@@ -43,8 +43,8 @@ class HttpConfig(Section, yaml_path="block_store.s3.http"):
     max_idle: int = whole(0, MAX_CONCURRENCY, "the most idle connections kept", default=200)
     keep_alive: float = seconds("how long an idle connection is kept", default=30.0, zero=True)
     ca_bundle: str = setting(
-        "the path of a PEM file with the trusted certificates",
-        check=values.readable_file,
+        "the path of a PEM file with the trusted certificates, or of a folder of such files",
+        check=values.certificates,
         default="",
     )
     client_cert: str = setting(

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 from blockyard.config import S3Config, StoreConfig
 from blockyard.config.sections import Given, Section, SettingPath, settings_below, walk
@@ -286,7 +286,7 @@ def _read_url(url: str) -> Layer:
                     "expected file:///ABSOLUTE/FOLDER with three slashes and no parameters "
                     "(%3F stands for a question mark in the name)"
                 )
-            return {("type",): Given("file"), ("file", "path"): Given(_decode("the folder", rest))}
+            return {("type",): Given("file"), ("file", "path"): Given(_folder(rest))}
         case "memory":
             if rest:
                 raise ValueError("expected memory:// and nothing more")
@@ -321,12 +321,25 @@ def _read_s3(rest: str) -> Layer:
     return _by_own_name("s3", settings)
 
 
+def _folder(text: str) -> str:
+    """The folder of a URL as `Path.as_uri` writes it: its bytes need not be UTF-8."""
+    _check_percent("the folder", text)
+    try:
+        return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the folder: it can't be written as a path: {error.reason}") from None
+
+
 def _decode(what: str, text: str) -> str:
-    if _BAD_PERCENT.search(text):
-        raise ValueError(
-            f"{what}: expected two hexadecimal digits after each %; a percent sign itself is %25"
-        )
+    _check_percent(what, text)
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise ValueError(f"{what}: expected UTF-8 behind the percent-encoding") from None
+
+
+def _check_percent(what: str, text: str) -> None:
+    if _BAD_PERCENT.search(text):
+        raise ValueError(
+            f"{what}: expected two hexadecimal digits after each %; a percent sign itself is %25"
+        )

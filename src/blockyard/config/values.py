@@ -18,6 +18,7 @@ from blockyard.config.showing import shown
 from blockyard.model import parse_size
 from blockyard.put_options import HEADER, STORAGE_CLASS, WrongOptionError, check_option
 from blockyard.s3.endpoints import parse_location
+from blockyard.user_code import pass_on_foreign
 
 Reader = Callable[[Any], Any]
 
@@ -25,6 +26,8 @@ _FLAGS = dict.fromkeys(["true", "t", "yes", "y", "on", "1"], True) | dict.fromke
     ["false", "f", "no", "n", "off", "0"], False
 )
 _ONE_WORD = re.compile(r"[!-~]*")
+_CERTIFICATE = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+"""The name of a certificate in a folder, by the hash of its subject: openssl-rehash(1)."""
 _AWS_ID = re.compile(r"A[KS]IA[A-Z0-9]{16}")
 
 
@@ -202,6 +205,10 @@ def secret_key(text: str) -> str:
     _refuse_masked(text)
     if text != text.strip():
         raise ValueError("it begins or ends with white space")
+    try:
+        _ = text.encode(errors="surrogateescape")  # a variable may hold bytes that are no UTF-8
+    except UnicodeEncodeError:
+        raise ValueError("it is not valid unicode") from None
     return one_line(text)
 
 
@@ -229,7 +236,7 @@ def readable_file(text: str) -> str:
     """The absolute path of a file that can be read; `~` is the home folder, "" stays ""."""
     if text == "":
         return ""
-    path = os.path.abspath(os.path.expanduser(text))
+    path = _absolute(text)
     if not os.path.isfile(path):
         raise ValueError("there is no such file")
     if not os.access(path, os.R_OK):
@@ -237,8 +244,38 @@ def readable_file(text: str) -> str:
     return path
 
 
+def certificates(text: str) -> str:
+    """As `readable_file`; or a folder of certificates, as c_rehash names them."""
+    path = _absolute(text) if text else ""
+    if not os.path.isdir(path):
+        return readable_file(text)
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        pass_on_foreign(error)
+        raise ValueError("the folder can't be read") from None
+    if not any(map(_CERTIFICATE.fullmatch, names)):
+        raise ValueError("there is no such file, and no certificate in the folder: see c_rehash")
+    return path
+
+
 def folder(text: str) -> Path:
     """The absolute path of a folder, which need not exist yet; `~` is the home folder."""
     if text == "":
         raise ValueError("an empty path names no folder")
-    return Path(os.path.abspath(os.path.expanduser(one_line(text))))
+    return Path(_absolute(one_line(text)))
+
+
+def _absolute(text: str) -> str:
+    path = os.path.expanduser(text)
+    if path.startswith("~"):  # it would be a folder of that very name
+        raise ValueError("there is no such home folder; a name that begins with ~ is ./~")
+    try:
+        path = os.path.abspath(path)
+        _ = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it can't be written as a path: {error.reason}") from None
+    except OSError as error:
+        pass_on_foreign(error)
+        raise ValueError("the working folder is gone: only an absolute path will do") from None
+    return path

@@ -16,7 +16,7 @@ from functools import partial
 from io import FileIO, TextIOBase
 from typing import Any, NamedTuple, Protocol, cast
 
-from blockyard import arguments
+from blockyard import arguments, syscalls
 from blockyard.buffer import Buffer
 from blockyard.content import waited
 from blockyard.content.streams import (
@@ -201,7 +201,7 @@ class OpenFileSource:
             try:
                 await self._feed_from(number, ctx, user, write, several)
             finally:
-                os.close(number)
+                syscalls.close(number)
 
     async def _feed_from(
         self, number: int, ctx: Context, user: UserCode, write: Write, several: Several | None

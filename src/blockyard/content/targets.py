@@ -143,7 +143,8 @@ def opened_in_order(path: str, operation: str, file: int) -> Generator[OrderedFi
     try:
         yield OrderedFile(path, operation, file)
     finally:
-        os.close(file)
+        with local_errors(operation, path):  # a file server may say here that there is no room
+            os.close(file)
 
 
 async def open_in_order(ctx: Context, path: str, operation: str) -> int:
@@ -192,6 +193,8 @@ class NewFile:
         self._given = path
         self._operation = operation
         with local_errors(operation, path):  # the working folder may be gone
+            if not path:  # which `realpath` would take for it
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._path = os.path.realpath(path)
         self._folder = os.path.dirname(self._path)
         self._temporary_path = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
@@ -233,9 +236,9 @@ class NewFile:
         if self._file == _NOT_OPEN:
             return
         file, self._file = self._file, _NOT_OPEN
-        os.close(file)  # a signal handler may raise once it is closed
+        syscalls.close(file)  # a signal handler may raise once it is closed
         if self._has_temporary_path:
-            with suppress(FileNotFoundError):  # renamed
+            with syscalls.errors_ignored():  # renamed, or else left to `_purge`
                 os.unlink(self._temporary_path)
 
     def _open(self) -> None:

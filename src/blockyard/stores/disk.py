@@ -100,10 +100,10 @@ def opened_folder(
         for name in names:
             below = _open_made(folder, name) if make else open_below(folder, name)
             above, folder = folder, below  # a signal handler may raise once that is closed
-            os.close(above)
+            syscalls.close(above)
         yield folder
     finally:
-        os.close(folder)
+        syscalls.close(folder)
 
 
 def open_below(folder: int, name: str) -> int:
@@ -118,7 +118,7 @@ def open_block(root: Path, path: BlockPath) -> tuple[int, os.stat_result]:
     try:
         return file, _regular(os.fstat(file))
     except BaseException:
-        os.close(file)
+        syscalls.close(file)
         raise
 
 
@@ -144,7 +144,7 @@ def new_upload(root: Path) -> str:
     """The name of a new file for the parts of a block, which outlives this process."""
     with opened_folder(root, [OWN_AREA], make=True) as area:
         name = _UPLOAD + os.urandom(16).hex()
-        os.close(os.open(name, _NEW, 0o666, dir_fd=area))
+        syscalls.close(os.open(name, _NEW, 0o666, dir_fd=area))
     return name
 
 
@@ -156,7 +156,7 @@ def opened_upload(root: Path, name: str) -> Generator[TemporaryFile, None, None]
         try:
             yield TemporaryFile(area, name, file)
         finally:
-            os.close(file)
+            syscalls.close(file)
 
 
 def remove_upload(root: Path, name: str) -> None:
@@ -174,7 +174,7 @@ def temporary_file(root: Path) -> Generator[TemporaryFile, None, None]:
         try:
             yield TemporaryFile(area, name, file)
         finally:
-            os.close(file)
+            syscalls.close(file)
             with syscalls.errors_ignored():  # renamed, or else left to `purge`
                 os.unlink(name, dir_fd=area)
 
@@ -196,6 +196,7 @@ def commit(
     """
     _mark(temporary.file)
     os.fsync(temporary.file)
+    known = os.fstat(temporary.file)  # here, since nothing may fail once it is there
     give_name = syscalls.rename if replace else syscalls.link
     for tries_left in reversed(range(_PUBLISH_TRIES)):
         check()
@@ -224,7 +225,7 @@ def commit(
         except OSError as error:  # a delete removed the folder while it was empty
             if error.errno not in _GONE or not tries_left or version is not None:
                 raise
-    return os.fstat(temporary.file)
+    return known
 
 
 def write_all(file: int, data: bytes | memoryview, check: Check) -> None:
@@ -379,7 +380,7 @@ def open_version(folder: int, name: str) -> os.stat_result:
     try:
         return _regular(os.fstat(file))
     finally:
-        os.close(file)
+        syscalls.close(file)
 
 
 def check_writable(root: Path) -> None:

@@ -189,13 +189,15 @@ class FilesystemStore(Store):
 
         To that machine's readers a block that is replaced stays as it was until they close it.
         """
-        for _ in range(_STALE_TRIES):
+        before, tries_left = ctx.unknown_attempts, _STALE_TRIES
+        while True:
             try:
                 return await _on_disk(ctx, call)
             except LocalStorageError as error:
-                if not _is_stale(error):
+                error.unknown_attempts = ctx.unknown_attempts - before
+                if not tries_left or not _is_stale(error):
                     raise
-        return await _on_disk(ctx, call)
+            tries_left -= 1
 
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
         with self._errors(f"write_block {request.key!r}"):
@@ -318,7 +320,7 @@ class FilesystemStore(Store):
         with self._opened(request.operation, key, check) as (file, known):
             begin, end = _span(request, known)
             size = end - begin
-            data = syscalls.read_cached(file, size, begin) if size <= _AT_ONCE else None
+            data = _cached(file, size, begin) if size <= _AT_ONCE else None
         if data is None:
             return None
         if request.into is not None:
@@ -454,7 +456,7 @@ class FilesystemStore(Store):
             try:
                 yield file, known
             finally:
-                os.close(file)
+                syscalls.close(file)
 
     @contextmanager
     def _errors(self, what: str) -> Generator[None, None, None]:
@@ -488,6 +490,16 @@ def _span(request: ReadRequest, known: os.stat_result) -> tuple[int, int]:
     begin, end = requested_range(request, known.st_size)
     check_size(request, end - begin)
     return begin, end
+
+
+def _cached(file: int, size: int, offset: int) -> bytes | None:
+    """`syscalls.read_cached`; None as well where another file system is mounted below the root."""
+    try:
+        return syscalls.read_cached(file, size, offset)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
 
 
 def _is_stale(error: LocalStorageError) -> bool:

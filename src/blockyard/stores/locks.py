@@ -20,6 +20,7 @@ from itertools import chain, compress
 from operator import attrgetter, call, eq
 from typing import Any, Self
 
+from blockyard import syscalls
 from blockyard.user_code import pass_on_foreign
 
 Call = Callable[[], Any]
@@ -116,7 +117,8 @@ class FolderLock:
     def close(self) -> None:
         """Close its file."""
         if self._file is not None:
-            self._file.close()
+            with syscalls.errors_ignored():  # it is closed whatever close(2) answers
+                self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from blockyard import syscalls
 from blockyard.model import BlockInfo
 from blockyard.stores.disk import (
     Check,
@@ -125,7 +126,7 @@ class _OpenFolder:
         if folders != self._folders:
             left, self._descriptor = self._descriptor, self._reach(folders)
             self._folders = folders
-            os.close(left)  # a signal handler may raise once it is closed
+            syscalls.close(left)  # a signal handler may raise once it is closed
         return self._descriptor
 
     def _reach(self, folders: tuple[str, ...]) -> int:
@@ -143,7 +144,7 @@ class _OpenFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        syscalls.close(self._descriptor)
 
 
 def _below(place: _Place, entry: Entry) -> _Place:

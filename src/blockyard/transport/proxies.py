@@ -6,7 +6,7 @@ import os
 from base64 import b64encode
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from blockyard.context import Origin
 from blockyard.errors import ConfigError, TransportConnectionError
@@ -35,16 +35,17 @@ def parse_proxy(url: str) -> Proxy:
     """The proxy of a URL. Raises `ConfigError`, without the URL: it may hold a password."""
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        host, port = parts.hostname, parts.port or 80
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
     except ValueError:
         raise _bad_proxy() from None
     beyond = parts.path + parts.query + parts.fragment
-    if parts.scheme != "http" or not host or "@" in beyond:  # which a password cut short leaves
+    if (
+        parts.scheme != "http" or not host or not port or "@" in beyond
+    ):  # which a password cut short leaves
         raise _bad_proxy()
     authorization = ""
     if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + b64encode(user.encode()).decode()
+        authorization = _basic(parts.username, parts.password or "")
     return Proxy(host, port, authorization)
 
 
@@ -112,6 +113,15 @@ def _split_port(entry: str) -> tuple[str, str]:
     name, colon, port = entry.rpartition(":")
     bare_ipv6 = ":" in name and not name.endswith("]")
     return (name, port) if colon and port.isdigit() and not bare_ipv6 else (entry, "")
+
+
+def _basic(user: str, password: str) -> str:
+    """RFC 7617. The bytes are those that stand there, whether they are UTF-8 or not."""
+    try:
+        both = [each.encode(errors="surrogateescape") for each in (user, password)]
+    except UnicodeEncodeError:
+        raise _bad_proxy() from None
+    return "Basic " + b64encode(b":".join(map(unquote_to_bytes, both))).decode()
 
 
 def _bad_proxy() -> ConfigError:

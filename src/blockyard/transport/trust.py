@@ -88,13 +88,19 @@ class Trust:
             )
             if not self._http.ca_bundle and not _system_has_authorities(self.context):
                 advice = "; this system has no trusted certificates (ca-certificates)" + advice
+            told = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+            if told and not self._http.ca_bundle:
+                advice += f"; where the system's are is said by {' and '.join(told)}"
         return f"{cause}{advice}"
 
     def _load(self) -> _Loaded:
         http = self._http
         files = _identities(self._files())  # before they are read: what comes later is newer
         with _named("http.ca_bundle", http.ca_bundle, "a PEM file of trusted certificates"):
-            context = ssl.create_default_context(cafile=http.ca_bundle or None)
+            if os.path.isdir(http.ca_bundle):
+                context = ssl.create_default_context(capath=http.ca_bundle)
+            else:
+                context = ssl.create_default_context(cafile=http.ca_bundle or None)
         if http.client_cert:
             key = http.client_key
             setting = "http.client_cert and client_key" if key else "http.client_cert"
@@ -130,6 +136,8 @@ def _named(setting: str, files: str, expected: str) -> Generator[None]:
         yield
     except OSError as error:
         pass_on_foreign(error)
+        if error.filename is not None and error.filename == os.environ.get("SSLKEYLOGFILE"):
+            raise ConfigError(f"SSLKEYLOGFILE: expected a file to write to: {error}") from None
         where = files or "those of the system"
         raise ConfigError(f"{setting} ({where}): expected {expected}: {error}") from None
 
@@ -158,4 +166,8 @@ def _system_has_authorities(context: ssl.SSLContext) -> bool:
     folder = ssl.get_default_verify_paths().capath
     if context.cert_store_stats()["x509_ca"]:
         return True
-    return bool(folder and os.path.isdir(folder) and os.listdir(folder))
+    try:
+        return bool(folder and os.listdir(folder))
+    except OSError as error:
+        pass_on_foreign(error)
+        return False
