@@ -723,8 +723,8 @@ MUTANTS = [
     Mutant(
         "cache: what was read in the middle of a change is kept",
         "cache/epochs.py",
-        "elif slot in change.slots:",
-        "elif False:",
+        "return any(slot in change.slots for change in list(changes))",
+        "return False",
         _CACHE,
     ),
     Mutant(
@@ -737,8 +737,8 @@ MUTANTS = [
     Mutant(
         "cache: a change of unknown outcome is taken for known",
         "cache/epochs.py",
-        "if known:\n            _ = self._changes.pop",
-        "if True:\n            _ = self._changes.pop",
+        "if known:\n                _ = changes.pop",
+        "if True:\n                _ = changes.pop",
         _CACHE,
     ),
     Mutant(

@@ -128,7 +128,8 @@ class Stage:
         self._least = size // _MOST_BLOCKS
         """Bytes that a block takes at least, so that there are not too many of them."""
         self._was_full = False
-        self._keys: dict[bytes, str] = {}
+        self._keys: dict[bytes, str | None] = {}
+        """By the name of a file: its key, or None where it is another store's, once and for all."""
 
     def remake(self) -> None:
         """Make all of the cache's folder again, which was removed."""
@@ -255,17 +256,18 @@ class Stage:
 
         "" where it is damaged so that it does not tell.
         """
-        known = self._keys.get(name)
-        if known is None:
-            try:
-                staged = self.find(name)
-            except DamagedEntryError:
-                return ""
-            if staged is None:
-                return None
-            if len(self._keys) >= _MOST_BLOCKS:
-                self._keys.clear()
-            known = self._keys[name] = staged.info.key
+        with suppress(KeyError):
+            return self._keys[name]
+        try:
+            staged = self.find_of_any_store(name)
+        except DamagedEntryError:
+            return ""
+        if staged is None:
+            return None
+        key = staged.info.key
+        if len(self._keys) >= _MOST_BLOCKS:
+            self._keys.clear()
+        self._keys[name] = known = key if self.name(key) == name else None
         return known
 
     def is_empty(self) -> bool:
