@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -244,6 +245,22 @@ def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.Monkey
     assert [name for name in map(str, range(15)) if known.get(name)] == [
         "0", *map(str, range(6, 15))
     ]  # fmt: skip
+
+
+def test_one_path_more_is_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def counted(known: dict[str, Any], count: int) -> Iterator[str]:
+        for name in islice(known, count):
+            drawn.append(name)
+            yield name
+
+    monkeypatch.setattr(remembered, "_MOST", 1000)
+    monkeypatch.setattr(remembered, "islice", counted)
+    known = remembered.Remembered(60)
+    for number in range(3000):
+        known.keep([{"name": str(number)}], known.state)
+    assert drawn == [str(number) for number in range(2000)]
 
 
 REFUSALS = [
