@@ -17,6 +17,7 @@ from blockyard.context import Context
 from blockyard.errors import AccessDeniedError, BlockNotFoundError, BlockStoreError
 from blockyard.managing import asynccontextmanager
 from blockyard.model import DeleteResult
+from blockyard.stores.base import ListRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.transport.blocking import run_to_end
@@ -171,3 +172,29 @@ def test_what_another_store_has_staged_is_opened_once(
         assert mine.store.stats().cache is not None
     assert len(opened) <= 21
     assert len(other.staged) == 20
+
+
+def test_a_listing_looks_at_no_staged_file_that_it_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be 100,000, and a listing of as many keys has a hundred pages."""
+    process = Process(tmp_path, Service())
+    for n in range(20):
+        _ = process.write(f"a/{n}", b"data")
+    _ = process.write("b/0", b"data")
+    assert len(process.staged) == 21
+    looks: list[bytes] = []
+    path = Stage._path
+
+    def counted(self: Stage, name: bytes) -> str:
+        looks.append(name)
+        return path(self, name)
+
+    monkeypatch.setattr(Stage, "_path", counted)
+    for _ in range(3):
+        page = run_to_end(process.store.list(process.ctx, ListRequest("c/")))
+        assert page.blocks == []
+    assert looks == []
+    page = run_to_end(process.store.list(process.ctx, ListRequest("b/")))
+    assert [block.key for block in page.blocks] == ["b/0"]
+    assert set(looks) == {process.stage.name("b/0")}

@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -273,10 +273,10 @@ class Stage:
     def is_empty(self) -> bool:
         """Whether nothing is staged, of any store."""
         try:
-            names = os.listdir(self._root)
+            with os.scandir(self._root) as found:
+                return all(each.name.startswith(".") for each in found)
         except FileNotFoundError:
             return True
-        return all(name.startswith(".") for name in names)
 
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"
@@ -348,18 +348,33 @@ class Stage:
 
     def files(self) -> list[Waiting]:
         """All files of the stage, the oldest first."""
+        return self._looked_at(self._names())
+
+    def below(self, prefix: str) -> list[Waiting]:
+        """What this store has staged under keys with that prefix, the oldest first.
+
+        Of all else only the names are looked at: a listing asks for each of its pages.
+        """
+        return self._looked_at(
+            name for name in self._names() if (key := self.key(name)) and key.startswith(prefix)
+        )
+
+    def _names(self) -> list[bytes]:
+        names = list[bytes]()
+        with suppress(FileNotFoundError):
+            for each in os.listdir(self._root):
+                with suppress(ValueError):
+                    if len(each) == _NAME_DIGITS:
+                        names.append(bytes.fromhex(each))
+        return names
+
+    def _looked_at(self, names: Iterable[bytes]) -> list[Waiting]:
         files = list[Waiting]()
-        try:
-            with os.scandir(self._root) as found:
-                for each in found:
-                    with suppress(FileNotFoundError, ValueError):
-                        if len(each.name) == _NAME_DIGITS:
-                            known = each.stat(follow_symlinks=False)
-                            name = bytes.fromhex(each.name)
-                            size = max(0, known.st_size - HEAD)
-                            files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
-        except FileNotFoundError:
-            return []
+        for name in names:
+            with suppress(FileNotFoundError):
+                known = os.stat(self._path(name), follow_symlinks=False)
+                size = max(0, known.st_size - HEAD)
+                files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
         return sorted(files)
 
     def _overhead(self) -> int:

@@ -259,14 +259,9 @@ class WriteBackStore(WrapperStore):
         with folder_errors(where):
             if self._stage.is_empty():
                 return
-            below = await ctx.runtime.blocking(partial(self._below, request.prefix))
+            below = await ctx.runtime.blocking(partial(self._stage.below, request.prefix))
             few = _few_at_once(ctx, below)
             _ = await few.gather(partial(self._sender.upload, ctx), [each.name for each in below])
-
-    def _below(self, prefix: str) -> builtins.list[Waiting]:
-        """What this store has staged under keys with that prefix."""
-        keys = [(each, self._stage.key(each.name)) for each in self._stage.waiting()]
-        return [each for each, key in keys if key and key.startswith(prefix)]
 
     def _upload_later(self, name: bytes) -> float | None:
         """For `Uploads`: upload it now; or when to try again."""
