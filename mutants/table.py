@@ -374,6 +374,20 @@ MUTANTS = [
         _EXCHANGE,
     ),
     Mutant(
+        "exchange: others go on before one that was passed over",
+        "transport/connections.py",
+        "if over_limit or self._may_take(origin, holder):",
+        "if True:",
+        ("transport/test_fair_pool.py",),
+    ),
+    Mutant(
+        "exchange: of two free slots only one is told of",
+        "transport/connections.py",
+        "if queue.waiting and self._pool.has_room(origin):\n                self._wake_one(origin)",
+        "pass",
+        ("transport/test_fair_pool.py",),
+    ),
+    Mutant(
         "exchange: a connection kept whose reply was not read",
         "transport/exchanging.py",
         "request.origin, reply, connection, reply.complete and reply.keep_alive",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from collections.abc import Generator
+from typing import Any, cast
 
 import pytest
 
 from blockyard import AsyncBlockStore, open_async_store, open_store
 from blockyard.config import HttpConfig, TimeoutConfig
-from blockyard.context import Origin
+from blockyard.context import Origin, Request
+from blockyard.transport import connections
 from blockyard.transport.connecting import Dialing
 from blockyard.transport.connections import ConnectionPool
+from blockyard.transport.timeouts import Timeouts
 from tests.small_s3 import SmallS3, small_s3
 
 ENOUGH = 5000
@@ -26,11 +30,9 @@ def service() -> Generator[SmallS3]:
         yield service
 
 
-@pytest.mark.parametrize(("greedy", "connections"), [(1, 1), (4, 2)])
-def test_threads_that_never_stop_let_others_go(
-    service: SmallS3, greedy: int, connections: int
-) -> None:
-    with open_store(service.store_url(), max_connections=connections) as store:
+@pytest.mark.parametrize(("greedy", "most"), [(1, 1), (4, 2)])
+def test_threads_that_never_stop_let_others_go(service: SmallS3, greedy: int, most: int) -> None:
+    with open_store(service.store_url(), max_connections=most) as store:
         _ = store.write_block("k", b"data")
         done = threading.Event()
         begun = threading.Semaphore(0)
@@ -57,10 +59,8 @@ def test_threads_that_never_stop_let_others_go(
     assert len(counts) == greedy  # they were still at it
 
 
-@pytest.mark.parametrize(("greedy", "connections"), [(1, 1), (4, 2)])
-def test_tasks_that_never_stop_let_others_go(
-    service: SmallS3, greedy: int, connections: int
-) -> None:
+@pytest.mark.parametrize(("greedy", "most"), [(1, 1), (4, 2)])
+def test_tasks_that_never_stop_let_others_go(service: SmallS3, greedy: int, most: int) -> None:
     async def read_on(store: AsyncBlockStore, begun: asyncio.Event, done: list[None]) -> bool:
         for _ in range(ENOUGH):
             _ = await store.read_block("k")
@@ -70,12 +70,12 @@ def test_tasks_that_never_stop_let_others_go(
         return False
 
     async def main() -> None:
-        async with open_async_store(service.store_url(), max_connections=connections) as store:
+        async with open_async_store(service.store_url(), max_connections=most) as store:
             _ = await store.write_block("k", b"data")
             done: list[None] = []
-            all_begun = [asyncio.Event() for _ in range(min(greedy, connections))]
+            all_begun = [asyncio.Event() for _ in range(min(greedy, most))]
             tasks = [
-                asyncio.create_task(read_on(store, all_begun[n % connections], done))
+                asyncio.create_task(read_on(store, all_begun[n % most], done))
                 for n in range(greedy)
             ]
             for begun in all_begun:
@@ -118,6 +118,99 @@ def test_many_that_wait_are_woken_without_a_look_at_the_others() -> None:
         assert queue.remove(waker)
     assert not queue.waiting
     assert CountedWaker.comparisons < 30_000
+
+
+class Steps:
+    """Calls that take a connection of two, each resumed when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        http = HttpConfig(max_connections=2)
+        self.pool = ConnectionPool(http, Dialing(http, TimeoutConfig()))
+        monkeypatch.setattr(connections, "connect", self._connect)
+        self.waiting: dict[str, tuple[object, Any]] = {}
+        self.taken: dict[str, tuple[object, Any]] = {}
+
+    async def _connect(self, *_: object) -> Any:
+        return Connection()
+
+    def waker(self) -> SteppedWaker:
+        return SteppedWaker()
+
+    def check_open(self) -> None: ...
+
+    def may_wait(self) -> bool:
+        return True
+
+    def begin(self, name: str) -> None:
+        holder = CountedWaker()
+        request = Request(ORIGIN, "GET", "/", {})
+        call = self.pool.take(request, holder, Timeouts(30, None), cast("Any", self))
+        self.waiting[name] = holder, call
+        self.go_on(name)
+
+    def go_on(self, name: str) -> None:
+        holder, call = self.waiting[name]
+        try:
+            call.send(None)
+        except StopIteration as ended:
+            del self.waiting[name]
+            self.taken[name] = holder, ended.value
+
+    def end(self, name: str) -> None:
+        holder, connection = self.taken.pop(name)
+        self.pool.release(ORIGIN, holder, connection, keep=True)
+
+
+class Connection:
+    used = False
+
+    def usable(self) -> bool:
+        return True
+
+
+class SteppedWaker:
+    def __init__(self) -> None:
+        self.woken = False
+
+    def wake(self) -> bool:
+        self.woken = True
+        return True
+
+    async def wait(self, seconds: float) -> bool:
+        while not self.woken:
+            await _suspended()
+        return True
+
+
+@types.coroutine
+def _suspended() -> Generator[None]:
+    yield
+
+
+def test_who_is_passed_over_goes_next_and_tells_of_what_else_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Steps(monkeypatch)
+    for name in "abc":
+        calls.begin(name)
+    assert (set(calls.taken), set(calls.waiting)) == ({"a", "b"}, {"c"})
+    calls.end("a")
+    calls.begin("quick")
+    calls.go_on("c")
+    assert (set(calls.taken), set(calls.waiting)) == ({"b", "quick"}, {"c"})
+
+    calls.end("b")
+    calls.end("quick")
+    calls.begin("late")
+    assert (set(calls.taken), set(calls.waiting)) == (set(), {"c", "late"})
+    calls.go_on("late")
+    assert calls.taken == {}
+    calls.go_on("c")
+    calls.go_on("late")
+    assert (set(calls.taken), set(calls.waiting)) == ({"c", "late"}, set())
+    for name in ("c", "late"):
+        calls.end(name)
+    assert calls.pool.counts() == (0, 2)
 
 
 def test_one_that_is_passed_over_and_gives_up_holds_up_nobody(service: SmallS3) -> None:

@@ -31,7 +31,8 @@ _LOOK_AGAIN = 0.5
 free since an exception ended the call that had it."""
 _MANY = 100
 """Where more than so many wait they look less often: it is enough that one does."""
-_LOOK_AT_LAST = 5.0
+_LEAST_OFTEN = 10
+"""In so many times `_LOOK_AGAIN`, however many wait."""
 
 
 class Connections:
@@ -170,7 +171,7 @@ class ConnectionPool:
     def wake_all(self) -> None:
         """Have all who wait for a slot look again."""
         for origin, queue in list(self._waiting.items()):
-            for _ in range(len(queue.waiting)):
+            for _ in range(len(queue)):
                 self._wake_one(origin)
 
     def abandon(self) -> None:
@@ -216,7 +217,7 @@ class ConnectionPool:
     ) -> None:
         woken, gives_way = False, not self._may_take(origin, holder)
         while not woken and (gives_way or not self._pool.has_room(origin)):  # since it began to
-            seconds = min(_LOOK_AGAIN * max(1.0, len(queue.waiting) / _MANY), _LOOK_AT_LAST)
+            seconds = _LOOK_AGAIN * max(1.0, min(len(queue) / _MANY, _LEAST_OFTEN))
             left = timeouts.remaining()
             woken = await waker.wait(seconds if left is None else min(left, seconds))
             gives_way = False  # for long enough: who is to go before may be gone
@@ -260,6 +261,9 @@ class _Queue:
         self.waiting: OrderedDict[Waker, None] = OrderedDict()
         self.passed_over: set[ref[object]] = set()
         """Who was woken and found the slot taken: whoever has not waited gives way to them."""
+
+    def __len__(self) -> int:
+        return len(self.waiting)
 
     def add(self, waker: Waker, holder: object, *, first: bool) -> None:
         self.waiting[waker] = None
