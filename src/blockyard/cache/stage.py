@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -348,33 +348,36 @@ class Stage:
 
     def files(self) -> list[Waiting]:
         """All files of the stage, the oldest first."""
-        return self._looked_at(self._names())
+        return self._looked_at(lambda _: True)
 
     def below(self, prefix: str) -> list[Waiting]:
         """What this store has staged under keys with that prefix, the oldest first.
 
         Of all else only the names are looked at: a listing asks for each of its pages.
         """
-        return self._looked_at(
-            name for name in self._names() if (key := self.key(name)) and key.startswith(prefix)
-        )
 
-    def _names(self) -> list[bytes]:
-        names = list[bytes]()
-        with suppress(FileNotFoundError):
-            for each in os.listdir(self._root):
-                with suppress(ValueError):
-                    if len(each) == _NAME_DIGITS:
-                        names.append(bytes.fromhex(each))
-        return names
+        def is_below(name: bytes) -> bool:
+            key = self.key(name)
+            return bool(key) and key.startswith(prefix)
 
-    def _looked_at(self, names: Iterable[bytes]) -> list[Waiting]:
+        return self._looked_at(is_below)
+
+    def _looked_at(self, wanted: Callable[[bytes], bool]) -> list[Waiting]:
+        """The files with names that are wanted, the oldest first."""
         files = list[Waiting]()
-        for name in names:
-            with suppress(FileNotFoundError):
-                known = os.stat(self._path(name), follow_symlinks=False)
-                size = max(0, known.st_size - HEAD)
-                files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
+        try:
+            with os.scandir(self._root) as found:
+                for each in found:
+                    with suppress(FileNotFoundError, ValueError):
+                        if len(each.name) != _NAME_DIGITS:
+                            continue
+                        name = bytes.fromhex(each.name)
+                        if wanted(name):
+                            known = each.stat(follow_symlinks=False)
+                            size = max(0, known.st_size - HEAD)
+                            files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
+        except FileNotFoundError:
+            return []
         return sorted(files)
 
     def _overhead(self) -> int:
