@@ -374,6 +374,20 @@ MUTANTS = [
         _EXCHANGE,
     ),
     Mutant(
+        "exchange: others go on before one that was passed over",
+        "transport/connections.py",
+        "if over_limit or self._may_take(origin, holder):",
+        "if True:",
+        ("transport/test_fair_pool.py",),
+    ),
+    Mutant(
+        "exchange: of two free slots only one is told of",
+        "transport/connections.py",
+        "if queue.waiting and self._pool.has_room(origin):\n                self._wake_one(origin)",
+        "pass",
+        ("transport/test_fair_pool.py",),
+    ),
+    Mutant(
         "exchange: a connection kept whose reply was not read",
         "transport/exchanging.py",
         "request.origin, reply, connection, reply.complete and reply.keep_alive",
@@ -723,8 +737,8 @@ MUTANTS = [
     Mutant(
         "cache: what was read in the middle of a change is kept",
         "cache/epochs.py",
-        "elif slot in change.slots:",
-        "elif False:",
+        "return any(slot in change.slots for change in list(changes))",
+        "return False",
         _CACHE,
     ),
     Mutant(
@@ -737,8 +751,8 @@ MUTANTS = [
     Mutant(
         "cache: a change of unknown outcome is taken for known",
         "cache/epochs.py",
-        "if known:\n            _ = self._changes.pop",
-        "if True:\n            _ = self._changes.pop",
+        "if known:\n                _ = changes.pop",
+        "if True:\n                _ = changes.pop",
         _CACHE,
     ),
     Mutant(

@@ -208,16 +208,17 @@ def test_a_forked_child_takes_a_change_of_its_parent_s_for_unknown(
 
     class Forking(MemoryStore):
         async def write(self, ctx: Context, request: WriteRequest) -> Any:
-            changes.update(cached.store._epochs._changes)  # pyright: ignore[reportPrivateUsage]
+            changes.update(*epochs._changes)  # pyright: ignore[reportPrivateUsage]
             return await super().write(ctx, request)
 
-    changes: dict[Any, float] = {}
+    epochs = cached.store._epochs  # pyright: ignore[reportPrivateUsage]
+    changes: set[Any] = set()
     cached.inner.inner = Forking()
     _ = cached.write("k", b"1")
     child = os.getpid() + 1
     monkeypatch.setattr(os, "getpid", lambda: child)
-    cached.store._epochs._changes.update(changes)  # pyright: ignore[reportPrivateUsage]
     assert len(changes) == 1
+    epochs.begin(changes.pop())
 
     assert [cached.read("k"), cached.read("k")] == [b"1"] * 2
     assert len(cached.reads) == 2

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +36,7 @@ from hypothesis import strategies as st
 from upath import UPath
 
 import blockyard
+from blockyard import pickling
 from blockyard.config import PutConfig, S3Config
 from blockyard.config.sections import Secret
 from blockyard.content import files as content_files
@@ -45,6 +48,7 @@ from blockyard.fsspec import (
     filesystem,
     reading,
     remembered,
+    stores,
     writing,
 )
 from blockyard.fsspec.files import BlockFiles
@@ -244,6 +248,43 @@ def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.Monkey
     assert [name for name in map(str, range(15)) if known.get(name)] == [
         "0", *map(str, range(6, 15))
     ]  # fmt: skip
+
+
+def test_one_path_more_is_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    def counted(known: dict[str, Any], count: int) -> Iterator[str]:
+        for name in islice(known, count):
+            drawn.append(name)
+            yield name
+
+    monkeypatch.setattr(remembered, "_MOST", 1000)
+    monkeypatch.setattr(remembered, "islice", counted)
+    known = remembered.Remembered(60)
+    for number in range(3000):
+        known.keep([{"name": str(number)}], known.state)
+    assert drawn == [str(number) for number in range(2000)]
+
+
+def test_stores_of_very_many_buckets_are_not_all_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has connections of its own. What is in use meanwhile stays open."""
+    monkeypatch.setattr(stores, "_MOST", 10)
+    monkeypatch.setattr(pickling, "_KEPT", 10)
+    opened: list[weakref.ref[Any]] = []
+
+    def files(store: blockyard.AsyncBlockStore) -> BlockFiles:
+        opened.append(weakref.ref(store))
+        return BlockFiles(store)
+
+    places = stores.Stores(None, {"anonymous": True, "region": "us-east-1"}, files)
+    first = places.place("bucket-0/key")
+    for number in range(1, 50):
+        assert places.place(f"bucket-{number}/key").name == "key"
+    _ = gc.collect()
+    alive = [number for number, store in enumerate(opened) if store() is not None]
+    assert alive == [0, *range(40, 50)]
+    assert places.place("bucket-49/key").files is places.place("bucket-49/other").files
+    assert first.files is not places.place("bucket-0/key").files
 
 
 REFUSALS = [

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -205,6 +206,85 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
     asyncio.run(main())
     assert limiter._under_way.here() == set()
     assert s3.read("k") == b"data"
+
+
+def test_who_asks_again_at_once_waits_beside_those_who_wait() -> None:
+    """Else one that gives back its permit and takes the next would always be before them."""
+    limiter = RateLimiter()
+    limiter.limit = 1.0
+
+    class Runtime(PretendRuntime):
+        async def sleep(self, seconds: float) -> None:
+            self.pauses.append(seconds)
+            await asyncio.sleep(0)
+
+    ctx = Context(Runtime(PretendS3()))
+
+    async def main() -> None:
+        others = 0
+
+        async def greedy() -> None:
+            for _ in range(200):
+                permit = await limiter.acquire(ctx)
+                await asyncio.sleep(0)
+                limiter.release(permit)
+            assert others == 10
+
+        async def other() -> None:
+            nonlocal others
+            for _ in range(10):
+                permit = await limiter.acquire(ctx)
+                await asyncio.sleep(0)
+                limiter.release(permit)
+                others += 1
+
+        _ = await asyncio.gather(greedy(), other())
+
+    asyncio.run(main())
+    assert not limiter._for_permits.here()
+
+
+@pytest.mark.parametrize("waits_for", ["permits", "tokens"])
+def test_however_many_wait_they_look_no_more_often_together(waits_for: str) -> None:
+    """Each of 10,000 that looked every 20 ms would leave an event loop no time for anything else.
+
+    Who has a deadline looks again before that.
+    """
+
+    class Runtime(PretendRuntime):
+        async def sleep(self, seconds: float) -> None:
+            self.pauses.append(seconds)
+            await forever.wait()
+
+        def jitter(self) -> float:
+            return 0.5
+
+    async def looks_a_second(waiting: int, deadline: float | None = None) -> float:
+        limiter, runtime = RateLimiter(), Runtime(PretendS3())
+        limiter.limit, limiter.tokens = 1.0, -1e9
+        ctx = Context(runtime, deadline)
+        wait = limiter.acquire if waits_for == "permits" else partial(take, limiter)
+        held = await limiter.acquire(ctx)
+        tasks = [asyncio.create_task(wait(ctx)) for _ in range(waiting)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in tasks:
+            _ = task.cancel()
+        _ = await asyncio.wait(tasks)
+        del held
+        assert len(runtime.pauses) == waiting
+        return 1 / runtime.pauses[-1] * waiting
+
+    async def take(limiter: RateLimiter, ctx: Context) -> int:
+        return await limiter.take_tokens(ctx, RESET)
+
+    async def main() -> None:
+        few, many = await looks_a_second(50), await looks_a_second(1000)
+        assert many <= max(few, 1000.0) * 1.01
+        assert await looks_a_second(1000, deadline=0.5) >= 1000 / 0.5
+
+    forever = asyncio.Event()
+    asyncio.run(main())
 
 
 def test_the_deadline_ends_the_wait_for_a_place() -> None:

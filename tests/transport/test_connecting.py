@@ -432,3 +432,14 @@ def test_no_thread_for_a_look_up_is_a_typed_error(
             with pytest.raises(TransportError, match="no thread could be started"):
                 _ = driver.exchange(named(server.url))
         _ = driver.exchange(named(server.url))
+
+
+def test_hosts_that_are_not_used_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of very many buckets, whose names are in that of the host."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+    monkeypatch.setattr(resolving, "_KEPT", 0.0)
+    monkeypatch.setattr(resolving, "_MOST", 10)
+    monkeypatch.setattr(resolving, "_look_ups", {})
+    for number in range(100):
+        assert resolving.look_up(f"bucket-{number}.host.test").result() == []
+    assert len(resolving._look_ups) <= 11

@@ -547,3 +547,16 @@ ORIGIN = Origin("http", "h", 80)
 )
 def test_the_head_of_a_request(request_: Request, head: bytes) -> None:
     assert encode_head(request_) == head
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    wire = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    wire += b"2\r\nab\r\n" * 200_000 + b"0\r\n\r\n"
+    tracemalloc.start()
+    try:
+        reply = read(wire)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reply.response().body == b"ab" * 200_000
+    assert peak < 2_000_000

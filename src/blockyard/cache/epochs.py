@@ -14,6 +14,9 @@ from blockyard.cache.doubt import SETTLE_SECONDS
 
 _SLOTS = 1 << 16
 _MASK = _SLOTS - 1
+_GROUPS = 1 << 10
+"""Changes are kept by groups of slots: a read looks at those of one alone, however many others are
+under way, or in doubt in an outage."""
 
 
 class Change:
@@ -21,6 +24,7 @@ class Change:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.slots = frozenset(hash(key) & _MASK for key in keys)
+        self.groups = frozenset(slot % _GROUPS for slot in self.slots)
 
 
 class Epochs:
@@ -28,8 +32,8 @@ class Epochs:
 
     def __init__(self) -> None:
         self._epochs: list[object] = [self] * _SLOTS
-        self._changes: dict[Change, float] = {}
-        """Until when each is under way, or in doubt."""
+        self._changes: list[dict[Change, float]] = [{} for _ in range(_GROUPS)]
+        """By group, until when each is under way, or in doubt."""
         self._process = os.getpid()
 
     def of(self, key: str) -> object:
@@ -42,27 +46,35 @@ class Epochs:
 
     def begin(self, change: Change) -> None:
         """It is under way."""
-        self._changes[change] = math.inf
+        for group in change.groups:
+            self._changes[group][change] = math.inf
 
     def end(self, change: Change, now: float, *, known: bool) -> None:
         """It is over; where its outcome is not `known` it is in doubt for `SETTLE_SECONDS`."""
-        if known:
-            _ = self._changes.pop(change, None)
-        else:
-            self._changes[change] = now + SETTLE_SECONDS
+        for group in change.groups:
+            changes = self._changes[group]
+            if known:
+                _ = changes.pop(change, None)
+            else:
+                changes[change] = now + SETTLE_SECONDS
+                _forget_settled(changes, now)
 
     def is_changing(self, key: str, now: float) -> bool:
         """Whether a change of the key is under way or in doubt."""
-        if not self._changes:
-            return False
         slot = hash(key) & _MASK
+        changes = self._changes[slot % _GROUPS]
+        if not changes:
+            return False
         if self._process != os.getpid():  # nobody ends those of the parent process here
             self._process = os.getpid()
-            for change, until in list(self._changes.items()):
-                self._changes[change] = min(until, now + SETTLE_SECONDS)
-        for change, until in list(self._changes.items()):
-            if until < now:
-                _ = self._changes.pop(change, None)
-            elif slot in change.slots:
-                return True
-        return False
+            for each in self._changes:
+                for change, until in list(each.items()):
+                    each[change] = min(until, now + SETTLE_SECONDS)
+        _forget_settled(changes, now)
+        return any(slot in change.slots for change in list(changes))
+
+
+def _forget_settled(changes: dict[Change, float], now: float) -> None:
+    for change, until in list(changes.items()):
+        if until < now:
+            _ = changes.pop(change, None)

@@ -15,7 +15,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -128,7 +128,8 @@ class Stage:
         self._least = size // _MOST_BLOCKS
         """Bytes that a block takes at least, so that there are not too many of them."""
         self._was_full = False
-        self._keys: dict[bytes, str] = {}
+        self._keys: dict[bytes, str | None] = {}
+        """By the name of a file: its key, or None where it is another store's, once and for all."""
 
     def remake(self) -> None:
         """Make all of the cache's folder again, which was removed."""
@@ -255,26 +256,27 @@ class Stage:
 
         "" where it is damaged so that it does not tell.
         """
-        known = self._keys.get(name)
-        if known is None:
-            try:
-                staged = self.find(name)
-            except DamagedEntryError:
-                return ""
-            if staged is None:
-                return None
-            if len(self._keys) >= _MOST_BLOCKS:
-                self._keys.clear()
-            known = self._keys[name] = staged.info.key
+        with suppress(KeyError):
+            return self._keys[name]
+        try:
+            staged = self.find_of_any_store(name)
+        except DamagedEntryError:
+            return ""
+        if staged is None:
+            return None
+        key = staged.info.key
+        if len(self._keys) >= _MOST_BLOCKS:
+            self._keys.clear()
+        self._keys[name] = known = key if self.name(key) == name else None
         return known
 
     def is_empty(self) -> bool:
         """Whether nothing is staged, of any store."""
         try:
-            names = os.listdir(self._root)
+            with os.scandir(self._root) as found:
+                return all(each.name.startswith(".") for each in found)
         except FileNotFoundError:
             return True
-        return all(name.startswith(".") for name in names)
 
     def _path(self, name: bytes) -> str:
         return f"{self._root}/{name.hex()}"
@@ -346,14 +348,32 @@ class Stage:
 
     def files(self) -> list[Waiting]:
         """All files of the stage, the oldest first."""
+        return self._looked_at(lambda _: True)
+
+    def below(self, prefix: str) -> list[Waiting]:
+        """What this store has staged under keys with that prefix, the oldest first.
+
+        Of all else only the names are looked at: a listing asks for each of its pages.
+        """
+
+        def is_below(name: bytes) -> bool:
+            key = self.key(name)
+            return bool(key) and key.startswith(prefix)
+
+        return self._looked_at(is_below)
+
+    def _looked_at(self, wanted: Callable[[bytes], bool]) -> list[Waiting]:
+        """The files with names that are wanted, the oldest first."""
         files = list[Waiting]()
         try:
             with os.scandir(self._root) as found:
                 for each in found:
                     with suppress(FileNotFoundError, ValueError):
-                        if len(each.name) == _NAME_DIGITS:
+                        if len(each.name) != _NAME_DIGITS:
+                            continue
+                        name = bytes.fromhex(each.name)
+                        if wanted(name):
                             known = each.stat(follow_symlinks=False)
-                            name = bytes.fromhex(each.name)
                             size = max(0, known.st_size - HEAD)
                             files.append(Waiting(known.st_mtime, name, size, _size_of(known)))
         except FileNotFoundError:

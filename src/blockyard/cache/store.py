@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from blockyard.cache.batches import deleted_in_batches
 from blockyard.cache.epochs import Change, Epochs
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
@@ -61,6 +62,9 @@ from blockyard.stores.wrapper import WrapperStore
 
 Result = TypeVar("Result")
 Revalidate = Literal["never", "always"] | float
+
+_DELETED_TOGETHER = 10_000
+"""As many batches as S3 is sent at a time; of all epochs they are one in seven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,7 +418,10 @@ class CacheStore(WrapperStore):
         await self._change(ctx, [key], partial(self.inner.delete_block, ctx, key, if_match))
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
-        return await self._change(ctx, keys, partial(self.inner.delete_blocks, ctx, keys))
+        def delete(batch: Sequence[str]) -> Coroutine[Any, Any, DeleteResult]:
+            return self._change(ctx, batch, partial(self.inner.delete_blocks, ctx, batch))
+
+        return await deleted_in_batches(keys, _DELETED_TOGETHER, delete)
 
     async def _change(
         self,

@@ -12,10 +12,12 @@ from __future__ import annotations
 import builtins
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from blockyard.cache.batches import deleted_in_batches
 from blockyard.cache.folder import Folder
 from blockyard.cache.group_commit import GroupCommit
 from blockyard.cache.sending import Sender, folder_errors
@@ -60,6 +62,8 @@ _PATIENCE = 60.0
 _SCAN_EVERY = 60.0
 _IN_FLIGHT = 256 * MIB
 """Bytes of blocks that one call uploads at a time, as many as the threads in the background do."""
+_DELETED_TOGETHER = 4000
+"""Keys whose locks are held at a time: the system looks through all of a file's for each."""
 _ALL = b""
 """In the place of a name: all that is staged or in doubt, whoever left it."""
 _WARN_EVERY = 60.0
@@ -194,8 +198,12 @@ class WriteBackStore(WrapperStore):
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         if not keys:
             return await self.inner.delete_blocks(ctx, keys)
-        call = partial(self.inner.delete_blocks, ctx, keys)
-        return await self._sender.through(ctx, f"delete_blocks {keys[0]!r}, ...", keys, call)
+
+        def delete(batch: Sequence[str]) -> Coroutine[Any, Any, DeleteResult]:
+            call = partial(self.inner.delete_blocks, ctx, batch)
+            return self._sender.through(ctx, f"delete_blocks {batch[0]!r}, ...", batch, call)
+
+        return await deleted_in_batches(keys, _DELETED_TOGETHER, delete)
 
     async def _put(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         """Stage a block, durably."""
@@ -251,14 +259,9 @@ class WriteBackStore(WrapperStore):
         with folder_errors(where):
             if self._stage.is_empty():
                 return
-            below = await ctx.runtime.blocking(partial(self._below, request.prefix))
+            below = await ctx.runtime.blocking(partial(self._stage.below, request.prefix))
             few = _few_at_once(ctx, below)
             _ = await few.gather(partial(self._sender.upload, ctx), [each.name for each in below])
-
-    def _below(self, prefix: str) -> builtins.list[Waiting]:
-        """What this store has staged under keys with that prefix."""
-        keys = [(each, self._stage.key(each.name)) for each in self._stage.waiting()]
-        return [each for each, key in keys if key and key.startswith(prefix)]
 
     def _upload_later(self, name: bytes) -> float | None:
         """For `Uploads`: upload it now; or when to try again."""

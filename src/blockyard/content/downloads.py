@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import partial
+from itertools import chain
 from typing import Any, Generic
 
 from blockyard.content.extents import Piece
@@ -110,7 +111,7 @@ class Download(Generic[AnyExtent]):
     async def _into_new_file(self, ctx: Context, path: str, tally: Tally) -> None:
         file = NewFile(path, self._extent.operation)
         begun = len(self._first)
-        pieces = self._extent.pieces(self._start + begun, self._stop, self._width.parts)
+        pieces = self._extent.walk(self._start + begun, self._stop, self._width.parts)
 
         async def copy(piece: Piece | None) -> None:
             if piece is None:
@@ -122,13 +123,21 @@ class Download(Generic[AnyExtent]):
 
         try:
             await ctx.runtime.blocking(file.create)
-            all_pieces = [None, *pieces] if begun else pieces
-            _ = await ctx.runtime.gather(copy, all_pieces, self._width.places)
+            all_pieces = chain((None,), pieces) if begun else pieces
+            _ = await ctx.runtime.gather(copy, all_pieces, self._places)
             if self._verify is not None:
                 await self._verify()
             await ctx.runtime.blocking(file.commit)
         finally:
             file.close()
+
+    @property
+    def _places(self) -> int:
+        """How many pieces are on their way at a time, where not all of them are known yet."""
+        extent, places = self._extent, self._width.places
+        if extent.places_in_parts(self._start, self._stop, self._width.parts) is not None:
+            return places
+        return max(1, min(places, 2 + (self._stop - self._start) // extent.block_size))
 
     def _taken_first(self) -> bytes:
         """Those that have come already, which are not held for longer than they are needed."""

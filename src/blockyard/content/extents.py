@@ -6,6 +6,7 @@ This module does no I/O.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blockyard.model import KIB
@@ -63,15 +64,15 @@ class Extent(ABC):
 
         Where they are read in `places` at a time, blocks near the end are in parts: see `edge`.
         """
-        if stop <= start:
-            return []
-        pieces: list[Piece] = []
+        return list(self.walk(start, stop, places))
+
+    def walk(self, start: int, stop: int, places: int | None = None) -> Iterator[Piece]:
+        """The same one by one, as there may be millions."""
         at, places = start, self.places_in_parts(start, stop, places)
         while at < stop:
             after = self.edge(at, stop, places)
-            pieces.append(self._piece(at // self.block_size, at, after, start))
+            yield self._piece(at // self.block_size, at, after, start)
             at = after
-        return pieces
 
     def places_in_parts(self, start: int, stop: int, places: int | None) -> int | None:
         """`places` where some of this range is read in parts, and else None."""

@@ -9,7 +9,7 @@ What breaks this is an `IntegrityError` that names the key. This module does no 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from blockyard import arguments
 from blockyard.content.extents import Extent, Piece
@@ -110,11 +110,12 @@ class Layout(Extent):
             )
         return offset, self.size if length is None else min(offset + length, self.size)
 
-    def pieces(self, start: int, stop: int, places: int | None = None) -> list[Piece]:
-        """See `Extent.pieces`; all of it is one piece where it is kept in its manifest."""
+    def walk(self, start: int, stop: int, places: int | None = None) -> Iterator[Piece]:
+        """See `Extent.walk`; all of it is one piece where it is kept in its manifest."""
         if self.inline is not None and start < stop:
-            return [Piece(0, self.content_id + MANIFEST_SUFFIX, self.size, start, stop - start, 0)]
-        return super().pieces(start, stop, places)
+            key = self.content_id + MANIFEST_SUFFIX
+            return iter((Piece(0, key, self.size, start, stop - start, 0),))
+        return super().walk(start, stop, places)
 
     def _piece(self, index: int, first: int, last: int, start: int) -> Piece:
         """From `first` to `last` in the block `index`, for a range that begins at `start`."""

@@ -43,6 +43,8 @@ _READS = 8
 """How often a read begins anew since the content was replaced meanwhile."""
 _UNFINISHED = 64
 """Blocks of which parts are remembered: of those that are never read whole."""
+_MOST_PARTS = 256
+"""Parts of one that are: more than there are of any that is read from its start to its end."""
 
 
 class ContentRange(NamedTuple):
@@ -72,6 +74,7 @@ class PartSums:
     def add(self, piece: Piece, part: int) -> int | None:
         """Add the CRC32C of one; that of its block where all of it has come, in whatever order."""
         parts = self._parts.setdefault(piece.index, {})
+        _ = parts.pop(piece.offset, None)  # to be the latest
         parts[piece.offset] = part, piece.length
         whole = at = 0
         while (known := parts.get(at)) is not None:
@@ -80,6 +83,8 @@ class PartSums:
         if at == piece.size:
             del self._parts[piece.index]
             return whole
+        while len(parts) > _MOST_PARTS:
+            del parts[next(iter(parts))]
         while len(self._parts) > _UNFINISHED:
             del self._parts[next(iter(self._parts))]
         return None

@@ -412,7 +412,7 @@ class Register:
 
     def _remember(self, ctx: Context, content_id: str, manifest: Manifest, etag: str) -> None:
         at, began = self.now(ctx), ctx.runtime.now()
-        known = replace(manifest, data=b"")
+        known = replace(manifest, data=b"", checksums=b"", etags=())
         self._known[content_id] = Found(known, at, began, etag, at, guessed=True)
         while len(self._known) > _KNOWN:
             _ = self._known.pop(next(iter(self._known)), None)

@@ -8,10 +8,12 @@ the old content or the new one, whole, whatever is killed when. What was replace
 
 from __future__ import annotations
 
-import struct
+import sys
+from array import array
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from blockyard import arguments
@@ -31,7 +33,7 @@ from blockyard.content.transfers import Tally
 from blockyard.content.types import AsyncContentSource, ContentInfo, Progress
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import Context
-from blockyard.crc32c import combined, crc32c
+from blockyard.crc32c import JoinedSum, crc32c
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
@@ -297,7 +299,9 @@ class _Upload:
         self._content_id = content_id
         self._tally = tally
         self._began = ctx.runtime.now()
-        self._sums: dict[int, tuple[int, int]] = {}
+        self._sums = array("I")
+        """The CRC32C of each block: nothing else of it is held, as there may be millions."""
+        self._whole = JoinedSum()
         self._held: bytes | None = None
         self._look: Callable[[], Coroutine[Any, Any, Found]] | None = look
         self._inline_limit = inline_limit
@@ -318,13 +322,16 @@ class _Upload:
 
     async def write(self, block: SourceBlock) -> None:
         """Write one block. See `Source.feed`."""
-        index, _, data = block
+        index, offset, data = block
         if index >= MOST_BLOCKS:
             raise BlockTooLargeError(
                 f"write_content {self._content_id!r}: more than {MOST_BLOCKS} blocks; "
                 "larger ones make fewer (block_size)"
             )
-        self._sums[index] = crc32c(data), len(data)
+        crc = crc32c(data)
+        self._whole.add(offset, crc, len(data))
+        self._sums.extend(repeat(0, index + 1 - len(self._sums)))  # others may come first
+        self._sums[index] = crc
         if index == 0 and len(data) <= self._inline_limit:
             self._held = bytes(data)  # it may be all
         else:
@@ -337,15 +344,12 @@ class _Upload:
         if count > 1 and self._held is not None:
             await self._put(0, self._held)
             self._held = None
-        size = sum(size for _, size in self._sums.values())
-        whole = 0
-        for index in range(count):
-            whole = combined(whole, *self._sums[index])
-        described = replace(self.manifest, size=size, crc32c=whole)
+        described = replace(self.manifest, size=self._whole.size, crc32c=self._whole.value)
         if self._held is not None or count == 0:
             return replace(described, layout="inline", data=self._held or b"")
-        sums = struct.pack(f">{count}I", *(self._sums[index][0] for index in range(count)))
-        return replace(described, layout="generation", checksums=sums)
+        if sys.byteorder == "little":
+            self._sums.byteswap()
+        return replace(described, layout="generation", checksums=self._sums.tobytes())
 
     def within_time(self, condition: Condition) -> Condition:
         """`condition`, and that the write has not taken so long that `clean` may have begun."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from blockyard.transport.clock import monotonic
@@ -43,8 +45,11 @@ class Remembered:
         for info in infos:
             _ = self._known.pop(info["name"], None)  # to be the latest
             self._known[info["name"]] = until, dict(info)
-        for path in list(self._known)[: max(0, len(self._known) - _MOST)]:
-            _ = self._known.pop(path, None)
+        surplus = len(self._known) - _MOST
+        if surplus > 0:
+            with suppress(RuntimeError):  # changed by another thread meanwhile: the next call does
+                for path in list(islice(self._known, surplus)):
+                    _ = self._known.pop(path, None)
 
     def forget(self, path: str) -> None:
         """Forget a path, and the folders that it lies in, which may be gone with it."""

@@ -17,6 +17,10 @@ from blockyard.stores.base import Store
 
 Given = Source | Store | Client[Any]
 
+_MOST = 100
+"""Buckets whose stores are kept open, with their connections; of more, those opened last. What is
+under way in another one has its store for as long."""
+
 
 class Place(NamedTuple):
     """Where a path leads: the files of a store, the name in it, and what comes before that."""
@@ -61,6 +65,8 @@ class Stores:
                 raise InvalidKeyError(f"{path!r}: expected BUCKET/KEY, got no bucket")
             store = _opened("s3://", {**self._settings, "bucket": bucket})
             place = self._places.setdefault(bucket, (self._files(store), f"{bucket}/"))
+            for known in list(self._places)[:-_MOST]:
+                _ = self._places.pop(known, None)
         return Place(*place, key)
 
 

@@ -178,6 +178,10 @@ _LOOK_AGAIN = 0.02
 """Seconds, on average, between looks for a free permit."""
 _LOOK_FOR_TOKENS = 0.1
 """Seconds, on average, between looks for tokens."""
+_MANY = 50
+"""Where more than so many wait each looks less often: all together look no more than those do."""
+_LOOK_AT_LAST = 1.0
+"""Seconds, on average, between looks, however many wait."""
 
 
 class Permit:
@@ -196,14 +200,26 @@ class RateLimiter:
         self.tokens: float = _TOKENS
         self._filled = 0.0
         self._under_way: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        self._for_permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        self._for_tokens: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._bout_ends = 0.0
 
     async def acquire(self, ctx: Context) -> Permit:
-        """Wait for a permit under the concurrency limit; give it back by `release`, or drop it."""
+        """Wait for a permit under the concurrency limit; give it back by `release`, or drop it.
+
+        Who comes while others wait does so too: else one that gives back a permit, and asks for the
+        next at once, would always be before them.
+        """
         under_way = self._under_way.here()  # what is under way in a parent never ends here
-        while self.limit is not None and len(under_way) >= max(self.limit, 1.0):
-            await ctx.sleep(2 * _LOOK_AGAIN * ctx.runtime.jitter())
-        permit = Permit()
+        waiting, permit = self._for_permits.here(), Permit()
+        gives_way = bool(waiting)
+        try:
+            while self.limit is not None and (gives_way or len(under_way) >= max(self.limit, 1.0)):
+                waiting.add(ref(permit, waiting.discard))
+                await ctx.sleep(_until_next_look(ctx, _LOOK_AGAIN, len(waiting)))
+                gives_way = False
+        finally:
+            waiting.discard(ref(permit))
         under_way.add(ref(permit, under_way.discard))
         return permit
 
@@ -236,10 +252,15 @@ class RateLimiter:
         """
         cost = _cost(error)
         give_up = ctx.runtime.now() + _LONGEST_WAIT
-        while not self._take(ctx.runtime.now(), cost):
-            if ctx.deadline is None and ctx.runtime.now() >= give_up:
-                return 0
-            await ctx.sleep(2 * _LOOK_FOR_TOKENS * ctx.runtime.jitter())
+        waiting, permit = self._for_tokens.here(), Permit()
+        try:
+            while not self._take(ctx.runtime.now(), cost):
+                if ctx.deadline is None and ctx.runtime.now() >= give_up:
+                    return 0
+                waiting.add(ref(permit, waiting.discard))
+                await ctx.sleep(_until_next_look(ctx, _LOOK_FOR_TOKENS, len(waiting)))
+        finally:
+            waiting.discard(ref(permit))
         return cost
 
     def _take(self, now: float, cost: int) -> bool:
@@ -250,6 +271,18 @@ class RateLimiter:
             return False
         self.tokens -= cost
         return True
+
+
+def _until_next_look(ctx: Context, seconds: float, waiting: int) -> float:
+    """Seconds that one of so many who wait sleeps until it looks again: `seconds` on average.
+
+    Longer where many wait, but not so that a deadline passes meanwhile.
+    """
+    chance = 2 * ctx.runtime.jitter()
+    pause = chance * min(max(_LOOK_AT_LAST, seconds), seconds * max(1.0, waiting / _MANY))
+    if ctx.deadline is not None:
+        pause = min(pause, max(chance * seconds, (ctx.deadline - ctx.runtime.now()) / 2))
+    return pause
 
 
 def _cost(error: BlockStoreError) -> int:

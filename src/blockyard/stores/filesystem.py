@@ -60,7 +60,10 @@ from blockyard.stores.paths import OWN_AREA, BlockPath, path_of
 from blockyard.stores.walk import Walk
 from blockyard.user_code import pass_on_foreign
 
-_WALKS_KEPT = 8
+_WALKS_KEPT = 64
+_PLACES_KEPT = 250_000
+"""Files and folders that the walks which are kept have still to visit, but for the latest walk: a
+listing that nobody goes on with holds no more."""
 _STALE_TRIES = 4
 _AT_ONCE = 256 * KIB
 _BEHIND_ALL = b"\xff"
@@ -408,7 +411,10 @@ class FilesystemStore(Store):
         Each step here is one of the dictionary's, so that no lock is needed.
         """
         self._walks[place] = walk
-        if len(self._walks) > _WALKS_KEPT:
+        while len(self._walks) > 1:
+            kept = list(self._walks.values())
+            if len(kept) <= _WALKS_KEPT and sum(each.left for each in kept) <= _PLACES_KEPT:
+                return
             with suppress(KeyError):  # others took them all meanwhile
                 _ = self._walks.popitem(last=False)
 

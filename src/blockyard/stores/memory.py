@@ -52,22 +52,14 @@ from blockyard.stores.base import (
     check_size,
     requested_range,
 )
+from blockyard.stores.ordered_keys import OrderedKeys
 
 _AFTER_SLASH = chr(ord("/") + 1)
-_SPARE = 1000
-"""Deleted keys that a list of keys may hold beyond as many as there are blocks."""
 
 
 class _Block(NamedTuple):
     data: bytes
     info: BlockInfo
-
-
-class _Keys(NamedTuple):
-    """Every key there was at `version`, and perhaps more, in order."""
-
-    version: object
-    ordered: list[str]
 
 
 class MemoryStore(Store):
@@ -78,9 +70,7 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._blocks: dict[str, _Block] = {}
-        self._version = object()
-        """Another object after each write: a list of keys made before it may lack one."""
-        self._keys = _Keys(self._version, [])
+        self._keys = OrderedKeys(self._blocks)
         self._writes = count(1)
         self._uploads: dict[str, tuple[Upload, dict[int, bytes]]] = {}
 
@@ -140,7 +130,7 @@ class MemoryStore(Store):
         kept, kind = source.info.metadata, source.info.content_type
         block = block._replace(info=block.info._replace(metadata=kept, content_type=kind))
         one_step.put(self._blocks, target_key, block)
-        self._version = object()
+        self._keys.note(target_key)
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
@@ -165,7 +155,7 @@ class MemoryStore(Store):
     async def list(self, ctx: Context, request: ListRequest) -> Page:
         """See `Store.list`. A token is the first key of the next page."""
         _check(ctx, request.operation, request.prefix)
-        keys, prefix = self._ordered_keys(), request.prefix
+        keys, prefix = self._keys.all(), request.prefix
         start = max(bisect_left(keys, prefix), bisect_right(keys, request.start_after))
         if request.token is not None:
             start = bisect_left(keys, request.token)
@@ -217,7 +207,7 @@ class MemoryStore(Store):
             one_step.put(self._blocks, key, block)
         elif self._blocks.setdefault(key, block) is not block:
             raise BlockExistsError(f"{request.operation} {key!r}: there is a block under that key")
-        self._version = object()
+        self._keys.note(key)
         return block.info
 
     def _parts(self, ctx: Context, upload: OpenUpload) -> dict[int, bytes]:
@@ -247,17 +237,6 @@ class MemoryStore(Store):
         if block is None:
             raise BlockNotFoundError(f"{operation} {key!r}: no block under that key")
         return block
-
-    def _ordered_keys(self) -> list[str]:
-        """Every key, in the order of code points, which is that of the UTF-8 bytes too.
-
-        Some may have been deleted, so that a walk which deletes as it goes need not sort again.
-        """
-        keys = self._keys
-        if keys.version is not self._version or len(keys.ordered) > 2 * len(self._blocks) + _SPARE:
-            version = self._version  # before the keys: what is written meanwhile makes it stale
-            keys = self._keys = _Keys(version, sorted(self._blocks))
-        return keys.ordered
 
 
 def _check(ctx: Context, operation: str, key: str) -> None:

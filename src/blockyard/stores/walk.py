@@ -47,6 +47,11 @@ class Walk:
         # The next place to visit is the last.
         self._pending = [_Place(start, folders_of(start), None)]
 
+    @property
+    def left(self) -> int:
+        """How many places it has still to visit, as far as is known."""
+        return len(self._pending)
+
     def page(self, size: int, check: Check) -> tuple[list[BlockInfo], list[str], bool]:
         """The next blocks and folders, at most `size` together, and whether there are more."""
         try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _LOOK_AGAIN = 0.5
 """Seconds after which one that waits for a slot looks for itself: nobody tells of a slot that is
 free since an exception ended the call that had it."""
+_MANY = 100
+"""Where more than so many wait they look less often: it is enough that one does."""
+_LEAST_OFTEN = 10
+"""In so many times `_LOOK_AGAIN`, however many wait."""
 
 
 class Connections:
@@ -81,29 +86,35 @@ class ConnectionPool:
         self._closed = False
         self._pool: Pool[Connection] = Pool(http.max_connections, http.max_idle, http.keep_alive)
         self._open: set[ref[Connection]] = set()
-        self._waiting: dict[Origin, deque[Waker]] = {}
+        self._waiting: dict[Origin, _Queue] = {}
 
     async def take(
         self, request: Request, holder: object, timeouts: Timeouts, poller: Poller
     ) -> Connection:
         """An idle connection, or a new one; waits while too many are taken.
 
+        Who comes first to a free slot gets it, though others wait: that saves a switch of threads.
+        But one of these who was woken, and found it taken, goes before all others then.
+
         It is lent to `holder`, until it is released or `holder` is gone: see `Pool`.
 
         A call that is nested in another one of this thread does not wait for that one: it goes
         over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
         """
-        origin, over_limit = request.origin, False
+        origin, over_limit, waited = request.origin, False, False
         while True:
             taken: Connection | Take = Take.WAIT
             try:
                 poller.check_open()
-                taken = self._pool.take(origin, holder, monotonic(), request.fresh, over_limit)
+                if over_limit or self._may_take(origin, holder):
+                    taken = self._pool.take(origin, holder, monotonic(), request.fresh, over_limit)
                 if taken is Take.WAIT:
                     over_limit = not poller.may_wait()
                     if not over_limit:
-                        await self._wait_for_slot(origin, timeouts, poller)
+                        await self._wait_for_slot(origin, holder, waited, timeouts, poller)
+                        waited = True
                     continue
+                self._served(origin, holder)
                 if taken is Take.OPEN:
                     taken = await connect(origin, self._dialing, timeouts, poller)
                     self._open.add(ref(taken, self._open.discard))
@@ -159,8 +170,8 @@ class ConnectionPool:
 
     def wake_all(self) -> None:
         """Have all who wait for a slot look again."""
-        for origin, waiting in list(self._waiting.items()):
-            for _ in range(len(waiting)):
+        for origin, queue in list(self._waiting.items()):
+            for _ in range(len(queue)):
                 self._wake_one(origin)
 
     def abandon(self) -> None:
@@ -170,38 +181,63 @@ class ConnectionPool:
             if connection is not None:
                 self._close(connection)
 
-    async def _wait_for_slot(self, origin: Origin, timeouts: Timeouts, poller: Poller) -> None:
-        """Wait until a connection to `origin` may have been given back."""
-        waiting = self._waiting.setdefault(origin, deque())
+    def _queue_of(self, origin: Origin) -> _Queue:
+        return self._waiting.get(origin) or self._waiting.setdefault(origin, _Queue())
+
+    def _may_take(self, origin: Origin, holder: object) -> bool:
+        """Whether nobody else goes before."""
+        queue = self._waiting.get(origin)
+        return queue is None or not queue.passed_over or ref(holder) in queue.passed_over
+
+    def _served(self, origin: Origin, holder: object) -> None:
+        """It has its slot; who let it go before looks whether there is another one."""
+        queue = self._waiting.get(origin)
+        if queue is not None:
+            queue.passed_over.discard(ref(holder))
+            if queue.waiting and self._pool.has_room(origin):
+                self._wake_one(origin)
+
+    async def _wait_for_slot(
+        self, origin: Origin, holder: object, again: bool, timeouts: Timeouts, poller: Poller
+    ) -> None:
+        """Wait until a connection to `origin` may have been given back, `again` before others."""
+        queue = self._queue_of(origin)
         waker = poller.waker()
-        waiting.append(waker)
+        queue.add(waker, holder, first=again)
         try:
-            await self._woken(waker, origin, timeouts)
+            await self._woken(waker, origin, holder, queue, timeouts)
         except BaseException:
-            if not _removed(waiting, waker):  # a slot was ours for a moment: it is the next one's
+            if not queue.remove(waker):  # a slot was ours for a moment: it is the next one's
                 self._wake_one(origin)
             raise
-        _ = _removed(waiting, waker)
+        _ = queue.remove(waker)
 
-    async def _woken(self, waker: Waker, origin: Origin, timeouts: Timeouts) -> None:
-        woken = False
-        while not woken and not self._pool.has_room(origin):  # since it began to wait
+    async def _woken(
+        self, waker: Waker, origin: Origin, holder: object, queue: _Queue, timeouts: Timeouts
+    ) -> None:
+        woken, gives_way = False, not self._may_take(origin, holder)
+        while not woken and (gives_way or not self._pool.has_room(origin)):  # since it began to
+            seconds = _LOOK_AGAIN * max(1.0, min(len(queue) / _MANY, _LEAST_OFTEN))
             left = timeouts.remaining()
-            woken = await waker.wait(_LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN))
+            woken = await waker.wait(seconds if left is None else min(left, seconds))
+            gives_way = False  # for long enough: who is to go before may be gone
             _ = timeouts.wait()
 
     def _wake_one(self, origin: Origin) -> None:
-        """Wake the one that has waited longest for `origin`."""
-        waiting = self._waiting.get(origin)
-        while waiting:
+        """Wake the one that is next for `origin`."""
+        queue = self._waiting.get(origin)
+        while queue is not None and queue.waiting:
             try:
-                waker = waiting.popleft()
-            except IndexError:  # another call was quicker
+                waker, _ = queue.waiting.popitem(last=False)
+            except KeyError:  # another call was quicker
                 return
             if waker.wake():
                 return
 
     def _give_up(self, origin: Origin, holder: object, taken: Connection | Take) -> None:
+        queue = self._waiting.get(origin)
+        if queue is not None:
+            queue.passed_over.discard(ref(holder))
         if isinstance(taken, Connection):
             self.release(origin, holder, taken, keep=False)
         elif taken is Take.OPEN:
@@ -218,6 +254,33 @@ class ConnectionPool:
         self._open.discard(ref(connection))
 
 
+class _Queue:
+    """Those who wait for a slot of one origin, the next first. Each change is one step."""
+
+    def __init__(self) -> None:
+        self.waiting: OrderedDict[Waker, None] = OrderedDict()
+        self.passed_over: set[ref[object]] = set()
+        """Who was woken and found the slot taken: whoever has not waited gives way to them."""
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def add(self, waker: Waker, holder: object, *, first: bool) -> None:
+        self.waiting[waker] = None
+        if first:
+            self.passed_over.add(ref(holder, self.passed_over.discard))
+            with suppress(KeyError):  # woken meanwhile
+                self.waiting.move_to_end(waker, last=False)
+
+    def remove(self, waker: Waker) -> bool:
+        """Whether it was among those that wait, where it is no more."""
+        try:
+            del self.waiting[waker]
+        except KeyError:
+            return False
+        return True
+
+
 def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
     """Whether a call on this thread would wait for a slot that is held by what it interrupts.
 
@@ -231,12 +294,3 @@ def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
             calls += frame.f_locals.get("pool") is pool
         frame = frame.f_back
     return calls > itself or threading.get_ident() in list(pool.loop_threads.values())
-
-
-def _removed(waiting: deque[Waker], waker: Waker) -> bool:
-    """Whether it was among those that wait, where it is no more."""
-    try:
-        waiting.remove(waker)
-    except ValueError:
-        return False
-    return True

@@ -329,7 +329,7 @@ class ReplyReader:
         self._check_size(chunked.size)
         self.received = chunked.size
         if chunked.complete:
-            self._take_whole(b"".join(chunked.pieces))
+            self._take_whole(chunked.body)
             self.keep_alive = self.keep_alive and not chunked.surplus
             self.complete = True
 
@@ -361,7 +361,8 @@ class _ChunkedBody:
     """A body of unknown length, decoded by httptools. RFC 9112, section 7.1."""
 
     def __init__(self, head: bytes) -> None:
-        self.pieces: list[bytes] = []
+        self.body = bytearray()
+        """No list of its pieces: an object for each takes much more than chunks of a few bytes."""
         self.size = 0
         self._fed = 0
         self.complete = False
@@ -388,7 +389,7 @@ class _ChunkedBody:
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
         if not self.complete:
-            self.pieces.append(data)
+            self.body += data
             self.size += len(data)
 
     def on_message_complete(self) -> None:

@@ -24,6 +24,8 @@ _KEPT = 5.0
 _threads = Threads(idle=0)
 """Nobody closes them, so that none waits for more to do."""
 _look_ups: dict[tuple[int, str], LookUp] = {}
+_MOST = 1000
+"""Hosts: of more, those are forgotten whose addresses are not used again."""
 
 
 class Address(NamedTuple):
@@ -84,6 +86,8 @@ def look_up(host: str) -> LookUp:
     if known is not mine and not known.usable:
         known = _look_ups[key] = mine
     if known is mine:
+        if len(_look_ups) > _MOST:
+            _forget_unusable()
         try:
             _ = _threads.start(mine.run)
         except BaseException:
@@ -98,6 +102,12 @@ def forget(host: str) -> None:
     known = _look_ups.get(key)
     if known is not None and known.done():
         _ = _look_ups.pop(key, None)
+
+
+def _forget_unusable() -> None:
+    for key, known in list(_look_ups.items()):
+        if not known.usable and key[0] == os.getpid():
+            _ = _look_ups.pop(key, None)
 
 
 def _is_address(host: str) -> bool:
