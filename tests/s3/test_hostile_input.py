@@ -29,6 +29,7 @@ from blockyard.errors import (
 )
 from blockyard.model import KIB, MIB
 from blockyard.s3.integrity import upload_headers
+from blockyard.s3.xml import read_xml
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.testing.steps import Step
@@ -157,6 +158,24 @@ def test_hostile_xml_is_an_error_of_ours(name: str, status: int) -> None:
         with pytest.raises(BlockStoreError) as raised:
             _ = operation()
         assert len(str(raised.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "opening", ["<a xmlns='{}'>", '<a xmlns="{}">', "<a xmlns:b\n = '{}'>", "<a c='d' xmlns='{}'>"]
+)
+def test_a_long_namespace_is_not_copied_into_each_name(opening: str) -> None:
+    with pytest.raises(ProtocolError, match="namespace"):
+        _ = read_xml(f"{opening.format('u>' * 512)}<c/></a>".encode())
+    assert read_xml(f"{opening.format('u>' * 511)}<c/></a>".encode()).find("c") in {"", None}
+
+
+@pytest.mark.parametrize("written", [b"&#1;", b"&#x1f;", b"\x02", b"\xef\xbf\xbe"])
+def test_characters_that_xml_forbids_are_read_up_to_a_number(written: bytes) -> None:
+    few = read_xml(b"<a><b>" + 1000 * written + b"</b></a>").text("b")
+    assert len(few) == 1000
+    assert not few.isprintable()
+    with pytest.raises(ProtocolError):
+        _ = read_xml(b"<a><b>" + 100_001 * written + b"</b></a>")
 
 
 TEXTS = [
