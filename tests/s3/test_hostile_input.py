@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 import tracemalloc
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
@@ -33,6 +34,7 @@ from blockyard.s3.xml import read_xml
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.testing.steps import Step
+from blockyard.transport.blocking import run_to_end
 from blockyard.transport.http1 import encode_head
 from tests.config.setting_types import types_below
 from tests.s3.pretend import Pretended, Stored, path, reply, s3_error
@@ -200,6 +202,36 @@ def test_what_an_error_response_says_is_fit_to_be_shown(text: str) -> None:
     assert len(str(raised.value)) < 1500
     assert raised.value.code.isprintable()
     assert raised.value.request_id.isprintable()
+
+
+@pytest.mark.parametrize("operation", ["read", "stat", "write", "delete"])
+@pytest.mark.parametrize("quoted", ["x-amz-security-token", "authorization"])
+def test_what_signed_a_request_is_not_quoted_from_its_error_response(
+    operation: str, quoted: str
+) -> None:
+    """As a service or a gateway says which header it does not like."""
+    token = "FwoGZXIvYXdzEBYaD/quoted+token=="
+    keys = {"access_key": "a", "secret_key": "b", "session_token": token}
+    s3 = Pretended(anonymous=False, max_attempts=1, **keys)
+    secrets = {token}
+
+    def quoting(request: Request, _: Response) -> Response:
+        secrets.add(request.headers["authorization"][-64:])
+        said = f"<Message>not good: {request.headers[quoted]}</Message>"
+        body = f"<Error><Code>AccessDenied</Code>{said}</Error>".encode()
+        return reply(403, {}, b"" if request.method == "HEAD" else body)
+
+    s3.service.always = quoting
+    with pytest.raises(AccessDeniedError) as raised:
+        _ = {
+            "read": lambda: s3.read("k"),
+            "stat": lambda: run_to_end(s3.store.stat_block(s3.ctx, "k")),
+            "write": lambda: s3.write("k", b""),
+            "delete": lambda: s3.delete(["k"]),
+        }[operation]()
+    told = "".join(traceback.format_exception(raised.value)) + repr(vars(raised.value))
+    assert "not good: " in told
+    assert not [secret for secret in secrets if secret in told]
 
 
 @pytest.mark.parametrize(

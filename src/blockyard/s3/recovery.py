@@ -24,7 +24,7 @@ from blockyard.s3.error_responses import (
     server_time,
 )
 from blockyard.s3.requests import with_a_body
-from blockyard.s3.signing import EMPTY_SHA256, Signer
+from blockyard.s3.signing import EMPTY_SHA256, Signer, without_signature
 
 if TYPE_CHECKING:
     from blockyard.s3.calls import Call
@@ -162,7 +162,7 @@ class Recovery:
             told = await ctx.runtime.exchange(question, limit=MAX_ERROR_BODY, deadline=ctx.deadline)
         except TransportError:
             return refused
-        return told if told.status in {400, 403} else refused
+        return without_signature(told, question) if told.status in {400, 403} else refused
 
     async def recovered(
         self,
