@@ -489,7 +489,6 @@ class TestNewFiles:
         with pytest.raises(LocalStorageError, match="Operation not permitted"):
             store.read_content_into("movie", tmp_path / "file")
 
-
     @pytest.mark.parametrize(
         ("of_another", "mode", "taken_over"),
         [

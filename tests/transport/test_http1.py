@@ -467,7 +467,9 @@ def test_tiny_chunks_take_no_more_memory_than_large_ones(size: int) -> None:
 
 def test_long_header_names_are_not_kept() -> None:
     """Those of every reply are, for the next one: a hostile service could fill memory by them."""
-    heads = [SIZED + b"x-%d-%b: 1\r\nContent-Length: 0\r\n\r\n" % (n, b"a" * KIB) for n in range(99)]
+    heads = [
+        SIZED + b"x-%d-%b: 1\r\nContent-Length: 0\r\n\r\n" % (n, b"a" * KIB) for n in range(99)
+    ]
     tracemalloc.start()
     try:
         for head in heads:

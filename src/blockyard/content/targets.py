@@ -290,7 +290,9 @@ def _led_to(path: str) -> str:
         around = os.stat(folder)
         planted = link.st_uid not in {os.geteuid(), around.st_uid}
         if planted and around.st_mode & _SHARED == _SHARED:
-            raise PermissionError(errno.EACCES, "is another user's symbolic link in a shared folder")
+            raise PermissionError(
+                errno.EACCES, "is another user's symbolic link in a shared folder"
+            )
         path = os.path.join(folder, target)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 

@@ -27,9 +27,7 @@ MAX_REPLY = 8 * 1024 * 1024
 """The longest reply, in bytes: 1000 keys of 1024 bytes, each byte escaped, fit in."""
 
 _MAX_TAGS = 100_000  # 1000 records of 50 elements; it bounds the nesting and the memory as well
-_LONG_NAMESPACE = re.compile(
-    rb"xmlns(?::[^\s:=<>]*+)?\s*+=\s*+(?:'[^'<]{1024}|\"[^\"<]{1024})"
-)
+_LONG_NAMESPACE = re.compile(rb"xmlns(?::[^\s:=<>]*+)?\s*+=\s*+(?:'[^'<]{1024}|\"[^\"<]{1024})")
 """expat copies the namespace into the name of each element and attribute that has it."""
 _MOST_MARKS = 100_000
 """Characters that are written as XML forbids; a function is called for each."""
