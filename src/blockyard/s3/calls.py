@@ -50,7 +50,6 @@ from blockyard.s3.retry import (
     delay_before_next,
     may_have_taken_effect,
 )
-from blockyard.s3.signing import without_signature
 from blockyard.stores.base import PresignRequest
 
 Result = TypeVar("Result")
@@ -161,7 +160,6 @@ class Caller:
                     self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
-                response = without_signature(response, request)
                 if self.capabilities.request_ids and is_anyones(response):
                     raise of_another(response)
                 if await recovery.recovered(ctx, call, response, site, credentials):

@@ -150,8 +150,10 @@ class Recovery:
     ) -> Response:
         """The error response with its reason: that of a HEAD has none, so a GET asks for it.
 
-        Not where the clock is seen to be wrong, which is all the reason it needs.
+        Not where the clock is seen to be wrong, which is all the reason it needs. What signed the
+        request is left out of it.
         """
+        refused = without_signature(refused, request)
         if request.method != "HEAD" or refused.status not in {400, 403} or credentials is None:
             return refused
         if region_hint(refused) or self._skew(ctx, refused) is not None:
