@@ -485,7 +485,7 @@ class TestNewFiles:
         monkeypatch.setattr(os, "fchmod", refuse)
         store.write_content("movie", DATA)
         assert store.read_content_into("movie", tmp_path / "file") == len(DATA)
-        (tmp_path / "file").chmod(0o600)
+        (tmp_path / "file").chmod(0o700)
         with pytest.raises(LocalStorageError, match="Operation not permitted"):
             store.read_content_into("movie", tmp_path / "file")
 
@@ -514,6 +514,24 @@ class TestNewFiles:
         finally:
             _ = os.umask(before)
         assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == taken_over
+
+    def test_no_other_user_can_open_a_new_file_before_it_is_as_closed_as_the_old_one(
+        self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[int] = []
+
+        def recorded(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            file = opened(path, flags, *args, **kwargs)
+            if str(path).endswith(".part"):
+                made.append(stat.S_IMODE(os.fstat(file).st_mode))
+            return file
+
+        opened = no_unnamed_files(os.open)
+        monkeypatch.setattr(os, "open", recorded)
+        (tmp_path / "file").touch(0o600)
+        store.write_content("movie", DATA)
+        assert store.read_content_into("movie", tmp_path / "file") == len(DATA)
+        assert made == [0o600]
 
     @pytest.mark.parametrize("there", [True, False])
     @pytest.mark.parametrize("way", ["link", "way/link", "own", "others"])

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import traceback
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -204,34 +205,65 @@ def test_what_an_error_response_says_is_fit_to_be_shown(text: str) -> None:
     assert raised.value.request_id.isprintable()
 
 
-@pytest.mark.parametrize("operation", ["read", "stat", "write", "delete"])
+TOKEN = "FwoGZXIvYXdzEBYaD/quoted+token=="
+
+
+def quoting(s3: Pretended, status: int, quoted: str, secrets: set[str]) -> None:
+    """Have all requests refused, by a reply that quotes a header which signed them."""
+
+    def refusal(request: Request, _: Response) -> Response:
+        secrets.update((TOKEN, request.headers["authorization"][-64:]))
+        said = f"<Message>not good: {request.headers[quoted]}</Message>"
+        refused = f"<Error><Key>k</Key><Code>InternalError</Code>{said}</Error>"
+        if status < 300 and request.method == "POST":
+            refused = f"<DeleteResult>{refused}<Deleted><Key>l</Key></Deleted></DeleteResult>"
+        return reply(status, {}, b"" if request.method == "HEAD" else refused.encode())
+
+    s3.service.always = refusal
+
+
 @pytest.mark.parametrize("quoted", ["x-amz-security-token", "authorization"])
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [
+        ("read", 403),
+        ("stat", 403),
+        ("write", 500),
+        ("copy", 400),
+        ("copy", 200),
+        ("delete", 403),
+        ("delete", 200),
+    ],
+)
 def test_what_signed_a_request_is_not_quoted_from_its_error_response(
-    operation: str, quoted: str
+    operation: str, status: int, quoted: str
 ) -> None:
     """As a service or a gateway says which header it does not like."""
-    token = "FwoGZXIvYXdzEBYaD/quoted+token=="
-    keys = {"access_key": "a", "secret_key": "b", "session_token": token}
-    s3 = Pretended(anonymous=False, max_attempts=1, **keys)
-    secrets = {token}
-
-    def quoting(request: Request, _: Response) -> Response:
-        secrets.add(request.headers["authorization"][-64:])
-        said = f"<Message>not good: {request.headers[quoted]}</Message>"
-        body = f"<Error><Code>AccessDenied</Code>{said}</Error>".encode()
-        return reply(403, {}, b"" if request.method == "HEAD" else body)
-
-    s3.service.always = quoting
-    with pytest.raises(AccessDeniedError) as raised:
-        _ = {
-            "read": lambda: s3.read("k"),
-            "stat": lambda: run_to_end(s3.store.stat_block(s3.ctx, "k")),
-            "write": lambda: s3.write("k", b""),
-            "delete": lambda: s3.delete(["k"]),
-        }[operation]()
-    told = "".join(traceback.format_exception(raised.value)) + repr(vars(raised.value))
+    keys = {"access_key": "a", "secret_key": "b", "session_token": TOKEN}
+    s3, secrets = Pretended(anonymous=False, max_attempts=1, **keys), set[str]()
+    s3.put("k", b"data")
+    quoting(s3, status, quoted, secrets)
+    operations: dict[str, Callable[[], object]] = {
+        "read": lambda: s3.read("k"),
+        "stat": lambda: run_to_end(s3.store.stat_block(s3.ctx, "k")),
+        "write": lambda: s3.write("k", b""),
+        "copy": lambda: s3.copy("k", "l"),
+        "delete": lambda: run_to_end(s3.store.delete_blocks(s3.ctx, ["k", "l"])).failed,
+    }
+    try:
+        told = repr(operations[operation]())
+    except BlockStoreError as error:
+        told = "".join(traceback.format_exception(error)) + repr(vars(error))
     assert "not good: " in told
+    assert len(secrets) > 1
     assert not [secret for secret in secrets if secret in told]
+
+
+def test_bytes_that_are_read_may_hold_what_signed_the_request() -> None:
+    keys = {"access_key": "a", "secret_key": "b", "session_token": TOKEN}
+    s3 = Pretended(anonymous=False, **keys)
+    s3.put("k", TOKEN.encode())
+    assert s3.read("k") == TOKEN.encode()
 
 
 @pytest.mark.parametrize(

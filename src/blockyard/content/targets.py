@@ -207,9 +207,12 @@ class NewFile:
         with local_errors(self._operation, self._given):
             if _is_folder(self._path):
                 raise IsADirectoryError(None, "is a folder, not a file")
-            self._open()
+            replaced = None
             with suppress(FileNotFoundError):
-                self._take_over(os.stat(self._path))
+                replaced = os.stat(self._path)
+            self._open(0o666 if replaced is None else replaced.st_mode & 0o666)
+            if replaced is not None:
+                self._take_over(replaced)
 
     def write_at(self, position: int, data: bytes) -> None:
         """Write all of `data` at `position`. Threads may do so at the same time."""
@@ -240,13 +243,14 @@ class NewFile:
             with suppress(FileNotFoundError):  # renamed
                 os.unlink(self._temporary_path)
 
-    def _open(self) -> None:
+    def _open(self, mode: int) -> None:
+        """With no more permissions than it will have: who has it open keeps it."""
         if _is_folder("/proc/self/fd"):  # by which it gets its name
             with syscalls.errors_ignored():  # the other way works, or says what is wrong
-                self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+                self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
                 return
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._temporary_path, flags, 0o666)
+        self._file = os.open(self._temporary_path, flags, mode)
         self._has_temporary_path = True
         with syscalls.errors_ignored():  # failing to clean up is no failure of the read
             _purge(self._folder, os.fstat(self._file).st_mtime)

@@ -168,10 +168,13 @@ class Signer:
 
 
 def without_signature(response: Response, request: Request) -> Response:
-    """An error response, without what signed the request: services and gateways quote headers.
+    """The response without what signed its request: services and gateways quote headers.
 
-    Whoever reads that in an error or a log could make requests, for as long as it holds.
+    Whoever reads that in an error or a log could make requests, for as long as it holds. Bytes that
+    were read are left as they are; all else may be an error, or hold one, whatever its status.
     """
+    if not response.body or (response.status < 300 and request.method == "GET"):
+        return response
     headers = request.headers
     secrets = headers.get("x-amz-security-token"), headers.get("authorization", "")[-_SIGNATURE:]
     body = response.body
