@@ -19,8 +19,9 @@ from blockyard.errors import (
     InvalidRangeError,
     LocalStorageError,
     PartialDeleteError,
+    ProtocolError,
 )
-from blockyard.model import BlockInfo, CopyResult, DeleteResult, Page
+from blockyard.model import BlockInfo, CopyResult, DeleteResult, Page, Upload, UploadPage
 from blockyard.stores.base import ListRequest, Store
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
@@ -269,3 +270,30 @@ def test_the_store_is_closed_once(client_name: ClientName) -> None:
         client.store.close()
 
     assert store.closed == 1
+
+
+class RoundAndRound(MemoryStore):
+    """Lists the same uploads again and again, two pages of them in turns."""
+
+    def __init__(self, distinct: int) -> None:
+        super().__init__()
+        self.distinct = distinct
+        self.pages = 0
+
+    async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
+        self.pages += 1
+        assert self.pages < 5_000, "it never ends"
+        turn = self.pages % self.distinct
+        return UploadPage([Upload("key", f"id {turn}")], f"token {turn}")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("distinct", [1, 2, 1_500])
+def test_a_listing_of_uploads_that_repeats_itself_ends(client: ClientName, distinct: int) -> None:
+    store = RoundAndRound(distinct)
+    with (
+        open_client(client, store) as opened,
+        pytest.raises(ProtocolError, match="clean_contents: the listing of uploads"),
+    ):
+        _ = opened.store.clean_contents("")
+    assert store.pages == distinct + 1_001

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockyard.context import Context
-from blockyard.errors import BlockStoreError
+from blockyard.errors import BlockStoreError, ProtocolError
 from blockyard.keys import MANIFEST_SUFFIX, begins_keys, below, named_as
 from blockyard.model import DeleteResult, Page, Upload
 from blockyard.stores.base import ListRequest
@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 
 PAGE_SIZE = 1000
 """Keys to a page of a listing: S3's own limit."""
+_MOST_IN_VAIN = 1000
+"""Pages of a listing of uploads in a row that may hold nothing new."""
 _PAGES_DELETED_TOGETHER = 4
 """So that the batches of a store that deletes in batches go out side by side."""
 
@@ -125,16 +127,27 @@ async def all_pages(operations: Operations, ctx: Context, request: ListRequest) 
 async def all_uploads(
     operations: Operations, ctx: Context, operation: str, prefix: str
 ) -> list[Upload]:
-    """The uploads in parts that were neither completed nor given up."""
-    uploads: list[Upload] = []
-    token = None
+    """The uploads in parts that were neither completed nor given up.
+
+    Those of one key are in the order in which they were begun, so that a listing which repeats
+    itself is told by nothing new in it.
+    """
+    uploads: dict[tuple[str, str], Upload] = {}
+    token, in_vain = None, 0
     while True:
         operations.check_open(operation, ctx)
         page = await operations.store.list_uploads(ctx, prefix, token)
-        uploads += page.uploads
+        before = len(uploads)
+        uploads |= {(each.key, each.id): each for each in page.uploads}
         token = page.next_token
         if token is None:
-            return uploads
+            return list(uploads.values())
+        in_vain = in_vain + 1 if len(uploads) == before else 0
+        if in_vain > _MOST_IN_VAIN:
+            raise ProtocolError(
+                f"{operation}: the listing of uploads goes on, but its last {in_vain} pages held "
+                "none that was not there before"
+            )
 
 
 def _called(call: Callable[[], Coroutine[Any, Any, Result]]) -> Coroutine[Any, Any, Result]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,18 @@ def test_a_cache_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(ConfigError, match="0700"):
         _ = opened(tmp_path)
+
+
+@pytest.mark.parametrize(("umask", "above"), [(0o000, 0o755), (0o022, 0o755), (0o077, 0o700)])
+def test_nobody_else_may_put_a_folder_in_its_place(tmp_path: Path, umask: int, above: int) -> None:
+    """Nor in that of a folder above it which is made for it, whatever the umask."""
+    before = os.umask(umask)
+    try:
+        opened(tmp_path / "a" / "b" / "cache").close()
+    finally:
+        _ = os.umask(before)
+    for name, mode in (("a", above), ("a/b", above), ("a/b/cache", 0o700)):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
 
 
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

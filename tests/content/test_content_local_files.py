@@ -491,9 +491,93 @@ class TestNewFiles:
         monkeypatch.setattr(os, "fchmod", refuse)
         store.write_content("movie", DATA)
         assert store.read_content_into("movie", tmp_path / "file") == len(DATA)
-        (tmp_path / "file").chmod(0o600)
+        (tmp_path / "file").chmod(0o700)
         with pytest.raises(LocalStorageError, match="Operation not permitted"):
             store.read_content_into("movie", tmp_path / "file")
+
+    @pytest.mark.parametrize(
+        ("of_another", "mode", "taken_over"),
+        [
+            (False, 0o600, 0o600),
+            (False, 0o777, 0o777),
+            (False, 0o6755, 0o755),
+            (True, 0o600, 0o600),
+            (True, 0o666, 0o640),
+            (True, 0o6777, 0o640),
+        ],
+    )
+    def test_permissions_are_not_taken_over_to_the_gain_of_another_user(
+        self, store: BlockStore, tmp_path: Path, *, of_another: bool, mode: int, taken_over: int
+    ) -> None:
+        (tmp_path / "file").touch()
+        if of_another:
+            give_away(tmp_path / "file")
+        (tmp_path / "file").chmod(mode)
+        store.write_content("movie", DATA)
+        before = os.umask(0o027)
+        try:
+            _ = store.read_content_into("movie", tmp_path / "file")
+        finally:
+            _ = os.umask(before)
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == taken_over
+
+    def test_no_other_user_can_open_a_new_file_before_it_is_as_closed_as_the_old_one(
+        self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[int] = []
+
+        def recorded(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+            file = opened(path, flags, *args, **kwargs)
+            if str(path).endswith(".part"):
+                made.append(stat.S_IMODE(os.fstat(file).st_mode))
+            return file
+
+        opened = no_unnamed_files(os.open)
+        monkeypatch.setattr(os, "open", recorded)
+        (tmp_path / "file").touch(0o600)
+        store.write_content("movie", DATA)
+        assert store.read_content_into("movie", tmp_path / "file") == len(DATA)
+        assert made == [0o600]
+
+    @pytest.mark.parametrize("there", [True, False])
+    @pytest.mark.parametrize("way", ["link", "way/link", "own", "others"])
+    def test_no_link_of_another_user_is_followed_in_a_shared_folder(
+        self, store: BlockStore, tmp_path: Path, way: str, *, there: bool
+    ) -> None:
+        """As /tmp is: whoever may write there could have any file of ours replaced."""
+        shared, mine = tmp_path / "shared", tmp_path / "mine"
+        shared.mkdir()
+        shared.chmod(0o1777)
+        if there:
+            _ = mine.write_bytes(b"precious")
+        for name, target in (("link", mine), ("way", shared), ("own", mine), ("others", "link")):
+            (shared / name).symlink_to(target)
+        give_away(shared / "link")
+        store.write_content("movie", DATA)
+        if way == "own":
+            assert store.read_content_into("movie", shared / way) == len(DATA)
+            assert mine.read_bytes() == DATA
+            return
+        with pytest.raises(LocalStorageError, match="another user's symbolic link"):
+            _ = store.read_content_into("movie", shared / way)
+        assert (mine.read_bytes() == b"precious") if there else not mine.exists()
+        shared.chmod(0o777)  # where everybody may replace everything, no link is worth a look
+        assert store.read_content_into("movie", shared / way) == len(DATA)
+        assert mine.read_bytes() == DATA
+
+    def test_links_that_lead_to_each_other(self, store: BlockStore, tmp_path: Path) -> None:
+        (tmp_path / "a").symlink_to("b")
+        (tmp_path / "b").symlink_to("a")
+        store.write_content("movie", DATA)
+        with pytest.raises(LocalStorageError, match="symbolic links"):
+            _ = store.read_content_into("movie", tmp_path / "a")
+
+
+def give_away(path: Path) -> None:
+    """Have another user own a file, or a link."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    os.chown(path, 12345, 12345, follow_symlinks=False)
 
 
 def no_unnamed_files(real: Callable[..., int]) -> Callable[..., int]:

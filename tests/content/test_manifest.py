@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -174,6 +175,20 @@ def test_json_that_is_nested_without_end_is_refused() -> None:
     data = b"blockyard-content 1 %08x %d\n" % (crc32c(text), len(text)) + text
     with pytest.raises(IntegrityError):
         _ = decode("here", data)
+
+
+@pytest.mark.parametrize("nothing", ["[]", "{}", "[{}]"])
+def test_json_of_many_small_things_is_refused_unread(nothing: str) -> None:
+    """They take twenty times the memory of their text, and whoever may write may put them there."""
+    text = f"[{','.join([nothing] * 100_000)}]".encode()
+    data = b"blockyard-content 1 %08x %d\n" % (crc32c(text), len(text)) + text
+    tracemalloc.start()
+    try:
+        with pytest.raises(IntegrityError, match="more lists and mappings"):
+            _ = decode("here", data)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_full_tombstone_is_shorter_than_any_live_manifest() -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -29,9 +31,11 @@ from blockyard.errors import (
 )
 from blockyard.model import KIB, MIB
 from blockyard.s3.integrity import upload_headers
+from blockyard.s3.xml import read_xml
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.scripted import Receive, ScriptedServer
 from blockyard.testing.steps import Step
+from blockyard.transport.blocking import run_to_end
 from blockyard.transport.http1 import encode_head
 from tests.config.setting_types import types_below
 from tests.s3.pretend import Pretended, Stored, path, reply, s3_error
@@ -159,6 +163,24 @@ def test_hostile_xml_is_an_error_of_ours(name: str, status: int) -> None:
         assert len(str(raised.value)) < 2000
 
 
+@pytest.mark.parametrize(
+    "opening", ["<a xmlns='{}'>", '<a xmlns="{}">', "<a xmlns:b\n = '{}'>", "<a c='d' xmlns='{}'>"]
+)
+def test_a_long_namespace_is_not_copied_into_each_name(opening: str) -> None:
+    with pytest.raises(ProtocolError, match="namespace"):
+        _ = read_xml(f"{opening.format('u>' * 512)}<c/></a>".encode())
+    assert read_xml(f"{opening.format('u>' * 511)}<c/></a>".encode()).find("c") in {"", None}
+
+
+@pytest.mark.parametrize("written", [b"&#1;", b"&#x1f;", b"\x02", b"\xef\xbf\xbe"])
+def test_characters_that_xml_forbids_are_read_up_to_a_number(written: bytes) -> None:
+    few = read_xml(b"<a><b>" + 1000 * written + b"</b></a>").text("b")
+    assert len(few) == 1000
+    assert not few.isprintable()
+    with pytest.raises(ProtocolError):
+        _ = read_xml(b"<a><b>" + 100_001 * written + b"</b></a>")
+
+
 TEXTS = [
     "x" * 100_000,
     "\x1b[31mred\x1b[0m\r\nforged: line",
@@ -181,6 +203,67 @@ def test_what_an_error_response_says_is_fit_to_be_shown(text: str) -> None:
     assert len(str(raised.value)) < 1500
     assert raised.value.code.isprintable()
     assert raised.value.request_id.isprintable()
+
+
+TOKEN = "FwoGZXIvYXdzEBYaD/quoted+token=="
+
+
+def quoting(s3: Pretended, status: int, quoted: str, secrets: set[str]) -> None:
+    """Have all requests refused, by a reply that quotes a header which signed them."""
+
+    def refusal(request: Request, _: Response) -> Response:
+        secrets.update((TOKEN, request.headers["authorization"][-64:]))
+        said = f"<Message>not good: {request.headers[quoted]}</Message>"
+        refused = f"<Error><Key>k</Key><Code>InternalError</Code>{said}</Error>"
+        if status < 300 and request.method == "POST":
+            refused = f"<DeleteResult>{refused}<Deleted><Key>l</Key></Deleted></DeleteResult>"
+        return reply(status, {}, b"" if request.method == "HEAD" else refused.encode())
+
+    s3.service.always = refusal
+
+
+@pytest.mark.parametrize("quoted", ["x-amz-security-token", "authorization"])
+@pytest.mark.parametrize(
+    ("operation", "status"),
+    [
+        ("read", 403),
+        ("stat", 403),
+        ("write", 500),
+        ("copy", 400),
+        ("copy", 200),
+        ("delete", 403),
+        ("delete", 200),
+    ],
+)
+def test_what_signed_a_request_is_not_quoted_from_its_error_response(
+    operation: str, status: int, quoted: str
+) -> None:
+    """As a service or a gateway says which header it does not like."""
+    keys = {"access_key": "a", "secret_key": "b", "session_token": TOKEN}
+    s3, secrets = Pretended(anonymous=False, max_attempts=1, **keys), set[str]()
+    s3.put("k", b"data")
+    quoting(s3, status, quoted, secrets)
+    operations: dict[str, Callable[[], object]] = {
+        "read": lambda: s3.read("k"),
+        "stat": lambda: run_to_end(s3.store.stat_block(s3.ctx, "k")),
+        "write": lambda: s3.write("k", b""),
+        "copy": lambda: s3.copy("k", "l"),
+        "delete": lambda: run_to_end(s3.store.delete_blocks(s3.ctx, ["k", "l"])).failed,
+    }
+    try:
+        told = repr(operations[operation]())
+    except BlockStoreError as error:
+        told = "".join(traceback.format_exception(error)) + repr(vars(error))
+    assert "not good: " in told
+    assert len(secrets) > 1
+    assert not [secret for secret in secrets if secret in told]
+
+
+def test_bytes_that_are_read_may_hold_what_signed_the_request() -> None:
+    keys = {"access_key": "a", "secret_key": "b", "session_token": TOKEN}
+    s3 = Pretended(anonymous=False, **keys)
+    s3.put("k", TOKEN.encode())
+    assert s3.read("k") == TOKEN.encode()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -115,6 +116,12 @@ GOOD = {
     "204 that closes": Good(
         b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", 204, keep_alive=False
     ),
+    "204 that announces a body": Good(
+        b"HTTP/1.1 204 No\r\nContent-Length: 40\r\n\r\n", 204, keep_alive=False
+    ),
+    "204 that announces chunks": Good(
+        b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", 204, keep_alive=False
+    ),
     "304": Good(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", 304),
     "chunked": Good(CHUNKED + b"\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 200, b"abcde"),
     "chunked, empty": Good(CHUNKED + b"\r\n0\r\n\r\n", 200),
@@ -149,6 +156,13 @@ GOOD = {
     "1.0": Good(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", 200, b"ab", keep_alive=False),
     "1.0 that stays": Good(
         b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nab", 200, b"ab"
+    ),
+    "1.0 in chunks that stays": Good(
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\na\r\n0\r\n\r\n",
+        200,
+        b"a",
+        keep_alive=False,
     ),
     "interim": Good(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -426,6 +440,41 @@ def test_a_stated_length_claims_no_memory_beyond_the_limit() -> None:
         with pytest.raises(OversizedBodyError):
             _ = read(SIZED + b"Content-Length: 999999999999\r\n\r\n")
         assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
+
+
+def traced_peak(act: Callable[[], object]) -> int:
+    """Bytes that are allocated by Python at most in the course of `act`."""
+    tracemalloc.start()
+    try:
+        _ = act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_tiny_chunks_take_no_more_memory_than_large_ones(size: int) -> None:
+    body = MIB // 4
+    chunk = b"%d\r\n%b\r\n" % (size, b"a" * size)
+    wire = CHUNKED + b"\r\n" + chunk * (body // size) + b"0\r\n\r\n"
+    read_at_once: list[ReplyReader] = []
+    peak = traced_peak(lambda: read_at_once.append(read(wire)))
+    assert read_at_once[0].response().body == b"a" * body
+    assert peak < 4 * body
+
+
+def test_long_header_names_are_not_kept() -> None:
+    """Those of every reply are, for the next one: a hostile service could fill memory by them."""
+    heads = [
+        SIZED + b"x-%d-%b: 1\r\nContent-Length: 0\r\n\r\n" % (n, b"a" * KIB) for n in range(99)
+    ]
+    tracemalloc.start()
+    try:
+        for head in heads:
+            assert read(head).complete
+        assert tracemalloc.get_traced_memory()[0] < 32 * KIB
     finally:
         tracemalloc.stop()
 

@@ -102,7 +102,9 @@ class Folder:
         """
         try:
             missing = [each for each in (self.root, *self.root.parents) if not each.exists()]
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in reversed(missing[1:]):  # nobody is to put another folder in its place
+                each.mkdir(mode=0o755, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise self._unusable("is no folder") from None
         for each in missing:

@@ -44,6 +44,8 @@ MOST_BLOCKS_PER_CHUNK = 10_000
 
 _FORMAT = "blockyard-content 1"
 _MOST_TEXT = 99_999_999
+_MOST_BRACKETS = 100_000
+"""A list of nothing takes twenty times its text in memory. There are few, but in what users say."""
 _LEAST_HEAD = len(_FORMAT) + len(" 01234567 1\n")
 _HEAD = re.compile(rb"blockyard-content 1 ([0-9a-f]{8}) ([1-9][0-9]{0,7})\n")
 _LATER_FORMAT = re.compile(rb"blockyard-content (?:[2-9]|[1-9][0-9]{1,5}) ")
@@ -198,8 +200,11 @@ def decode(where: str, data: bytes) -> Manifest:
     end = head.end() + int(head[2])  # which the checksum does not cover
     if end > len(data):
         raise _damaged(where, "it is shorter than it says")
+    text = data[head.end() : end]
+    if text.count(b"[") + text.count(b"{") > _MOST_BRACKETS:
+        raise _damaged(where, "it holds more lists and mappings than it can have")
     try:
-        stated = json.loads(data[head.end() : end])
+        stated = json.loads(text)
         return _manifest(stated, data[end:])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _damaged(where, str(error)) from None

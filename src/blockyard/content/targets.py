@@ -34,6 +34,8 @@ _PAUSE = 0.001
 """Seconds until the next look whether a pipe has room."""
 _OWN_DESCRIPTORS = re.compile(r"/proc/([0-9]+)(?:/task/[0-9]+)?/fd")
 _LINKS = 40  # as many as Linux follows
+_SHARED = stat.S_ISVTX | stat.S_IWOTH
+_PERMISSIONS = stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_all(file: Writable, data: bytes, operation: str) -> None:
@@ -195,7 +197,7 @@ class NewFile:
         with local_errors(operation, path):  # the working folder may be gone
             if not path:  # which `realpath` would take for it
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            self._path = os.path.realpath(path)
+            self._path = _led_to(path)
         self._folder = os.path.dirname(self._path)
         self._temporary_path = os.path.join(self._folder, f".blockyard-{os.urandom(8).hex()}.part")
         self._has_temporary_path = False
@@ -208,9 +210,12 @@ class NewFile:
         with local_errors(self._operation, self._given):
             if _is_folder(self._path):
                 raise IsADirectoryError(None, "is a folder, not a file")
-            self._open()
+            replaced = None
             with suppress(FileNotFoundError):
-                self._take_over(stat.S_IMODE(os.stat(self._path).st_mode))
+                replaced = os.stat(self._path)
+            self._open(0o666 if replaced is None else replaced.st_mode & 0o666)
+            if replaced is not None:
+                self._take_over(replaced)
 
     def write_at(self, position: int, data: bytes) -> None:
         """Write all of `data` at `position`. Threads may do so at the same time."""
@@ -241,25 +246,62 @@ class NewFile:
             with syscalls.errors_ignored():  # renamed, or else left to `_purge`
                 os.unlink(self._temporary_path)
 
-    def _open(self) -> None:
+    def _open(self, mode: int) -> None:
+        """With no more permissions than it will have: who has it open keeps it."""
         if _is_folder("/proc/self/fd"):  # by which it gets its name
             with syscalls.errors_ignored():  # the other way works, or says what is wrong
-                self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+                self._file = os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
                 return
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._temporary_path, flags, 0o666)
+        self._file = os.open(self._temporary_path, flags, mode)
         self._has_temporary_path = True
         with syscalls.errors_ignored():  # failing to clean up is no failure of the read
             _purge(self._folder, os.fstat(self._file).st_mtime)
 
-    def _take_over(self, permissions: int) -> None:
-        """Some file systems have the same for all files, and refuse to be told any."""
-        if stat.S_IMODE(os.fstat(self._file).st_mode) != permissions:
+    def _take_over(self, replaced: os.stat_result) -> None:
+        """Those of another user's file do not open the new one to more than it is: it may have been
+        put there for that. The set-user-ID bit and its like were for other bytes.
+
+        Some file systems have the same for all files, and refuse to be told any.
+        """
+        known = os.fstat(self._file)
+        own, permissions = stat.S_IMODE(known.st_mode), replaced.st_mode & _PERMISSIONS
+        if replaced.st_uid != known.st_uid:
+            permissions &= own
+        if own != permissions:
             os.fchmod(self._file, permissions)
 
     def _name(self, path: str) -> None:
         file = self._file
         syscalls.link(file, f"/proc/self/fd/{file}", path, src_dir_fd=file)
+
+
+def _led_to(path: str) -> str:
+    """The path that `path` leads to, by no symbolic link any more.
+
+    One that another user has put into a folder such as /tmp is not followed, as by no program that
+    opens a file to write to it: see protected_symlinks in proc_sys_fs(5).
+    """
+    for _ in range(_LINKS):
+        folder, name = os.path.split(path)
+        if name in {"", ".", ".."}:  # a folder
+            return os.path.realpath(path)
+        folder = os.path.realpath(folder)
+        path = os.path.join(folder, name)
+        try:
+            link = os.lstat(path)
+            target = os.readlink(path)
+        except OSError as error:  # no link, or nothing there
+            pass_on_foreign(error)
+            return path
+        around = os.stat(folder)
+        planted = link.st_uid not in {os.geteuid(), around.st_uid}
+        if planted and around.st_mode & _SHARED == _SHARED:
+            raise PermissionError(
+                errno.EACCES, "is another user's symbolic link in a shared folder"
+            )
+        path = os.path.join(folder, target)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 def _is_folder(path: str) -> bool:

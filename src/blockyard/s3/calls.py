@@ -50,6 +50,7 @@ from blockyard.s3.retry import (
     delay_before_next,
     may_have_taken_effect,
 )
+from blockyard.s3.signing import without_signature
 from blockyard.stores.base import PresignRequest
 
 Result = TypeVar("Result")
@@ -156,7 +157,7 @@ class Caller:
                     )
                 ctx.reply_headers = response.headers
                 if response.status < 300:
-                    result = check(response)
+                    result = check(without_signature(response, request))
                     self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)

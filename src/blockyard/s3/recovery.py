@@ -24,7 +24,7 @@ from blockyard.s3.error_responses import (
     server_time,
 )
 from blockyard.s3.requests import with_a_body
-from blockyard.s3.signing import EMPTY_SHA256, Signer
+from blockyard.s3.signing import EMPTY_SHA256, Signer, without_signature
 
 if TYPE_CHECKING:
     from blockyard.s3.calls import Call
@@ -150,8 +150,10 @@ class Recovery:
     ) -> Response:
         """The error response with its reason: that of a HEAD has none, so a GET asks for it.
 
-        Not where the clock is seen to be wrong, which is all the reason it needs.
+        Not where the clock is seen to be wrong, which is all the reason it needs. What signed the
+        request is left out of it.
         """
+        refused = without_signature(refused, request)
         if request.method != "HEAD" or refused.status not in {400, 403} or credentials is None:
             return refused
         if region_hint(refused) or self._skew(ctx, refused) is not None:
@@ -162,7 +164,7 @@ class Recovery:
             told = await ctx.runtime.exchange(question, limit=MAX_ERROR_BODY, deadline=ctx.deadline)
         except TransportError:
             return refused
-        return told if told.status in {400, 403} else refused
+        return without_signature(told, question) if told.status in {400, 403} else refused
 
     async def recovered(
         self,

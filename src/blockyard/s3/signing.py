@@ -11,7 +11,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from blockyard.errors import ConfigError
 if TYPE_CHECKING:
     from _hashlib import HASH
 
-    from blockyard.context import Request
+    from blockyard.context import Request, Response
     from blockyard.s3.credentials import Credentials
 
 EMPTY_SHA256 = sha256(b"").hexdigest()
@@ -34,6 +34,9 @@ UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _REMEMBERED = 256
 """How many signatures of the current second are kept."""
+
+_SIGNATURE = 64
+"""The last characters of an `Authorization`."""
 
 _CACHEABLE = frozenset(
     {
@@ -162,6 +165,22 @@ class Signer:
         for part in (day, self._region, self._service, "aws4_request"):
             key = _SigningKey(key).sign(part).digest()
         return _SigningKey(key)
+
+
+def without_signature(response: Response, request: Request) -> Response:
+    """The response without what signed its request: services and gateways quote headers.
+
+    Whoever reads that in an error or a log could make requests, for as long as it holds. Bytes that
+    were read are left as they are; all else may be an error, or hold one, whatever its status.
+    """
+    if not response.body or (response.status < 300 and request.method == "GET"):
+        return response
+    headers = request.headers
+    secrets = headers.get("x-amz-security-token"), headers.get("authorization", "")[-_SIGNATURE:]
+    body = response.body
+    for secret in filter(None, secrets):
+        body = body.replace(secret.encode(), b"...")
+    return response if body == response.body else replace(response, body=body)
 
 
 class _SigningKey:

@@ -28,6 +28,10 @@ MAX_REPLY = 8 * 1024 * 1024
 """The longest reply, in bytes: 1000 keys of 1024 bytes, each byte escaped, fit in."""
 
 _MAX_TAGS = 100_000  # 1000 records of 50 elements; it bounds the nesting and the memory as well
+_LONG_NAMESPACE = re.compile(rb"xmlns(?::[^\s:=<>]*+)?\s*+=\s*+(?:'[^'<]{1024}|\"[^\"<]{1024})")
+"""expat copies the namespace into the name of each element and attribute that has it."""
+_MOST_MARKS = 100_000
+"""Characters that are written as XML forbids; a function is called for each."""
 _MARK = "\ue000"  # a private character, of no use in a reply
 _MARKED = re.compile(f"{_MARK}([0-9a-f]{{4}})")
 _MARKED_CODES = {*range(1, 32), 0xFFFE, 0xFFFF, ord(_MARK)} - {*b"\t\n\r"}
@@ -83,10 +87,12 @@ def read_xml(body: bytes, limit: int = MAX_REPLY) -> Document:
     body = body.strip()
     if not _PROLOG.match(body):
         raise ProtocolError("the reply is not an XML document as S3 writes it")
+    if _LONG_NAMESPACE.search(body):
+        raise ProtocolError("the reply has an XML namespace of 1024 bytes or more")
     try:
         return Document(_parse(body))
     except ParseError as error:
-        marked, found = _FORBIDDEN.subn(_mark, body)
+        marked, found = _FORBIDDEN.subn(_mark, body, _MOST_MARKS)
         if not found or _MARK.encode() in body:
             raise _malformed(error) from error
     try:

@@ -36,6 +36,7 @@ SCRATCH_SIZE = 64 * KIB
 _LARGE = 1 * MIB
 """Bodies from so many bytes on may be received on another thread."""
 _REMEMBERED = 1024
+_LONGEST_REMEMBERED = 64
 _SINGLE = ("etag", "content-range", "last-modified")
 _SINGLE_BEGIN = "x-amz-checksum-"
 """Headers that say which object a reply is about: not lists, so none is made of them."""
@@ -77,7 +78,8 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
     connection = headers.get("connection", "").lower()
     if head.startswith(b"HTTP/1.1"):
         return status, headers, "close" not in connection
-    return status, headers, "keep-alive" in connection
+    # with a transfer coding its frame is in doubt: RFC 9112, section 6.1
+    return status, headers, "keep-alive" in connection and "transfer-encoding" not in headers
 
 
 def _joined_headers(head: bytes) -> dict[str, str]:
@@ -112,7 +114,7 @@ class _Names(dict[bytes, str]):
 
     def __missing__(self, name: bytes) -> str:
         lower = name.decode("latin-1").lower()
-        if len(self) < _REMEMBERED:
+        if len(self) < _REMEMBERED and len(name) <= _LONGEST_REMEMBERED:
             self[name] = lower
         return lower
 
@@ -268,6 +270,8 @@ class ReplyReader:
     def _begin_body(self, head: bytes, rest: memoryview) -> None:
         if self._method in {"HEAD", "CONNECT"} or self.status in {204, 304}:
             self._begin_sized(0, rest)
+            if self.status == 204 and _announces_body(self.headers):
+                self.keep_alive = False  # which would be taken for the next reply
         elif (coding := self.headers.get("transfer-encoding")) is not None:
             if coding.lower() != "chunked":
                 raise ProtocolError("the reply has a transfer coding that nothing asked for")
@@ -326,8 +330,8 @@ class ReplyReader:
 
     def _feed_chunked(self, chunked: _ChunkedBody, data: bytes) -> None:
         chunked.feed(data)
-        self._check_size(chunked.size)
-        self.received = chunked.size
+        self._check_size(len(chunked.body))
+        self.received = len(chunked.body)
         if chunked.complete:
             self._take_whole(chunked.body)
             self.keep_alive = self.keep_alive and not chunked.surplus
@@ -353,6 +357,11 @@ class ReplyReader:
             )
 
 
+def _announces_body(headers: Mapping[str, str]) -> bool:
+    """Whether a 204 says that it has one, though it must not: RFC 9110, section 8.6."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
 def _head_too_long() -> ProtocolError:
     return ProtocolError(f"the reply's head is over {HEAD_LIMIT} bytes")
 
@@ -362,8 +371,6 @@ class _ChunkedBody:
 
     def __init__(self, head: bytes) -> None:
         self.body = bytearray()
-        """No list of its pieces: an object for each takes much more than chunks of a few bytes."""
-        self.size = 0
         self._fed = 0
         self.complete = False
         self.surplus = False
@@ -379,7 +386,7 @@ class _ChunkedBody:
                 raise ProtocolError(f"the reply's chunked body is not valid: {error}") from None
             self.surplus = True
         self._fed += len(data)
-        if not self.complete and self._fed > HEAD_LIMIT + _FRAME * self.size:
+        if not self.complete and self._fed > HEAD_LIMIT + _FRAME * len(self.body):
             raise ProtocolError("the reply's chunked body is hardly anything but frame")
 
     def on_message_begin(self) -> None:
@@ -389,8 +396,7 @@ class _ChunkedBody:
     def on_body(self, data: bytes) -> None:
         """httptools: a piece of the body."""
         if not self.complete:
-            self.body += data
-            self.size += len(data)
+            self.body += data  # a list of pieces would take many times as much, were they small
 
     def on_message_complete(self) -> None:
         """httptools: the body's last chunk has come."""
