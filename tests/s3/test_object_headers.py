@@ -195,6 +195,19 @@ def test_metadata_that_does_not_fit_beside_the_checksums_is_refused_before_it_is
     assert s3.requests == []
 
 
+def test_metadata_of_the_settings_that_does_not_fit_is_refused_before_it_is_sent() -> None:
+    s3 = Scripted(OK, put={"metadata": {"a": "x" * 600}})
+    request = WriteRequest("key", bytes(4 * 2**20))
+    for call in (
+        lambda: s3.store.check_write(request),
+        lambda: s3.run(s3.store.write(s3.ctx, request)),
+    ):
+        with pytest.raises(ValueError, match=r"'key': the setting put\.metadata: .* limit is 2048"):
+            call()
+    assert s3.requests == []
+    assert s3.run(s3.store.write(s3.ctx, WriteRequest("key", b"small"))).size == 5
+
+
 def test_metadata_that_is_changed_in_place_is_looked_at_again() -> None:
     options = PutOptions(metadata={"a": "b"})
     assert isinstance(options.metadata, dict)

@@ -198,8 +198,10 @@ class WriteBackStore(WrapperStore):
         return await self._sender.through(ctx, f"delete_blocks {keys[0]!r}, ...", keys, call)
 
     async def _put(self, ctx: Context, request: WriteRequest) -> BlockInfo:
-        """Stage a block, durably."""
+        """Stage a block, durably, that the store will take."""
         where = f"{request.operation} {request.key!r}"
+        self.inner.check_write(request)
+        ctx.check_deadline_of(where)
         try:
             with folder_errors(where):
                 info, failures = await self._put_in_turn(ctx, request)

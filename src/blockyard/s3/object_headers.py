@@ -59,6 +59,8 @@ class ObjectHeaders:
         self.read = _own_key("", own_key)
         self._encryption = config.put.encryption
         self._write = _headers(defaults)
+        self.has_metadata = "metadata" in defaults
+        """Whether the store's settings say some of every object."""
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
         self.copied = _headers(kept)
         self.copied_part = self.read | _own_key("copy-source-", own_key)

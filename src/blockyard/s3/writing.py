@@ -109,7 +109,7 @@ class Writer:
             headers[NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
-        if request.options is not None and request.options.metadata:
+        if self._has_metadata(request):
             _check_metadata(request, headers)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
@@ -129,6 +129,17 @@ class Writer:
         if self._holds_to(request) is None:
             await self._check_conditional(ctx, put)
         return info
+
+    def check(self, request: WriteRequest) -> None:
+        """See `Store.check_write`."""
+        headers = self._caller.headers.write(request.operation, request.key, request.options)
+        if self._has_metadata(request):
+            _check_metadata(request, upload_headers(request.data) | headers)
+
+    def _has_metadata(self, request: WriteRequest) -> bool:
+        """Whether there is more of it than blockyard's checksums, which always fit."""
+        options, headers = request.options, self._caller.headers
+        return headers.has_metadata or (options is not None and bool(options.metadata))
 
     def _holds_to(self, request: WriteRequest) -> bool | None:
         """Whether the service holds a write to the condition of this one; None: not known yet."""
@@ -292,8 +303,10 @@ class Writer:
 def _check_metadata(request: WriteRequest, headers: Mapping[str, str]) -> None:
     size = metadata_size(headers)
     if size > METADATA_LIMIT:
+        of_its_own = request.options is not None and request.options.metadata
+        said = "options: metadata" if of_its_own else "the setting put.metadata"
         raise ValueError(
-            f"{request.operation} {request.key!r}: options: metadata: with blockyard's checksums "
+            f"{request.operation} {request.key!r}: {said}: with blockyard's checksums "
             f"it has {size} bytes, the limit is {METADATA_LIMIT}"
         )
 
