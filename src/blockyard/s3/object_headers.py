@@ -85,6 +85,21 @@ class ObjectHeaders:
             raise ValueError(f"{where}: options: encryption: expected aws:kms with a key of KMS")
         return _headers(kept | given)
 
+    def check_metadata(
+        self, where: str, options: PutOptions | None, headers: Mapping[str, str]
+    ) -> None:
+        """Raise `ValueError` for more metadata than S3 keeps; blockyard's own alone always fits."""
+        of_its_own = options is not None and bool(options.metadata)
+        if not (of_its_own or self.has_metadata):
+            return
+        size = metadata_size(headers)
+        if size > METADATA_LIMIT:
+            said = "options: metadata" if of_its_own else "the setting put.metadata"
+            raise ValueError(
+                f"{where}: {said}: with blockyard's own it has {size} bytes, "
+                f"the limit is {METADATA_LIMIT}"
+            )
+
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
     """The caller's own metadata in a reply."""
