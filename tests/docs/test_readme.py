@@ -34,6 +34,7 @@ PAGES = {
     for name in (
         "README.md",
         "docs/blocks.md",
+        "docs/coming-from-boto3.md",
         "docs/command-line.md",
         "docs/common-mistakes.md",
         "docs/configuration.md",
