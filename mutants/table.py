@@ -890,7 +890,7 @@ MUTANTS = [
     ),
     Mutant(
         "options: more metadata than fits",
-        "s3/writing.py",
+        "s3/object_headers.py",
         "if size > METADATA_LIMIT:",
         "if size > 2 * METADATA_LIMIT:",
         _OPTIONS,
@@ -1097,6 +1097,13 @@ MUTANTS = [
         "cache/write_back.py",
         "                await self._commit.synced(ctx, failures, where)\n",
         "                pass\n",
+        _WRITE_BACK,
+    ),
+    Mutant(
+        "write-back: what the store will never take is acknowledged",
+        "cache/write_back.py",
+        "        self.inner.check_write(request)\n",
+        "",
         _WRITE_BACK,
     ),
     Mutant(

@@ -345,6 +345,29 @@ def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
     return cast("CacheUse", found)
 
 
+def cache_memory(operation: str, value: int | None) -> int:
+    """Bytes of a cache in memory, 0 for None. Raises `TypeError`, `ValueError`."""
+    size = 0 if value is None else whole(operation, value, "memory")
+    if size < 0:
+        raise ValueError(f"{operation}: memory: expected bytes, from 0, got {_shown(size)}")
+    return size
+
+
+def cache_age(operation: str, value: float | str) -> float:
+    """Seconds that a cache asks nobody, from "never" and "always" too. Raises as the others do."""
+    if value in {"never", "always"}:
+        return math.inf if value == "never" else 0.0
+    age = _number(value)
+    if age is None:
+        expected = "never, always or a number of seconds"
+        raise TypeError(f"{operation}: revalidate: expected {expected}, got {_shown(value)}")
+    if not 0 <= age <= MAX_SECONDS:  # nan is neither
+        raise ValueError(
+            f"{operation}: revalidate: expected seconds, from 0 to a week, got {_shown(value)}"
+        )
+    return age
+
+
 def lifetime(operation: str, value: Lifetime) -> Lifetime:
     """How long a cache may answer a read. Raises `TypeError`, `ValueError`."""
     expected = "default, immutable or mutable"

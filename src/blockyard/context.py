@@ -430,6 +430,13 @@ class Context:
         if self.deadline is not None and self.runtime.now() >= self.deadline:
             raise DeadlineExceededError("the deadline of this call has passed")
 
+    def check_deadline_of(self, where: str) -> None:
+        """As `check_deadline`, for an operation that the error names."""
+        try:
+            self.check_deadline()
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(f"{where}: {error}") from None
+
     async def sleep(self, seconds: float) -> None:
         """Pause, or raise `DeadlineExceededError` at once when the deadline would pass first."""
         if self.deadline is not None and self.runtime.now() + seconds >= self.deadline:

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 class BlockStoreError(Exception):
     """The root: `except BlockStoreError` catches everything that blockyard raises on purpose.
 
+    But for wrong arguments: a `TypeError` or a `ValueError`.
+
     `unknown_attempts` counts the requests of a write, copy or delete that failed whose outcome
     is not known: the reply was lost, or said that a server in between gave up. Any of them may
     have taken effect, or may still.

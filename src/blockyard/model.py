@@ -55,8 +55,9 @@ class BlockInfo(NamedTuple):  # a listing makes a thousand at a time, and this i
 
     `size` is in bytes; `etag` comes without quotes and changes when the content does;
     `last_modified` is in UTC, and None where the service did not say (a write's reply). The rest
-    `stat_block` tells, and `read_block_with_info` unless the bytes came through a cache: `metadata`
-    of the caller's own (None where it was not told), `content_type` and `storage_class` ("" there).
+    `stat_block` tells, and `read_block_with_info` unless the bytes came through a cache; a listing
+    and the reply to a write don't: `metadata` of the caller's own (None where it was not told, {}
+    where there is none), `content_type` and `storage_class` ("" in both).
     """
 
     key: str

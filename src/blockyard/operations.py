@@ -212,14 +212,21 @@ class Operations:
         source_key = arguments.key("copy_block", source_key, "source_key")
         target_key = arguments.key("copy_block", target_key, "target_key")
         if source_key == target_key:
-            same = await self.store.stat_block(ctx, source_key)
-            return CopyResult(same.key, same.etag, same.last_modified)
+            return await self._copy_onto_itself(ctx, source_key)
         try:
             return await self.store.copy_block(ctx, source_key, target_key)
         except BlockTooLargeError:
             if not ctx.runtime.suspends:  # which has one part after the other
                 raise
         return await copy_in_parts(self.store, ctx, source_key, target_key)
+
+    async def _copy_onto_itself(self, ctx: Context, key: str) -> CopyResult:
+        """Nothing is to be done, but for a look whether it is there."""
+        try:
+            same = await self.store.stat_block(ctx, key)
+        except BlockNotFoundError as error:
+            raise BlockNotFoundError(f"copy_block {key!r}: there is no such block") from error
+        return CopyResult(same.key, same.etag, same.last_modified)
 
     def delete_block(
         self, ctx: Context, key: str, *, if_match: str | None = None
@@ -316,12 +323,12 @@ class Operations:
 
     async def pending(self, ctx: Context) -> list[StagedBlock]:
         self.check_open("pending")
-        ctx.check_deadline()
+        ctx.check_deadline_of("pending")
         return await self.store.pending(ctx)
 
     async def drain(self, ctx: Context, timeout: float | None) -> list[StagedBlock]:
         self.check_open("drain")
-        ctx.check_deadline()
+        ctx.check_deadline_of("drain")
         seconds = arguments.seconds("drain", "timeout", timeout)
         if seconds is not None:
             ends = ctx.runtime.now() + seconds

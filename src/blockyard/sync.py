@@ -57,8 +57,10 @@ class BlockStore(Client[BlockingRuntime]):
     """An open block store. Get one from `blockyard.open_store`; close it, or use `with`.
 
     Every method raises `StoreClosedError` after `close`, `InvalidKeyError` for a key that no
-    store can hold, and a `TransportError` or `S3Error` when the service can't be reached or
-    refuses; what else a method raises is said there. `AsyncBlockStore` has the same methods.
+    store can hold, a `TransportError` or `S3Error` when the service can't be reached or refuses,
+    and a `LocalStorageError` when the disk of a folder or a cache does; `TypeError` and
+    `ValueError` for other wrong arguments. What else a method raises is said there.
+    `AsyncBlockStore` has the same methods.
 
     Your own code in a call (iterators, files, `progress`) runs on the thread that made the call; it
     may take its time, and call the store. Whatever it raises ends the call, which tidies up and
@@ -222,7 +224,8 @@ class BlockStore(Client[BlockingRuntime]):
     def stat_block(self, key: str) -> BlockInfo:
         """Size, ETag and time of the block, its metadata, content type and storage class.
 
-        Raises `BlockNotFoundError`.
+        The metadata is {} where it has none, and in a folder; type and class are "" where there are
+        none. Raises `BlockNotFoundError`.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
         """
@@ -597,7 +600,7 @@ class BlockStore(Client[BlockingRuntime]):
         return run_to_end(self._reader.stat_content(self._context(), content_id))
 
     def content_exists(self, content_id: str) -> bool:
-        """Whether there is a content of that id that a write has finished, by its block 0."""
+        """Whether there is a content of that id: its manifest, or block 0 in the plain layout."""
         return run_to_end(self._reader.content_exists(self._context(), content_id))
 
     def list_contents(self, prefix: str = "") -> list[ContentEntry]:
@@ -631,7 +634,8 @@ class BlockStore(Client[BlockingRuntime]):
     def adopt_content(self, content_id: str) -> ContentInfo:
         """Give a content in the plain layout, which another system wrote, a manifest.
 
-        Its blocks stay where they are. Raises what `read_content` does, and `ContentExistsError`.
+        Its blocks stay where they are. One that has a manifest is left as it is. Raises what
+        `read_content` does, and `ContentExistsError` when it was given one meanwhile.
         """
         return self._run_many(self._cleaner.adopt_content, content_id)
 
@@ -640,9 +644,9 @@ class BlockStore(Client[BlockingRuntime]):
     ) -> CleanReport:
         """Remove what is left of contents whose ids begin with the literal `prefix`.
 
-        Blocks of writes that were killed, a day old at least; generations that were replaced, and
-        tombstones, ten minutes old; parts of objects whose keys begin so, of uploads that began a
-        day ago and were never completed. With `dry_run` it only tells what would be removed.
+        Blocks of writes that were killed, a day old at least; generations that were replaced half
+        an hour ago; tombstones ten minutes old; parts of objects whose keys begin so, of uploads
+        that began a day ago and were never completed. With `dry_run` it only tells what would be removed.
         `no_writers` promises that nobody writes there, and nobody reads what was replaced: then age
         is no matter.
         """

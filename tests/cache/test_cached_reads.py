@@ -271,7 +271,7 @@ def test_listings_checks_and_verification_go_to_the_store() -> None:
     changed = cached.write_elsewhere("k", b"new")
     assert changed != info
 
-    assert run_to_end(cached.store.stat_block(cached.ctx, "k")) == changed
+    assert run_to_end(cached.store.stat_block(cached.ctx, "k")) == changed._replace(metadata={})
     page = run_to_end(cached.store.list(cached.ctx, ListRequest("")))
     assert page.blocks == [changed]
     assert run_to_end(cached.store.list_keys(cached.ctx, ListRequest(""))) == (["k"], None)
@@ -665,3 +665,20 @@ def test_what_is_larger_than_a_block_is_not_kept(monkeypatch: pytest.MonkeyPatch
         assert cached.read("k", offset=PAGE + 1, length=10) == BLOCK[PAGE + 1 : PAGE + 11]
     assert cached.reads == [(PAGE, PAGE)] * 3
     assert counts(cached).filled == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"memory": "1MiB"}, TypeError, "CacheStore: memory: expected a whole number, got '1MiB'"),
+        ({"memory": -1}, ValueError, "CacheStore: memory: expected bytes, from 0, got -1"),
+        ({"revalidate": "60"}, TypeError, "CacheStore: revalidate: expected never, always or"),
+        ({"revalidate": -1.0}, ValueError, "CacheStore: revalidate: expected seconds, from 0 to"),
+        ({"disk": {"path": "/c", "size": "8MiB"}}, TypeError, "CacheStore: disk: expected a DiskT"),
+    ],
+)
+def test_what_a_cache_can_not_be_made_with(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        _ = CacheStore(CountingStore(), **given)

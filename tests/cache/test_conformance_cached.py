@@ -192,7 +192,7 @@ class TestMemoryWriteBack(WriteBack, OverMemory, StoreConformance):
     pass
 
 
-class TestFilesWriteBack(WriteBack, OverFiles, Reads, DurabilityTests):
+class TestFilesWriteBack(WriteBack, OverFiles, Reads, DurabilityTests, DeadlineTests):
     pass
 
 

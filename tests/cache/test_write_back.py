@@ -643,3 +643,27 @@ def test_write_back_by_url_is_refused_without_a_disk(tmp_path: Path) -> None:
     given = {"path": str(tmp_path / "c"), "size": "32MiB", "stage": "2MiB"}
     with pytest.raises(ConfigError, match="unless the mode is write_back"):
         _ = open_store(f"file://{tmp_path}/b", cache={"disk": given})
+
+
+TOO_MUCH: dict[str, tuple[dict[str, Any], str, bytes, str]] = {
+    "a key": ({}, "k" * 1024, b"x", "write_block 'k.*with key_prefix the key has 1035 bytes"),
+    "metadata": (
+        {"metadata": {"a": "x" * 600}},
+        "k",
+        bytes(4 * MIB),
+        r"write_block 'k': the setting put\.metadata: .*the limit is 2048",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_what_the_store_will_never_take_is_not_acknowledged(
+    settings: dict[str, Any], case: str
+) -> None:
+    """Nobody would be told later, and it would take room in the stage for ever."""
+    given, key, data, message = TOO_MUCH[case]
+    url = "s3://bucket/key-prefix?endpoint=http://127.0.0.1:9&access_key=a&secret_key=b"
+    with open_store(url, **settings, **given) as store:
+        with pytest.raises(ValueError, match=message):
+            store.write_block(key, data)
+        assert store.pending() == []

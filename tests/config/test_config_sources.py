@@ -476,6 +476,29 @@ def test_keyword_arguments_are_checked() -> None:
     assert "hunter2" not in refused("s3://my-data", secret_key="hunter2", access_key="a b")
 
 
+@pytest.mark.parametrize("url", ["memory://", "file:///a"])
+def test_what_a_view_sets_is_said_so(url: str) -> None:
+    for name in ("deadline", "concurrency"):
+        assert f", got {name}; with_options sets it" in refused(url, **{name: 4})
+    assert "with_options" not in refused(url, region="x")
+
+
+@pytest.mark.parametrize("name", ["put.tags", "timeouts.connect"])
+def test_a_setting_by_its_name_in_the_table_is_told_its_name_here(name: str) -> None:
+    short = name.partition(".")[2]
+    message = f"in a URL or an argument it is '{short}', in YAML block_store.s3.{name}"
+    assert message in refused(f"s3://my-data?{name}=1")
+    assert message in refused("s3://my-data", **{name: 1})
+
+
+def test_a_folder_in_yaml_without_its_type(tmp_path: Path) -> None:
+    path = tmp_path / "store.yaml"
+    _ = path.write_text("block_store: {file: {path: /srv/blocks}}")
+    for environ in ({}, {"AWS_REGION": "eu-central-1"}):
+        with pytest.raises(ConfigError, match=r"store\.yaml: block_store\.type: expected file"):
+            _ = load_config(path, {}, environ)
+
+
 def test_a_store_config_is_complete_as_it_is() -> None:
     config = StoreConfig(s3=S3Config(bucket="my-data"))
     environ = {"BLOCKYARD_S3_REGION": "eu-west-1", "AWS_REGION": "eu-west-1"}

@@ -34,6 +34,7 @@ PAGES = {
     for name in (
         "README.md",
         "docs/blocks.md",
+        "docs/coming-from-boto3.md",
         "docs/command-line.md",
         "docs/common-mistakes.md",
         "docs/configuration.md",
@@ -339,3 +340,17 @@ def test_the_make_targets_are_there() -> None:
     assert asked
     for target in asked:
         assert f"\n{target}:" in (REPOSITORY / "Makefile").read_text()
+
+
+def test_what_boto3_users_are_led_to_is_there() -> None:
+    text = PAGES["docs/coming-from-boto3.md"]
+    calls = " ".join(name for row in table(text, "boto3") for name in named(row[1]))
+    methods = set(re.findall(r"\b(\w+)\(", calls))
+    assert len(methods) > 15
+    there = set(dir(blockyard.BlockStore)) | set(blockyard.__all__)
+    assert methods - there == set()
+    settings = {path[-1] for path in settings_below(S3Config)}
+    assert set(named(table(text, "boto3")[-1][1])) <= settings
+    rows = table(text, "a `ClientError` whose code is")
+    errors = {name for row in rows for name in named(row[1]) if name.endswith("Error")}
+    assert {name for name in errors if not hasattr(blockyard, name)} == set()

@@ -17,7 +17,13 @@ from blockyard.context import Request, Response
 from blockyard.s3 import responses
 from blockyard.s3.integrity import PAGE_CHECKSUMS
 from blockyard.s3.writing import NONCE
-from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
+from blockyard.stores.base import (
+    ListRequest,
+    PresignRequest,
+    ReadRequest,
+    UploadRequest,
+    WriteRequest,
+)
 from blockyard.stores.memory import MemoryStore
 from servers.endpoint import Endpoint, boto3_client
 from tests.s3.pretend import reply
@@ -192,6 +198,32 @@ def test_metadata_that_does_not_fit_beside_the_checksums_is_refused_before_it_is
     request = WriteRequest("key", bytes(4 * 2**20), options=PutOptions(metadata={"a": "x" * 600}))
     with pytest.raises(ValueError, match=r"'key': options: metadata: .* the limit is 2048"):
         _ = s3.run(s3.store.write(s3.ctx, request))
+    assert s3.requests == []
+
+
+def test_metadata_of_the_settings_that_does_not_fit_is_refused_before_it_is_sent() -> None:
+    s3 = Scripted(OK, put={"metadata": {"a": "x" * 600}})
+    request = WriteRequest("key", bytes(4 * 2**20))
+    for call in (
+        lambda: s3.store.check_write(request),
+        lambda: s3.run(s3.store.write(s3.ctx, request)),
+    ):
+        with pytest.raises(ValueError, match=r"'key': the setting put\.metadata: .* limit is 2048"):
+            call()
+    assert s3.requests == []
+    assert s3.run(s3.store.write(s3.ctx, WriteRequest("key", b"small"))).size == 5
+
+
+def test_metadata_of_an_upload_that_does_not_fit_is_refused_before_anything_is_sent() -> None:
+    options = PutOptions(metadata={"a": "x" * 2040})
+    s3 = Scripted()
+    for if_absent in (False, True):
+        request = UploadRequest("key", if_absent=if_absent, options=options)
+        with pytest.raises(ValueError, match=r"write_object 'key': options: metadata: .* is 2048"):
+            _ = s3.run(s3.store.start_upload(s3.ctx, request))
+    long = PutOptions(metadata={"a": "x" * 2048})
+    with pytest.raises(ValueError, match=r"presign 'key': options: metadata: .* is 2048"):
+        _ = s3.run(s3.store.presign(s3.ctx, PresignRequest("key", "PUT", 60, long)))
     assert s3.requests == []
 
 

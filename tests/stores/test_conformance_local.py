@@ -13,18 +13,18 @@ from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.clients import Source
-from blockyard.testing.conformance import DurabilityTests, StoreConformance
+from blockyard.testing.conformance import DeadlineTests, DurabilityTests, StoreConformance
 from blockyard.testing.suite.lifecycle import CALLS
 from blockyard.testing.suite.odd_keys import OddKeyTests
 
 
-class TestMemory(StoreConformance):
+class TestMemory(StoreConformance, DeadlineTests):
     @pytest.fixture
     def source(self) -> Source:
         return MemoryStore()
 
 
-class TestFilesystem(StoreConformance, DurabilityTests):
+class TestFilesystem(StoreConformance, DurabilityTests, DeadlineTests):
     @pytest.fixture
     def source(self, tmp_path: Path) -> Source:
         return FilesystemStore(tmp_path / "blocks")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from blockyard import arguments
 from blockyard.cache.batches import deleted_in_batches
 from blockyard.cache.epochs import Change, Epochs
 from blockyard.cache.memory import MemoryTier
@@ -82,6 +83,8 @@ class _Begun:
 class CacheStore(WrapperStore):
     """Answers reads of `inner` from memory (of `memory` bytes), and from the tier on disk.
 
+    With neither of the two nothing is kept. Raises `TypeError`, `ValueError`.
+
     `revalidate` is how many seconds an entry is given out without asking the store whether it still
     holds that version: 0 and "always" ask each time, "never" does not. Threads, event loops and
     both clients share it; a forked child goes on with what its parent had in memory.
@@ -96,15 +99,18 @@ class CacheStore(WrapperStore):
         revalidate: Revalidate = 60.0,
     ) -> None:
         super().__init__(inner)
+        memory = arguments.cache_memory("CacheStore", memory)
+        if not (disk is None or isinstance(disk, DiskTier)):
+            raise arguments.unsuitable("CacheStore", "disk", "a DiskTier", disk)
         self._memory = MemoryTier(memory) if memory else None
         self._disk = disk
-        age = _seconds(revalidate)
+        age = arguments.cache_age("CacheStore", revalidate)
         self._max_age: dict[Lifetime, float] = {
             "default": age,
             "immutable": math.inf,
             "mutable": 0.0 if age == math.inf else age,
         }
-        self._largest = MAX_BLOCK_SIZE if disk is not None else memory or 0
+        self._largest = MAX_BLOCK_SIZE if disk is not None else memory
         self._epochs = Epochs()
         self.in_doubt: Callable[[str, float], bool] | None = None
         """Whether others have changed a key, or may have, at a time by `Runtime.now()`."""
@@ -479,16 +485,6 @@ class CacheStore(WrapperStore):
                 self._disk.close()
         finally:
             self.inner.close()
-
-
-def _seconds(revalidate: Revalidate) -> float:
-    match revalidate:
-        case "never":
-            return math.inf
-        case "always":
-            return 0.0
-        case _:
-            return revalidate
 
 
 def _answers(etag: str, request: ReadRequest) -> bool:

@@ -206,8 +206,10 @@ class WriteBackStore(WrapperStore):
         return await deleted_in_batches(keys, _DELETED_TOGETHER, delete)
 
     async def _put(self, ctx: Context, request: WriteRequest) -> BlockInfo:
-        """Stage a block, durably."""
+        """Stage a block, durably, that the store will take."""
         where = f"{request.operation} {request.key!r}"
+        self.inner.check_write(request)
+        ctx.check_deadline_of(where)
         try:
             with folder_errors(where):
                 info, failures = await self._put_in_turn(ctx, request)

@@ -52,6 +52,9 @@ _NOT_BY_DEFAULT = {
 _OF_TEXTS = {path for path, known in walk(StoreConfig) if known.holds_texts}
 """Settings that are mappings: each is taken whole, from one place."""
 
+_OF_VIEWS = {"concurrency", "deadline"}
+"""What `with_options` sets, of a store of any type."""
+
 TOGETHER = (
     frozenset({"access_key", "secret_key", "session_token", "anonymous", "profile"}),
     frozenset({"client_cert", "client_key"}),
@@ -93,8 +96,7 @@ def load_config(
     kind = str(base.get(("type",), Given("s3")).value)
     if not isinstance(source, StoreConfig):
         _refuse_variables(kind, environ)
-    if kind == "memory" and settings.keys() - {"cache"}:
-        raise ConfigError(f"a memory store has no settings but cache, got {names_of(settings)}")
+    _refuse_settings(kind, settings)
     layers = [_by_own_name(kind, settings, "from an argument"), base]
     if kind == "s3" and not isinstance(source, StoreConfig):
         layers.append(environment_layer(environ))
@@ -104,12 +106,34 @@ def load_config(
             "no store is named: pass a URL (s3://, file://, memory://), the path of a YAML "
             f"file or a StoreConfig, or set {STORE}"
         )
+    if _is_of_untold_type(merged):
+        raise ConfigError(
+            f"{where}: block_store.type: expected file, for what stands below block_store.file: "
+            "it is s3 where nothing is said"
+        )
     if where.endswith("URL") and kind == "s3" and not any(path[0] == "s3" for path in merged):
         raise ConfigError(f"{where}: expected a bucket, s3://BUCKET/KEY_PREFIX")
     try:
         return as_config(merged)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+def _is_of_untold_type(merged: Layer) -> bool:
+    """Whether a folder is described, and neither a bucket nor which of the two is meant."""
+    named = ("type",) in merged or ("s3", "bucket") in merged
+    return not named and any(path[0] == "file" for path in merged)
+
+
+def _refuse_settings(kind: str, settings: Mapping[str, object]) -> None:
+    """Refuse arguments that a store of this type has no setting for."""
+    own = {"memory": {"cache"}, "file": settings.keys() - _OF_VIEWS}.get(kind, settings.keys())
+    others = [name for name in settings if name not in own]
+    if not others:
+        return
+    hint = "; with_options sets it" if _OF_VIEWS.issuperset(others) else ""
+    what = "no settings but cache" if kind == "memory" else "no such setting"
+    raise ConfigError(f"a {kind} store has {what}, got {names_of(others)}{hint}")
 
 
 def names_of(settings: Iterable[str]) -> str:

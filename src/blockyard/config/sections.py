@@ -286,6 +286,9 @@ class _Problem(NamedTuple):
         """The known name that is nearest to an unknown one: in its section, else below `root`."""
         here = self.section.settings
         paths = {path[-1]: ".".join((root.yaml_path, *path)) for path, _ in walk(root)}
+        _, dot, last = self.name.rpartition(".")
+        if dot and last in paths:
+            return f"; in a URL or an argument it is {last!r}, in YAML {paths[last]}"
         return nearest(self.name, list(here), {name: paths[name] for name in paths.keys() - here})
 
 

@@ -59,6 +59,8 @@ class ObjectHeaders:
         self.read = _own_key("", own_key)
         self._encryption = config.put.encryption
         self._write = _headers(defaults)
+        self.has_metadata = "metadata" in defaults
+        """Whether the store's settings say some of every object."""
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
         self.copied = _headers(kept)
         self.copied_part = self.read | _own_key("copy-source-", own_key)
@@ -82,6 +84,21 @@ class ObjectHeaders:
         elif given.keys() & {"kms_key_id", "kms_context"} and "kms" not in self._encryption:
             raise ValueError(f"{where}: options: encryption: expected aws:kms with a key of KMS")
         return _headers(kept | given)
+
+    def check_metadata(
+        self, where: str, options: PutOptions | None, headers: Mapping[str, str]
+    ) -> None:
+        """Raise `ValueError` for more metadata than S3 keeps; blockyard's own alone always fits."""
+        of_its_own = options is not None and bool(options.metadata)
+        if not (of_its_own or self.has_metadata):
+            return
+        size = metadata_size(headers)
+        if size > METADATA_LIMIT:
+            said = "options: metadata" if of_its_own else "the setting put.metadata"
+            raise ValueError(
+                f"{where}: {said}: with blockyard's own it has {size} bytes, "
+                f"the limit is {METADATA_LIMIT}"
+            )
 
 
 def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:

@@ -93,10 +93,15 @@ class S3Store(Store):
         )
 
     def write(self, ctx: Context, request: WriteRequest) -> Coroutine[Any, Any, BlockInfo]:
-        return self._writer.write(ctx, request, self._full_key(request.key))
+        full_key = self._full_key(request.operation, request.key)
+        return self._writer.write(ctx, request, full_key)
+
+    def check_write(self, request: WriteRequest) -> None:
+        _ = self._full_key(request.operation, request.key)
+        self._writer.check(request)
 
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
-        return self._reader.read(ctx, request, self._full_key(request.key))
+        return self._reader.read(ctx, request, self._full_key(request.operation, request.key))
 
     @property
     def reads_in_parts(self) -> bool:
@@ -104,7 +109,8 @@ class S3Store(Store):
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
         request = ReadRequest(key, operation="verify_block")
-        block = await self._reader.read(ctx, request, self._full_key(key), service_checksum_or_etag)
+        full_key = self._full_key(request.operation, key)
+        block = await self._reader.read(ctx, request, full_key, service_checksum_or_etag)
         return None if block.checksums is None else block.checksums.name
 
     @property
@@ -113,14 +119,15 @@ class S3Store(Store):
         return verifies and self._caller.capabilities.checksum_mode is True
 
     async def kept_crc32c(self, ctx: Context, operation: str, key: str, etag: str) -> int | None:
-        full_key = self._full_key(key)
+        full_key = self._full_key(operation, key)
         reply = await self._reader.head(ctx, operation, key, full_key, checksum=True)
         if responses.unquoted(reply.headers["etag"]) != etag:
             return None
         return crc32c_of_all(reply.headers)
 
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
-        return await self._uploads.start(ctx, request, self._full_key(request.key))
+        full_key = self._full_key(request.operation, request.key)
+        return await self._uploads.start(ctx, request, full_key)
 
     async def upload_part(
         self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
@@ -145,14 +152,16 @@ class S3Store(Store):
         return await self._uploads.list(ctx, prefix, token)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        reply = await self._reader.head(ctx, "stat_block", key, self._full_key(key))
+        full_key = self._full_key("stat_block", key)
+        reply = await self._reader.head(ctx, "stat_block", key, full_key)
         return responses.stat_result(reply, "stat_block", key)
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         learnt = self._caller.capabilities
         if learnt.copies is False:
             raise _no_copies(source_key)
-        source, target = self._full_key(source_key), self._full_key(target_key)
+        source = self._full_key("copy_block", source_key)
+        target = self._full_key("copy_block", target_key)
         call = FunctionCall(
             "copy_block",
             source_key,
@@ -208,7 +217,7 @@ class S3Store(Store):
     async def start_copy(
         self, ctx: Context, source_key: str, target_key: str
     ) -> tuple[OpenUpload, BlockInfo]:
-        _ = self._full_key(target_key)
+        _ = self._full_key("copy_block", target_key)
         return await self._part_copies.start(ctx, source_key, target_key)
 
     async def copy_part(
@@ -218,7 +227,7 @@ class S3Store(Store):
 
     async def _refuse_copy(self, ctx: Context, source_key: str, refused: S3Error) -> None:
         """Raise what says more than the service did, where it is for the object's sake."""
-        full_key = self._full_key(source_key)
+        full_key = self._full_key("copy_block", source_key)
         try:
             reply = await self._reader.head(ctx, "copy_block", source_key, full_key)
         except BlockStoreError:
@@ -235,7 +244,7 @@ class S3Store(Store):
             ) from refused
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
-        full_key = self._full_key(key)
+        full_key = self._full_key("delete_block", key)
         if if_match is not None:
             await self._matching_deletes.delete(ctx, key, full_key, if_match)
             return
@@ -282,7 +291,7 @@ class S3Store(Store):
         return f"s3://{self._config.bucket}/{self._prefix} at {where}"
 
     async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
-        return await self._caller.presigned(ctx, request, self._full_key(request.key))
+        return await self._caller.presigned(ctx, request, self._full_key("presign", request.key))
 
     def date(self, ctx: Context) -> datetime | None:
         return None if ctx.reply_headers is None else http_date(ctx.reply_headers.get("date", ""))
@@ -304,12 +313,12 @@ class S3Store(Store):
         latency = ctx.runtime.now() - begun
         return HealthReport(latency, self.name, reply.headers.get("server", ""))
 
-    def _full_key(self, key: str) -> str:
+    def _full_key(self, operation: str, key: str) -> str:
         full_key = self._prefix + key
         if len(full_key) * 4 > MAX_KEY_BYTES and len(full_key.encode()) > MAX_KEY_BYTES:
             raise InvalidKeyError(
-                f"key {key[:40]!r}...: with key_prefix it has {len(full_key.encode())} bytes, "
-                f"the limit is {MAX_KEY_BYTES}"
+                f"{operation} {key[:40]!r}...: with key_prefix the key has "
+                f"{len(full_key.encode())} bytes, the limit is {MAX_KEY_BYTES}"
             )
         return full_key
 

@@ -52,6 +52,7 @@ from blockyard.tidying import tidy_up
 _OPERATION = "write_object"
 _ALGORITHM = "x-amz-checksum-algorithm"
 _COMPOSITE = "COMPOSITE"
+_AS_LONG_AS_A_NONCE = "0" * 24
 _MORE = "more"
 """Set of an upload that another may have been begun besides: no reply said so."""
 _log = logging.getLogger("blockyard.s3")
@@ -72,11 +73,12 @@ class Uploads:
 
     async def start(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
         """See `Store.start_upload`. A condition that does not hold now is refused here."""
+        headers = self._headers(request)
         if request.conditional:
             if await self._holds_to(ctx, request) is False:
                 raise unconditional(request)
             await self._refuse_now(ctx, request, full_key)
-        return await self._create(ctx, request, full_key)
+        return await self.begin(ctx, request, full_key, headers)
 
     async def begin(
         self,
@@ -192,11 +194,15 @@ class Uploads:
                 raise
         return UploadPage([], None)
 
-    async def _create(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
+    def _headers(self, request: UploadRequest) -> dict[str, str]:
+        """Those of an object to be written. Raises `ValueError` for more metadata than fits."""
         headers = dict(self._caller.headers.write(_OPERATION, request.key, request.options))
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
-        return await self.begin(ctx, request, full_key, headers)
+        where = f"{request.operation} {request.key!r}"
+        with_nonce = headers | {NONCE: _AS_LONG_AS_A_NONCE}
+        self._caller.headers.check_metadata(where, request.options, with_nonce)
+        return headers
 
     async def _created(
         self,
@@ -290,7 +296,7 @@ class Uploads:
                     await self.abort(ctx, upload)
 
             probe.undo.append(abort)
-            opened = await self._create(own, wanted, probe.full_key)
+            opened = await self.begin(own, wanted, probe.full_key, self._headers(wanted))
             try:
                 part = await self.part(own, opened, 1, PROBE)
                 _ = await self.complete(own, opened, [part])

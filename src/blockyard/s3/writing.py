@@ -32,7 +32,7 @@ from blockyard.s3.call import Call
 from blockyard.s3.calls import Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
-from blockyard.s3.object_headers import ENCRYPTION, METADATA_LIMIT, check_encrypted, metadata_size
+from blockyard.s3.object_headers import ENCRYPTION, check_encrypted
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import refuses_a_header
 from blockyard.s3.responses import check_stored, check_taken
@@ -109,8 +109,7 @@ class Writer:
             headers[NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
             headers[REPLACES] = replaced(request.if_match)
-        if request.options is not None and request.options.metadata:
-            _check_metadata(request, headers)
+        self._check_metadata(request, headers)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
         put = _Put(
@@ -129,6 +128,16 @@ class Writer:
         if self._holds_to(request) is None:
             await self._check_conditional(ctx, put)
         return info
+
+    def check(self, request: WriteRequest) -> None:
+        """See `Store.check_write`."""
+        headers = self._caller.headers.write(request.operation, request.key, request.options)
+        if self._caller.headers.has_metadata:
+            self._check_metadata(request, upload_headers(request.data) | headers)
+
+    def _check_metadata(self, request: WriteRequest, headers: Mapping[str, str]) -> None:
+        where = f"{request.operation} {request.key!r}"
+        self._caller.headers.check_metadata(where, request.options, headers)
 
     def _holds_to(self, request: WriteRequest) -> bool | None:
         """Whether the service holds a write to the condition of this one; None: not known yet."""
@@ -287,15 +296,6 @@ class Writer:
             return self.payload_hash(data), upload_headers(data)
 
         return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
-
-
-def _check_metadata(request: WriteRequest, headers: Mapping[str, str]) -> None:
-    size = metadata_size(headers)
-    if size > METADATA_LIMIT:
-        raise ValueError(
-            f"{request.operation} {request.key!r}: options: metadata: with blockyard's checksums "
-            f"it has {size} bytes, the limit is {METADATA_LIMIT}"
-        )
 
 
 def replaced(etag: str) -> str:

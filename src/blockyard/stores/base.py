@@ -187,11 +187,14 @@ def check_match(where: str, if_match: str | None, etag: str) -> None:
 
 
 def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
-    """Raise `UnsupportedError` for options that a store has no place for but `kept`."""
+    """Raise `UnsupportedError` for options that a store has no place for but `kept`.
+
+    Empty metadata and tags, which say that there are none, take no place.
+    """
     if request.options is None:
         return
-    for name in request.options.given():
-        if name not in kept:
+    for name, value in request.options.given().items():
+        if name not in kept and value:
             error = UnsupportedError(
                 f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
             )
@@ -262,6 +265,13 @@ class Store(ABC):
         `BlockNotFoundError` where there is none, and change nothing. A store that can't hold a
         write to its condition raises `UnsupportedError`.
         """
+
+    def check_write(self, request: WriteRequest) -> None:
+        """Raise what `write` raises for a block that the store never takes, whatever is there.
+
+        Asks nobody. Who keeps a block to write it later asks first: nobody would be told then.
+        """
+        return
 
     @abstractmethod
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
@@ -380,7 +390,10 @@ class Store(ABC):
 
     @abstractmethod
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        """Size, ETag and time of the block, or `BlockNotFoundError`."""
+        """Size, ETag and time of the block, and its metadata: {} where it has none.
+
+        `BlockNotFoundError`.
+        """
 
     async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
         """What a write elsewhere says for its object to be as this one, and what this is.

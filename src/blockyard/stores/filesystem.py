@@ -203,7 +203,7 @@ class FilesystemStore(Store):
             tries_left -= 1
 
     def _write(self, request: WriteRequest, now: float, check: Check) -> BlockInfo:
-        with self._errors(f"write_block {request.key!r}"):
+        with self._errors(f"{request.operation} {request.key!r}"):
             check()
             self._prepare()
             version = self._expected(request, path_of(request.key))
@@ -311,7 +311,7 @@ class FilesystemStore(Store):
                 data = disk.read_range(file, begin, size, check)
             if self._reads_cached is None:
                 self._reads_cached = syscalls.reads_cached(file)
-        return Block(data, size, lambda: disk.block_info(key, known))
+        return Block(data, size, lambda: _told(key, known))
 
     def _read_cached(self, request: ReadRequest, check: Check) -> Block | None:
         """The same on the spot, of up to 256 KiB that are in the page cache; None: not so.
@@ -329,7 +329,7 @@ class FilesystemStore(Store):
         if request.into is not None:
             request.into[:size] = data
             data = b""
-        return Block(data, size, lambda: disk.block_info(key, known))
+        return Block(data, size, lambda: _told(key, known))
 
     def _stat(self, key: str, check: Check) -> BlockInfo:
         path = path_of(key)
@@ -339,7 +339,7 @@ class FilesystemStore(Store):
                 known = disk.stat_block(self._root, path)
             except FileNotFoundError:
                 raise _not_found("stat_block", key) from None
-        return disk.block_info(key, known)
+        return _told(key, known)
 
     def _copy(self, source_key: str, target_key: str, now: float, check: Check) -> CopyResult:
         with self._opened("copy_block", source_key, check) as (file, source):
@@ -371,6 +371,8 @@ class FilesystemStore(Store):
         }
 
     def _delete_one(self, key: str, check: Check) -> None:
+        with self._errors(f"delete_block {key!r}"):
+            check()
         for error in self._delete([key], check).values():
             try:
                 raise error
@@ -398,6 +400,7 @@ class FilesystemStore(Store):
                 after += _BEHIND_ALL
             walk = Walk(self._root, prefix, after, by_folder=by_folder)
         with self._errors(f"{request.operation} {prefix!r}"):
+            check()
             blocks, folders, more = walk.page(request.page_size, check)
         if not more:
             return Page(blocks, None, folders)
@@ -515,6 +518,11 @@ def _is_stale(error: LocalStorageError) -> bool:
 
 def _not_found(operation: str, key: str) -> BlockNotFoundError:
     return BlockNotFoundError(f"{operation} {key!r}: no block under that key")
+
+
+def _told(key: str, known: os.stat_result) -> BlockInfo:
+    """What a look at a block tells: that it has no metadata, since there is no place for any."""
+    return disk.block_info(key, known)._replace(metadata={})
 
 
 def _exists(request: WriteRequest | UploadRequest) -> BlockExistsError:

@@ -11,7 +11,7 @@ any moment leaves the child a store that works.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -23,7 +23,6 @@ from blockyard.crc32c import crc32c
 from blockyard.errors import (
     BlockExistsError,
     BlockNotFoundError,
-    DeadlineExceededError,
     LocalStorageError,
 )
 from blockyard.model import (
@@ -55,11 +54,20 @@ from blockyard.stores.base import (
 from blockyard.stores.ordered_keys import OrderedKeys
 
 _AFTER_SLASH = chr(ord("/") + 1)
+_NO_METADATA: Mapping[str, str] = {}
 
 
 class _Block(NamedTuple):
+    """A block; `metadata` and `content_type` are told by a look at it, and not by a listing."""
+
     data: bytes
     info: BlockInfo
+    metadata: Mapping[str, str] = _NO_METADATA
+    content_type: str = ""
+
+    def told(self) -> BlockInfo:
+        """All that is known of it."""
+        return self.info._replace(metadata=dict(self.metadata), content_type=self.content_type)
 
 
 class MemoryStore(Store):
@@ -78,15 +86,16 @@ class MemoryStore(Store):
         return self._write(ctx, request, bytes(request.data))
 
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
-        data, info = self._get(ctx, request.operation, request.key)
-        check_conditions(request, info.etag)
+        block = self._get(ctx, request.operation, request.key)
+        data = block.data
+        check_conditions(request, block.info.etag)
         begin, end = requested_range(request, len(data))
         size = end - begin
         check_size(request, size)
         if request.into is not None:
             request.into[:size] = memoryview(data)[begin:end]
-            return Block(b"", size, lambda: info)
-        return Block(data[begin:end], size, lambda: info)
+            return Block(b"", size, block.told)
+        return Block(data[begin:end], size, block.told)
 
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
         _check(ctx, request.operation, request.key)
@@ -122,13 +131,12 @@ class MemoryStore(Store):
         return UploadPage(sorted(each for each in uploads if each.key.startswith(prefix)), None)
 
     async def stat_block(self, ctx: Context, key: str) -> BlockInfo:
-        return self._get(ctx, "stat_block", key).info
+        return self._get(ctx, "stat_block", key).told()
 
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         source = self._get(ctx, "copy_block", source_key)
         block = self._block(ctx, target_key, source.data)
-        kept, kind = source.info.metadata, source.info.content_type
-        block = block._replace(info=block.info._replace(metadata=kept, content_type=kind))
+        block = block._replace(metadata=source.metadata, content_type=source.content_type)
         one_step.put(self._blocks, target_key, block)
         self._keys.note(target_key)
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
@@ -191,10 +199,9 @@ class MemoryStore(Store):
         # The checksum tells contents apart across stores, the count within this one.
         etag = f"{crc32c(data):08x}-{next(self._writes):x}"
         info = BlockInfo(key, len(data), etag, modified)
-        if options is not None:
-            kept, kind = dict(options.metadata or {}), options.content_type or ""
-            info = info._replace(metadata=kept, content_type=kind)
-        return _Block(data, info)
+        if options is None:
+            return _Block(data, info)
+        return _Block(data, info, dict(options.metadata or {}), options.content_type or "")
 
     def _write(self, ctx: Context, request: WriteRequest | UploadRequest, data: bytes) -> BlockInfo:
         key = request.key
@@ -241,7 +248,4 @@ class MemoryStore(Store):
 
 def _check(ctx: Context, operation: str, key: str) -> None:
     """Look at the deadline before an operation, each of which takes well below a second."""
-    try:
-        ctx.check_deadline()
-    except DeadlineExceededError as error:
-        raise DeadlineExceededError(f"{operation} {key!r}: {error}") from None
+    ctx.check_deadline_of(f"{operation} {key!r}")

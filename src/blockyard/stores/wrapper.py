@@ -44,6 +44,9 @@ class WrapperStore(Store):
     async def write(self, ctx: Context, request: WriteRequest) -> BlockInfo:
         return await self.inner.write(ctx, request)
 
+    def check_write(self, request: WriteRequest) -> None:
+        self.inner.check_write(request)
+
     async def read(self, ctx: Context, request: ReadRequest) -> Block:
         return await self.inner.read(ctx, request)
 

@@ -16,6 +16,7 @@ from blockyard.errors import (
     UnsupportedError,
 )
 from blockyard.model import BlockInfo
+from blockyard.put_options import PutOptions
 from blockyard.sync import BlockStore
 from blockyard.testing.capabilities import Capability
 from blockyard.testing.clients import Client
@@ -113,6 +114,17 @@ class BlockTests(SuiteBase):
         assert known.last_modified is not None
         assert known.last_modified.utcoffset() == timedelta(0)
         assert store.block_exists(KEY) is True
+
+    def test_a_look_tells_that_there_is_no_metadata(self, store: BlockStore) -> None:
+        _ = store.write_block(KEY, b"block")
+
+        assert store.stat_block(KEY).metadata == {}
+        assert [block.metadata for block in store.iter_blocks()] == [None]  # a listing tells none
+
+    def test_no_metadata_and_no_tags_take_no_place(self, store: BlockStore) -> None:
+        _ = store.write_block(KEY, b"block", options=PutOptions(metadata={}, tags={}))
+
+        assert store.read_block(KEY) == b"block"
 
     def test_if_absent_stores_once(self, store: BlockStore) -> None:
         self._need_conditional_writes()

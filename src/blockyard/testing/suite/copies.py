@@ -57,7 +57,7 @@ class CopyTests(SuiteBase):
     def test_a_missing_source(self, store: BlockStore, target: str) -> None:
         _ = store.write_block("target", b"old")
 
-        with pytest.raises(BlockNotFoundError, match="'missing'"):
+        with pytest.raises(BlockNotFoundError, match="copy_block 'missing'"):
             _ = store.copy_block("missing", target)
 
         assert store.read_block("target") == b"old"
