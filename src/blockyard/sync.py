@@ -646,9 +646,9 @@ class BlockStore(Client[BlockingRuntime]):
 
         Blocks of writes that were killed, a day old at least; generations that were replaced half
         an hour ago; tombstones ten minutes old; parts of objects whose keys begin so, of uploads
-        that began a day ago and were never completed. With `dry_run` it only tells what would be removed.
-        `no_writers` promises that nobody writes there, and nobody reads what was replaced: then age
-        is no matter.
+        that began a day ago and were never completed. With `dry_run` it only tells what would be
+        removed. `no_writers` promises that nobody writes there, and nobody reads what was replaced:
+        then age is no matter.
         """
         clean = partial(self._cleaner.clean_contents, dry_run=dry_run, no_writers=no_writers)
         return self._run_many(clean, prefix)

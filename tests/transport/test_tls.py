@@ -498,15 +498,12 @@ def test_a_folder_of_trusted_certificates(
 
 @both_runtimes
 def test_a_key_log_that_can_not_be_written_is_named(
-    runtime: RuntimeName,
-    good: ssl.SSLContext,
-    trusting: HttpConfig,
-    monkeypatch: pytest.MonkeyPatch,
+    runtime: RuntimeName, trusting: HttpConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python opens it with every context, and the certificates are not to blame."""
     monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
     with (
-        Peer(lambda client: shake_hands(good, client)) as server,
+        Peer(lambda client: client.recv(1)) as server,
         driving(runtime, trusting) as driver,
         pytest.raises(ConfigError, match=r"^SSLKEYLOGFILE: .*'/nowhere/keys'"),
     ):
