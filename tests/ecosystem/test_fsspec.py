@@ -43,8 +43,9 @@ from blockyard.fsspec import (
     changes,
     files,
     filesystem,
+    info_cache,
     reading,
-    remembered,
+    upload,
     writing,
 )
 from blockyard.fsspec.files import BlockFiles
@@ -135,8 +136,8 @@ def test_what_is_remembered_for_ever(
     fs.pipe_file("a", b"1")
     assert fs.info("a")["size"] == 1
     _ = client.write_block("a", b"22")
-    now = remembered.time.monotonic()
-    monkeypatch.setattr(remembered.time, "monotonic", lambda: now + 1e9)
+    now = info_cache.time.monotonic()
+    monkeypatch.setattr(info_cache.time, "monotonic", lambda: now + 1e9)
     assert fs.info("a")["size"] == 1
     fs.invalidate_cache()
     assert fs.info("a")["size"] == 2
@@ -152,7 +153,7 @@ def test_what_is_remembered_is_forgotten(
     fs: Any, client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(remembered.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(info_cache.time, "monotonic", lambda: clock[0])
     _ = client.write_block("a/b", b"1")
     assert fs.info("a/b")["size"] == 1
     _ = client.write_block("a/b", b"22")
@@ -227,7 +228,7 @@ def test_what_turns_out_to_be_gone_is_not_remembered(
 
 
 def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
-    known = remembered.Remembered(60)
+    known = info_cache.InfoCache(60)
     before = known.state
     known.forget("a/b")
     known.keep([{"name": "a/b", "size": 1}], before)
@@ -237,8 +238,8 @@ def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
 
 
 def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "_MOST", 10)
-    known = remembered.Remembered(60)
+    monkeypatch.setattr(info_cache, "_MOST", 10)
+    known = info_cache.InfoCache(60)
     known.keep([{"name": str(number)} for number in range(8)], known.state)
     known.keep([{"name": "0"}, *({"name": f"{number}"} for number in range(8, 15))], known.state)
     assert [name for name in map(str, range(15)) if known.get(name)] == [
@@ -714,7 +715,7 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
     client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handler raises at any line: all is stored, once, or the file is given up."""
-    monkeypatch.setattr(writing, "_LARGE", 1000)
+    monkeypatch.setattr(upload, "_LARGE", 1000)
     data = DATA[:7000]
     fs, interrupted, stored = BlockyardFileSystem(store=client), 0, 0
 
@@ -726,7 +727,7 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
         interrupted += 1
         file = fs.open("a", "wb", block_size=3000)
         try:
-            with at_line(interrupted, {writing.__file__}, ring) as lines:
+            with at_line(interrupted, {writing.__file__, upload.__file__}, ring) as lines:
                 while (at := file.tell()) < len(data):
                     with contextlib.suppress(KeyboardInterrupt):
                         _ = file.write(memoryview(data)[at : at + 700])

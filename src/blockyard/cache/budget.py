@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from blockyard import syscalls
 from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
-from blockyard.config import SMALLEST_DISK
+from blockyard.config.cache import SMALLEST_DISK
 from blockyard.crc32c import crc32c
 from blockyard.managing import contextmanager
 from blockyard.model import MIB

@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from blockyard import one_step, syscalls
+from blockyard import atomic_dict, syscalls
 from blockyard.cache.budget import SMALLEST, Budget
 from blockyard.cache.entry import Head, name_of
-from blockyard.cache.filling import WorkQueue
 from blockyard.cache.folder import Folder
-from blockyard.cache.kept import (
+from blockyard.cache.open_entry import (
     KEPT,
     DamagedEntryError,
     OpenEntry,
@@ -38,6 +37,7 @@ from blockyard.cache.kept import (
     WouldBlockError,
 )
 from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, MustWait, Pages, span_within
+from blockyard.cache.work_queue import WorkQueue
 from blockyard.cache.writing import EntryWriter
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
@@ -242,10 +242,10 @@ class DiskCache(DiskTier):
                 pass_on_foreign(error)
                 self._trouble = error
             few = key in self._undropped or len(self._undropped) < _UNDROPPED - 1
-            one_step.put(self._undropped, key if few else _ALL, object())
+            atomic_dict.put(self._undropped, key if few else _ALL, object())
         else:
             if before is not None:
-                _ = one_step.remove(self._undropped, key, before)
+                _ = atomic_dict.remove(self._undropped, key, before)
 
     def _drop_again(self) -> None:
         """Make good what could not be removed: key by key, or all where there were too many."""
@@ -259,7 +259,7 @@ class DiskCache(DiskTier):
         self._writer.remove_all()
         self._folder.change_all()
         for key, failure in before.items():
-            _ = one_step.remove(self._undropped, key, failure)
+            _ = atomic_dict.remove(self._undropped, key, failure)
 
     def _remove_damaged(self, key: str) -> None:
         self._damaged += 1

@@ -3,7 +3,7 @@
     stage/NAME         the version of a block that is to be uploaded: an entry (`entry.py`), synced
     stage/.new/RANDOM  what is being written, locked (flock(2)) by who does
     locks/lock-..      held for a moment by whoever changes what is staged: see `stores/locks.py`
-    locks/room, locks/uploads, doubt/NAME: see `room.py`, `key_locks.py` and `doubt.py`
+    locks/room, locks/uploads, doubt/NAME: see `quota.py`, `key_locks.py` and `in_doubt.py`
 
 A version that is staged is never changed: another one replaces it in one step, and its removal
 makes sure that it is still that one. In the place of an ETag its head has a name of its own.
@@ -27,8 +27,8 @@ from blockyard import syscalls
 from blockyard.cache import entry
 from blockyard.cache.entry import HEAD, Head, name_of
 from blockyard.cache.folder import Descriptor, Folder, allocated
-from blockyard.cache.kept import DamagedEntryError, OpenEntry
-from blockyard.cache.room import Room
+from blockyard.cache.open_entry import DamagedEntryError, OpenEntry
+from blockyard.cache.quota import Quota
 from blockyard.cache.tier import Pages
 from blockyard.managing import contextmanager
 from blockyard.model import MIB, BlockInfo
@@ -124,7 +124,7 @@ class Stage:
         self._root = f"{folder.root}/stage"
         self._locks = f"{folder.root}/locks"
         self._new = f"{self._root}/.new"
-        self._room = Room(self._locks, size, self.remake)
+        self._quota = Quota(self._locks, size, self.remake)
         self._least = size // _MOST_BLOCKS
         """Bytes that a block takes at least, so that there are not too many of them."""
         self._was_full = False
@@ -140,7 +140,7 @@ class Stage:
         for path in (self._root, self._new, self._locks):
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-        self._room.prepare()
+        self._quota.prepare()
         syscalls.sync_folder_at(str(self._folder.root))
 
     def name(self, key: str) -> bytes:
@@ -324,7 +324,7 @@ class Stage:
 
     def _take_room(self, need: int, new: _New) -> None:
         """Take room for a file that is there. Raises `NoRoomError`."""
-        while not self._room.take(max(need, self._least)):
+        while not self._quota.take(max(need, self._least)):
             self._look_for_room(need, new.path)
 
     def _look_for_room(self, need: int, own: str = "") -> None:
@@ -340,7 +340,7 @@ class Stage:
             staged = sum(max(each.allocated, self._least) for each in files)
             return self.size - self._overhead() - written - staged
 
-        self._was_full = self._room.count(left) < max(need, self._least)
+        self._was_full = self._quota.count(left) < max(need, self._least)
         if self._was_full:
             raise NoRoomError(sum(each.allocated for each in files), "the stage is full")
 
@@ -362,7 +362,7 @@ class Stage:
 
     def _overhead(self) -> int:
         """Bytes on the disk of the folders that the stage needs."""
-        paths = (self._root, self._new, self._locks, f"{self._folder.root}/doubt", self._room.path)
+        paths = (self._root, self._new, self._locks, f"{self._folder.root}/doubt", self._quota.path)
         return sum(map(allocated, paths))
 
     def _being_written(self, but: str = "") -> int:

@@ -38,14 +38,8 @@ from blockyard.model import (
     StoreStats,
 )
 from blockyard.put_options import PutOptions
-from blockyard.stores.base import (
-    ListRequest,
-    OpenUpload,
-    PresignRequest,
-    ReadRequest,
-    WriteRequest,
-    requested_range,
-)
+from blockyard.stores.base import ListRequest, OpenUpload, PresignRequest, ReadRequest, WriteRequest
+from blockyard.stores.checks import requested_range
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.times import utc
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -93,7 +87,7 @@ class WriteBackStore(WrapperStore):
             self._stage.prepare()
             self._sender.prepare()
             left = not self._stage.is_empty() or bool(self._sender.marked())
-        inner.in_doubt = self._sender.in_doubt
+        inner.tiers.in_doubt = self._sender.in_doubt
         if left:
             self._uploads.add(_ALL)
 

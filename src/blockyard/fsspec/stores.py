@@ -19,7 +19,7 @@ Given = Source | Store | Client[Any]
 
 
 class Place(NamedTuple):
-    """Where a path leads: the files of a store, the name in it, and what comes before that."""
+    """Where a path leads: the files of a store, the name there, and what comes before it."""
 
     files: Files
     base: str
@@ -51,7 +51,7 @@ class Stores:
         return config is not None and config.selected is None
 
     def place(self, path: str) -> Place:
-        """Where `path` leads. Raises `InvalidKeyError`, `ConfigError`."""
+        """Resolve `path`. Raises `InvalidKeyError`, `ConfigError`."""
         if self.given is not None:
             return Place(*self._places[""], path)
         bucket, _, key = path.partition("/")

@@ -1,7 +1,7 @@
-"""The connections of a store: one pool for each process, shared by its threads and event loops.
+"""The connection pool of a store: one for each process, shared by its threads and event loops.
 
-A signal handler, a weakref callback or a `__del__` may call the store in the middle of any
-function here, and wait for another thread that is here too. So no lock is taken: see `Pool`.
+A signal handler, a weakref callback or a `__del__` may call the store in the middle of any function
+here, and wait for another thread that is in here too. So no lock is taken: see `Pool`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
 
 _LOOK_AGAIN = 0.5
-"""Seconds after which one that waits for a slot looks for itself: nobody tells of a slot that is
-free since an exception ended the call that had it."""
+"""Seconds after which a call that waits for a slot checks again: no wake-up is sent for a slot that
+became free by garbage collection, after an exception in the call that held it."""
 
 
 class Connections:
-    """How a store's connections are made, and the pool of each process that uses it.
+    """How a store's connections are made, and the pool of each process.
 
-    Those that are `shared` by clients outlast each: who made them closes the pool.
+    A pool that is `shared` by clients outlives each of them: its maker closes it.
     """
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, *, shared: bool = False) -> None:
@@ -50,9 +50,10 @@ class Connections:
         """This process's pool."""
 
     def close(self) -> bool:
-        """A client closes, or is dropped: its calls that wait see that it has.
+        """Close the pool for a client that closes or is dropped, unless others share it.
 
-        The pool closes with it, unless others share it; whether idle connections were closed.
+        Waiting calls are woken, to find their client closed. Returns whether idle connections were
+        closed.
         """
         pool = self.here()
         if not self.shared:
@@ -61,12 +62,12 @@ class Connections:
         return False
 
     def abandon(self) -> None:
-        """Close this process's sockets, but for what others share; nothing is sent."""
+        """Close this process's sockets, unless others share them; nothing is sent to peers."""
         if not self.shared:
             self.here().abandon()
 
     def warn_of_drop(self) -> None:
-        """Say that what had them was dropped without `close`, where somebody was to close it."""
+        """Warn that a client was dropped without `close`, if it was to be closed."""
         if not self.dropped_quietly:
             warn_of_drop()
 
@@ -86,12 +87,12 @@ class ConnectionPool:
     async def take(
         self, request: Request, holder: object, timeouts: Timeouts, poller: Poller
     ) -> Connection:
-        """An idle connection, or a new one; waits while too many are taken.
+        """Take an idle connection, or make one; waits while the limit is reached.
 
-        It is lent to `holder`, until it is released or `holder` is gone: see `Pool`.
+        The connection is held by `holder` until it is released or `holder` is freed: see `Pool`.
 
-        A call that is nested in another one of this thread does not wait for that one: it goes
-        over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
+        A call nested in another call of the same thread would wait for that call, so it exceeds the
+        limit instead. Raises `TransportError`, and `StoreClosedError` once the store is closed.
         """
         origin, over_limit = request.origin, False
         while True:
@@ -132,7 +133,7 @@ class ConnectionPool:
             self._end(each)
 
     def drop_idle_since(self, origin: Origin, before: float) -> None:
-        """A connection that was idle did not answer: those that were idle as long go as well."""
+        """Close the connections that have been idle as long as one that turned out to be dead."""
         for each in self._pool.drop_idle_since(origin, before):
             self._end(each)
 
@@ -145,11 +146,7 @@ class ConnectionPool:
         return self._pool.counts()
 
     def close(self) -> bool:
-        """Keep no connection any more: close the idle ones, and say whether there were any.
-
-        Those in use close when they are given back. Whoever waits for a slot looks again whether
-        the store is open.
-        """
+        """Close idle connections, and keep none from now on; whether there were any."""
         self._closed = True
         idle = self._pool.clear()
         self.wake_all()
@@ -158,13 +155,13 @@ class ConnectionPool:
         return bool(idle)
 
     def wake_all(self) -> None:
-        """Have all who wait for a slot look again."""
+        """Wake all calls that wait for a slot, to check again."""
         for origin, waiting in list(self._waiting.items()):
             for _ in range(len(waiting)):
                 self._wake_one(origin)
 
     def abandon(self) -> None:
-        """Close this process's copies of the sockets; nothing is sent."""
+        """Close this process's copies of the sockets; nothing is sent to peers."""
         for each in list(self._open):
             connection = each()
             if connection is not None:
@@ -209,7 +206,7 @@ class ConnectionPool:
             self._wake_one(origin)
 
     def _end(self, connection: Connection) -> None:
-        """Close one that was idle."""
+        """Close an idle connection."""
         connection.end()
         self._open.discard(ref(connection))
 
@@ -218,11 +215,11 @@ class ConnectionPool:
         self._open.discard(ref(connection))
 
 
-def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
-    """Whether a call on this thread would wait for a slot that is held by what it interrupts.
+def would_deadlock(pool: ConnectionPool, itself: int = 0) -> bool:
+    """Whether a call on this thread would wait for a slot that is held further up its stack.
 
-    That is an exchange over `pool` further up this thread's stack (but for `itself`, where one is
-    under way already), or what this thread does for an event loop, when a finalizer runs there.
+    That is an exchange over `pool` that it interrupts (beside `itself`, the number of exchanges
+    that are its own), or an event loop of this thread, when a finalizer runs there.
     """
     # what `inspect.currentframe` calls; that module is slow to import
     calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]
@@ -234,7 +231,7 @@ def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
 
 
 def _removed(waiting: deque[Waker], waker: Waker) -> bool:
-    """Whether it was among those that wait, where it is no more."""
+    """Remove a waker; whether it was among those waiting."""
     try:
         waiting.remove(waker)
     except ValueError:

@@ -27,7 +27,7 @@ _look_ups: dict[tuple[int, str], LookUp] = {}
 
 
 class Address(NamedTuple):
-    """Where a socket can be connected to, as `socket.getaddrinfo` says it; the port is 0."""
+    """A socket address, as `socket.getaddrinfo` returns it; the port is 0."""
 
     family: int
     kind: int
