@@ -208,7 +208,7 @@ class DiskCache(DiskTier):
         return pages
 
     def _open(self, key: str, wait: bool) -> OpenEntry | None:
-        """The key's entry, which is of its present epoch; None if there is none."""
+        """Open the key's entry, if it is of the current epoch; else None."""
         name = self._name(key)
         epoch = self._folder.epoch(name)
         file = self._folder.open_entry(name)
@@ -225,7 +225,7 @@ class DiskCache(DiskTier):
         return opened
 
     def _may_be_old(self, key: str) -> bool:
-        """Whether the key's entry could not be removed when it was changed."""
+        """Whether the key's entry could not be removed when the key was changed."""
         return key in self._undropped or _ALL in self._undropped
 
     def _drop(self, key: str) -> None:
@@ -248,7 +248,7 @@ class DiskCache(DiskTier):
                 _ = atomic_dict.remove(self._undropped, key, before)
 
     def _drop_again(self) -> None:
-        """Make good what could not be removed: key by key, or all where there were too many."""
+        """Retry the removal of stale entries: key by key, or all if there were too many."""
         before = self._undropped.copy()
         if _ALL not in before:
             for key in before:
@@ -282,7 +282,7 @@ class DiskCache(DiskTier):
         self._on_disk(now, lambda: self._writer.put(head, pages))
 
     def _prepare(self, now: float) -> None:
-        """Have the folder again, which was removed or could not be used."""
+        """Make the folder again after it was removed or unusable."""
         self._dropped += 1
         self._on_disk(now, self._folder.ensure)
 
@@ -291,7 +291,7 @@ class DiskCache(DiskTier):
         self._on_disk(now, lambda: self._writer.note_checked(name, info.etag, at))
 
     def _on_disk(self, now: float, write: Callable[[], None]) -> None:
-        """Write, unless the disk fails: then not for a while, and what waits is dropped."""
+        """Run a write; when the disk fails, stop writing for a while and drop what waits."""
         try:
             self._drop_again()
             self._note_hits()
@@ -313,12 +313,12 @@ class DiskCache(DiskTier):
                 self._warn(now, trouble)
 
     def _warn(self, now: float, error: Exception) -> None:
-        """Say so once a minute, however often it fails."""
+        """Log a disk failure, once a minute."""
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY
             _log.warning("the disk cache in %s is passed by: %s", self._folder.root, error)
 
 
 def _most_kept(descriptors: int) -> int:
-    """How many entries are kept open by a process that may have so many descriptors."""
+    """How many entries to keep open in a process with so many descriptors."""
     return KEPT if descriptors == resource.RLIM_INFINITY else max(1, min(KEPT, descriptors // 8))

@@ -128,7 +128,10 @@ class MemoryTier:
         return self._books.here().policy.used if self.entries else 0
 
     def find(self, request: ReadRequest, epoch: object) -> Pages | None:
-        """The pages of a block that were kept under that epoch."""
+        """What is kept of a block under that epoch; None where nothing is.
+
+        `Pages` with the bytes requested, or without bytes where some of them are missing.
+        """
         entry = self.entries.get(request.key)
         if entry is None or entry.epoch != epoch:
             return None
@@ -141,7 +144,10 @@ class MemoryTier:
     def ranges(
         self, wanted: Sequence[Range], epoch_of: Callable[[str], object], since: float
     ) -> list[bytes | None]:
-        """The bytes of each range, from entries of the current epoch that were checked `since`."""
+        """The bytes of each range, from entries of the current epoch that were checked `since`.
+
+        A fast path for hits, without requests and results; misses and errors are None.
+        """
         entries = self.entries
         found: list[bytes | None] = []
         for key, begin, length in wanted:

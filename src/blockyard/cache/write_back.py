@@ -94,7 +94,7 @@ class WriteBackStore(WrapperStore):
     # Reads.
 
     def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
-        """See `Store.read_at_once`: nothing of what is staged."""
+        """See `Store.read_at_once`; None for staged blocks."""
         if self._stage.may_hold(self._stage.name(request.key)):
             return None
         return self.inner.read_at_once(ctx, request)
@@ -205,7 +205,7 @@ class WriteBackStore(WrapperStore):
         return info
 
     async def _put_in_turn(self, ctx: Context, request: WriteRequest) -> tuple[BlockInfo, int]:
-        """Stage a block, once there is room; also how many syncs had failed by then.
+        """Stage a block once there is room; also how many syncs had failed before.
 
         Raises `StageFullError`.
         """
@@ -236,7 +236,7 @@ class WriteBackStore(WrapperStore):
     # Uploads.
 
     async def _uploaded(self, ctx: Context, where: str, key: str) -> None:
-        """Have the block in the store, for a call that asks the store about it."""
+        """Upload the block now, for an operation that asks the store about it."""
         with folder_errors(where):
             await self._sender.upload(ctx, self._stage.name(key))
 
@@ -250,12 +250,12 @@ class WriteBackStore(WrapperStore):
             _ = await few.gather(partial(self._sender.upload, ctx), [each.name for each in below])
 
     def _below(self, prefix: str) -> builtins.list[Waiting]:
-        """What this store has staged under keys with that prefix."""
+        """The blocks that this store has staged under keys with that prefix."""
         keys = [(each, self._stage.key(each.name)) for each in self._stage.waiting()]
         return [each for each, key in keys if key and key.startswith(prefix)]
 
     def _upload_later(self, name: bytes) -> float | None:
-        """For `Uploads`: upload it now; or when to try again."""
+        """Called by `Uploads`: upload a staged block; returns when to retry, or None."""
         ctx = Context(self._runtime, None, 1)
         try:
             if name == _ALL:
@@ -271,7 +271,7 @@ class WriteBackStore(WrapperStore):
             return self._runtime.now() + self._note_failure(name, error)
 
     def _note_failure(self, name: bytes, error: Exception) -> float:
-        """Remember why an upload failed; returns after how many seconds to try again."""
+        """Record a failed upload; returns the seconds until its retry."""
         tries = self._failed.get(name, (0, ""))[0] + 1
         self._failed[name] = tries, str(error) or type(error).__name__
         now = self._runtime.now()
@@ -289,7 +289,7 @@ class WriteBackStore(WrapperStore):
         return await ctx.runtime.blocking(partial(self._stage.find, name))
 
     def _look_for_others(self) -> None:
-        """Once a minute: what others have left who were killed. A forked child leaves it alone."""
+        """Once a minute, take over what killed processes left. Not in a forked child."""
         if self._runtime.now() >= self._scan_at and self._process == os.getpid():
             self._scan_at = self._runtime.now() + _SCAN_EVERY
             self._uploads.add(_ALL)
@@ -329,7 +329,7 @@ class WriteBackStore(WrapperStore):
             return await ctx.runtime.blocking(partial(self._described, left))
 
     async def _drained(self, ctx: Context, name: bytes) -> bytes | None:
-        """Upload what is staged under a name; None where that failed, or it was too late for it."""
+        """Upload a staged block; None where that failed, or the deadline has passed."""
         if ctx.deadline is not None and ctx.runtime.now() >= ctx.deadline:
             return None
         try:
@@ -384,6 +384,6 @@ class WriteBackStore(WrapperStore):
 
 
 def _few_at_once(ctx: Context, waiting: Sequence[Waiting]) -> Context:
-    """A context with so much concurrency that these blocks are uploaded in bounded memory."""
+    """A context whose concurrency keeps the memory of these uploads bounded."""
     largest = max((each.size for each in waiting), default=0)
     return replace(ctx, concurrency=max(1, min(ctx.concurrency, _IN_FLIGHT // max(1, largest))))

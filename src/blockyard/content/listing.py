@@ -38,7 +38,11 @@ class ContentListing:
     async def layout(
         self, ctx: Context, content_id: str, operation: str, *, cached: bool = True
     ) -> Layout:
-        """The layout of the current version: one request, and a listing if it has no manifest."""
+        """The layout of the current version: one request, and a listing if it has no manifest.
+
+        Raises `BlockNotFoundError` when there is no such content, `IntegrityError` for a damaged
+        manifest, and for blocks in the plain layout that make no whole content.
+        """
         content_id = check_content_id(operation, content_id)
         found = await self._register.look(ctx, content_id, operation, cached=cached)
         if found.live is not None:
@@ -69,7 +73,10 @@ class ContentListing:
         return info.size >= LEAST_SIZE
 
     async def entries(self, ctx: Context, prefix: str) -> list[ContentEntry]:
-        """The contents whose ids begin with the literal `prefix`, ordered by UTF-8 bytes."""
+        """The contents whose ids begin with the literal `prefix`, ordered by UTF-8 bytes.
+
+        Each folder that may hold contents is listed; the blocks of contents are not.
+        """
         found: dict[str, ContentEntry] = {}
         folders = [prefix]
         while folders:

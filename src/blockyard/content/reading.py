@@ -177,7 +177,11 @@ class ContentReader:
         return Window(partial(self._read, PartSums()))
 
     async def _read(self, sums: PartSums, ctx: Context, layout: Layout, piece: Piece) -> bytes:
-        """Read one piece, verified against the manifest."""
+        """Read one piece, verified against the manifest.
+
+        A block read in parts, whose parts came without checksums of their own, is verified when the
+        last part has come.
+        """
         if layout.inline is not None:
             return layout.inline[piece.offset : piece.offset + piece.length]
         request = ReadRequest(piece.key, if_match=piece.etag, operation=layout.operation)

@@ -59,7 +59,10 @@ class Window(Generic[AnyExtent]):
     async def begin(
         self, ctx: Context, extent: AnyExtent, span: tuple[int, int], *, width: Width, ahead: int
     ) -> None:
-        """Begin to read `ahead` pieces from the start of `span`, without waiting."""
+        """Begin to read `ahead` pieces from the start of `span`, without waiting.
+
+        For a caller that has other bytes to process first; `next` returns the pieces.
+        """
         self._width = width
         reads = await self._start(ctx, extent, span)
         self._ahead = min(ahead, width.places)

@@ -125,7 +125,10 @@ class Site:
 
 
 class Recovery:
-    """The region and the clock of the service, corrected by its error responses."""
+    """The region and the clock of the service, corrected by its error responses.
+
+    Shared by threads and event loops; its values are replaced whole.
+    """
 
     def __init__(
         self, config: S3Config, credentials: CredentialSource, capabilities: Capabilities

@@ -201,7 +201,10 @@ class Store(ABC):
         return None
 
     def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
-        """`read_at_once` for each of many ranges."""
+        """`read_at_once` for each of many ranges.
+
+        The default calls it for one after the other.
+        """
         found: list[bytes | None] = []
         for key, offset, length in wanted:
             request = ReadRequest(key, offset, length, operation="read_block_range")

@@ -146,7 +146,11 @@ class ConnectionPool:
         return self._pool.counts()
 
     def close(self) -> bool:
-        """Close idle connections, and keep none from now on; whether there were any."""
+        """Close idle connections, and keep none from now on; whether there were any.
+
+        Those in use are closed when they are given back. Calls that wait for a slot are woken, to
+        find the store closed.
+        """
         self._closed = True
         idle = self._pool.clear()
         self.wake_all()
