@@ -33,8 +33,9 @@ from blockyard.s3.integrity import (
     upload_headers,
 )
 from blockyard.s3.listing import PageRequest, list_page
+from blockyard.s3.ranges import Span, check_range_reply
 from blockyard.s3.reading import Read, verify
-from blockyard.s3.responses import Span, block_info, check_range_reply, copy_result, delete_outcome
+from blockyard.s3.responses import block_info, copy_result, delete_outcome
 from blockyard.stores.base import ReadRequest
 from blockyard.stores.paths import entry_of, folders_of, path_of
 from blockyard.transport.http1 import ReplyReader, encode_head
@@ -193,7 +194,7 @@ def _held(body: bytes, given: Mapping[str, str]) -> None:
     with contextlib.suppress(BlockStoreError):
         part = Response(206, ranged, body[first:], size - first)
         read = Read(ReadRequest("k", first), "k", 1)
-        read.stated = first, size
+        read.content_range = first, size
         found = verify(read, part, service_checksum_or_etag)
         if isinstance(found, PageChecksums):
             assert found.size == size <= MAX_BLOCK_SIZE

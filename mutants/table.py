@@ -54,7 +54,7 @@ _CACHE = ("cache/test_coherence.py", "cache/test_cached_reads.py")
 _SHARED = ("cache/test_shared_folder.py",)
 _DISK = ("cache/test_disk_tier.py", "cache/test_entry.py")
 _BUDGET = ("cache/test_disk_budget.py",)
-_FILLING = ("cache/test_filling.py",)
+_WORK_QUEUE = ("cache/test_work_queue.py",)
 _REFUSED = ("cache/test_refused_calls.py",)
 _WRITE_BACK = (
     "cache/test_write_back.py",
@@ -116,21 +116,21 @@ MUTANTS = [
     ),
     Mutant(
         "ranges: Content-Range not compared with what was requested",
-        "s3/responses.py",
+        "s3/ranges.py",
         "if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:",
         "if last + 1 - begin != response.size:",
         _RANGES,
     ),
     Mutant(
         "ranges: the length of the body not compared",
-        "s3/responses.py",
+        "s3/ranges.py",
         "if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:",
         "if (begin, last + 1) != span.of(size):",
         _RANGES,
     ),
     Mutant(
         "ranges: a suffix longer than the object",
-        "stores/base.py",
+        "stores/checks.py",
         "return max(0, size - suffix), size",
         "return size - suffix, size",
         ("s3/test_versioned_reads.py", "s3/test_fetching.py"),
@@ -152,14 +152,14 @@ MUTANTS = [
     Mutant(
         "reading: resumed without If-Match",
         "s3/read_steps.py",
-        "if_match=wanted.if_match if broken is None else broken.etag,",
+        "if_match=wanted.if_match if partial is None else partial.etag,",
         "if_match=wanted.if_match,",
         _RANGES,
     ),
     Mutant(
         "reading: resumed with the bytes of another version",
         "s3/read_steps.py",
-        "if not etag or (self.broken is not None and etag != self.broken.etag):",
+        "if not etag or (self.partial is not None and etag != self.partial.etag):",
         "if not etag:",
         _RANGES,
     ),
@@ -277,8 +277,8 @@ MUTANTS = [
     ),
     Mutant(
         "proof: an empty reply without the request id that all others have",
-        "s3/calls.py",
-        "if anyones and learnt.request_ids:",
+        "s3/caller.py",
+        "if unattributed and learnt.request_ids:",
         "if False:",
         ("s3/test_replies_of_others.py",),
     ),
@@ -298,7 +298,7 @@ MUTANTS = [
     ),
     Mutant(
         "proof: a write's 404 is a missing block",
-        "s3/calls.py",
+        "s3/error_responses.py",
         'return None if "if-match" in request.headers else False',
         "return True",
         ("s3/test_block_requests.py",),
@@ -312,7 +312,7 @@ MUTANTS = [
     ),
     Mutant(
         "uploads: one that nobody knows of is not told of",
-        "s3/calls.py",
+        "s3/caller.py",
         "if call.changes or call.leaves:",
         "if call.changes:",
         ("s3/test_block_requests.py",),
@@ -459,7 +459,7 @@ MUTANTS = [
     ),
     Mutant(
         "contents: what replaces a damaged manifest is taken for the first",
-        "content/found.py",
+        "content/manifest_state.py",
         "return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED",
         "return ()",
         _DAMAGE,
@@ -476,7 +476,7 @@ MUTANTS = [
         "content/streams.py",
         '"what read of the source returned") or _END',
         '"what read of the source returned")',
-        ("content/test_waited.py",),
+        ("content/test_pipes.py",),
     ),
     Mutant(
         "contents: a block that is not the one in the manifest",
@@ -536,7 +536,7 @@ MUTANTS = [
     ),
     Mutant(
         "contents: a manifest put without its condition",
-        "content/register.py",
+        "content/manifest_requests.py",
         "request.if_match = found.etag or None",
         "request.if_match = None",
         _REGISTER,
@@ -544,7 +544,7 @@ MUTANTS = [
     Mutant(
         "contents: a manifest put a second time where nothing is",
         "content/register.py",
-        'if seen is None and "" in unanswered and self._conditional_puts:',
+        'if seen is None and "" in unanswered and self.conditional_puts:',
         "if False:",
         _REGISTER,
     ),
@@ -557,7 +557,7 @@ MUTANTS = [
     ),
     Mutant(
         "contents: a replaced one swept at once",
-        "content/found.py",
+        "content/manifest_state.py",
         "if each.blocks and self.at - each.at >= SWEPT)",
         "if each.blocks)",
         _REGISTER,
@@ -571,14 +571,14 @@ MUTANTS = [
     ),
     Mutant(
         "folders: a copy that is cut short",
-        "stores/disk.py",
+        "stores/file_io.py",
         "while copied < size:",
         "if copied < size:",
         _FOLDER,
     ),
     Mutant(
         "folders: a file that ends early read as zeros",
-        "stores/disk.py",
+        "stores/file_io.py",
         "if count == 0:\n            raise broken_off(offset + filled, offset + len(buffer))",
         "if count == 0:\n            return",
         _FOLDER,
@@ -613,14 +613,14 @@ MUTANTS = [
     ),
     Mutant(
         "calls: what may have taken effect not counted",
-        "s3/calls.py",
+        "s3/caller.py",
         "if request is not None and may_have_taken_effect(failure):",
         "if False:",
         _CALLS,
     ),
     Mutant(
         "calls: throttling paid from the budget for failures",
-        "s3/calls.py",
+        "s3/caller.py",
         "attempts.throttled += 1\n            failed = attempts.throttled",
         "attempts.failed += 1\n            failed = attempts.failed",
         ("s3/test_rate_limiter.py", "s3/test_calls.py"),
@@ -642,7 +642,7 @@ MUTANTS = [
     Mutant(
         "loops: a wait that close does not end",
         "transport/loop_poller.py",
-        "return found or self._none_ready()\n\n    async def any_ready",
+        "return found or self._nothing_ready()\n\n    async def any_ready",
         "return found\n\n    async def any_ready",
         ("transport/test_loop_poller.py",),
     ),
@@ -655,28 +655,28 @@ MUTANTS = [
     ),
     Mutant(
         "disk cache: a whole block is not verified again",
-        "cache/kept.py",
+        "cache/open_entry.py",
         "return crc32c(data) == self._whole_crc32c",
         "return True",
         _DISK,
     ),
     Mutant(
         "disk cache: a page is not verified",
-        "cache/kept.py",
+        "cache/open_entry.py",
         "right = entry.verified(data, first, self.head, marks.own_sums)",
         "right = True",
         _DISK,
     ),
     Mutant(
         "disk cache: an entry that is not settled is read whatever its epoch",
-        "cache/kept.py",
+        "cache/open_entry.py",
         "return self._marks.settled or epoch == self.head.epoch",
         "return True",
         _DISK,
     ),
     Mutant(
         "disk cache: an open entry is read after its key was changed",
-        "cache/kept.py",
+        "cache/open_entry.py",
         "if epoch != self._epoch or known.st_nlink == 0:",
         "if known.st_nlink == 0:",
         _DISK,
@@ -700,7 +700,7 @@ MUTANTS = [
         "cache/budget.py",
         "fcntl.flock(file, fcntl.LOCK_UN)",
         "pass",
-        _FILLING,
+        _WORK_QUEUE,
     ),
     Mutant(
         "write-back: what may not be opened is not staged",
@@ -772,8 +772,8 @@ MUTANTS = [
     Mutant(
         "folders: a file given its name before it is on the disk",
         "stores/disk.py",
-        "_mark(temporary.file)\n    os.fsync(temporary.file)",
-        "_mark(temporary.file)",
+        "_make_mtime_unique(temporary.file)\n    os.fsync(temporary.file)",
+        "_make_mtime_unique(temporary.file)",
         _FOLDER,
     ),
     Mutant(
@@ -814,22 +814,22 @@ MUTANTS = [
     Mutant(
         "cache: a change that fails while an earlier one is made good is forgotten",
         "cache/disk.py",
-        "_ = one_step.remove(self._undropped, key, failure)",
+        "_ = atomic_dict.remove(self._undropped, key, failure)",
         "_ = self._undropped.pop(key, None)",
-        _FILLING,
+        _WORK_QUEUE,
     ),
     Mutant(
         "cache: keys that are too many to be remembered are served",
         "cache/disk.py",
         "key in self._undropped or _ALL in self._undropped",
         "key in self._undropped",
-        _FILLING,
+        _WORK_QUEUE,
     ),
     Mutant(
         "replies: calls of one attempt never believe a service without request ids",
-        "s3/calls.py",
-        "if self._ended_in_doubt >= _DOUBTS:",
-        "if self._ended_in_doubt > 99:",
+        "s3/caller.py",
+        "if self._ended_unidentified >= _UNIDENTIFIED_REPLIES:",
+        "if self._ended_unidentified > 99:",
         ("s3/test_replies_of_others.py",),
     ),
     Mutant(
@@ -919,14 +919,14 @@ MUTANTS = [
     ),
     Mutant(
         "fsspec: what was asked before a write remembered after it",
-        "fsspec/remembered.py",
+        "fsspec/info_cache.py",
         "if state != self._changes or self._seconds <= 0:",
         "if self._seconds <= 0:",
         _FSSPEC,
     ),
     Mutant(
         "fsspec: a folder that went with its last file still there",
-        "fsspec/remembered.py",
+        "fsspec/info_cache.py",
         'path = path.rpartition("/")[0]',
         'path = ""',
         _FSSPEC,
@@ -990,13 +990,13 @@ MUTANTS = [
     Mutant(
         "fsspec: a file stored as far as it was written before an error",
         "fsspec/writing.py",
-        "if self._opened_in.were_left_by_an_error():",
+        "if self._opened_in.ended_by_error():",
         "if False:",
         _FSSPEC,
     ),
     Mutant(
         "fsspec: a file that reports an error thrown away for that error",
-        "fsspec/with_blocks.py",
+        "fsspec/with_block.py",
         " if each not in self.exits)",
         ")",
         _FSSPEC,
@@ -1108,7 +1108,7 @@ MUTANTS = [
     ),
     Mutant(
         "write-back: another version sent while one is in doubt",
-        "cache/doubt.py",
+        "cache/in_doubt.py",
         "        elif mark.version != version:",
         "        elif False:",
         _WRITE_BACK,
@@ -1143,7 +1143,7 @@ MUTANTS = [
     ),
     Mutant(
         "write-back: room is counted before it is noted what was taken",
-        "cache/room.py",
+        "cache/quota.py",
         "        _ = self._locked(note)\n        found = left()",
         "        found = left()\n        _ = self._locked(note)",
         _WRITE_BACK,
@@ -1164,21 +1164,21 @@ MUTANTS = [
     ),
     Mutant(
         "write-back: what is in doubt is kept by readers",
-        "cache/store.py",
+        "cache/tiers.py",
         " or (self.in_doubt and self.in_doubt(key, now))",
         "",
         _WRITE_BACK,
     ),
     Mutant(
         "write-back: contents staged",
-        "content/writing.py",
+        "content/upload.py",
         "options=self._options, through=True",
         "options=self._options",
         _WRITE_BACK,
     ),
     Mutant(
         "write-back: a killed process's change is settled at once",
-        "cache/doubt.py",
+        "cache/in_doubt.py",
         "            mark = Mark(mark.version, now)",
         "            mark = Mark(mark.version, 0.0)",
         _WRITE_BACK,

@@ -73,7 +73,7 @@ def test_what_fsspec_remembers_under_a_stopped_clock_is_forgotten(
             assert fs.info("a")["size"] == 1
         _ = client.write_block("a", b"22")
         later = monotonic() + 3600
-        monkeypatch.setattr("blockyard.fsspec.remembered.monotonic", lambda: later)
+        monkeypatch.setattr("blockyard.fsspec.info_cache.monotonic", lambda: later)
         assert fs.info("a")["size"] == 2
 
 

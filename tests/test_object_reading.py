@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import blockyard
+from blockyard.atomic_dict import FREE_THREADED
 from blockyard.cache.store import CacheStore
 from blockyard.config import StoreConfig
 from blockyard.context import Context
@@ -29,7 +30,6 @@ from blockyard.errors import (
     ServerError,
 )
 from blockyard.model import MIB, MIN_READ_PART, PART_SIZE, Block, BlockInfo
-from blockyard.one_step import FREE_THREADED
 from blockyard.stores.base import ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore

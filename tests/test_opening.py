@@ -13,7 +13,8 @@ import pytest
 
 import blockyard
 from blockyard.cache.store import CacheStore
-from blockyard.config import CacheConfig, FileConfig, S3Config, Secret, Settings
+from blockyard.config import FileConfig, S3Config, Secret, Settings
+from blockyard.config.cache import CacheConfig
 from blockyard.config.sections import Section
 from blockyard.model import CacheStats
 from blockyard.s3.store import S3Store

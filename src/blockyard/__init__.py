@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from blockyard.aio import AsyncBlockStore, open_async_store
     from blockyard.cache.store import CacheStore
     from blockyard.config import (
-        CacheConfig,
         FileConfig,
         HttpConfig,
         IntegrityConfig,
@@ -76,6 +75,7 @@ if TYPE_CHECKING:
         StoreConfig,
         TimeoutConfig,
     )
+    from blockyard.config.cache import CacheConfig
     from blockyard.content.types import CleanReport, ContentEntry, ContentInfo, Leftover, Progress
     from blockyard.context import Context
     from blockyard.opening import open_store
@@ -170,7 +170,7 @@ _LATER = {
     "ContentEntry": "blockyard.content.types",
     "ContentInfo": "blockyard.content.types",
     "Context": "blockyard.context",
-    "CacheConfig": "blockyard.config",
+    "CacheConfig": "blockyard.config.cache",
     "CacheStore": "blockyard.cache.store",
     "FileConfig": "blockyard.config",
     "HttpConfig": "blockyard.config",

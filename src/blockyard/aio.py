@@ -446,18 +446,18 @@ class OpeningStore(Coroutine[Any, Any, AsyncBlockStore]):
         yield  # it never waits
 
     def send(self, value: Any) -> Any:
-        """As a coroutine that is at its end at once."""
+        """Part of the coroutine protocol: completes at once, with the client."""
         raise StopIteration(self._store)
 
     def throw(self, kind: Any, error: Any = None, trace: Any = None) -> Any:
-        """As a coroutine that has not begun."""
+        """Part of the coroutine protocol: raises, as a coroutine that has not begun does."""
         try:
             raise kind if error is None else error
         finally:
             del kind, error  # which its traceback refers to
 
     def close(self) -> None:
-        """As a coroutine: there is nothing to end."""
+        """Part of the coroutine protocol: there is nothing to close."""
 
     if not TYPE_CHECKING:  # for which there is no such attribute
 

@@ -53,7 +53,7 @@ _FIELD_NAMES = re.compile(r":[^:]*:")
 
 
 class Same(Enum):
-    """Stands for an option that is left as it is."""
+    """The type of `SAME`, which stands for an option left as it is."""
 
     SAME = "same"
 
@@ -65,7 +65,7 @@ SAME = Same.SAME
 
 
 def key(operation: str, value: str, name: str = "key") -> str:
-    """A key of a block. Raises `TypeError`, `InvalidKeyError`."""
+    """Check the key of a block. Raises `TypeError`, `InvalidKeyError`."""
     if type(value) is str and _PLAIN(value):
         return value
     found = text(operation, value, name)
@@ -82,15 +82,15 @@ def check_not_all(operation: str, prefix: str, literal: bool) -> None:
 
 
 def prefix(operation: str, value: str, name: str = "prefix") -> str:
-    """The beginning of keys; it may be empty. Raises `TypeError`, `InvalidKeyError`."""
+    """Check a prefix of keys; it may be empty. Raises `TypeError`, `InvalidKeyError`."""
     found = text(operation, value, name)
     check_prefix(found, f"{operation}: {name}")
     return found
 
 
 def keys(operation: str, values: Iterable[str]) -> list[str]:
-    """Several keys. Raises as `key` does, naming the place of the one that is wrong."""
-    several = _several(operation, values, "keys", "keys")
+    """Check several keys. Raises what `key` does, naming the index of the wrong one."""
+    several = list(_iterable(operation, values, "keys", "keys"))
     if _all_plain(several):
         return several
     for place, value in enumerate(several):
@@ -114,9 +114,9 @@ def _all_plain(keys: list[str]) -> bool:
 
 
 def span(operation: str, subject: str, offset: int, length: int | None) -> tuple[int, int | None]:
-    """A range of `subject` in bytes: where it begins, and how long it is or None for its end.
+    """Check a range of `subject`: its offset, and its length or None for everything after it.
 
-    Longer than anything can be means the end, too. Raises `TypeError`, `InvalidRangeError`.
+    A length past what anything can hold becomes None. Raises `TypeError`, `InvalidRangeError`.
     """
     if (
         type(offset) is int
@@ -137,7 +137,7 @@ def span(operation: str, subject: str, offset: int, length: int | None) -> tuple
 
 
 def suffix(operation: str, subject: str, value: int | None, offset: int) -> int | None:
-    """How many bytes at the end of `subject`, in place of an `offset`.
+    """Check the length of a suffix of `subject`, which excludes an `offset`.
 
     Raises `TypeError`, `InvalidRangeError`, and `ValueError` where there is an offset as well.
     """
@@ -150,7 +150,7 @@ def suffix(operation: str, subject: str, value: int | None, offset: int) -> int 
 
 
 def etag(operation: str, value: str | None, name: str) -> str | None:
-    """An ETag as `BlockInfo` has it. Raises `TypeError`, `ValueError`."""
+    """Check an ETag as `BlockInfo` has it. Raises `TypeError`, `ValueError`."""
     if value is None:
         return None
     found = text(operation, value, name)
@@ -165,7 +165,7 @@ def etag(operation: str, value: str | None, name: str) -> str | None:
 def conditions(
     operation: str, subject: str, if_absent: bool, if_match: str | None
 ) -> tuple[bool, str | None]:
-    """The condition of a write of `subject`, one of the two. Raises `TypeError`, `ValueError`."""
+    """Check the conditions of a write of `subject`. Raises `TypeError`, `ValueError` for both."""
     absent = flag(operation, if_absent, "if_absent")
     match = etag(operation, if_match, "if_match")
     if absent and match is not None:
@@ -174,12 +174,12 @@ def conditions(
 
 
 def part_size(operation: str, value: int) -> int:
-    """Bytes of a part that an object is written in. Raises `TypeError`, `ValueError`."""
+    """Check the part size of an upload in bytes. Raises `TypeError`, `ValueError`."""
     return _part_size(operation, value, MIN_PART_SIZE)
 
 
 def read_part_size(operation: str, value: int) -> int:
-    """Bytes of a part that an object is read in. Raises `TypeError`, `ValueError`."""
+    """Check the part size of a download in bytes. Raises `TypeError`, `ValueError`."""
     return _part_size(operation, value, MIN_READ_PART)
 
 
@@ -196,15 +196,15 @@ def _part_size(operation: str, value: int, least: int) -> int:
 def ranges(
     operation: str, values: Iterable[tuple[str, int, int | None]]
 ) -> list[tuple[str, int, int | None]]:
-    """Several `(key, offset, length)`. Raises what `key` and `span` do."""
-    several = _several(operation, values, "ranges", "(key, offset, length)")
+    """Check several `(key, offset, length)`. Raises what `key` and `span` do."""
+    several = list(_iterable(operation, values, "ranges", "(key, offset, length)"))
     return [_range(operation, place, value) for place, value in enumerate(several)]
 
 
 def blocks(
     operation: str, values: Iterable[tuple[str, Buffer]]
 ) -> Iterable[tuple[str, bytes | memoryview]]:
-    """Several `(key, data)`, checked at once where all are in memory, else as they are drawn."""
+    """Check several `(key, data)`: at once where they are in memory, else as they are drawn."""
     if isinstance(values, _IN_MEMORY):
         return [_block(operation, place, value) for place, value in enumerate(values)]
     return _checked_blocks(operation, _iterable(operation, values, "blocks", "(key, data)"))
@@ -213,7 +213,7 @@ def blocks(
 def _checked_blocks(
     operation: str, values: Iterable[tuple[str, Buffer]]
 ) -> Generator[tuple[str, bytes | memoryview]]:
-    """They are closed with this where it is left early."""
+    """A generator of the caller's is closed where this one is left early."""
     iterator = iter(values)
     try:
         for place, value in enumerate(iterator):
@@ -224,7 +224,7 @@ def _checked_blocks(
 
 
 def data(operation: str, subject: str, value: Buffer) -> bytes | memoryview:
-    """The bytes of a block, flat and not copied. Raises `TypeError`, `BlockTooLargeError`."""
+    """Check the data of a block: flat, not copied. Raises `TypeError`, `BlockTooLargeError`."""
     block = value if type(value) is bytes else flat(operation, value, "data")
     if len(block) > MAX_BLOCK_SIZE:
         raise BlockTooLargeError(
@@ -234,7 +234,7 @@ def data(operation: str, subject: str, value: Buffer) -> bytes | memoryview:
 
 
 def writable(operation: str, value: Buffer) -> memoryview:
-    """Memory of the caller's to read into, as flat bytes. Raises `TypeError`."""
+    """Check a buffer to read into: flat bytes. Raises `TypeError`."""
     view = flat(operation, value, "buffer")
     if memoryview(value).readonly:
         raise TypeError(f"{operation}: buffer: expected a writable buffer, got a read-only one")
@@ -242,7 +242,7 @@ def writable(operation: str, value: Buffer) -> memoryview:
 
 
 def flat(operation: str, value: Buffer, name: str) -> memoryview:
-    """The memory of a contiguous buffer of any item type as flat bytes, not copied.
+    """View a contiguous buffer of any item type as flat bytes, not copied.
 
     Raises `TypeError`, and `ValueError` for memory that was released.
     """
@@ -266,7 +266,7 @@ def flat(operation: str, value: Buffer, name: str) -> memoryview:
 
 
 def is_buffer(value: object) -> bool:
-    """Whether `value` exports its memory, contiguous or not."""
+    """Whether `value` supports the buffer protocol, contiguous or not."""
     try:
         _ = memoryview(cast("Buffer", value))
     except TypeError:
@@ -277,14 +277,14 @@ def is_buffer(value: object) -> bool:
 
 
 def flag(operation: str, value: bool, name: str) -> bool:
-    """True or False. Raises `TypeError` for all else: the text "no" would mean yes."""
+    """Check a bool. Raises `TypeError` for everything else: the text "no" would be true."""
     if value is True or value is False:
         return value
     raise TypeError(f"{operation}: {name}: expected True or False, got {_shown(value)}")
 
 
 def whole(operation: str, value: int, name: str) -> int:
-    """A whole number. Raises `TypeError`."""
+    """Check an integer. Raises `TypeError`."""
     if type(value) is int:
         return value
     try:
@@ -296,7 +296,7 @@ def whole(operation: str, value: int, name: str) -> int:
 
 
 def concurrency(operation: str, value: int) -> int:
-    """Requests in flight, from 1 to `MAX_CONCURRENCY`. Raises `TypeError`, `ValueError`."""
+    """Check a number of requests, 1 to `MAX_CONCURRENCY`. Raises `TypeError`, `ValueError`."""
     number = whole(operation, value, "concurrency")
     if not 1 <= number <= MAX_CONCURRENCY:
         raise ValueError(
@@ -307,12 +307,12 @@ def concurrency(operation: str, value: int) -> int:
 
 
 def deadline(value: float | Same | None, default: float | None) -> float | None:
-    """Seconds, more than 0 and up to `MAX_SECONDS`; or None. Raises `TypeError`, `ValueError`."""
+    """Check a deadline; `SAME` gives `default`. Raises `TypeError`, `ValueError`."""
     return default if value is SAME else seconds("with_options", "deadline", value)
 
 
 def seconds(operation: str, name: str, value: float | None) -> float | None:
-    """A limit in seconds, more than 0 and up to `MAX_SECONDS`; or None.
+    """Check a limit in seconds, more than 0 and up to `MAX_SECONDS`; or None.
 
     Raises `TypeError`, `ValueError`.
     """
@@ -330,7 +330,7 @@ def seconds(operation: str, name: str, value: float | None) -> float | None:
 
 
 def _one_of(operation: str, name: str, value: str, words: tuple[str, ...], expected: str) -> str:
-    """One of `words`. Raises `TypeError`, `ValueError`."""
+    """Check a text that has to be one of `words`. Raises `TypeError`, `ValueError`."""
     found = text(operation, value, name)
     if found not in words:
         raise ValueError(f"{operation}: {name}: expected {expected}, got {_shown(found)}")
@@ -338,7 +338,7 @@ def _one_of(operation: str, name: str, value: str, words: tuple[str, ...], expec
 
 
 def cache_use(value: CacheUse | Same, default: CacheUse) -> CacheUse:
-    """What reads are to do with a cache. Raises `TypeError`, `ValueError`."""
+    """Check how reads use a cache; `SAME` gives `default`. Raises `TypeError`, `ValueError`."""
     if value is SAME:
         return default
     found = _one_of("with_options", "cache", value, get_args(CacheUse), "use, bypass or refresh")
@@ -369,13 +369,13 @@ def cache_age(operation: str, value: float | str) -> float:
 
 
 def lifetime(operation: str, value: Lifetime) -> Lifetime:
-    """How long a cache may answer a read. Raises `TypeError`, `ValueError`."""
+    """Check the lifetime of a block for caches. Raises `TypeError`, `ValueError`."""
     expected = "default, immutable or mutable"
     return cast("Lifetime", _one_of(operation, "lifetime", value, get_args(Lifetime), expected))
 
 
 def presigned(operation: str, method: Method, expires: float) -> tuple[Method, int]:
-    """What a presigned request does, and for how many seconds. Raises `TypeError`, `ValueError`."""
+    """Check method and expiry of a presigned request. Raises `TypeError`, `ValueError`."""
     methods = get_args(Method)
     method = cast("Method", _one_of(operation, "method", method, methods, ", ".join(methods)))
     if isinstance(expires, bool) or not isinstance(expires, int | float):
@@ -388,14 +388,14 @@ def presigned(operation: str, method: Method, expires: float) -> tuple[Method, i
 
 
 def put_options(operation: str, value: PutOptions | None) -> PutOptions | None:
-    """How a block is to be stored, or None. Raises `TypeError`."""
+    """Check options of a write, or None. Raises `TypeError`."""
     if value is None or isinstance(value, PutOptions):
         return value
     raise unsuitable(operation, "options", "PutOptions", value)
 
 
 def progress(operation: str, value: Called | None) -> Called | None:
-    """What is called as a call comes along, or None. Raises `TypeError`."""
+    """Check a progress callback, or None. Raises `TypeError`."""
     if value is None:
         return None
     if not callable(value):
@@ -409,9 +409,9 @@ def progress(operation: str, value: Called | None) -> Called | None:
 
 
 def path(operation: str, value: str | os.PathLike[str], name: str) -> str:
-    """The path of a file, as text. Raises `ValueError` when no file can be at it.
+    """Check the path of a file; return it as text. Raises `ValueError` when no file can have it.
 
-    That is left to the system but for what it can't be asked: NUL, and text that has no bytes.
+    Only what the system can't be asked about: NUL, and text that can't be encoded.
     """
     what = f"{operation}: {name}"
     text = os.fsdecode(value)
@@ -425,19 +425,19 @@ def path(operation: str, value: str | os.PathLike[str], name: str) -> str:
 
 
 def unsuitable(operation: str, name: str, expected: str, value: object) -> TypeError:
-    """The error for a value of a wrong type."""
+    """The `TypeError` for a value of a wrong type."""
     return TypeError(f"{operation}: {name}: expected {expected}, got {_type(value)}")
 
 
 def text(operation: str, value: str, name: str) -> str:
-    """A text. Raises `TypeError`."""
+    """Check a text. Raises `TypeError`."""
     if isinstance(value, str):
         return str.__str__(value)  # of an enum's member, too, its text and not its name
     raise unsuitable(operation, name, "str", value)
 
 
 def _number(value: object) -> float | None:
-    """`value` as a float, infinite where it is too large for one; None when it is no number."""
+    """`value` as a float, infinite where it is too large for one; None when it is not a number."""
     if isinstance(value, str | bytes | bytearray | bool):  # which `float` takes
         return None
     try:
@@ -487,7 +487,7 @@ def _block(operation: str, place: int, value: object) -> tuple[str, bytes | memo
 
 
 def _items(operation: str, form: tuple[str, str, int], place: int, value: object) -> object:
-    """`value`, when it is a tuple or list of that form: parameter, items, how many they are."""
+    """Check a tuple or list of that form: parameter, items in words, their number."""
     name, expected, count = form
     if not isinstance(value, tuple | list):
         raise unsuitable(operation, f"{name}[{place}]", expected, value)
@@ -499,12 +499,8 @@ def _items(operation: str, form: tuple[str, str, int], place: int, value: object
     return given
 
 
-def _several(operation: str, values: Iterable[Item], name: str, item: str) -> list[Item]:
-    return list(_iterable(operation, values, name, item))
-
-
 def _iterable(operation: str, values: Iterable[Item], name: str, item: str) -> Iterable[Item]:
-    """`values`, unless it is one text, one buffer or a mapping: those iterate over other things."""
+    """Check an iterable; a single text or buffer, or a mapping, is refused as a likely mistake."""
     what = f"{operation}: {name}: expected several {item}"
     if isinstance(values, str | bytes | bytearray | memoryview):
         raise TypeError(f"{what}, got one {_type(values)}")
@@ -516,7 +512,7 @@ def _iterable(operation: str, values: Iterable[Item], name: str, item: str) -> I
 
 
 def _shown(value: object) -> str:
-    """`value` in an error, short."""
+    """`value` for an error message, short."""
     if value is None or isinstance(value, bool | float):
         return repr(value)
     if isinstance(value, int) and value.bit_length() <= 64:
@@ -527,6 +523,6 @@ def _shown(value: object) -> str:
 
 
 def _type(value: object) -> str:
-    """The name of its type; numpy has a `bool` of its own."""
+    """The name of the type of `value`; with its module, since numpy has a `bool` of its own."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

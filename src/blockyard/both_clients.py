@@ -15,10 +15,10 @@ from blockyard.transport.blocking import run_to_end
 
 
 class BothClients:
-    """The clients of the store that `source` names; equal where they are of the same store.
+    """The blocking and the asyncio client of the store that `source` names.
 
-    A client that is given stays the caller's, to close as well. Pickles as a client does: what
-    comes of that closes on its own.
+    Equal where they are of the same store. A client that was given stays the caller's, to close as
+    well. Pickles as a client does; an unpickled one closes on its own.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class BothClients:
         return self._asyncio
 
     def close(self) -> None:
-        """Close the store, unless it was given, and the connections of what was made for it."""
+        """Close the store unless it was given, and the clients that were made for it."""
         if not self._given:
             self.blocking.close()
         elif self.blocking not in self._given:
@@ -66,7 +66,7 @@ class BothClients:
         return repr(self.blocking)
 
     def _pickled(self) -> object:
-        """What tells this store from others."""
+        """A value that is equal for equal stores."""
         try:
             return self.blocking.__reduce__()
         except TypeError:  # of a Store of the caller's own

@@ -17,7 +17,7 @@ elif sys.version_info >= (3, 12):
 else:
 
     class Buffer(metaclass=ABCMeta):  # noqa: B024 - that others register with
-        """As in `collections.abc` from Python 3.12 on; of other classes nothing is known."""
+        """`collections.abc.Buffer` of Python 3.12; classes have to be registered."""
 
     for _each in (bytes, bytearray, memoryview):
         _ = Buffer.register(_each)

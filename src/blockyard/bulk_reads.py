@@ -1,6 +1,6 @@
-"""Many reads by one call: at once what a cache has, and the rest in as few requests as may be.
+"""Bulk reads: bytes that a cache has are returned at once, the rest read by few requests.
 
-Ranges that lie close together in a block are read by one request.
+Ranges that lie close together in a block are merged into one request.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class BulkRead:
-    """Many reads: `found` has what was answered at once, and None for what is missing."""
+    """Many reads: `found` has the bytes that were available at once, None for the rest."""
 
     found: list[bytes | None]
     wanted: list[Range]
     _read: Callable[[Context, list[Range]], Coroutine[Any, Any, list[bytes]]]
 
     def answered(self) -> list[bytes] | None:
-        """All of it, where nothing is missing."""
+        """All bytes, if none are missing; else None."""
         return None if None in self.found else cast("list[bytes]", self.found)
 
     async def complete(self, ctx: Context) -> list[bytes]:
-        """Read what is missing: all of it, in the order of the request."""
+        """Read what is missing; all bytes in the order of the request."""
         missing = [index for index, data in enumerate(self.found) if data is None]
         if len(missing) == len(self.wanted):
             return await self._read(ctx, self.wanted)
@@ -43,7 +43,7 @@ class BulkRead:
 
 
 def of_blocks(operations: Operations, ctx: Context, keys: list[str]) -> BulkRead:
-    """The reads of whole blocks."""
+    """A bulk read of whole blocks."""
     store = operations.store
     wanted: list[Range] = [(key, 0, None) for key in keys]
     found: list[bytes | None] = [None] * len(wanted)
@@ -54,7 +54,7 @@ def of_blocks(operations: Operations, ctx: Context, keys: list[str]) -> BulkRead
 
 
 def of_ranges(operations: Operations, ctx: Context, wanted: list[Range]) -> BulkRead:
-    """The reads of ranges."""
+    """A bulk read of ranges."""
     found: list[bytes | None] = [None] * len(wanted)
     if _may_be_cached(operations.store):
         found = operations.store.ranges_at_once(ctx, wanted)
@@ -78,9 +78,9 @@ async def _read_ranges(store: Store, ctx: Context, wanted: list[Range]) -> list[
 async def _read_merged(
     store: Store, ctx: Context, wanted: list[Range], found: list[bytes], read: MergedRead
 ) -> None:
-    """Read several ranges at once, into their places in `found`.
+    """Read several ranges by one request, into their places in `found`.
 
-    One that begins past the end of the block is read alone, for the store to refuse it.
+    A range that begins past the end of the block is read alone, so that the store raises its error.
     """
     data = b""
     request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")

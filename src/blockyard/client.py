@@ -36,13 +36,12 @@ _LATER = {
     "_object_reader": ("blockyard.object_reading", "ObjectReader"),
     "_verifier": ("blockyard.verifying", "Verifier"),
 }
-"""Operations on top of the blocks', made and imported when they are first called: their modules
-are a tenth of the time to a process's first read. What a client needs besides is imported with
-them."""
+"""Attributes that are imported and made when first used: their modules would be a tenth of the time
+until the first read of a process."""
 
 
 class Stack(NamedTuple):
-    """All that a client needs but for the runtime of its own kind."""
+    """Everything that a client is made of, except its runtime."""
 
     operations: Operations
     source: StoreConfig | None = None
@@ -57,7 +56,7 @@ class Stack(NamedTuple):
 
 
 class Client(Generic[AnyRuntime]):
-    """An open store. Those who share `operations` share the store, and whether they are closed."""
+    """An open store. Clients with the same `operations` share the store, and its closing."""
 
     if TYPE_CHECKING:  # the names are not there when annotations are resolved
         _reader: ContentReader
@@ -86,7 +85,7 @@ class Client(Generic[AnyRuntime]):
         self._endless = Context(runtime, None, concurrency, cache=cache)
 
     def stats(self) -> StoreStats:
-        """What the store has sent and learnt so far; asks nobody, and works once it is closed."""
+        """Counters of the store, and what it has learnt of the service. Sends nothing."""
         taken, idle = self._runtime.connections.here().counts()
         stats = self._operations.store.stats()
         return replace(stats, connections_taken=taken, connections_idle=idle)
@@ -120,7 +119,7 @@ class Client(Generic[AnyRuntime]):
         return Context(self._runtime, ends, self._concurrency, cache=self._cache)
 
     def _stack(self) -> Stack:
-        """What another client of the same open store is made of, of either kind."""
+        """The parts for another client, of either kind, of the same open store."""
         connections = self._runtime.connections
         return Stack(
             self._operations,

@@ -1,10 +1,10 @@
-"""The runtime interface: what operations ask for, so that they do no I/O of their own.
+"""The runtime interface: the I/O that operations ask for, so that they do none themselves.
 
-Every store operation is one coroutine whose first argument is a `Context`. What an operation
-can't do purely it asks of the context's `Runtime`: one HTTP exchange, a pause, a disk call,
-many operations at once, the time. There are two runtimes. The coroutines of the blocking one
-never suspend, so the blocking client runs any operation with a single `send(None)`; those of the
-asyncio one are ordinary. This is why nothing in blockyard is written twice.
+Every store operation is one coroutine whose first argument is a `Context`. For I/O it asks the
+context's `Runtime`: an HTTP exchange, a sleep, a disk call, concurrent operations, the time. There
+are two runtimes. The coroutines of the blocking one never suspend, so the blocking client runs any
+operation with a single `send(None)`; those of the asyncio one are ordinary. This is why nothing in
+blockyard is written twice.
 
 This module owns the protocol only: no socket, no asyncio, no clock.
 """
@@ -55,12 +55,13 @@ class Origin(NamedTuple):
 class Request:
     """One HTTP request, ready to send but for its `Content-Length`.
 
-    `target` is the path and query as they go on the wire (percent-encoded); `headers` hold
-    every other header, `Host` included, as text that has no CR or LF. `fresh` asks for a new
-    connection; `sum_body` for the checksum of a large reply, taken while it comes. With
-    `until_close` the reply to a GET may end with the connection, for what shows when it broke off.
-    `resent` is set by the runtime that sent it a second time, over another connection, since the
-    first one broke; with `once` it does not.
+    target: path and query, percent-encoded
+    headers: all other headers, `Host` included, without CR or LF
+    fresh: send over a new connection
+    sum_body: compute the checksum of a large reply while it is received
+    until_close: the reply to a GET may end with the connection, for callers that detect truncation
+    once: don't send again over another connection when a reused one broke
+    resent: set by the runtime when it did
     """
 
     origin: Origin
@@ -77,12 +78,12 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Response:
-    """One HTTP reply, its body read to the end.
+    """One HTTP response, its body read to the end.
 
-    `headers` have lower-case names; a repeated one is joined with ", ". `body` holds the body,
-    or b"" when it went into the destination given to `exchange`; `size` counts its bytes
-    wherever they went. `waited` is how many seconds the first byte took to come. `crc32c` is that
-    of the body where it was requested and came in pieces; None elsewhere.
+    headers: lower-case names; repeated ones joined with ", "
+    body: b"" where it went into the destination given to `exchange`; `size` counts its bytes anyway
+    waited: seconds until the first byte
+    crc32c: of the body, where it was requested and the body came in pieces; else None
     """
 
     status: int
@@ -94,10 +95,11 @@ class Response:
 
 
 class Hedge(NamedTuple):
-    """When a request that is not answered goes out a second time, on another connection.
+    """When to send an unanswered request a second time, over another connection.
 
-    `after` is in seconds; `allowed` is asked once they have passed, and counts what it allows;
-    `won` is called when the second one is answered first.
+    after: seconds
+    allowed: called after that time; counts the hedges that it allows
+    won: called when the second request is answered first
     """
 
     after: float
@@ -107,7 +109,7 @@ class Hedge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UserItems(Generic[Item]):
-    """An iterable of the caller's own, drawn where their code runs: see `Runtime.user_code`."""
+    """An iterable of the caller's own, consumed where their code runs: see `Runtime.user_code`."""
 
     items: Iterable[Item]
     deadline: float | None
@@ -130,11 +132,11 @@ class UserCode(Protocol):
     """
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Raises `UserCodeError`, which carries whatever the code raised, so that no exception of
-        it is taken for a cancellation or an end.
+        """Call it. Raises `UserCodeError` with whatever the code raised.
 
+        Wrapped, its exceptions are not taken for a cancellation or the end of an iteration.
         Raises `DeadlineExceededError` at the deadline; code on a blocking store's calling thread
-        can't be interrupted: it goes on, and the call returns when it has ended.
+        can't be interrupted: the call returns when that has ended.
         """
         ...
 
@@ -152,9 +154,9 @@ class UserTask(Protocol[Item_co]):
     """Steps an async iterable of the caller's own, while it is entered: see `Runtime.user_task`."""
 
     async def run(self, call: Callable[[AsyncIterator[Item_co]], Awaitable[Result]]) -> Result:
-        """What `call(iterator)` returns, awaited in the task. Raises what `UserCode.run` does.
+        """Await `call(iterator)` in the task. Raises what `UserCode.run` does.
 
-        At the deadline it is cancelled.
+        It is cancelled at the deadline.
         """
         ...
 
@@ -169,13 +171,13 @@ class UserTask(Protocol[Item_co]):
 
 
 class TaskQueue(Protocol[Result]):
-    """Operations under way, whose results are taken in order, by one call or by several.
+    """Operations that run in the background, whose results are taken in order.
 
     It belongs to the process and the event loop that made it.
     """
 
     def __len__(self) -> int:
-        """How many were begun, and not taken yet."""
+        """How many operations were begun and not taken yet."""
         ...
 
     @property
@@ -184,32 +186,32 @@ class TaskQueue(Protocol[Result]):
         ...
 
     def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
-        """Have one more go on once there is a place, also when this call has ended."""
+        """Queue an operation, which goes on after this call has ended."""
         ...
 
     async def is_ready(self, seconds: float) -> bool:
-        """Whether the first has ended, or does within so many seconds."""
+        """Whether the first operation has ended, or does within `seconds`."""
         ...
 
     async def next(self, deadline: float | None) -> Result:
-        """Take the first: what it returns or raises, once it has ended.
+        """Take the first operation: wait for it, and return or raise its result.
 
-        Raises `DeadlineExceededError` at the deadline. It is cut off then, and when this is
-        cancelled. Raises `ValueError` when another thread or task has stopped this meanwhile.
+        At the deadline it is cancelled, and `DeadlineExceededError` raised; so it is when this is
+        cancelled. Raises `ValueError` when another thread or task has stopped the queue meanwhile.
         """
         ...
 
     def stop(self) -> None:
-        """Cancel what is under way, from any thread, and wait for nothing."""
+        """Cancel all operations, from any thread, without waiting."""
         ...
 
     async def end(self) -> None:
-        """Cancel what is under way, and wait until it has ended."""
+        """Cancel all operations, and wait until they have ended."""
         ...
 
 
 class Runtime(Protocol):
-    """What operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
+    """The I/O that operations may ask for. See `transport/blocking.py` and `transport/aio.py`."""
 
     def exchange(
         self,
@@ -222,27 +224,26 @@ class Runtime(Protocol):
     ) -> Coroutine[Any, Any, Response]:
         """Send `request` and read the whole reply.
 
-        The body of a 200 or 206 goes straight into `into` when that is given, and comes back
-        as `Response.body` otherwise, as that of every other status does. A body of more than
-        `limit` bytes (or than `into` holds) is refused before it is read.
+        The body of a 200 or 206 goes straight into `into` when that is given; else, as that of
+        every other status, into `Response.body`. A body of more than `limit` bytes, or than `into`
+        holds, is refused before it is read.
 
-        With a `hedge` the reply that begins first is the one; `into` must be None.
+        With a `hedge` the reply that begins first is read; `into` must be None.
 
-        Raises a `TransportError` and nothing else; `IncompleteBodyError` when the head of a 200
-        or 206 came and the body broke off; `DeadlineExceededError` once `deadline` has passed.
-        A pooled connection that turns out to have been closed while idle is replaced silently,
-        unless the request is to be sent `once`.
+        Raises only `TransportError`s: `IncompleteBodyError` when the body of a 200 or 206 was
+        truncated; `DeadlineExceededError` at the `deadline`. A pooled connection that turns out to
+        have been closed while idle is replaced silently, unless the request is to be sent `once`.
         """
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Pause."""
+        """Sleep."""
         ...
 
     async def blocking(self, call: Callable[[], Result]) -> Result:
-        """Run a call that may block (a disk, a large hash) without stalling others.
+        """Run a call that may block (a disk, a large hash) without stalling other operations.
 
-        None of the caller's own code: see `user_code`. Cancelled, it ends when a call that has
+        Not for the caller's own code: see `user_code`. When cancelled, it ends when a call that has
         begun has ended.
         """
         ...
@@ -256,52 +257,52 @@ class Runtime(Protocol):
     ) -> UserCode:
         """Where one object of the caller's own runs: an iterator, a file, a `progress`.
 
-        A blocking store runs it on the thread that made the call, and nowhere else. An asyncio
-        store runs it on a thread of its own, since it may block, or on the event loop if it is
-        `quick`. Never on a loop or in a pool that calls share; all of its steps on one thread, and
-        in the context that the call was made in.
+        The blocking runtime runs it on the thread that made the call. The asyncio runtime runs it
+        on a thread of its own, since it may block, or on the event loop if it is `quick`. Never on
+        a loop or in a pool that calls share; all of its steps on one thread, and in the context
+        (contextvars) of the call.
 
-        `close` is the last that runs there, when an error ends the call.
+        `close` is called there last, when an error ends the call.
         """
         ...
 
     def user_task(
         self, items: AsyncIterable[Item], deadline: float | None = None
     ) -> UserTask[Item]:
-        """What steps an async iterable of the caller's own, where `awaits` is true.
+        """Iterates over an async iterable of the caller's own, where `awaits` is true.
 
-        All of its steps are made in one task, which `aclose` of a generator ends in as well.
+        All steps are made in one task, in which the `aclose` of a generator runs as well.
         """
         ...
 
     @property
     def awaits(self) -> bool:
-        """Whether this call can await the caller's own coroutines: only those under asyncio can."""
+        """Whether the caller's own coroutines can be awaited: only under asyncio."""
         ...
 
     suspends: bool
-    """Whether other operations of this thread go on while one waits."""
+    """Whether other operations of this thread run while one waits."""
 
     async def readable(self, file: Descriptor, deadline: float | None) -> None:
-        """Wait until a pipe, socket or terminal has bytes to read, has ended or is broken.
+        """Wait until a pipe, socket or terminal is readable, at its end, or broken. Reads nothing.
 
-        At once for what can't be waited for, as a regular file. Nothing is read. Raises
+        Returns at once for what can't be waited for, such as a regular file. Raises
         `DeadlineExceededError` at the deadline.
         """
         ...
 
     def start(self, call: Callable[[], Result]) -> Future[Result]:
-        """Begin a call that may block, on a private daemon thread, whoever waits for it.
+        """Start a call that may block on a private daemon thread.
 
         Raises `TransportError` when the system has no thread to give.
         """
         ...
 
     async def wait(self, future: Future[Result], deadline: float | None) -> Result:
-        """What a call begun by `start` returns or raises.
+        """Wait for a call made by `start`; return or raise its result.
 
         Raises `DeadlineExceededError` at the deadline. The call goes on for others that wait for
-        it, when one of them has waited too long, is cancelled or is interrupted.
+        it, when one of them times out, is cancelled or is interrupted.
         """
         ...
 
@@ -312,13 +313,13 @@ class Runtime(Protocol):
         operation: Callable[[], Coroutine[Any, Any, Result]],
         deadline: float | None = None,
     ) -> tuple[Result, bool]:
-        """Await `operation()`, or what another caller gets who awaits it for the same `key` now.
+        """Coalesce equal operations: await `operation()`, or one under way for the same `key`.
 
-        Also whether it is another's. `under_way` is shared by those who may share results: threads
-        and event loops of one process. When the one that runs it is cancelled or interrupted, one
-        of the others begins it anew; when it fails, each of them makes the call for itself. Nobody
-        waits for what goes on only after their own call: in a signal handler or a finalizer that
-        interrupted one, the call is made. Raises `DeadlineExceededError` at the deadline.
+        Also returns whether the result was shared. `under_way` is the registry of those who may
+        share results: threads and event loops of one process. When the one that runs it is
+        cancelled or interrupted, another begins anew; when it fails, each makes the call for
+        itself. A call made in a signal handler or a finalizer does not wait for one that it has
+        interrupted: it is made. Raises `DeadlineExceededError` at the deadline.
         """
         ...
 
@@ -331,31 +332,31 @@ class Runtime(Protocol):
     ) -> list[Result]:
         """Await `operation(item)` for every item, at most `concurrency` at a time.
 
-        Results come in the order of the items, which are drawn only as places become free; an
-        `AsyncIterator` is none of the caller's own, nor has it an `in_turn`. Items for which that
-        gives the same text go one after the other, in their order. The first error cancels what is
-        under way and is raised when all of that has ended. Returns when every item is done, and not
-        otherwise. Raises `ValueError` when `concurrency` is below 1.
+        Results come in the order of the items, which are drawn only as places become free. An
+        `AsyncIterator` is none of the caller's own, and can't have `in_turn`. Items for which
+        `in_turn` gives the same text run one after the other, in their order. The first error
+        cancels the others, and is raised when all of them have ended. Raises `ValueError` when
+        `concurrency` is below 1.
         """
         ...
 
     def task_queue(self, places: int) -> TaskQueue[Any]:
-        """For operations that go on between calls, `places` at a time. Raises `TransportError`.
+        """A queue for operations that go on between calls, `places` at a time.
 
-        The runtime ends them when it is closed, and they end when their queue is dropped.
+        They end when the runtime is closed, or when the queue is freed. Raises `TransportError`.
         """
         ...
 
     async def finish(self, operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
-        """Await an operation that is to end before its caller does, also when that is cancelled.
+        """Await an operation to its end, also when this is cancelled: then for `seconds` at most.
 
-        A service may go on with a request whose sender is gone, so what undoes a change waits
-        for it first: at most `seconds` from the cancellation on.
+        A service may still execute a request whose sender is gone, so what undoes a change waits
+        for the change first.
         """
         ...
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds on a monotonic clock."""
         ...
 
     def wall_time(self) -> float:
@@ -367,28 +368,27 @@ class Runtime(Protocol):
         ...
 
     def nonce(self) -> str:
-        """Text that nobody has used before, to know one's own write by."""
+        """A unique text, by which a writer recognises its own writes."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """One call's surroundings: the runtime that does its I/O, its deadline and its options.
+    """The context of one call: the runtime that does its I/O, its deadline and its options.
 
-    `deadline` is an instant on `runtime.now()`'s clock; `concurrency` is how many requests a
-    bulk call keeps in flight. `unknown_attempts` counts the requests made under this
-    context to change what is stored whose outcome is not known: tried again or not, they may have
-    taken effect, or may still. So it counts what the errors of stores say of themselves, and more:
-    a change that succeeded at last is among it. Who wants to know it of one change gives that a
-    context of its own.
-    `cache` is what a cache is to do with reads: "use" it; "bypass" it, and keep nothing; or
-    "refresh" it, with what the store has now. `tidying` is set for what puts in order what a call
-    left behind: it goes on while the store is being closed. With `once` a change is not sent again
-    after an attempt whose outcome is unknown: what that attempt came to is raised. What was
-    certainly not carried out is tried again as ever. `probing` is set for what tries a service out
-    with an object of its own, of which nothing is a change of the caller's. `reply_headers` are
-    those of the last reply: `Store.date` reads them. `late` has, for all contexts of a call, the
-    instant at which it began to tidy up past its deadline: see `tidying.py`.
+    deadline: an instant on the clock of `runtime.now()` concurrency: how many requests a bulk call
+    keeps in flight unknown_attempts: how many requests to change something, made under this
+    context, have an unknown
+        outcome: retried or not, they may have taken effect, or may still. More than the errors of
+        stores report, since a change that succeeded after a retry counts too. To know it of a
+        single change, give that a context of its own.
+    tidying: set for cleanup after a failed call, which goes on while the store is being closed
+    probing: set for requests about a probe object, which change nothing of the caller's
+    cache: what a cache does with reads: "use" it; "bypass" it, and keep nothing; "refresh" it
+    once: don't retry a change after an attempt of unknown outcome, but raise that attempt's error;
+        attempts that were certainly not carried out are retried as ever
+    reply_headers: those of the last reply, for `Store.date` late: shared by all contexts of a call:
+    when its cleanup past the deadline began: see `tidying.py`
     """
 
     runtime: Runtime
@@ -413,7 +413,7 @@ class Context:
 
     @contextmanager
     def after_change(self) -> Generator[None]:
-        """What follows on a change that was made: where it fails, that may have taken effect."""
+        """For requests that follow a change: an error here leaves its outcome unknown."""
         try:
             yield
         except BlockStoreError as error:
@@ -421,7 +421,7 @@ class Context:
             raise
 
     def leaves_unknown(self, error: BlockStoreError) -> None:
-        """Count, here and in `error`, a change that may have taken effect all the same."""
+        """Count, here and in `error`, a change that may have taken effect."""
         error.unknown_attempts += 1
         self.unknown_attempts += 1
 
@@ -438,7 +438,7 @@ class Context:
             raise DeadlineExceededError(f"{where}: {error}") from None
 
     async def sleep(self, seconds: float) -> None:
-        """Pause, or raise `DeadlineExceededError` at once when the deadline would pass first."""
+        """Sleep; raise `DeadlineExceededError` at once if the deadline would pass first."""
         if self.deadline is not None and self.runtime.now() + seconds >= self.deadline:
             raise DeadlineExceededError("the deadline of this call would pass before its next try")
         await self.runtime.sleep(seconds)
@@ -451,6 +451,6 @@ class Context:
 
 
 def check_concurrency(concurrency: int) -> None:
-    """Raise `ValueError` for a concurrency under which nothing would be done."""
+    """Raise `ValueError` for a concurrency below 1."""
     if concurrency < 1:
         raise ValueError(f"concurrency: expected 1 or more, got {concurrency!r}")

@@ -1,7 +1,7 @@
-"""Copies of what one request of a service does not copy: in parts, several under way at once.
+"""Copies in parts, for blocks over the limit of one CopyObject; several parts at a time.
 
-No bytes come through this machine. Whatever fails, the parts are given up, and what was there
-before stays.
+No bytes pass through this machine. After a failure the upload is aborted, and the target is left as
+it was.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COPIED_PART = 128 * MIB
 
 
 async def copy_in_parts(store: Store, ctx: Context, source_key: str, target_key: str) -> CopyResult:
-    """Do for a large object what `Store.copy_block` does: see `Store.start_copy` for its errors."""
+    """`Store.copy_block` for a large block. Raises what `Store.start_copy` does."""
     opened, source = await store.start_copy(ctx, source_key, target_key)
 
     async def copied(part: tuple[int, range]) -> Part:
@@ -40,6 +40,6 @@ async def copy_in_parts(store: Store, ctx: Context, source_key: str, target_key:
 
 
 def _spans(size: int) -> list[range]:
-    """What each part copies."""
+    """The byte ranges of the parts."""
     length = max(COPIED_PART, -(-size // MAX_PARTS))
     return [range(start, min(start + length, size)) for start in range(0, size, length)]

@@ -1,9 +1,10 @@
-"""`contextmanager` and `asynccontextmanager`, whose errors leave no cycle behind.
+"""`contextmanager` and `asynccontextmanager` that leave no reference cycle after an error.
 
-From Python 3.12 on the frame of a generator that ended by an error leads to the frame that threw
-it in: `__exit__` of contextlib, which holds that error, whose traceback leads to the generator.
-Where the generator ends it, or raises another one, contextlib leaves it so, and all that the frames
-of the `with` block hold, a caller's buffers too, waits for the garbage collector.
+Since Python 3.12 the frame of a generator that was ended by an error refers to the frame that threw
+it in: `__exit__` of contextlib, which holds the error, whose traceback refers to the generator.
+Where the generator swallows the error or raises another one, contextlib leaves that cycle, and
+everything that the frames of the `with` block hold, callers' buffers too, waits for the garbage
+collector.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 def contextmanager(function: Callable[P, Generator[T]]) -> Callable[P, _Manager[T]]:
-    """As contextlib's."""
+    """`contextlib.contextmanager`, without the cycle."""
 
     @wraps(function)
     def manager(*args: P.args, **options: P.kwargs) -> _Manager[T]:
@@ -34,7 +35,7 @@ def contextmanager(function: Callable[P, Generator[T]]) -> Callable[P, _Manager[
 
 
 def asynccontextmanager(function: Callable[P, AsyncGenerator[T]]) -> Callable[P, _AsyncManager[T]]:
-    """As contextlib's."""
+    """`contextlib.asynccontextmanager`, without the cycle."""
 
     @wraps(function)
     def manager(*args: P.args, **options: P.kwargs) -> _AsyncManager[T]:
@@ -70,6 +71,6 @@ class _AsyncManager(_AsyncGeneratorContextManager[T]):
 
 
 def _cut(error: BaseException | None, trace: TracebackType | None) -> None:
-    """Have an error's traceback end in the `with` block again."""
+    """Reset the traceback of an error to what it was in the `with` block."""
     if error is not None:
         error.__traceback__ = trace

@@ -16,14 +16,14 @@ Range = tuple[str, int, int | None]
 """Key, offset, and length: None for all up to the end of the block."""
 
 _GAP = 16 * KIB
-"""Bytes between two ranges that are read for nothing: less than a request's worth of time."""
+"""Most unwanted bytes between two merged ranges: they take less time than another request."""
 _MOST = 1 * MIB
-"""Bytes to a read of several ranges: more of them go out side by side."""
+"""Most bytes of a merged read: longer ones would lose parallelism."""
 
 
 @dataclass(slots=True, eq=False)
 class MergedRead:
-    """One read, `length` bytes from `offset` (to the end when None), and the ranges it is for."""
+    """One read, `length` bytes from `offset` (to the end when None), for several ranges."""
 
     key: str
     offset: int
@@ -32,7 +32,7 @@ class MergedRead:
     """Which of the ranges that were requested."""
 
     def takes(self, offset: int, length: int, gap: int, most: int) -> bool:
-        """Whether a range that begins no earlier was added: see `merged`."""
+        """Add a range, which begins no earlier than the last one, if it fits: see `merged`."""
         assert self.length is not None  # noqa: S101 - `merged` adds to no other
         end = self.offset + self.length
         longer = max(end, offset + length) - self.offset
@@ -43,9 +43,9 @@ class MergedRead:
 
 
 def merged(ranges: Sequence[Range], gap: int = _GAP, most: int = _MOST) -> list[MergedRead]:
-    """The reads for `ranges`, in the order of the first range of each.
+    """Merge `ranges` into reads, in the order of the first range of each.
 
-    Those at most `gap` bytes apart are read together, `most` bytes at once.
+    Ranges at most `gap` bytes apart are read together, up to `most` bytes at a time.
     """
     by_key: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
     reads: list[MergedRead] = []
@@ -68,7 +68,7 @@ def merged(ranges: Sequence[Range], gap: int = _GAP, most: int = _MOST) -> list[
 
 
 def part(read: MergedRead, data: bytes, wanted: Range) -> bytes | None:
-    """The bytes of `wanted` in the `data` of `read`; None when they begin past its end."""
+    """The bytes of `wanted` within the `data` of `read`; None when they begin past its end."""
     if len(read.indices) == 1:
         return data
     _, offset, length = wanted

@@ -50,7 +50,7 @@ class ObjectWriter:
         absent, match = arguments.conditions(_OPERATION, key, if_absent, if_match)
         request = UploadRequest(key, absent, match, arguments.put_options(_OPERATION, options))
         size = arguments.part_size(_OPERATION, part_size)
-        at_once = self._operations.at_once(ctx, size)
+        at_once = self._operations.blocks_in_flight(ctx, size)
         if concurrency is not None:
             at_once = arguments.concurrency(_OPERATION, concurrency)
             ctx = replace(ctx, concurrency=at_once)

@@ -13,19 +13,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from blockyard import arguments
+from blockyard.atomic_dict import FREE_THREADED
 from blockyard.client import Client, Stack
-from blockyard.config import (
-    CacheConfig,
-    FileConfig,
-    HttpConfig,
-    S3Config,
-    Settings,
-    StoreConfig,
-    TimeoutConfig,
-)
+from blockyard.config import FileConfig, HttpConfig, S3Config, Settings, StoreConfig, TimeoutConfig
+from blockyard.config.cache import CacheConfig
 from blockyard.config.loading import Source, load_config, names_of
 from blockyard.errors import ConfigError
-from blockyard.one_step import FREE_THREADED
 from blockyard.operations import Operations
 from blockyard.stores.base import Store
 from blockyard.sync import BlockStore

@@ -41,14 +41,8 @@ from blockyard.model import (
 )
 from blockyard.put_options import PutOptions
 from blockyard.sharing import Holder, SharedStore
-from blockyard.stores.base import (
-    ListRequest,
-    PresignRequest,
-    ReadRequest,
-    Store,
-    WriteRequest,
-    changed,
-)
+from blockyard.stores.base import ListRequest, PresignRequest, ReadRequest, Store, WriteRequest
+from blockyard.stores.checks import etag_mismatch
 
 Result = TypeVar("Result")
 
@@ -68,14 +62,14 @@ class Operations:
         self.store = store
         self.held = Holder(SharedStore(store, in_flight) if shared is None else shared)
         self.in_flight = in_flight
-        """Bytes of blocks that one call holds in memory at a time, a single block excepted."""
+        """Most bytes of blocks that one call holds in memory; one block is always allowed."""
         self.copying_works = False
-        """Whether a copy was made, which shows that the service has them."""
+        """Whether a copy has succeeded, so that the service supports copies."""
         self._refusing = False
         self._closed = False
 
-    def at_once(self, ctx: Context, size: int) -> int:
-        """How many blocks of `size` bytes a call may hold at a time."""
+    def blocks_in_flight(self, ctx: Context, size: int) -> int:
+        """How many blocks of `size` bytes a call may hold in memory at a time."""
         return min(ctx.concurrency, max(1, self.in_flight // max(1, size)))
 
     def write_block(
@@ -203,7 +197,7 @@ class Operations:
             _ = await self.store.stat_block(ctx, key)
         except BlockNotFoundError:
             return False
-        except IntegrityError:  # it is there, though not as it was stored
+        except IntegrityError:  # it exists, though damaged
             return True
         return True
 
@@ -216,7 +210,7 @@ class Operations:
         try:
             return await self.store.copy_block(ctx, source_key, target_key)
         except BlockTooLargeError:
-            if not ctx.runtime.suspends:  # which has one part after the other
+            if not ctx.runtime.suspends:  # it would copy one part after the other
                 raise
         return await copy_in_parts(self.store, ctx, source_key, target_key)
 
@@ -237,10 +231,10 @@ class Operations:
         return self.store.delete_block(ctx, key, match)
 
     async def delete_copied(self, ctx: Context, key: str, version: str) -> None:
-        """Delete a block that was copied after it had been seen with the ETag `version`.
+        """Delete the source of a move: a block that had the ETag `version` when it was copied.
 
-        Raises `PreconditionFailedError` when another version has come since. A store that can't
-        hold a delete to one version is asked for it first: what comes just then is deleted.
+        Raises `PreconditionFailedError` when another version has come since. A store without
+        conditional deletes is asked for the ETag first: a version written just then is deleted.
         """
         try:
             await self.store.delete_block(ctx, key, version)
@@ -254,7 +248,7 @@ class Operations:
             if isinstance(error, TransportError):
                 raise
             if now != version:
-                raise changed(f"delete_block {key!r}", version, now) from None
+                raise etag_mismatch(f"delete_block {key!r}", version, now) from None
             await self.store.delete_block(ctx, key)
 
     def delete_blocks(
@@ -262,7 +256,9 @@ class Operations:
     ) -> Coroutine[Any, Any, DeleteResult]:
         self.check_open("delete_blocks", ctx)
         raising = arguments.flag("delete_blocks", raise_on_failure, "raise_on_failure")
-        unique = dict.fromkeys(arguments.keys("delete_blocks", keys))  # drawn by the caller
+        unique = dict.fromkeys(
+            arguments.keys("delete_blocks", keys)
+        )  # the iterable is consumed on the calling thread
         return self._delete_unique(ctx, list(unique), raising)
 
     async def delete_by_prefix(
@@ -308,7 +304,7 @@ class Operations:
         return self.store.list(ctx, request)
 
     def pages(self, prefix: str, start_after: str) -> Fetch[BlockInfo]:
-        """The pages of a listing, one after the other: what the clients' `iter_blocks` walk."""
+        """The pages of a listing, which the clients' `iter_blocks` iterate over."""
         self.check_open("iter_blocks")
         request = ListRequest(
             arguments.prefix("iter_blocks", prefix),
@@ -352,17 +348,17 @@ class Operations:
         return self.store.waits_to_close
 
     def refuse_more(self) -> None:
-        """From now on raise `StoreClosedError`, but in what tidies up."""
+        """Refuse new calls with `StoreClosedError`, except those that tidy up."""
         self._refusing = True
 
     def close(self) -> None:
-        """Let the store go, once nothing is under way; the last that shares it closes it."""
+        """Release the store, when no call is under way; the last of its holders closes it."""
         self._closed = True
         if self.held.let_go():
             self.store.close()
 
     def check_open(self, operation: str, ctx: Context | None = None) -> None:
-        """Raise `StoreClosedError` once the store is being closed, but in what tidies up."""
+        """Raise `StoreClosedError` once the store is being closed, except for what tidies up."""
         if self._refusing and not (ctx and ctx.tidying):
             raise StoreClosedError(f"{operation}: the store is closed")
 
@@ -391,7 +387,7 @@ def _key(block: tuple[str, Buffer]) -> str:
 
 
 def _size(block: tuple[str, Buffer]) -> int:
-    """The bytes that a block of the caller's holds; what is no block is refused when it is used."""
+    """The bytes of a block of the caller's; 0 for an invalid one, which is refused later."""
     try:
         return memoryview(block[1]).nbytes
     except (TypeError, ValueError, LookupError, BufferError):

@@ -178,7 +178,7 @@ def _client_of(kind: Kind, stack: Stack) -> Any:
 
 
 class _UnusableStore(WrapperStore):
-    """In the place of a store that can't be opened here: every operation says why."""
+    """Stands for a store that can't be opened here: every operation raises why."""
 
     def __init__(self, why: BlockStoreError, source: Portable | InMemory) -> None:
         super().__init__(cast("Store", _Raising(why)))

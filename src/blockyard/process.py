@@ -46,7 +46,7 @@ class PerProcess(Generic[State]):
         return state
 
     def let_go_inherited(self) -> None:
-        """Let go of what was the parent's."""
+        """Release the values inherited from the parent process."""
         for process in list(self._states):
             if process != os.getpid():
                 inherited = self._states.pop(process, None)
@@ -55,7 +55,7 @@ class PerProcess(Generic[State]):
 
 
 def warn_of_drop() -> None:
-    """Say that a store with open connections, or a thread, was dropped without `close`."""
+    """Warn that a store with open connections, or a thread, was dropped without `close`."""
     warnings.warn(
         "a block store was dropped without close(): call it, or use `with`",
         ResourceWarning,

@@ -1,7 +1,7 @@
-"""An open store that clients share, each of which closes on its own: it ends with the last of them.
+"""A reference-counted store: clients share it, and the last one to close or be dropped closes it.
 
-References count who holds it. They are exact among threads without a lock, on which a signal
-handler or a finalizer could wait for itself; and a client that is dropped counts no more.
+Python's own reference count is used: it is exact among threads without a lock (on which a signal
+handler or a finalizer could deadlock), and a client that is dropped no longer counts.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from blockyard.stores.base import Store
 
 
 class SharedStore:
-    """A store, for its holders and those who look it up."""
+    """The shared store; freed when its last holder releases it."""
 
     def __init__(self, store: Store, in_flight: int) -> None:
         self.store = store
         self.in_flight = in_flight
         self.ended: list[None] = []
-        """What the holder takes that is the last to let go: one item, once none holds it."""
+        """Has one item once nobody holds the store; the last holder pops it."""
 
     def forget(self) -> None:
-        """One of its holders closes: nothing may hold it for those who come later."""
+        """Called when a holder closes: a registry must not hand out the store any more."""
 
     def __del__(self) -> None:
         self.ended.append(None)
 
 
 class Holder:
-    """One of those who share a store, until it lets go of it."""
+    """One reference to a shared store, until it is released."""
 
     def __init__(self, shared: SharedStore) -> None:
         self._shared = [shared]
 
     @property
     def shared(self) -> SharedStore | None:
-        """The store that it holds; None once it has let go."""
+        """The shared store; None once released."""
         return next(iter(self._shared), None)
 
     def let_go(self) -> bool:
-        """Whether nobody else holds it any more, so that this one is to close it."""
+        """Release the reference; True if it was the last one: the caller closes the store."""
         try:
             shared = self._shared.pop()
         except IndexError:

@@ -685,7 +685,7 @@ class BlockStore(Client[BlockingRuntime]):
         return self._run_many(lambda ctx, read: read.complete(ctx), read)
 
     def _iterator(self, fetch: Fetch[Item], stop: Callable[[], None]) -> PageIterator[Item]:
-        """Of what is read ahead, which `stop` ends."""
+        """An iterator over pages; `stop` ends its read-ahead."""
         return PageIterator(
             fetch, lambda fetch: self._run_many(lambda ctx, fetch: fetch(ctx), fetch), stop
         )

@@ -133,8 +133,9 @@ def is_at(file: int, name: str, folder: int | None = None) -> bool:
 
 @contextmanager
 def errors_ignored() -> Generator[None]:
-    """For what need not succeed: the system's `OSError`s end it, and those of a signal handler,
-    which may be a `TimeoutError`, are raised. `suppress(OSError)` would drop them.
+    """Ignore `OSError`s of the system, but raise those of a signal handler.
+
+    `suppress(OSError)` would swallow a `TimeoutError` that a handler raised.
     """
     try:
         yield
@@ -157,7 +158,7 @@ def close(file: int) -> None:
 
 
 def sync_folder(folder: int) -> None:
-    """Have the names in an open folder on the disk, where its file system offers that."""
+    """fsync an open folder, where its file system supports that."""
     try:
         os.fsync(folder)
     except OSError as error:

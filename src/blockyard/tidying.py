@@ -1,4 +1,4 @@
-"""What a call leaves is taken back: also when it failed, past its deadline, and when cancelled."""
+"""Cleanup after a call that failed, was cancelled, or passed its deadline: undo what it wrote."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from blockyard.context import Context
 from blockyard.errors import BlockStoreError
 
 TIDY_SECONDS = 30.0
-"""How long a call that failed or was interrupted may take to remove what it wrote."""
+"""The time limit for the cleanup of a call that failed or was interrupted."""
 _PAST_DEADLINE = 0.8
-"""Seconds past the call's own deadline in which it may still do that, in all of its steps; past the
-first of them where that could begin only later, as on an event loop that was held up."""
+"""Seconds past its deadline that all cleanup of a call may take together. They count from the first
+cleanup, where that could begin only later, as on an event loop that was held up."""
 
 
 async def tidy_up(
@@ -22,9 +22,9 @@ async def tidy_up(
     undo: Callable[[Context], Coroutine[Any, Any, object]],
     may_be_left: str,
 ) -> str:
-    """Take back what a call wrote; after `error`, what could not be is said in a note on it.
+    """Undo what a call wrote; if that fails too, say so in a note on `error`.
 
-    Returns what `may_be_left`, and why, "" for nothing.
+    Returns the text `may_be_left` and the reason, or "" when nothing is left.
     """
     left = [may_be_left]
     now, seconds = ctx.runtime.now(), TIDY_SECONDS
@@ -43,7 +43,7 @@ async def tidy_up(
 
     try:
         await ctx.runtime.finish(tidy(), seconds)
-    except BaseException as again:  # cut off once more: this is raised in its place
+    except BaseException as again:  # cancelled again: this error is raised in its place
         error = again
         raise
     finally:
@@ -54,7 +54,7 @@ async def tidy_up(
 
 
 def _end(ctx: Context, deadline: float, now: float) -> float:
-    """When a call with that deadline has to have tidied up."""
-    if ctx.late[0] < deadline <= now:  # not what began past an earlier deadline, of one step
+    """The time by which a call with this deadline has to have tidied up."""
+    if ctx.late[0] < deadline <= now:  # not the cleanup of a step with a deadline of its own
         ctx.late[0] = now
     return max(deadline, ctx.late[0]) + _PAST_DEADLINE

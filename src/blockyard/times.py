@@ -10,9 +10,9 @@ LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 
 
 def utc(seconds: float) -> datetime:
-    """The time so many seconds after the epoch.
+    """The datetime of `seconds` since the epoch, clamped to `EARLIEST` and `LATEST`.
 
-    File systems hold times of other years than 1 to 9999, too: these are `EARLIEST` or `LATEST`.
+    File systems may hold times outside of the years 1 to 9999.
     """
     if seconds < _FIRST:
         return EARLIEST

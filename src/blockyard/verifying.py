@@ -74,7 +74,7 @@ class Walk:
             await self._verify_one(ctx, block)
 
         for group in alike.values():
-            at_once = self._operations.at_once(ctx, max(block.size for block in group))
+            at_once = self._operations.blocks_in_flight(ctx, max(block.size for block in group))
             _ = await ctx.runtime.gather(one, group, at_once)
 
     def report(self) -> VerifyReport:

@@ -210,7 +210,7 @@ class BlockyardStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """As `get`."""
+        """`get`, blocking."""
         try:
             data = _read(self._clients.blocking, key, byte_range)
         except BlockNotFoundError:
@@ -262,18 +262,18 @@ class BlockyardStore(Store):
         return [*results.items()]
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        """As `set`."""
+        """`set`, blocking."""
         self._check_writable()
         _ = self._clients.blocking.write_block(key, _bytes(value))
 
     def delete_sync(self, key: str) -> None:
-        """As `delete`."""
+        """`delete`, blocking."""
         self._check_writable()
         self._clients.blocking.delete_block(key)
 
 
 def _read(store: Any, key: str, byte_range: ByteRequest | None) -> Any:
-    """Have a client read; what comes is a coroutine's of the asyncio client."""
+    """Read with a client; the result of the asyncio client is a coroutine."""
     metadata = key.rpartition("/")[2] in _METADATA
     match byte_range:
         case None:

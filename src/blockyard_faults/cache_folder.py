@@ -35,7 +35,8 @@ from blockyard.cache.store import CacheStore
 from blockyard.context import Context
 from blockyard.model import KIB, MIB, Block
 from blockyard.s3.integrity import PageChecksums, upload_headers
-from blockyard.stores.base import ReadRequest, requested_range
+from blockyard.stores.base import ReadRequest
+from blockyard.stores.checks import requested_range
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.wrapper import WrapperStore
 from blockyard_faults.disks import feel_modes, small_disk

@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 from blockyard import BlockNotFoundError, BlockStore, StoreConfig, open_store
-from blockyard.cache import doubt, epochs
+from blockyard.cache import epochs, in_doubt
 from blockyard.model import KIB
 from blockyard_faults.killing import LONGEST, Log, Open, entries_of, kill, main, started, tells_of
 
@@ -127,7 +127,7 @@ class Worker:
     """What the processes have in common: the store and the log of what they did."""
 
     def __init__(self, folder: Path, opened: Open, random: Random) -> None:
-        doubt.SETTLE_SECONDS = epochs.SETTLE_SECONDS = _SETTLE
+        in_doubt.SETTLE_SECONDS = epochs.SETTLE_SECONDS = _SETTLE
         self._random = random
         self._name = secrets.token_hex(4)
         self._count = 0
@@ -300,7 +300,7 @@ def check(log: Path, killed: dict[int, float], opened: Open, below: Open, result
     for read in reads:
         if not history.allows(read["read"], read["version"], read["began"], read["ended"]):
             result.broken.append(f"read, and replaced before: {read}")
-    doubt.SETTLE_SECONDS = epochs.SETTLE_SECONDS = _SETTLE
+    in_doubt.SETTLE_SECONDS = epochs.SETTLE_SECONDS = _SETTLE
     time.sleep(_SETTLE)
     with opened() as store:
         result.broken += [f"left after a drain: {each}" for each in store.drain(60)]

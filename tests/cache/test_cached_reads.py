@@ -658,7 +658,7 @@ def test_an_upload_in_parts_is_a_change() -> None:
 
 def test_what_is_larger_than_a_block_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of it would be of megabytes, and are not verified."""
-    monkeypatch.setattr("blockyard.cache.store.MAX_BLOCK_SIZE", SIZE - 1)
+    monkeypatch.setattr("blockyard.cache.tiers.MAX_BLOCK_SIZE", SIZE - 1)
     cached = Cached()
     _ = cached.write("k", BLOCK)
     for _ in range(3):

@@ -14,7 +14,7 @@ import pytest
 
 from blockyard import open_async_store, open_store
 from blockyard.aio import AsyncBlockStore
-from blockyard.cache.doubt import SETTLE_SECONDS
+from blockyard.cache.in_doubt import SETTLE_SECONDS
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.store import CacheStore
 from blockyard.cache.tier import Pages

@@ -493,7 +493,7 @@ def test_the_limit_of_descriptors_is_kept_to(limit: int, kept: int) -> None:
 def test_fills_that_too_much_waits_before_are_dropped(
     disk: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blockyard.cache.filling.LIMIT", 3 * len(BLOCK))
+    monkeypatch.setattr("blockyard.cache.work_queue.LIMIT", 3 * len(BLOCK))
     with disk.cache._budget.locked():
         taken = [
             disk.cache.fill(disk.runtime, pages_of(f"k{n}", BLOCK), disk.cache.epoch(f"k{n}"))

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from blockyard.cache.disk import DiskCache
+from blockyard.cache.maintenance import CacheFolder
 from blockyard.cache.store import CacheStore
-from blockyard.cache.upkeep import CacheFolder
 from blockyard.context import Context
 from blockyard.errors import BlockNotFoundError, BlockStoreError, LocalStorageError
 from blockyard.model import MIB

@@ -22,11 +22,11 @@ from typing import Any, cast
 import pytest
 
 from blockyard.cache import folder as folder_module
-from blockyard.cache.doubt import SETTLE_SECONDS, Doubt
 from blockyard.cache.entry import HEAD
 from blockyard.cache.folder import Folder
-from blockyard.cache.kept import DamagedEntryError
+from blockyard.cache.in_doubt import SETTLE_SECONDS, InDoubtMarks
 from blockyard.cache.key_locks import KeyLocks
+from blockyard.cache.open_entry import DamagedEntryError
 from blockyard.cache.stage import NoRoomError, Stage, Waiting
 from blockyard.cache.uploads import PARALLEL, Uploads
 from blockyard.config import HttpConfig, TimeoutConfig
@@ -237,7 +237,7 @@ def test_what_was_left_in_a_folder_that_was_removed_is_not_left_in_the_next(
         _ = each.put("k", b"x", NOW)
     shutil.rmtree(folder.root)
     _ = stage.put("k", b"x", NOW)
-    assert not other._room.take(HEAD)
+    assert not other._quota.take(HEAD)
     _ = other.put("l", b"x", NOW)
     assert stage.used() == 4 * HEAD
 
@@ -300,13 +300,13 @@ def test_versions_are_told_apart_that_are_written_in_one_tick_of_the_file_system
 
 
 @pytest.fixture
-def doubt(folder: Folder) -> Doubt:
-    made = Doubt(folder)
+def doubt(folder: Folder) -> InDoubtMarks:
+    made = InDoubtMarks(folder)
     made.prepare()
     return made
 
 
-def test_a_change_is_in_doubt_from_its_beginning_until_it_has_settled(doubt: Doubt) -> None:
+def test_a_change_is_in_doubt_from_its_beginning_until_it_has_settled(doubt: InDoubtMarks) -> None:
     now = 1000.0
     assert not doubt.in_doubt(NAME, now)
     assert doubt.settles_at(NAME, "v", now) <= now
@@ -326,7 +326,7 @@ def test_a_change_is_in_doubt_from_its_beginning_until_it_has_settled(doubt: Dou
 
 @pytest.mark.parametrize("record", [None, "short", "x" * 60, "0" * 20])
 def test_a_mark_that_can_not_be_read_is_of_a_change_under_way(
-    doubt: Doubt, record: str | None
+    doubt: InDoubtMarks, record: str | None
 ) -> None:
     if record is None:
         Path(doubt._path(NAME)).touch()
@@ -338,12 +338,12 @@ def test_a_mark_that_can_not_be_read_is_of_a_change_under_way(
 
 
 def test_a_mark_of_another_boot_has_settled_a_minute_after_this_one(
-    folder: Folder, doubt: Doubt, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, doubt: InDoubtMarks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     doubt.end(NAME, "v", 5e6)
     doubt.begin(OTHER, "v")
     monkeypatch.setattr(folder_module, "_boot_id", lambda: b"next one")
-    later = Doubt(Folder(folder.root))
+    later = InDoubtMarks(Folder(folder.root))
     for name in (NAME, OTHER):
         assert later.in_doubt(name, SETTLE_SECONDS - 1)
         assert later.settles_at(name, "w", SETTLE_SECONDS - 1) == SETTLE_SECONDS

@@ -307,7 +307,7 @@ def test_a_version_whose_process_was_killed_in_its_upload_is_in_doubt(
     one.write("k", b"1")
     staged = one.stage.find(one.stage.name("k"))
     assert staged is not None
-    one.store._sender._doubt.begin(one.stage.name("k"), staged.version)  # and then it was killed
+    one.store._sender._marks.begin(one.stage.name("k"), staged.version)  # and then it was killed
     one.write("k", b"2")
     other.wait(1000)
     assert other.upload("k") == pytest.approx(SETTLE)

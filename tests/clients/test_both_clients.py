@@ -193,7 +193,7 @@ def test_every_operation_is_on_both_clients() -> None:
     """Listings and their pages are for `iter_blocks`; the others for what stands on operations:
     contents, `distributed`, fsspec and obspec."""
     others = {
-        "at_once",
+        "blocks_in_flight",
         "check_open",
         "delete_copied",
         "describe",

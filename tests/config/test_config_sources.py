@@ -12,15 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from blockyard.config import (
-    CacheConfig,
-    CacheDiskConfig,
-    FileConfig,
-    HttpConfig,
-    S3Config,
-    StoreConfig,
-    TimeoutConfig,
-)
+from blockyard.config import FileConfig, HttpConfig, S3Config, StoreConfig, TimeoutConfig
+from blockyard.config.cache import CacheConfig, CacheDiskConfig
 from blockyard.config.loading import load_config
 from blockyard.config.portable import portable
 from blockyard.config.sections import settings_below

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 from blockyard.content.cleaning import ContentCleaner
 from blockyard.content.manifest import Manifest, decode, generation_key, manifest_key
 from blockyard.content.reading import ContentReader
+from blockyard.content.upload import LONGEST_WRITE
 from blockyard.content.write_options import WriteOptions
-from blockyard.content.writing import LONGEST_WRITE, ContentWriter
+from blockyard.content.writing import ContentWriter
 from blockyard.context import Context, UserItems
 from blockyard.crc32c import crc32c
 from blockyard.errors import (

@@ -124,7 +124,7 @@ class TestSourcesThatChange:
                 append(path)
                 return data
 
-        monkeypatch.setattr("blockyard.content.waited.FileIO", Growing)
+        monkeypatch.setattr("blockyard.content.pipes.FileIO", Growing)
         with pytest.raises(LocalStorageError, match="changed while it was read"):
             store.write_content("movie", path)
         assert store.list_by_prefix() == []

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from blockyard.atomic_dict import FREE_THREADED
 from blockyard.context import Context
 from blockyard.model import Block, BlockInfo, Page
-from blockyard.one_step import FREE_THREADED
 from blockyard.stores.base import ListRequest, ReadRequest, WriteRequest
 from blockyard.stores.memory import MemoryStore
 from blockyard.sync import BlockStore

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from blockyard.config import CacheConfig
+from blockyard.config.cache import CacheConfig
 from blockyard.config.loading import load_config
 from blockyard.config.sections import settings_below, walk
 from blockyard.model import MIB

@@ -46,9 +46,10 @@ from blockyard.fsspec import (
     changes,
     files,
     filesystem,
+    info_cache,
     reading,
-    remembered,
     stores,
+    upload,
     writing,
 )
 from blockyard.fsspec.files import BlockFiles
@@ -139,8 +140,8 @@ def test_what_is_remembered_for_ever(
     fs.pipe_file("a", b"1")
     assert fs.info("a")["size"] == 1
     _ = client.write_block("a", b"22")
-    now = remembered.monotonic()
-    monkeypatch.setattr(remembered, "monotonic", lambda: now + 1e9)
+    now = info_cache.monotonic()
+    monkeypatch.setattr(info_cache, "monotonic", lambda: now + 1e9)
     assert fs.info("a")["size"] == 1
     fs.invalidate_cache()
     assert fs.info("a")["size"] == 2
@@ -156,7 +157,7 @@ def test_what_is_remembered_is_forgotten(
     fs: Any, client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(remembered, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(info_cache, "monotonic", lambda: clock[0])
     _ = client.write_block("a/b", b"1")
     assert fs.info("a/b")["size"] == 1
     _ = client.write_block("a/b", b"22")
@@ -231,7 +232,7 @@ def test_what_turns_out_to_be_gone_is_not_remembered(
 
 
 def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
-    known = remembered.Remembered(60)
+    known = info_cache.InfoCache(60)
     before = known.state
     known.forget("a/b")
     known.keep([{"name": "a/b", "size": 1}], before)
@@ -241,8 +242,8 @@ def test_what_was_asked_before_a_write_is_not_remembered_after_it() -> None:
 
 
 def test_no_more_is_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "_MOST", 10)
-    known = remembered.Remembered(60)
+    monkeypatch.setattr(info_cache, "_MOST", 10)
+    known = info_cache.InfoCache(60)
     known.keep([{"name": str(number)} for number in range(8)], known.state)
     known.keep([{"name": "0"}, *({"name": f"{number}"} for number in range(8, 15))], known.state)
     assert [name for name in map(str, range(15)) if known.get(name)] == [
@@ -258,9 +259,9 @@ def test_one_path_more_is_no_look_at_all_the_others(monkeypatch: pytest.MonkeyPa
             drawn.append(name)
             yield name
 
-    monkeypatch.setattr(remembered, "_MOST", 1000)
-    monkeypatch.setattr(remembered, "islice", counted)
-    known = remembered.Remembered(60)
+    monkeypatch.setattr(info_cache, "_MOST", 1000)
+    monkeypatch.setattr(info_cache, "islice", counted)
+    known = info_cache.InfoCache(60)
     for number in range(3000):
         known.keep([{"name": str(number)}], known.state)
     assert drawn == [str(number) for number in range(2000)]
@@ -755,7 +756,7 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
     client: blockyard.BlockStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handler raises at any line: all is stored, once, or the file is given up."""
-    monkeypatch.setattr(writing, "_LARGE", 1000)
+    monkeypatch.setattr(upload, "_LARGE", 1000)
     data = DATA[:7000]
     fs, interrupted, stored = BlockyardFileSystem(store=client), 0, 0
 
@@ -767,7 +768,7 @@ def test_a_write_that_is_interrupted_goes_on_where_tell_says(
         interrupted += 1
         file = fs.open("a", "wb", block_size=3000)
         try:
-            with at_line(interrupted, {writing.__file__}, ring) as lines:
+            with at_line(interrupted, {writing.__file__, upload.__file__}, ring) as lines:
                 while (at := file.tell()) < len(data):
                     with contextlib.suppress(KeyboardInterrupt):
                         _ = file.write(memoryview(data)[at : at + 700])

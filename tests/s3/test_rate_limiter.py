@@ -198,13 +198,13 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
         call = asyncio.ensure_future(s3.store.read(Context(Hanging(s3.service)), ReadRequest("k")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert ends != "cancelled" or len(limiter._under_way.here()) == 1
+        assert ends != "cancelled" or len(limiter._permits.here()) == 1
         _ = call.cancel()
         with pytest.raises((asyncio.CancelledError, BlockStoreError)):
             _ = await call
 
     asyncio.run(main())
-    assert limiter._under_way.here() == set()
+    assert limiter._permits.here() == set()
     assert s3.read("k") == b"data"
 
 
@@ -549,5 +549,5 @@ def test_both_clients_slow_down_together(
             for thread in threads:
                 thread.join()
             assert limiter.limit > limited
-            assert limiter._under_way.here() == set()
+            assert limiter._permits.here() == set()
     assert proxy.counts["status_503"] == 3

@@ -11,7 +11,7 @@ import pytest
 import blockyard
 from blockyard import StoreStats, open_async_store
 from blockyard.errors import BlockStoreError, TransportConnectionError
-from blockyard.s3.retry import Hedging
+from blockyard.s3.hedging import Hedging
 from blockyard.stores.memory import MemoryStore
 from blockyard.stores.wrapper import WrapperStore
 from tests.s3.pretend import Pretended

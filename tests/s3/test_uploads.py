@@ -640,7 +640,7 @@ def test_a_large_object_is_read_in_ranges_and_into_a_buffer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("blockyard.s3.read_steps.MAX_BLOCK_SIZE", 10)
-    monkeypatch.setattr("blockyard.s3.responses.MAX_BLOCK_SIZE", 10)
+    monkeypatch.setattr("blockyard.s3.ranges.MAX_BLOCK_SIZE", 10)
     s3 = Uploading()
     _ = s3.upload()
 

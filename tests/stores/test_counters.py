@@ -18,7 +18,7 @@ import pytest
 import blockyard
 from blockyard import BlockStore, S3Config, StoreConfig
 from blockyard.errors import BlockNotFoundError, LocalStorageError, PreconditionFailedError
-from blockyard.stores import disk, locks
+from blockyard.stores import disk, file_io, locks
 from blockyard.stores import memory as memory_module
 from blockyard.stores.locks import FolderLock, ReplacedError
 from blockyard.stores.memory import MemoryStore
@@ -241,13 +241,13 @@ class TestFolder:
         self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         info = store.write_block(KEY, b"0")
-        write_all = disk.write_all
+        write_all = file_io.write_all
 
         def losing(*args: object) -> None:
             store.delete_block(KEY)
             write_all(*args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(disk, "write_all", losing)
+        monkeypatch.setattr(file_io, "write_all", losing)
         with pytest.raises(BlockNotFoundError):
             _ = store.write_block(KEY, b"1", if_match=info.etag)
         assert {path.name for path in tmp_path.iterdir()} == {".blockyard"}

@@ -222,7 +222,7 @@ class TestListing:
             _ = client.store.write_blocks([(key, b"") for key in self.KEYS])
         tokens = [listed(local, f"a/{n % 5}", None, 1 + n // 5)[1] for n in range(30)]
 
-        assert len(local._walks) == 8
+        assert len(local._files._walks) == 8
         for n, token in enumerate(tokens):
             rest = [key for key in self.KEYS if key.startswith(f"a/{n % 5}")][1 + n // 5 :]
             assert listed(local, f"a/{n % 5}", token, 50)[0] == rest
@@ -274,7 +274,7 @@ class TestListing:
 def listed(
     local: FilesystemStore, prefix: str, token: str | None, size: int
 ) -> tuple[list[str], str | None]:
-    page = local._list(ListRequest(prefix, token, size), lambda: None)
+    page = local._files.list(ListRequest(prefix, token, size), lambda: None)
     return [block.key for block in page.blocks], page.next_token
 
 

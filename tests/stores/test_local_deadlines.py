@@ -12,7 +12,7 @@ import pytest
 
 from blockyard import DeadlineExceededError
 from blockyard.model import MIB
-from blockyard.stores import disk
+from blockyard.stores import file_io
 from blockyard.stores.base import Store
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.stores.memory import MemoryStore
@@ -128,7 +128,7 @@ def test_large_work_ends_at_the_deadline_or_a_step_later(
 ) -> None:
     folder.write_block("large", bytes(10 * MIB))
     folder.write_blocks([(f"many/{n:02}", b"") for n in range(20)])
-    monkeypatch.setattr(disk, "STEP", MIB)
+    monkeypatch.setattr(file_io, "STEP", MIB)
     steps = slowed(monkeypatch, slow, 0.2)
     late = folder.with_options(deadline=0.5)
     if slow == "unlink":

@@ -22,7 +22,7 @@ from blockyard.errors import (
     TransportError,
 )
 from blockyard.model import MIB
-from blockyard.s3.retry import Hedging
+from blockyard.s3.hedging import Hedging
 from blockyard.testing.loopback import Connection, LoopbackServer
 from blockyard.testing.messages import read_head
 from blockyard.testing.scripted import (
@@ -52,7 +52,7 @@ NEVER = 60.0
 @pytest.fixture(autouse=True)
 def time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a TLS handshake takes longer than a second request waits for one."""
-    monkeypatch.setattr(exchanging, "_LEAST_HASTE", 10.0)
+    monkeypatch.setattr(exchanging, "_LEAST_CONNECT_SECONDS", 10.0)
 
 
 # When.

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from blockyard import syscalls
 from blockyard.cache.folder import SHARDS, Descriptor, Folder, allocated
-from blockyard.config import SMALLEST_DISK
+from blockyard.config.cache import SMALLEST_DISK
 from blockyard.crc32c import crc32c
 from blockyard.managing import contextmanager
 from blockyard.model import MIB
@@ -56,7 +56,7 @@ _USAGE_MAGIC = b"usage 2\n"
 
 
 class _Entry(NamedTuple):
-    """An entry in a sample."""
+    """An entry of a sample."""
 
     time: int
     path: str
@@ -70,9 +70,9 @@ class _Entry(NamedTuple):
 
 
 class Budget:
-    """`size` bytes of a folder. Its methods raise `OSError`; `evicted` counts entries.
+    """The size limit of a cache folder. Its methods raise `OSError`; `evicted` counts entries.
 
-    `patience` is for how many seconds the lock of the folder is waited for.
+    `patience` is how many seconds to wait for the lock of the folder.
     """
 
     def __init__(self, folder: Folder, size: int, patience: float = 5.0) -> None:
@@ -85,9 +85,9 @@ class Budget:
 
     @contextmanager
     def locked(self) -> Generator[Usage]:
-        """Hold the lock of the folder: one writer at a time, of all processes.
+        """Hold the lock of the folder: one writer at a time, among all processes.
 
-        Another one may keep it for good that was stopped in the middle of a write.
+        A process that was stopped in the middle of a write may hold it for good.
         """
         with (
             Descriptor(self._folder.open_own("lock")) as lock,
@@ -104,7 +104,7 @@ class Budget:
                 usage.save()
 
     def make_room(self, usage: Usage, need: int) -> None:
-        """Evict until `need` bytes more fit. Raises `OSError` if others leave no room for them."""
+        """Evict until `need` more bytes fit. Raises `OSError` if other files leave too little."""
         if self._over(usage, need) <= 0:
             return
         while self._to_recount:
@@ -126,7 +126,7 @@ class Budget:
         self._to_recount.add(shard)
 
     def _over(self, usage: Usage, need: int) -> int:
-        """Bytes that are to go before there is room for `need` more."""
+        """Bytes that have to be evicted before `need` more fit."""
         over = usage.total() + need - self.size
         disk = os.statvfs(self._folder.root)
         if disk.f_blocks:  # 0 where there is no limit, or none that the file system tells
@@ -137,9 +137,9 @@ class Budget:
         return over
 
     def _evict(self, usage: Usage, sample: list[_Entry], over: int) -> int:
-        """Let the entries of a sample go whose turn it is, until `over` bytes went.
+        """Evict entries of a sample whose turn it is, until `over` bytes are freed.
 
-        Returns how many went.
+        Returns how many bytes that was.
         """
         sample.sort(reverse=True)
         probation = [entry for entry in sample if not entry.flags & MAIN]
@@ -168,7 +168,7 @@ class Budget:
 
 
 class Usage:
-    """What the folder holds, while its lock is held."""
+    """The byte counts of a folder, while its lock is held."""
 
     def __init__(self, folder: Folder, file: int, own_size: int) -> None:
         self._folder = folder
@@ -190,7 +190,7 @@ class Usage:
 
     @contextmanager
     def reserved(self, shard: int, size: int) -> Generator[None]:
-        """Have `size` bytes counted while they are written, also if the writer is killed."""
+        """Count `size` bytes while they are written, in case the writer is killed."""
         self.shards[shard] += size
         self.save()
         try:
@@ -210,14 +210,14 @@ class Usage:
         return time
 
     def remove(self, path: str, shard: int, size: int) -> bool:
-        """Remove an entry; False when another did, or it is none and can't be removed."""
+        """Remove an entry; False when another process did, or it can't be removed."""
         if not self._folder.remove(path):
             return False
         self.shards[shard] -= size
         return True
 
     def sample(self) -> tuple[list[_Entry], int]:
-        """The entries of the next folders, and how many folders these are; counts them anew."""
+        """The entries of the next folders, counted anew, and how many folders those are."""
         entries, shards = list[_Entry](), 0
         while shards < SHARDS and len(entries) < _SAMPLE:
             entries += self.recount(self._hand)
@@ -226,19 +226,19 @@ class Usage:
         return entries, shards
 
     def remove_temporary(self) -> None:
-        """Remove what killed writers left: nobody else writes now."""
+        """Remove what killed writers left: nobody else is writing now."""
         for name in os.listdir(self._folder.temporary):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._folder.temporary}/{name}")
 
     def save(self) -> None:
-        """Keep the counts for the next who holds the lock."""
+        """Write the counts for the next holder of the lock."""
         counts = (_USAGE_MAGIC, self._folder.boot, self._time, self._hand, *self.shards)
         record = _USAGE.pack(*counts, 0)[:-4]
         syscalls.write_all_at(self._file, record + struct.pack(">I", crc32c(record)), 0)
 
     def recount(self, shard: int) -> list[_Entry]:
-        """The entries of a folder, counted anew."""
+        """Count the entries of a folder anew."""
         folder = self._folder.shard(shard)
         entries = list[_Entry]()
         try:
@@ -258,7 +258,7 @@ class Usage:
 
 @contextmanager
 def _lock_of(file: int, patience: float) -> Generator[None]:
-    """Hold flock(2) on an open file, within `patience` seconds."""
+    """Hold flock(2) on an open file, waiting up to `patience` seconds."""
     pause, waited = _FIRST_PAUSE, 0.0
     while not _locked(file):
         if waited >= patience:

@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from blockyard import one_step, syscalls
+from blockyard import atomic_dict, syscalls
 from blockyard.cache.budget import SMALLEST, Budget
 from blockyard.cache.entry import Head, name_of
-from blockyard.cache.filling import WorkQueue
 from blockyard.cache.folder import Folder
-from blockyard.cache.kept import (
+from blockyard.cache.open_entry import (
     KEPT,
     DamagedEntryError,
     OpenEntry,
@@ -38,6 +37,7 @@ from blockyard.cache.kept import (
     WouldBlockError,
 )
 from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, MustWait, Pages, span_within
+from blockyard.cache.work_queue import WorkQueue
 from blockyard.cache.writing import EntryWriter
 from blockyard.errors import ConfigError
 from blockyard.user_code import pass_on_foreign
@@ -208,7 +208,7 @@ class DiskCache(DiskTier):
         return pages
 
     def _open(self, key: str, wait: bool) -> OpenEntry | None:
-        """The key's entry, which is of its present epoch; None if there is none."""
+        """Open the key's entry, if it is of the current epoch; else None."""
         name = self._name(key)
         epoch = self._folder.epoch(name)
         file = self._folder.open_entry(name)
@@ -225,7 +225,7 @@ class DiskCache(DiskTier):
         return opened
 
     def _may_be_old(self, key: str) -> bool:
-        """Whether the key's entry could not be removed when it was changed."""
+        """Whether the key's entry could not be removed when the key was changed."""
         return key in self._undropped or _ALL in self._undropped
 
     def _drop(self, key: str) -> None:
@@ -242,13 +242,13 @@ class DiskCache(DiskTier):
                 pass_on_foreign(error)
                 self._trouble = error
             few = key in self._undropped or len(self._undropped) < _UNDROPPED - 1
-            one_step.put(self._undropped, key if few else _ALL, object())
+            atomic_dict.put(self._undropped, key if few else _ALL, object())
         else:
             if before is not None:
-                _ = one_step.remove(self._undropped, key, before)
+                _ = atomic_dict.remove(self._undropped, key, before)
 
     def _drop_again(self) -> None:
-        """Make good what could not be removed: key by key, or all where there were too many."""
+        """Retry the removal of stale entries: key by key, or all if there were too many."""
         before = self._undropped.copy()
         if _ALL not in before:
             for key in before:
@@ -259,7 +259,7 @@ class DiskCache(DiskTier):
         self._writer.remove_all()
         self._folder.change_all()
         for key, failure in before.items():
-            _ = one_step.remove(self._undropped, key, failure)
+            _ = atomic_dict.remove(self._undropped, key, failure)
 
     def _remove_damaged(self, key: str) -> None:
         self._damaged += 1
@@ -282,7 +282,7 @@ class DiskCache(DiskTier):
         self._on_disk(now, lambda: self._writer.put(head, pages))
 
     def _prepare(self, now: float) -> None:
-        """Have the folder again, which was removed or could not be used."""
+        """Make the folder again after it was removed or unusable."""
         self._dropped += 1
         self._on_disk(now, self._folder.ensure)
 
@@ -291,7 +291,7 @@ class DiskCache(DiskTier):
         self._on_disk(now, lambda: self._writer.note_checked(name, info.etag, at))
 
     def _on_disk(self, now: float, write: Callable[[], None]) -> None:
-        """Write, unless the disk fails: then not for a while, and what waits is dropped."""
+        """Run a write; when the disk fails, stop writing for a while and drop what waits."""
         try:
             self._drop_again()
             self._note_hits()
@@ -313,12 +313,12 @@ class DiskCache(DiskTier):
                 self._warn(now, trouble)
 
     def _warn(self, now: float, error: Exception) -> None:
-        """Say so once a minute, however often it fails."""
+        """Log a disk failure, once a minute."""
         if now >= self._warn_at:
             self._warn_at = now + _WARN_EVERY
             _log.warning("the disk cache in %s is passed by: %s", self._folder.root, error)
 
 
 def _most_kept(descriptors: int) -> int:
-    """How many entries are kept open by a process that may have so many descriptors."""
+    """How many entries to keep open in a process with so many descriptors."""
     return KEPT if descriptors == resource.RLIM_INFINITY else max(1, min(KEPT, descriptors // 8))

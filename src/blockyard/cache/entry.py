@@ -52,10 +52,10 @@ PRESENT = b"\xa5"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an entry says of its block that never changes; `sums` as in `PageSums.running`.
+    """The immutable part of an entry.
 
-    `epoch` is that of the key when the block was requested; `sums` are empty where the block was
-    stored without page checksums.
+    `epoch` is that of the key when the block was requested. `sums` are as in `PageSums.running`,
+    empty where the block was stored without page checksums.
     """
 
     name: bytes
@@ -65,12 +65,12 @@ class Head:
 
     @property
     def page_size(self) -> int:
-        """In bytes."""
+        """The page size of the block in bytes."""
         return page_size(self.info.size)
 
     @property
     def pages(self) -> int:
-        """How many pages the block has."""
+        """The number of pages of the block."""
         return -(-self.info.size // self.page_size)
 
     @property
@@ -79,13 +79,13 @@ class Head:
         return PageSums(self.page_size, self.sums) if self.sums else None
 
     def same_version(self, other: Head) -> bool:
-        """Whether both are of the same bytes, by all that is known."""
+        """Whether both are of the same version, by everything that is known."""
         mine, its = self.info, other.info
         return (mine.etag, mine.size, self.sums) == (its.etag, its.size, other.sums)
 
 
 class Marks(NamedTuple):
-    """What changes of an entry: see the module."""
+    """The mutable part of an entry: see the module."""
 
     settled: bool
     checked_at: float
@@ -95,13 +95,13 @@ class Marks(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def name_of(identity: str, key: str) -> bytes:
-    """The 128-bit name of a key's entry; `identity` tells stores in one folder apart."""
+    """The 128-bit name of a key's entry; `identity` keeps the stores of a folder apart."""
     text = f"{len(identity)} {identity} {key}"
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def encode_head(head: Head) -> bytes | None:
-    """The first bytes of an entry, nothing marked; None where it would not fit."""
+    """Encode the head of a new entry, no page marked; None if it does not fit."""
     info = head.info
     key = info.key.encode("utf-8", "surrogatepass")
     etag = info.etag.encode("utf-8", "surrogatepass")
@@ -126,9 +126,9 @@ def encode_head(head: Head) -> bytes | None:
 
 
 def marked(text: bytes, head: Head, first: int, data: bytes | memoryview, checked: bytes) -> bytes:
-    """The first bytes of an entry that is made with `data`, whole pages from the page `first` on.
+    """The head of an entry with the pages in `data`, from the page `first` on, marked as present.
 
-    `text` is as `encode_head` gives it, `checked` as `encode_checked` does.
+    `text` is the result of `encode_head`, `checked` that of `encode_checked`.
     """
     new = bytearray(text)
     new[CHECKED_AT : CHECKED_AT + len(checked)] = checked
@@ -141,7 +141,7 @@ def marked(text: bytes, head: Head, first: int, data: bytes | memoryview, checke
 
 
 def decode_head(data: bytes, name: bytes) -> Head | None:
-    """What the head says; None when it is damaged, cut, or not the entry of that name."""
+    """Decode a head; None when it is damaged, truncated, or of another name."""
     if len(data) < HEAD:
         return None
     magic, version, crc, its_name, size, page, modified, epoch, *lengths = _FIXED.unpack_from(data)
@@ -170,13 +170,13 @@ def decode_head(data: bytes, name: bytes) -> Head | None:
 
 
 def encode_checked(at: float, boot: bytes) -> bytes:
-    """The record of when the version was last known to be current."""
+    """Encode the record of when the version was last known to be current."""
     record = _CHECKED.pack(at, boot, 0)[:-4]
     return record + struct.pack(">I", crc32c(record))
 
 
 def decode_marks(data: bytes, pages: int, boot: bytes) -> Marks:
-    """What `data`, the head from `MUTABLE_AT` on, says. Of another boot, or damaged: never."""
+    """Decode the mutable part of a head; a record of another boot, or damaged, counts as never."""
 
     def at(place: int, length: int) -> bytes:
         return data[place - MUTABLE_AT : place - MUTABLE_AT + length]
@@ -194,14 +194,14 @@ def decode_marks(data: bytes, pages: int, boot: bytes) -> Marks:
 
 
 def own_sums(data: bytes | memoryview, page: int) -> bytes:
-    """The CRC32C of each page of `data` by itself, as the entry keeps them."""
+    """The CRC32C of each page of `data` by itself, as the entry stores them."""
     view = memoryview(data)
     sums = [crc32c(view[begin : begin + page]) for begin in range(0, len(data), page)]
     return struct.pack(f">{len(sums)}I", *sums)
 
 
 def verified(data: bytes, first: int, head: Head, marks_own_sums: bytes) -> bool:
-    """Whether `data`, whole pages from the page `first` on, is what the checksums are of."""
+    """Whether whole pages, from the page `first` on, match their checksums."""
     page = head.page_size
     last = first + -(-len(data) // page)
     if not head.sums:

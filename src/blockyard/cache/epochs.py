@@ -1,7 +1,7 @@
-"""Epochs of keys within a process: what was read before a change is not given out after it.
+"""Epochs of keys within a process: nothing that was read before a change is served after it.
 
-Keys share them by their hash. No lock is taken: each step is one of a list's or a dictionary's, so
-that a signal handler may come between any two.
+Keys share epochs by hash. No lock is taken: each step is one operation of a list or dictionary, so
+a signal handler may run between any two.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable
 
-from blockyard.cache.doubt import SETTLE_SECONDS
+from blockyard.cache.in_doubt import SETTLE_SECONDS
 
 _SLOTS = 1 << 16
 _MASK = _SLOTS - 1
@@ -20,7 +20,7 @@ under way, or in doubt in an outage."""
 
 
 class Change:
-    """A change of these keys."""
+    """A change of some keys."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.slots = frozenset(hash(key) & _MASK for key in keys)
@@ -33,24 +33,24 @@ class Epochs:
     def __init__(self) -> None:
         self._epochs: list[object] = [self] * _SLOTS
         self._changes: list[dict[Change, float]] = [{} for _ in range(_GROUPS)]
-        """By group, until when each is under way, or in doubt."""
+        """By group, changes under way (inf) or in doubt, and until when."""
         self._process = os.getpid()
 
     def of(self, key: str) -> object:
-        """The key's epoch by now."""
+        """The current epoch of the key."""
         return self._epochs[hash(key) & _MASK]
 
     def replace(self, key: str) -> None:
-        """From now on the key has another one."""
+        """Give the key a new epoch."""
         self._epochs[hash(key) & _MASK] = object()
 
     def begin(self, change: Change) -> None:
-        """It is under way."""
+        """Note a change as under way."""
         for group in change.groups:
             self._changes[group][change] = math.inf
 
     def end(self, change: Change, now: float, *, known: bool) -> None:
-        """It is over; where its outcome is not `known` it is in doubt for `SETTLE_SECONDS`."""
+        """Note the end of a change, which is in doubt for a while unless its outcome is `known`."""
         for group in change.groups:
             changes = self._changes[group]
             if known:

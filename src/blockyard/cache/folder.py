@@ -57,7 +57,10 @@ _INITIAL_NAMESPACE = "time:[4026531834]"
 
 
 class Descriptor:
-    """An open file, closed once nobody refers to it: who reads it on another thread goes on."""
+    """An open file, closed when nothing refers to it any more.
+
+    So a reader on another thread goes on when its owner lets go of it.
+    """
 
     __slots__ = ("number",)
 
@@ -95,10 +98,10 @@ class Folder:
         self._epochs = Descriptor(-1)
 
     def prepare(self) -> None:
-        """Make what is missing of it, having looked whether the folder can be used.
+        """Check that the folder can be used, and make what is missing of it.
 
-        Raises `ConfigError` for a folder that is no cache, another user's, or on a network file
-        system.
+        Raises `ConfigError` for a folder that is no cache, is another user's, or is on a network
+        file system.
         """
         try:
             missing = [each for each in (self.root, *self.root.parents) if not each.exists()]
@@ -118,7 +121,7 @@ class Folder:
         self._open_epochs()
 
     def path(self, name: bytes) -> str:
-        """Where the entry of that name is."""
+        """The path of an entry."""
         text = name.hex()
         return f"{self._blocks}/{text[:2]}/{text}"
 
@@ -137,11 +140,11 @@ class Folder:
 
     @property
     def temporary(self) -> str:
-        """The folder of what is being written."""
+        """The folder of files being written."""
         return f"{self.root}/new"
 
     def open_entry(self, name: bytes, flags: int = os.O_RDONLY) -> Descriptor | None:
-        """The entry, open; None where there is none, or another's file, or no file."""
+        """Open an entry; None where there is no file of ours."""
         try:
             return Descriptor(os.open(self.path(name), flags | _OPEN))
         except FileNotFoundError:
@@ -152,25 +155,25 @@ class Folder:
             raise
 
     def epoch(self, name: bytes) -> int:
-        """A number that is another one after each change of the key.
+        """The epoch of the key: another number after each change of it.
 
-        Changes made since the folder was removed are not among these: see `is_there`.
+        Changes made since the folder was removed are not counted: see `is_there`.
         """
         epochs = self._epochs  # not to be closed meanwhile
         return int.from_bytes(os.pread(epochs.number, _SLOT, _slot(name)))
 
     def is_there(self) -> bool:
-        """Whether epochs that were read until now are the ones that every process changes."""
+        """Whether the epochs read so far are from the file that every process changes."""
         epochs = self._epochs
         return epochs.number >= 0 and os.fstat(epochs.number).st_nlink > 0
 
     def ensure(self) -> None:
-        """`prepare` it where it was removed, or was never ready."""
+        """`prepare` the folder if it was removed, or never ready."""
         if not self.is_there():
             self.prepare()
 
     def change(self, name: bytes) -> None:
-        """Give the key another epoch. Random ones need neither a lock nor the one before."""
+        """Give the key a new, random epoch: that needs neither a lock nor the old one."""
         for _ in range(_TIMES_REMOVED):
             self.ensure()
             epochs = self._epochs
@@ -180,17 +183,17 @@ class Folder:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.root}/epochs")
 
     def change_all(self) -> None:
-        """Give all keys other epochs."""
+        """Give all keys new epochs."""
         self.ensure()
         epochs = self._epochs  # not to be closed meanwhile: another file may get its number
         syscalls.write_all_at(epochs.number, os.urandom(_SLOTS * _SLOT), 0)
 
     def close(self) -> None:
-        """Let go of what is open; who reads it on another thread goes on."""
+        """Close the epochs file; readers on other threads go on."""
         self._epochs = Descriptor(-1)
 
     def remove(self, path: str) -> bool:
-        """Remove an entry, and free its bytes though somebody has it open; False if it is none."""
+        """Remove an entry, and free its bytes even while it is open; False if there is none."""
         try:
             with _emptied(path):
                 os.unlink(path)
@@ -199,12 +202,12 @@ class Folder:
         return True
 
     def replace(self, path: str, by: str) -> None:
-        """Have the file `by` at `path`; free the bytes of the entry that was there."""
+        """Rename the file `by` to `path`; free the bytes of the entry that was there."""
         with _emptied(path):
             os.rename(by, path)
 
     def open_own(self, name: str) -> int:
-        """A descriptor of one of the folder's own files, which is made if need be."""
+        """Open one of the folder's own files, making it if need be."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(f"{self.root}/{name}", flags, 0o600)
 
@@ -248,7 +251,7 @@ class Folder:
         )
 
     def _write_new(self, name: str, content: bytes) -> None:
-        """Write one of the small files, unless it is there: whole, or not at all.
+        """Write one of the small files atomically, unless it exists.
 
         It is synced: an empty `format`, as a power cut may leave of a new file, says nothing.
         """
@@ -266,9 +269,9 @@ class Folder:
             os.rename(temporary, self.root / name)
 
     def _open_epochs(self) -> None:
-        """Open the epochs, all of them on the disk: a change is to be noted when that is full.
+        """Open the epochs file, fully allocated: changes have to be noted on a full disk as well.
 
-        Random ones, which none of an earlier file are: an old fill might take them for its own.
+        A new file has random epochs, unlike any earlier file: an old fill must not match them.
         """
         epochs = Descriptor(self.open_own("epochs"))
         if os.fstat(epochs.number).st_size < _SLOTS * _SLOT:
@@ -286,7 +289,7 @@ def allocated(path: str) -> int:
 
 @contextmanager
 def _emptied(path: str) -> Generator[None]:
-    """Cut the file that is at `path` to nothing, once it has lost that name here."""
+    """Truncate the file at `path`, once it has lost that name, when this is left."""
     file = Descriptor(-1)
     with syscalls.errors_ignored():  # there is none, or it is none of ours
         file = Descriptor(os.open(path, os.O_WRONLY | _OPEN))
@@ -319,7 +322,7 @@ def _boot_id() -> bytes | None:
 
 
 def _network_file_system(device: int) -> str:
-    """The type of the file system with that device number if it is one of a network, else ""."""
+    """The type of the file system with that device number if it is a network one; else ""."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open(_MOUNTS, encoding="utf-8", errors="replace") as mounts:

@@ -1,8 +1,8 @@
-"""Group commit: those who wait for a folder to be synced at the same time share one fsync(2).
+"""Group commit: concurrent writers that wait for the same folder to be synced share one fsync(2).
 
-Each waits for a sync that began after he came. Who comes while one goes on waits for the next,
-together with all others who do. After one that failed the next may report success for what was
-lost (see fsync(2)): so its error is that of all whose changes were made before it had ended.
+Each waits for a sync that began after its change; writers that come during a sync share the next
+one. After a failed fsync(2) the next one may report success although data was lost: so a failure is
+raised for every change that was made before the failed sync had ended.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class GroupCommit:
         """How many syncs have failed. Who is about to change the folder notes it: see `synced`."""
 
     async def synced(self, ctx: Context, failures: int, where: str) -> None:
-        """Have a change of the folder on the disk, before which `failures` syncs had failed.
+        """Wait for a sync of a change, before which `failures` syncs had failed.
 
-        Raises `LocalStorageError`, in the name of the call `where`.
+        Raises `LocalStorageError`, which begins with `where`.
         """
         number = self._next
         sync = partial(self._after_the_one_before, ctx, number)
@@ -44,7 +44,7 @@ class GroupCommit:
             ) from self._error
 
     def sync_alone(self) -> None:
-        """A sync that waits for no other. Raises `OSError`."""
+        """Sync now, without sharing. Raises `OSError`."""
         try:
             self._sync()
         except OSError as error:

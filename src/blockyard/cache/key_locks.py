@@ -33,7 +33,7 @@ _PLACES = 1 << 62
 
 
 class Held(Descriptor):
-    """Locks that are held, until this is closed or dropped. A forked child closes its copy."""
+    """Locks that are held until this is closed or freed. A forked child closes its copy."""
 
     __slots__ = ("__weakref__", "places", "thread")
 
@@ -60,7 +60,7 @@ class KeyLocks:
         return _SET is not None
 
     def take(self, names: Sequence[bytes]) -> Held | None:
-        """The locks of all these keys; None where somebody holds one of them."""
+        """Take the locks of all these keys; None if any is held."""
         held = self._opened(names)
         try:
             if _all_locked(held):
@@ -72,10 +72,10 @@ class KeyLocks:
         return None
 
     def free(self, held: Held) -> None:
-        """Let them go.
+        """Release locks.
 
-        Closing is not enough: a child forked by C code has a copy, without knowing of it. But where
-        that is all that can be done it is no error of the change that was made.
+        Closing the file is not enough: a child forked by C code has a copy without knowing of it.
+        But where closing is all that works, that is no error of the change that was made.
         """
         self._held.here().discard(ref(held))
         try:
@@ -87,11 +87,10 @@ class KeyLocks:
 
     @asynccontextmanager
     async def taken(self, ctx: Context, names: Sequence[bytes]) -> AsyncGenerator[None]:
-        """Hold the locks of these keys, once they are free.
+        """Hold the locks of these keys, waiting until they are free.
 
-        Raises `DeadlineExceededError`, and `LocalStorageError` in a signal handler that has
-        interrupted a call which holds a lock, where it would have to wait: for that call, or for
-        somebody who waits for it.
+        Raises `DeadlineExceededError`; and `LocalStorageError` in a signal handler that would have
+        to wait for a call that it has interrupted, directly or not.
         """
         held = self._opened(names)
         try:
@@ -123,7 +122,7 @@ class KeyLocks:
         return held
 
     def _interrupts(self, held: Held) -> bool:
-        """Whether this very thread holds others, in a call that this one has interrupted."""
+        """Whether this thread holds others, in a call that this one has interrupted."""
         all_held = [each() for each in list(self._held.here())]
         return any(
             each is not None and each is not held and each.thread == held.thread
@@ -144,14 +143,14 @@ def _locked(held: Held, place: int) -> bool:
 
 
 def _set(held: Held, kind: int, place: int, length: int) -> object:
-    """See fcntl(2). A length of 0 is up to the end of the file, however it grows."""
+    """fcntl(2) F_OFD_SETLK. A length of 0 is up to the end of the file, however it grows."""
     assert _SET is not None  # noqa: S101 - asked for when the store was opened
     lock = struct.pack("hhqqi", kind, os.SEEK_SET, place, length, 0)
     return fcntl.fcntl(held.number, _SET, lock)
 
 
 def _place(name: bytes) -> int:
-    """Which byte of the file is the key's own; two keys that share one only wait for each other."""
+    """The byte of the file that is the key's lock; keys that share one only wait for each other."""
     return int.from_bytes(name[:8]) % _PLACES
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from blockyard import one_step
+from blockyard import atomic_dict
 from blockyard.cache.policy import MOST_HITS, S3Fifo
 from blockyard.cache.tier import Pages, span_within
 from blockyard.process import PerProcess
@@ -33,7 +33,7 @@ _QUEUED = 1000
 
 
 class Entry:
-    """What is kept of one version of a block: all of it, or pages by their numbers."""
+    """A version of a block in memory: all of it, or pages by their numbers."""
 
     __slots__ = (
         "charged",
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def cost(self) -> int:
-        """The bytes that it takes."""
+        """The bytes of memory that the entry takes."""
         size = _OVERHEAD + len(self.key) + (len(self.sums.running) if self.sums else 0)
         whole = self.whole
         if whole is not None:
@@ -77,12 +77,12 @@ class Entry:
         return self.info
 
     def is_of(self, info: BlockInfo, sums: PageSums | None) -> bool:
-        """Whether it is of that version: an ETag alike is not enough."""
+        """Whether the entry is this version: ETag, size and checksums are equal."""
         mine = self.info
         return mine.etag == info.etag and mine.size == info.size and self.sums == sums
 
     def add(self, pages: Pages) -> None:
-        """Keep these pages as well, of the same version."""
+        """Add pages of the same version."""
         if pages.whole:
             self.whole = pages.data
             self.pages = {}
@@ -124,13 +124,13 @@ class MemoryTier:
 
     @property
     def used(self) -> int:
-        """The bytes that are taken."""
+        """The bytes that all entries take."""
         return self._books.here().policy.used if self.entries else 0
 
     def find(self, request: ReadRequest, epoch: object) -> Pages | None:
-        """What it has of the version that was read under that epoch.
+        """What is kept of a block under that epoch; None where nothing is.
 
-        The bytes requested, or none where some are missing; None where it has no such version.
+        `Pages` with the bytes requested, or without bytes where some of them are missing.
         """
         entry = self.entries.get(request.key)
         if entry is None or entry.epoch != epoch:
@@ -144,9 +144,9 @@ class MemoryTier:
     def ranges(
         self, wanted: Sequence[Range], epoch_of: Callable[[str], object], since: float
     ) -> list[bytes | None]:
-        """The bytes of each range: those of a version of its key's epoch that was checked `since`.
+        """The bytes of each range, from entries of the current epoch that were checked `since`.
 
-        A hit takes no request and no result of its own, and an error is left to those who do.
+        A fast path for hits, without requests and results; misses and errors are None.
         """
         entries = self.entries
         found: list[bytes | None] = []
@@ -163,7 +163,7 @@ class MemoryTier:
         return found
 
     def fill(self, pages: Pages, epoch: object, *, anew: bool = False) -> None:
-        """Keep pages that were read under that epoch; with `anew` none that are there already."""
+        """Keep pages that were read under that epoch; with `anew` in place of those kept before."""
         if len(pages.data) + _OVERHEAD > self.budget:
             return
         entry = self.entries.get(pages.info.key)
@@ -182,13 +182,13 @@ class MemoryTier:
         self._change(entry)
 
     def revalidated(self, info: BlockInfo, epoch: object, at: float) -> None:
-        """The store still held this version at that time."""
+        """Note that the store still had the version at that time."""
         entry = self.entries.get(info.key)
         if entry is not None and entry.epoch == epoch and entry.info.etag == info.etag:
             entry.checked_at = max(entry.checked_at, at)
 
     def drop(self, key: str) -> None:
-        """Forget the block, and let go of its bytes."""
+        """Remove the entry of a block."""
         entry = self.entries.get(key)
         if entry is not None:
             entry.dropped = True
@@ -196,7 +196,7 @@ class MemoryTier:
             self._change(entry)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Remove all entries."""
         self.entries.clear()
         self._books = PerProcess(_Books)
 
@@ -216,9 +216,9 @@ class MemoryTier:
                 elif taken() is not None:
                     return
                 else:  # whose turn it was has ended in the middle of saying so
-                    _ = one_step.remove(books.turn, "", taken)
+                    _ = atomic_dict.remove(books.turn, "", taken)
             finally:
-                _ = one_step.remove(books.turn, "", mine_here)
+                _ = atomic_dict.remove(books.turn, "", mine_here)
 
     def _make_changes(self, books: _Books) -> None:
         """Make what changes are queued. Only the call whose turn it is comes here."""

@@ -1,9 +1,9 @@
-"""What is sent to the store behind a stage: one change of a block at a time, the last one last.
+"""Sends changes to the store behind a stage: one at a time for each block, in their order.
 
-Whoever changes a block in the store, by an upload of what is staged or by a change that goes
-through, holds the lock of its key (`key_locks.py`), and has it marked for as long as the outcome
-is not known (`doubt.py`). What was sent or deleted is then removed from the stage, if it is still
-what is staged there, before the lock is free.
+An upload of a staged version, or a change that bypasses the stage, holds the lock of its key
+(`key_locks.py`) and has the key marked as in doubt until the outcome is known (`in_doubt.py`).
+Before the lock is released, the version that was sent or deleted is removed from the stage, if it
+is still the one that is staged.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from blockyard.cache.doubt import Doubt
 from blockyard.cache.folder import Folder
 from blockyard.cache.group_commit import GroupCommit
-from blockyard.cache.kept import DamagedEntryError
+from blockyard.cache.in_doubt import InDoubtMarks
 from blockyard.cache.key_locks import KeyLocks
+from blockyard.cache.open_entry import DamagedEntryError
 from blockyard.cache.stage import Stage, Staged
 from blockyard.context import Context
 from blockyard.errors import BlockStoreError, ConfigError, IntegrityError, LocalStorageError
@@ -52,20 +52,20 @@ class Sender:
         self._stage = stage
         self._commit = commit
         self._locks = KeyLocks(f"{folder.root}/locks/uploads", stage.remake)
-        self._doubt = Doubt(folder)
+        self._marks = InDoubtMarks(folder)
 
     def prepare(self) -> None:
-        """Make its folders. Raises `OSError`."""
-        self._doubt.prepare()
+        """Make the folder of the marks. Raises `OSError`."""
+        self._marks.prepare()
 
     def marked(self) -> list[bytes]:
-        """The names of all keys that are or were in doubt. Raises `OSError`."""
-        return self._doubt.names()
+        """The names of all keys with an in-doubt mark. Raises `OSError`."""
+        return self._marks.names()
 
     def in_doubt(self, key: str, now: float) -> bool:
         """See `CacheStore.in_doubt`."""
         try:
-            return self._doubt.in_doubt(self._stage.name(key), now)
+            return self._marks.in_doubt(self._stage.name(key), now)
         except OSError as error:
             pass_on_foreign(error)
             return True
@@ -79,7 +79,7 @@ class Sender:
         *,
         conditional: bool = False,
     ) -> Result:
-        """Make a change in the store; what is staged under these keys comes before it."""
+        """Make a change in the store, after the upload of what is staged under its keys."""
         names = {self._stage.name(key): key for key in keys}
         with folder_errors(where):
             async with self._locks.taken(ctx, [*names]):
@@ -101,19 +101,19 @@ class Sender:
                 return result
 
     async def upload(self, ctx: Context, name: bytes) -> None:
-        """Upload what is staged under a name now, for a caller who needs it in the store."""
+        """Upload the staged version now, for an operation that needs it in the store."""
         if self._stage.may_hold(name):
             async with self._locks.taken(ctx, [name]):
                 await self._upload(ctx, name)
 
     async def upload_if_free(self, ctx: Context, name: bytes) -> float | None:
-        """Upload what is staged under a name, if that can be done now; else when to try again."""
+        """Upload the version staged under a name unless its key is locked; else when to retry."""
         held, now = self._locks.take([name]), ctx.runtime.now()
         if held is None:
             return now + _BUSY_SECONDS
         try:
             staged = self._stage.find(name)
-            due = self._doubt.settles_at(name, staged and staged.version, now)
+            due = self._marks.settles_at(name, staged and staged.version, now)
             if staged is None:
                 return None
             if due > now:
@@ -124,7 +124,7 @@ class Sender:
             self._locks.free(held)
 
     async def _upload(self, ctx: Context, name: bytes) -> None:
-        """Upload the version that is staged, if there is one. The lock is held."""
+        """Upload the staged version, if there is one. The key's lock is held."""
         staged = await ctx.runtime.blocking(partial(self._stage.find, name))
         if staged is not None:
             await self._settled(ctx, [name], staged.version)
@@ -141,11 +141,11 @@ class Sender:
     async def _settled(
         self, ctx: Context, names: Sequence[bytes], version: str | None = None
     ) -> None:
-        """Wait until nothing else can come about for keys whose locks are held."""
+        """Wait until no in-doubt change of the locked keys can take effect any more."""
         for name in names:
             while True:
                 now = ctx.runtime.now()
-                due = self._doubt.settles_at(name, version, now)
+                due = self._marks.settles_at(name, version, now)
                 if due <= now:
                     break
                 await ctx.sleep(due - now)
@@ -157,7 +157,7 @@ class Sender:
         version: str,
         call: Callable[[], Coroutine[Any, Any, Result]],
     ) -> Result:
-        """Make a change of keys whose locks are held, with marks until its outcome is known."""
+        """Make a change of locked keys, marked as in doubt until its outcome is known."""
         unknown = await ctx.runtime.blocking(partial(self._begin, names, version))
         before, known = ctx.unknown_attempts, False
         try:
@@ -172,27 +172,27 @@ class Sender:
             for name in names:
                 with suppress(LocalStorageError), folder_errors(""):
                     if known and name not in unknown:
-                        self._doubt.remove(name)
+                        self._marks.remove(name)
                     else:
-                        self._doubt.end(name, version, ctx.runtime.now())
+                        self._marks.end(name, version, ctx.runtime.now())
 
     def _begin(self, names: Sequence[bytes], version: str) -> set[bytes]:
-        """Mark a change as begun; returns where an earlier attempt at it is in doubt."""
+        """Mark a change as begun; return the names where an earlier attempt of it is in doubt."""
         unknown = set[bytes]()
         for name in names:
-            mark = self._doubt.mark(name)
+            mark = self._marks.mark(name)
             if mark is not None and mark.version == version:
                 unknown.add(name)
-            self._doubt.begin(name, version)
+            self._marks.begin(name, version)
         return unknown
 
     def _versions(self, names: Iterable[bytes]) -> dict[bytes, Version]:
-        """What is staged under these names."""
+        """The versions staged under these names."""
         found = {name: self._stage.version(name) for name in names}
         return {name: version for name, version in found.items() if version is not None}
 
     async def _remove(self, ctx: Context, where: str, versions: Mapping[bytes, Version]) -> None:
-        """Remove versions from the stage, durably, that the store has or was told to forget."""
+        """Remove versions that were uploaded or superseded from the stage, durably."""
         if not versions:
             return
         if ctx.runtime.suspends:  # a cancellation lets one call end, and would come before two
@@ -213,7 +213,7 @@ class Sender:
 
 @contextmanager
 def folder_errors(where: str) -> Generator[None]:
-    """What the folder of the cache refuses, as errors of this library."""
+    """Translate errors of the cache's folder into errors of this library."""
     try:
         yield
     except DamagedEntryError:

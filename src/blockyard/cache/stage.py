@@ -3,7 +3,7 @@
     stage/NAME         the version of a block that is to be uploaded: an entry (`entry.py`), synced
     stage/.new/RANDOM  what is being written, locked (flock(2)) by who does
     locks/lock-..      held for a moment by whoever changes what is staged: see `stores/locks.py`
-    locks/room, locks/uploads, doubt/NAME: see `room.py`, `key_locks.py` and `doubt.py`
+    locks/room, locks/uploads, doubt/NAME: see `quota.py`, `key_locks.py` and `in_doubt.py`
 
 A version that is staged is never changed: another one replaces it in one step, and its removal
 makes sure that it is still that one. In the place of an ETag its head has a name of its own.
@@ -27,8 +27,8 @@ from blockyard import syscalls
 from blockyard.cache import entry
 from blockyard.cache.entry import HEAD, Head, name_of
 from blockyard.cache.folder import Descriptor, Folder, allocated
-from blockyard.cache.kept import DamagedEntryError, OpenEntry
-from blockyard.cache.room import Room
+from blockyard.cache.open_entry import DamagedEntryError, OpenEntry
+from blockyard.cache.quota import Quota
 from blockyard.cache.tier import Pages
 from blockyard.managing import contextmanager
 from blockyard.model import MIB, BlockInfo
@@ -50,9 +50,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class NoRoomError(Exception):
-    """There is no room now: the `used` bytes that are staged have to be uploaded first.
+    """The stage is full: some of the `used` bytes have to be uploaded first.
 
-    `full` says what has no room.
+    `full` says what is full.
     """
 
     def __init__(self, used: int, full: str) -> None:
@@ -62,9 +62,9 @@ class NoRoomError(Exception):
 
 
 class Waiting(NamedTuple):
-    """A file in the stage: since when, in seconds since the epoch, and the bytes of its block.
+    """A staged file: since when, in seconds since the epoch, and the bytes of its block.
 
-    `allocated` are those of the disk.
+    `allocated` are its bytes on the disk.
     """
 
     staged_at: float
@@ -75,7 +75,7 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """One version of a block in the stage, open: it can be read when it is there no more."""
+    """A staged version of a block, open: it can be read even after it was removed."""
 
     entry: OpenEntry
     file: Version
@@ -83,16 +83,16 @@ class Staged:
 
     @property
     def info(self) -> BlockInfo:
-        """The block, without the ETag that it will have."""
+        """The info of the block, without the ETag that it will have."""
         return self.entry.head.info._replace(etag="")
 
     @property
     def version(self) -> str:
-        """The name of this version, which no other one has."""
+        """The unique name of this version."""
         return self.entry.head.info.etag
 
     def read(self, begin: int, end: int) -> Pages:
-        """The pages that hold these bytes. Raises `DamagedEntryError`, `OSError`."""
+        """Read these pages, verified. Raises `DamagedEntryError`, `OSError`."""
         pages = self.entry.read(begin, end, wait=True)
         if not pages.data and begin < end:
             raise DamagedEntryError
@@ -110,9 +110,9 @@ class _New(Descriptor):
 
 
 class Stage:
-    """What the store `identity` has staged in a folder, of `size` bytes for all stores.
+    """The staged blocks of the store `identity` in a folder, of `size` bytes for all stores.
 
-    Raises `OSError`, and `NoRoomError` for what has no room.
+    Raises `OSError`, and `NoRoomError` where there is no room.
     """
 
     def __init__(self, folder: Folder, size: int, identity: str) -> None:
@@ -124,7 +124,7 @@ class Stage:
         self._root = f"{folder.root}/stage"
         self._locks = f"{folder.root}/locks"
         self._new = f"{self._root}/.new"
-        self._room = Room(self._locks, size, self.remake)
+        self._quota = Quota(self._locks, size, self.remake)
         self._least = size // _MOST_BLOCKS
         """Bytes that a block takes at least, so that there are not too many of them."""
         self._was_full = False
@@ -132,16 +132,16 @@ class Stage:
         """By the name of a file: its key, or None where it is another store's, once and for all."""
 
     def remake(self) -> None:
-        """Make all of the cache's folder again, which was removed."""
+        """Make the cache's folder again after it was removed."""
         self._folder.prepare()
         self.prepare()
 
     def prepare(self) -> None:
-        """Make its folders."""
+        """Make the folders of the stage."""
         for path in (self._root, self._new, self._locks):
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
-        self._room.prepare()
+        self._quota.prepare()
         syscalls.sync_folder_at(str(self._folder.root))
 
     def name(self, key: str) -> bytes:
@@ -149,7 +149,7 @@ class Stage:
         return name_of(self._identity, key)
 
     def put(self, key: str, data: bytes | memoryview, now: float) -> BlockInfo:
-        """Stage a version, in place of the one that is there. It is safe once `sync` returned.
+        """Stage a version, replacing the one that is there. It is durable once `sync` has returned.
 
         `now` is in seconds since the epoch.
         """
@@ -174,22 +174,22 @@ class Stage:
         return info._replace(etag="")
 
     def sync(self) -> None:
-        """Have what was staged and removed before on the disk."""
+        """fsync the folder, for everything staged and removed before."""
         with self._opened(self._root) as folder:
             syscalls.sync_folder(folder.number)
 
     def find(self, name: bytes) -> Staged | None:
-        """The version that this store has staged now. Raises `DamagedEntryError`.
+        """Open the version that this store has staged. Raises `DamagedEntryError`.
 
-        None too where it is another store's: the names of marks in doubt are those of all stores.
+        None as well for another store's: in-doubt marks are by name, for all stores.
         """
         found = self.find_of_any_store(name)
         return found if found is not None and self.name(found.info.key) == name else None
 
     def find_of_any_store(self, name: bytes) -> Staged | None:
-        """The version that is staged now, to be looked at. Raises `DamagedEntryError`.
+        """Open the staged version of whichever store. Raises `DamagedEntryError`.
 
-        What can't be opened is there all the same: nobody is to take it for uploaded.
+        What can't be opened raises: nobody must take it for uploaded.
         """
         try:
             file = Descriptor(os.open(self._path(name), _OLD))
@@ -218,14 +218,14 @@ class Stage:
         return True
 
     def version(self, name: bytes) -> Version | None:
-        """What is staged under a name now, damaged or not; None where nothing is."""
+        """The version staged under a name, damaged or not; None where there is none."""
         try:
             return version_of(os.stat(self._path(name), follow_symlinks=False))
         except FileNotFoundError:
             return None
 
     def may_hold(self, name: bytes) -> bool:
-        """Whether something is staged under a name, or that can't be told."""
+        """Whether a version is staged under a name, or that can't be told."""
         try:
             return self.version(name) is not None
         except OSError as error:
@@ -233,14 +233,13 @@ class Stage:
             return True
 
     def used(self) -> int:
-        """Bytes on the disk of all that is staged, of all stores."""
+        """Bytes on the disk of all staged files, of all stores."""
         return sum(each.allocated for each in self.files())
 
     def waiting(self) -> list[Waiting]:
-        """What this store has staged, by whichever process, the oldest first.
+        """The staged files of this store, of all processes, the oldest first.
 
-        Also what is so damaged, or can't be read, that nobody can tell whose it is: it may be this
-        store's.
+        Files that are damaged or unreadable, so that their store can't be told, are included.
         """
         return [each for each in self.files() if self._may_be_own(each.name)]
 
@@ -252,9 +251,9 @@ class Stage:
             return True
 
     def key(self, name: bytes) -> str | None:
-        """The key of a file in the stage; None where it is another store's, or gone.
+        """The key of a staged file; None where it is another store's, or gone.
 
-        "" where it is damaged so that it does not tell.
+        "" where it is too damaged to tell.
         """
         with suppress(KeyError):
             return self._keys[name]
@@ -271,7 +270,7 @@ class Stage:
         return known
 
     def is_empty(self) -> bool:
-        """Whether nothing is staged, of any store."""
+        """Whether nothing is staged, by any store."""
         try:
             with os.scandir(self._root) as found:
                 return all(each.name.startswith(".") for each in found)
@@ -284,11 +283,11 @@ class Stage:
     def _put(
         self, new: _New, head: Head, now: float, parts: tuple[bytes, bytes | memoryview]
     ) -> None:
-        """Write the file of a version, and give it its name.
+        """Write the file of a version, and rename it into place.
 
-        Its time is the clock's: that of a file system ticks only every few ms, and inode numbers
-        come back, so that versions could not be told apart. By paths: threads that write at once
-        wait for the interpreter after each system call.
+        Its mtime is set from the clock: that of a file system ticks only every few ms and inode
+        numbers are reused, so versions could not be told apart. By paths, not descriptors: threads
+        that write at once wait for the interpreter lock after each system call.
         """
         time = int(now * 1e9)
         syscalls.write_both(new.number, *parts)
@@ -299,7 +298,7 @@ class Stage:
 
     @contextmanager
     def _made(self, size: int) -> Generator[_New]:
-        """A new file of that size, without any bytes, which is removed if it is not renamed."""
+        """Make a file of that size, sparse, which is removed unless it is renamed."""
         new = self._make()
         try:
             while True:
@@ -325,14 +324,14 @@ class Stage:
             return _New(os.open(path, _NEW, 0o600), path)
 
     def _take_room(self, need: int, new: _New) -> None:
-        """Take room for a file that is there. Raises `NoRoomError`."""
-        while not self._room.take(max(need, self._least)):
+        """Take quota for a file that was made. Raises `NoRoomError`."""
+        while not self._quota.take(max(need, self._least)):
             self._look_for_room(need, new.path)
 
     def _look_for_room(self, need: int, own: str = "") -> None:
-        """Count what is left but for the file `own`. Raises `NoRoomError`.
+        """Count the bytes left, without the file `own`. Raises `NoRoomError`.
 
-        Who was told that makes no file until there is room: others would count it.
+        A writer that got that error makes no file until there is room: others would count it.
         """
         files = list[Waiting]()
 
@@ -342,12 +341,12 @@ class Stage:
             staged = sum(max(each.allocated, self._least) for each in files)
             return self.size - self._overhead() - written - staged
 
-        self._was_full = self._room.count(left) < max(need, self._least)
+        self._was_full = self._quota.count(left) < max(need, self._least)
         if self._was_full:
             raise NoRoomError(sum(each.allocated for each in files), "the stage is full")
 
     def files(self) -> list[Waiting]:
-        """All files of the stage, the oldest first."""
+        """All staged files, the oldest first."""
         return self._looked_at(lambda _: True)
 
     def below(self, prefix: str) -> list[Waiting]:
@@ -382,11 +381,11 @@ class Stage:
 
     def _overhead(self) -> int:
         """Bytes on the disk of the folders that the stage needs."""
-        paths = (self._root, self._new, self._locks, f"{self._folder.root}/doubt", self._room.path)
+        paths = (self._root, self._new, self._locks, f"{self._folder.root}/doubt", self._quota.path)
         return sum(map(allocated, paths))
 
     def _being_written(self, but: str = "") -> int:
-        """Bytes of all that is being written. What killed writers left is removed."""
+        """Bytes of all files being written. Those of killed writers are removed."""
         total = 0
         with suppress(FileNotFoundError), os.scandir(self._new) as found:
             for each in found:
@@ -416,7 +415,7 @@ def _hold(new: int) -> bool:
 
 
 def _removed_if_abandoned(path: str) -> bool:
-    """Remove the file of a writer if that was killed: it is not locked."""
+    """Remove the file of a writer that was killed: it is not locked."""
     with Descriptor(os.open(path, _OLD)) as file:
         try:
             fcntl.flock(file.number, _LOCK)

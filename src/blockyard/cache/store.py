@@ -1,32 +1,33 @@
 """A cache in front of any store: what was read through it is answered from memory or from a folder.
 
-**What it promises.** A read that begins after a write, delete or copy through this cache has
-returned gets the new block: each key has an epoch, which every change replaces before its request
-goes out, and what was read under another epoch is never given out. While a change is under way, and
-for `SETTLE_SECONDS` after one whose outcome is unknown, its keys are read from the store and not
-kept. What others change is seen when the entry is older than `revalidate`: a conditional read then
-asks the store, and a 304 makes the entry young again.
+**Coherence.** A read that begins after a write, delete or copy through this cache has returned gets
+the new block: each key has an epoch, which every change replaces before its request goes out, and
+nothing that was read under another epoch is served. While a change is under way, and for
+`SETTLE_SECONDS` after one whose outcome is unknown, its keys are read from the store and not kept.
+Changes by other clients are seen once the entry is older than `revalidate`: a conditional read then
+asks the store, and a 304 makes the entry fresh again.
 
-**What it reads.** Whole pages of a block; and all of a block of up to `BLOCK_SIZE` bytes once a
-range is missing that begins where the last one ended, or a fourth one is. Readers who miss the same
-at the same time share one read. What is absent is asked for each time, and so is what has no ETag.
+**Fetching.** Ranges are widened to whole pages; a block of up to `BLOCK_SIZE` bytes is read whole
+once ranges of it miss in sequence, or for the fourth time. Concurrent misses of the same bytes
+share one read. Absent blocks, and blocks without an ETag, are not cached.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 from blockyard import arguments
 from blockyard.cache.batches import deleted_in_batches
-from blockyard.cache.epochs import Change, Epochs
+from blockyard.cache.epochs import Change
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.policy import MOST_HITS
 from blockyard.cache.tier import INLINE, MUST_WAIT, DiskTier, Pages, span_within
+from blockyard.cache.tiers import ReadStart, Tiers
 from blockyard.cache.widening import Widening
 from blockyard.context import Context, Lifetime
 from blockyard.errors import (
@@ -51,14 +52,8 @@ from blockyard.model import (
     StoreStats,
 )
 from blockyard.process import PerProcess
-from blockyard.stores.base import (
-    OpenUpload,
-    ReadRequest,
-    Store,
-    WriteRequest,
-    check_conditions,
-    requested_range,
-)
+from blockyard.stores.base import OpenUpload, ReadRequest, Store, WriteRequest
+from blockyard.stores.checks import check_conditions, requested_range
 from blockyard.stores.wrapper import WrapperStore
 
 Result = TypeVar("Result")
@@ -68,24 +63,12 @@ _DELETED_TOGETHER = 10_000
 """As many batches as S3 is sent at a time; of all epochs they are one in seven."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A read that began: under which epoch of its key, and when.
-
-    `disk_epoch` is None where changes by other processes can't be known: what is read is not kept.
-    """
-
-    epoch: object
-    disk_epoch: int | None
-    at: float
-
-
 class CacheStore(WrapperStore):
     """Answers reads of `inner` from memory (of `memory` bytes), and from the tier on disk.
 
     With neither of the two nothing is kept. Raises `TypeError`, `ValueError`.
 
-    `revalidate` is how many seconds an entry is given out without asking the store whether it still
+    `revalidate` is how many seconds an entry is served without asking the store whether it still
     holds that version: 0 and "always" ask each time, "never" does not. Threads, event loops and
     both clients share it; a forked child goes on with what its parent had in memory.
     """
@@ -104,6 +87,9 @@ class CacheStore(WrapperStore):
             raise arguments.unsuitable("CacheStore", "disk", "a DiskTier", disk)
         self._memory = MemoryTier(memory) if memory else None
         self._disk = disk
+        self.tiers = tiers = Tiers(self._memory, disk)
+        self._epochs = tiers.epochs
+        self._epoch_of, self._is_shared = tiers.epoch_of, tiers.is_shared
         age = arguments.cache_age("CacheStore", revalidate)
         self._max_age: dict[Lifetime, float] = {
             "default": age,
@@ -111,9 +97,6 @@ class CacheStore(WrapperStore):
             "mutable": 0.0 if age == math.inf else age,
         }
         self._largest = MAX_BLOCK_SIZE if disk is not None else memory
-        self._epochs = Epochs()
-        self.in_doubt: Callable[[str, float], bool] | None = None
-        """Whether others have changed a key, or may have, at a time by `Runtime.now()`."""
         self._under_way: PerProcess[dict[Hashable, Any]] = PerProcess(dict[Hashable, Any])
         self._widening = Widening(min(BLOCK_SIZE, self._largest))
         self._counts = CacheStats()
@@ -149,7 +132,7 @@ class CacheStore(WrapperStore):
 
     @property
     def keeps_crc32c(self) -> bool:
-        """No: what is answered from here costs no request."""
+        """False: asking the store for it would cost a request that a hit does not."""
         return False
 
     def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
@@ -166,7 +149,7 @@ class CacheStore(WrapperStore):
         missing = [index for index, data in enumerate(found) if data is None]
         self._counts.memory_hits += len(wanted) - len(missing)
         for read in merged([wanted[index] for index in missing], gap=0, most=INLINE):
-            data = self._together(ctx, read)
+            data = self._read_merged(ctx, read)
             hits = 0
             for index in (missing[place] for place in read.indices):
                 piece = part(read, data, wanted[index]) if data else None
@@ -177,8 +160,8 @@ class CacheStore(WrapperStore):
             self._counts.disk_hits += max(0, hits - 1)  # the read was counted once
         return found
 
-    def _together(self, ctx: Context, read: MergedRead) -> bytes:
-        """What several ranges have in common; no bytes where not all of that is kept."""
+    def _read_merged(self, ctx: Context, read: MergedRead) -> bytes:
+        """The bytes that several ranges span, if all are kept; else b""."""
         if len(read.indices) == 1:
             return b""
         request = ReadRequest(read.key, read.offset, read.length, operation="read_block_range")
@@ -191,20 +174,20 @@ class CacheStore(WrapperStore):
         block = self.read_at_once(ctx, request)
         if block is not None:
             return block
-        begun = None if self._passes(ctx, request) else self._begin(ctx, request.key)
+        begun = None if self._bypasses(ctx, request) else self.tiers.begin_read(ctx, request.key)
         if begun is None:
             self._counts.misses += ctx.cache != "bypass"
             return await self.inner.read(ctx, request)
         held = None
         if ctx.cache != "refresh":
-            held = await self._held(ctx, request, begun)
+            held = await self.tiers.find(ctx, request, begun)
             if held is not None and held.covers(request) and self._fresh(ctx, held, request):
                 self._counts.disk_hits += 1
                 return held.block(request)
         return await self._read_through(ctx, request, held, begun)
 
-    def _passes(self, ctx: Context, request: ReadRequest) -> bool:
-        """Whether the request is none for a cache: nothing to keep, or too much."""
+    def _bypasses(self, ctx: Context, request: ReadRequest) -> bool:
+        """Whether the request goes to the store uncached: nothing to keep, or too much."""
         into = request.into
         return (
             ctx.cache == "bypass"
@@ -214,16 +197,16 @@ class CacheStore(WrapperStore):
         )
 
     def _fresh(self, ctx: Context, held: Pages, request: ReadRequest) -> bool:
-        """Whether a version that is held answers the request, without asking the store."""
+        """Whether the version that is held may be served without asking the store."""
         young = ctx.runtime.now() - held.checked_at < self._max_age[request.lifetime]
         return young and _answers(held.info.etag, request)
 
     def _from_disk_at_once(
         self, ctx: Context, request: ReadRequest, disk: DiskTier
     ) -> Block | None:
-        if self._passes(ctx, request) or self._epochs.is_changing(request.key, ctx.runtime.now()):
+        if self._bypasses(ctx, request) or self._epochs.is_changing(request.key, ctx.runtime.now()):
             return None
-        begun = None if self._memory is None else self._begin(ctx, request.key)
+        begun = None if self._memory is None else self.tiers.begin_read(ctx, request.key)
         held = disk.get(request, wait=False)
         if held is None or held is MUST_WAIT or not held.covers(request):
             return None
@@ -232,33 +215,14 @@ class CacheStore(WrapperStore):
         block = held.block(request)
         self._counts.disk_hits += 1
         if begun is not None:
-            self._keep_in_memory(held, begun)
+            self.tiers.keep_in_memory(held, begun)
         return block
 
-    async def _held(self, ctx: Context, request: ReadRequest, begun: _Begun) -> Pages | None:
-        """What the tiers have of the block: the bytes requested, or at least which version."""
-        held = None
-        if self._memory is not None:
-            held = self._memory.find(request, self._epoch(begun))
-            if held is not None and held.covers(request):
-                return held
-        if self._disk is None:
-            return held
-        found = self._disk.get(request, wait=not ctx.runtime.suspends)
-        if found is MUST_WAIT:
-            found = await ctx.runtime.blocking(partial(self._disk.get, request, wait=True))
-        if found is None or found is MUST_WAIT:
-            return held
-        if found.covers(request):
-            self._keep_in_memory(found, begun)
-            return found
-        return held or found
-
     async def _read_through(
-        self, ctx: Context, request: ReadRequest, held: Pages | None, begun: _Begun
+        self, ctx: Context, request: ReadRequest, held: Pages | None, begun: ReadStart
     ) -> Block:
-        """Read from the store what is requested, in whole pages, and keep it."""
-        wanted = self._widening.widened(request, held)
+        """On a miss, or to revalidate: read whole pages from the store, and keep them."""
+        wanted = self._widening.widened(request, held, self.tiers.page_size)
         conditional = request.if_match is not None or request.if_none_match is not None
         stale = None
         if held is None:
@@ -273,48 +237,48 @@ class CacheStore(WrapperStore):
             if alone or self._max_age[request.lifetime] == 0:
                 pages = await read()
             else:
-                pages = await self._shared(ctx, wanted, begun, read)
+                pages = await self._read_shared(ctx, wanted, begun, read)
         except InvalidRangeError:
             if request.offset is None or request.offset == wanted.offset:
                 raise
             raise range_past_end(request.operation, request.key, request.offset) from None
         except (NotModifiedError, BlockNotFoundError, PreconditionFailedError) as error:
             if held is not None:
-                await self._learn(ctx, request, held.info, error, begun)
+                await self._note_refusal(ctx, request, held.info, error, begun)
             raise
         if pages is None:
-            assert stale is not None  # noqa: S101 - None stands for it
+            assert stale is not None  # noqa: S101 - a 304 has no other cause
             self._counts.revalidated += 1
             pages = stale
         if span_within(request, pages.info.size) and not pages.covers(request):
             return await self.inner.read(ctx, request)  # another size than the one it was held with
         return pages.block(request)
 
-    async def _learn(
+    async def _note_refusal(
         self,
         ctx: Context,
         request: ReadRequest,
         held: BlockInfo,
         error: NotModifiedError | BlockNotFoundError | PreconditionFailedError,
-        begun: _Begun,
+        begun: ReadStart,
     ) -> None:
-        """What the store's refusal says of the version that is held."""
+        """Update the entry after a 304, 404 or 412 to a conditional read of the caller's."""
         if isinstance(error, PreconditionFailedError) and held.etag != request.if_match:
             return
         if not isinstance(error, NotModifiedError):
-            self._forget([request.key])
-            await self._forget_on_disk(ctx, [request.key])
+            self.tiers.forget([request.key])
+            await self.tiers.forget_on_disk(ctx, [request.key])
         elif held.etag == request.if_none_match:
-            self._revalidated(ctx, held, begun)
+            self.tiers.revalidated(ctx, held, begun)
 
-    async def _shared(
+    async def _read_shared(
         self,
         ctx: Context,
         request: ReadRequest,
-        begun: _Begun,
+        begun: ReadStart,
         read: Callable[[], Coroutine[Any, Any, Pages | None]],
     ) -> Pages | None:
-        """`read`, or what another reader gets who began it under the same epoch."""
+        """Await `read`, or share the result of an equal read that is under way in this epoch."""
         what = (request.offset, request.length, request.suffix, request.if_none_match)
         same = (request.key, *what, begun.epoch, begun.disk_epoch)
         under_way = self._under_way.here()
@@ -329,81 +293,21 @@ class CacheStore(WrapperStore):
         return pages
 
     async def _read_and_keep(
-        self, ctx: Context, wanted: ReadRequest, begun: _Begun, stale: Pages | None
+        self, ctx: Context, wanted: ReadRequest, begun: ReadStart, stale: Pages | None
     ) -> Pages | None:
-        """What the store answers; None where it still holds the version that `stale` is of."""
+        """Read from the store and keep it; None for a 304: the version of `stale` is current."""
         try:
             block = await self.inner.read(ctx, wanted)
         except NotModifiedError:
             if stale is None:
                 raise
-            self._revalidated(ctx, stale.info, begun)
+            self.tiers.revalidated(ctx, stale.info, begun)
             return None
         info = block.info._replace(metadata=None, content_type="", storage_class="")
         first, _ = requested_range(wanted, info.size)
         pages = Pages(info, first, block.data, begun.at, block.page_sums)
-        self._keep(ctx, pages, begun)
+        self.tiers.keep(ctx, pages, begun)
         return pages
-
-    # What is kept.
-
-    def _begin(self, ctx: Context, key: str) -> _Begun | None:
-        """The epoch that a read begins under; None where what it gets is not to be kept."""
-        epoch = self._epochs.of(key)
-        disk_epoch = 0 if self._disk is None else self._disk.epoch(key)
-        if not self._is_shared():
-            disk_epoch = None
-        now = ctx.runtime.now()
-        if self._epochs.is_changing(key, now) or (self.in_doubt and self.in_doubt(key, now)):
-            return None
-        return _Begun(epoch, disk_epoch, now)
-
-    def _epoch_of(self, key: str) -> object:
-        """The key's epoch by now: what was read under another one is not given out."""
-        epoch = self._epochs.of(key)
-        return epoch if self._disk is None else (epoch, self._disk.epoch(key))
-
-    def _is_shared(self) -> bool:
-        """Whether the epochs that were got until now are those that all processes change."""
-        return self._disk is None or self._disk.is_shared()
-
-    def _epoch(self, begun: _Begun) -> object:
-        return begun.epoch if self._disk is None else (begun.epoch, begun.disk_epoch)
-
-    def _keep(self, ctx: Context, pages: Pages, begun: _Begun) -> None:
-        """Keep the whole pages of what the store gave."""
-        key = pages.info.key
-        if not pages.info.etag or pages.info.size > MAX_BLOCK_SIZE:  # whose pages are too large
-            return
-        if self._epochs.of(key) is not begun.epoch:
-            self._counts.dropped += 1
-            return
-        self._widening.page = pages.page_size
-        pages = pages.trimmed()
-        self._keep_in_memory(pages, begun, anew=ctx.cache == "refresh")
-        if self._disk is not None and (pages.data or pages.whole):
-            _ = self._disk.fill(ctx.runtime, pages, begun.disk_epoch)
-
-    def _keep_in_memory(self, pages: Pages, begun: _Begun, *, anew: bool = False) -> None:
-        if self._memory is not None and begun.disk_epoch is not None:
-            self._memory.fill(pages, self._epoch(begun), anew=anew)
-
-    def _revalidated(self, ctx: Context, info: BlockInfo, begun: _Begun) -> None:
-        if self._memory is not None:
-            self._memory.revalidated(info, self._epoch(begun), begun.at)
-        if self._disk is not None:
-            self._disk.revalidated(ctx.runtime, info, begun.at)
-
-    def _forget(self, keys: Iterable[str]) -> None:
-        """From now on nothing is given out that was read before."""
-        for key in keys:
-            self._epochs.replace(key)
-            if self._memory is not None:
-                self._memory.drop(key)
-
-    async def _forget_on_disk(self, ctx: Context, keys: Sequence[str]) -> None:
-        if self._disk is not None:
-            await ctx.runtime.blocking(partial(self._disk.change, keys))
 
     # Changes.
 
@@ -435,17 +339,17 @@ class CacheStore(WrapperStore):
         keys: Sequence[str],
         call: Callable[[], Coroutine[Any, Any, Result]],
     ) -> Result:
-        """Make a change of these keys, which nothing that is read meanwhile may outlive."""
+        """Make a change of these keys; nothing that was read before its end is served after it."""
         change = Change(keys)
         unknown_before, known = ctx.unknown_attempts, False
         forgotten = False
         try:
             self._epochs.begin(change)
-            self._forget(keys)
-            await self._forget_on_disk(ctx, keys)
+            self.tiers.forget(keys)
+            await self.tiers.forget_on_disk(ctx, keys)
             result = await call()
             known = ctx.unknown_attempts == unknown_before
-            await self._forget_on_disk(ctx, keys)  # what others have kept meanwhile
+            await self.tiers.forget_on_disk(ctx, keys)  # what other processes have kept meanwhile
             forgotten = True
         except (BlockExistsError, BlockNotFoundError, PreconditionFailedError):
             known = ctx.unknown_attempts == unknown_before
@@ -460,7 +364,7 @@ class CacheStore(WrapperStore):
     # The rest.
 
     def stats(self) -> StoreStats:
-        counts = replace(self._counts)
+        counts = replace(self._counts, dropped=self.tiers.dropped)
         if self._memory is not None:
             counts.filled, counts.evicted = self._memory.filled, self._memory.evicted
             counts.dropped += self._memory.dropped
@@ -488,9 +392,9 @@ class CacheStore(WrapperStore):
 
 
 def _answers(etag: str, request: ReadRequest) -> bool:
-    """Whether the conditions are of that version. Of another one the store has to say.
+    """Whether the cached version with this ETag answers a conditional read.
 
-    Raises `NotModifiedError` where the condition is that it is another.
+    False where the store has to be asked. Raises `NotModifiedError` where `if_none_match` has it.
     """
     if request.if_match is None and request.if_none_match is None:
         return True

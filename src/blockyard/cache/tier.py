@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from blockyard.model import KIB, Block
 from blockyard.s3.integrity import page_size
-from blockyard.stores.base import requested_range
+from blockyard.stores.checks import requested_range
 
 if TYPE_CHECKING:
     from blockyard.context import Runtime
@@ -46,7 +46,7 @@ class Pages:
 
     @property
     def page_size(self) -> int:
-        """In bytes."""
+        """The page size of the block in bytes."""
         return page_size(self.info.size)
 
     @property
@@ -56,16 +56,16 @@ class Pages:
 
     @property
     def whole(self) -> bool:
-        """Whether they are all of the block."""
+        """Whether the pages are all of the block."""
         return len(self.data) == self.info.size
 
     def covers(self, request: ReadRequest) -> bool:
-        """Whether all that is requested is in them."""
+        """Whether the pages have all bytes requested."""
         span = span_within(request, self.info.size)
         return span is not None and self.first <= span[0] and span[1] <= self.end
 
     def block(self, request: ReadRequest) -> Block:
-        """What is requested, which they hold."""
+        """Cut the bytes requested out of the pages, which have to cover them."""
         info = self.info
         begin, end = requested_range(request, info.size)
         data = self.data[begin - self.first : end - self.first]
@@ -76,7 +76,7 @@ class Pages:
         return Block(data, end - begin, lambda: info, page_sums=sums)
 
     def trimmed(self) -> Pages:
-        """The whole pages among the bytes."""
+        """These pages without partial pages at either end."""
         page, size = self.page_size, self.info.size
         first = -(-self.first // page) * page
         end = self.end if self.end == size else self.end - self.end % page
@@ -88,7 +88,7 @@ class Pages:
 
 
 class MustWait(Enum):
-    """See `DiskTier.get`."""
+    """The result of `DiskTier.get` where only a read of the disk can tell."""
 
     MUST_WAIT = "must wait"
 
@@ -97,9 +97,9 @@ MUST_WAIT = MustWait.MUST_WAIT
 
 
 def span_within(request: ReadRequest, size: int) -> tuple[int, int] | None:
-    """The first byte requested of a block of `size` bytes, and the one after the last.
+    """Start and end (exclusive) of the bytes requested of a block of `size` bytes.
 
-    None for a range that begins past its end: the store is to say so.
+    None for a range that begins past its end, which the store has to refuse.
     """
     if request.suffix is not None:
         return max(0, size - request.suffix), size
@@ -123,24 +123,24 @@ class DiskTier(ABC):
 
     @abstractmethod
     def epoch(self, key: str) -> int | None:
-        """Another number after each change of the key through this folder, by any process.
+        """The key's epoch, a number that every change of it by any process of the folder replaces.
 
-        Keys may share one. What was read under another epoch than the current one may be old. None
-        where that is not known. Quick, never blocks.
+        Keys may share an epoch. Pages that were read under another epoch may be stale. None where
+        it is not known. Fast, never blocks.
         """
 
     @abstractmethod
     def is_shared(self) -> bool:
-        """Whether epochs that were got until now are those that every process changes.
+        """Whether the epochs read so far are in the file that every process changes.
 
-        Not so once the folder was removed, until a `fill` of the epoch None has made it again.
+        False once the folder was removed, until a `fill` of the epoch None has made it again.
         """
 
     @abstractmethod
     def change(self, keys: Iterable[str]) -> None:
-        """The blocks are about to be replaced or deleted, or were just now: raise their epochs.
+        """Replace the epochs of blocks that are about to be changed, or were just changed.
 
-        Their entries are gone afterwards, and a fill of an earlier epoch adds none.
+        Their entries are gone afterwards, and a `fill` of an earlier epoch is ignored.
         """
 
     @abstractmethod
@@ -165,7 +165,7 @@ class DiskTier(ABC):
 
     @abstractmethod
     def revalidated(self, runtime: Runtime, info: BlockInfo, at: float) -> None:
-        """The store still held the version `info.etag` of `info.key` at that time."""
+        """Note that the store still had the version `info.etag` of `info.key` at that time."""
 
     @abstractmethod
     def stats(self) -> dict[str, int]:
@@ -173,4 +173,4 @@ class DiskTier(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Wait until what was accepted is written, for a few seconds at most; let everything go."""
+        """Wait some seconds for accepted writes, then release everything."""

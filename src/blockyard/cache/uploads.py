@@ -1,7 +1,7 @@
-"""Uploads in the background: a few daemon threads, which are there only while there is work.
+"""Background uploads of staged blocks: a few daemon threads, which exist only while there is work.
 
 No lock is taken where callers add work: a signal handler or a finalizer may do so in the middle of
-another call of its thread. A forked child uploads nothing that its parent was to.
+another call of its thread. A forked child does not inherit its parent's uploads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Upload = Callable[[bytes], float | None]
 
 
 class Uploads:
-    """Names that are to be uploaded, in the order in which they were added."""
+    """The names to be uploaded, first in first out."""
 
     def __init__(self, runtime: Runtime, upload: Upload) -> None:
         self._runtime = runtime
@@ -43,15 +43,15 @@ class Uploads:
         self._closed = False
 
     def add(self, name: bytes) -> None:
-        """Have what is staged under that name uploaded soon."""
+        """Schedule the upload of the version that is staged under a name."""
         work = self._here.here()
         self._enqueue(work, name)
         self._wake(work)
 
     def idle(self, until: float) -> bool:
-        """Whether nothing is left to do before that time, by `Runtime.now()`.
+        """Whether no upload is waiting, running, or due before `until`, by `Runtime.now()`.
 
-        What could not be begun for lack of a thread is begun now.
+        Starts a thread where that failed before.
         """
         work = self._here.here()
         if work.waiting or (work.later and not work.threads):
@@ -60,14 +60,14 @@ class Uploads:
         return not (due or work.waiting or work.busy)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more uploads."""
         self._closed = True
         work = self._here.here()
         for _ in work.threads:
             work.wakeups.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until the threads have ended, once this is closed; for so long at most."""
+        """After `close`: wait until the threads have ended, for `seconds` at most."""
         ends = self._runtime.now() + seconds
         for thread in list(self._here.here().started):
             try:
@@ -83,7 +83,7 @@ class Uploads:
             work.wakeups.put(None)
 
     def _wake(self, work: _Queue) -> None:
-        """Have a thread more, if there are not enough of them."""
+        """Start another thread, if there is more work than threads."""
         if self._closed or len(work.threads) >= min(PARALLEL, max(1, len(work.waiting))):
             return
         try:
@@ -101,7 +101,7 @@ class Uploads:
         work.started.append(started)
 
     def _work(self, work: _Queue) -> None:
-        """Upload until nothing is left, then end."""
+        """Run on a thread: upload until nothing is left."""
         while True:
             try:
                 self._work_off(work)
@@ -127,7 +127,7 @@ class Uploads:
                     return
 
     def _upload_next(self, work: _Queue) -> bool:
-        """Upload the first that waits; False where none does."""
+        """Upload the first name that waits; False if there is none."""
         work.busy.append(None)
         try:
             try:
@@ -147,7 +147,7 @@ class Uploads:
         return True
 
     def _pause(self, work: _Queue) -> float:
-        """For how long a thread is to wait; what is due by now is added before."""
+        """How long a thread may wait. Enqueues the retries that are due by now."""
         now = self._runtime.now()
         for name, due in list(work.later.items()):
             if due <= now:
@@ -160,10 +160,10 @@ class Uploads:
 
 
 class _Queue:
-    """What is to be done in one process.
+    """The uploads of one process.
 
-    A signal handler may raise between any two steps of `add`. So a name is added in one, and is
-    uploaded by whichever thread looks next, woken for it or not.
+    A signal handler may raise between any two steps of `add`. So a name is added in one step, and
+    any thread uploads it, whether it was woken for it or not.
     """
 
     def __init__(self) -> None:

@@ -1,31 +1,29 @@
-"""What is read of a block where a range of it is missing: whole pages, or all of it."""
+"""Widening of a missed range to whole pages, or to the whole block."""
 
 from __future__ import annotations
 
 from blockyard.cache.tier import Pages
-from blockyard.s3.integrity import SMALLEST_PAGE, page_size
+from blockyard.s3.integrity import page_size
 from blockyard.stores.base import ReadRequest
 
 _WHOLE_AT = 4
-"""Ranges of a block that were missing: with this one all of it is read."""
+"""The missed range of a block with which all of it is read."""
 _MISSED_KEPT = 10_000
 
 
 class Widening:
-    """Makes requests to the store of those to the cache; blocks of up to `largest` bytes are read
-    whole once it pays.
-
-    `page` is the size of the pages of the last block that was read.
-    """
+    """Widens reads to whole pages, and to whole blocks of up to `largest` bytes once that pays."""
 
     def __init__(self, largest: int) -> None:
-        self.page = SMALLEST_PAGE
         self._largest = largest
         self._missed: dict[str, tuple[int, int | None]] = {}
         """How often ranges of a block were missing, and where the last of them ended."""
 
-    def widened(self, request: ReadRequest, held: Pages | None) -> ReadRequest:
-        """The request to the store: whole pages, or all of a block whose ranges missed before."""
+    def widened(self, request: ReadRequest, held: Pages | None, page: int) -> ReadRequest:
+        """The request to the store for a request to the cache.
+
+        `page` is the page size to assume of a block that is not held.
+        """
         wanted = ReadRequest(
             request.key,
             suffix=request.suffix,
@@ -37,7 +35,7 @@ class Widening:
         )
         if request.whole:
             return wanted
-        page, offset, length = self.page, request.offset, request.length
+        offset, length = request.offset, request.length
         if held is not None:
             page = page_size(held.info.size)
         if offset is None:
@@ -53,9 +51,9 @@ class Widening:
         return wanted
 
     def _missed_before(self, wanted: ReadRequest) -> bool:
-        """Whether ranges of the block were missing often enough for all of it to be read.
+        """Count a missed range; whether the block should be read whole now.
 
-        Advice only: a count that threads lose, or that is forgotten, costs one more request.
+        A heuristic: a count that threads lose, or that is dropped, costs one more request.
         """
         times, end = self._missed.get(wanted.key, (0, None))
         if times + 1 >= _WHOLE_AT or (end is not None and wanted.offset == end):

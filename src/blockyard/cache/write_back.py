@@ -40,14 +40,8 @@ from blockyard.model import (
     StoreStats,
 )
 from blockyard.put_options import PutOptions
-from blockyard.stores.base import (
-    ListRequest,
-    OpenUpload,
-    PresignRequest,
-    ReadRequest,
-    WriteRequest,
-    requested_range,
-)
+from blockyard.stores.base import ListRequest, OpenUpload, PresignRequest, ReadRequest, WriteRequest
+from blockyard.stores.checks import requested_range
 from blockyard.stores.wrapper import WrapperStore
 from blockyard.times import utc
 from blockyard.transport.blocking import BlockingRuntime, run_to_end
@@ -97,14 +91,14 @@ class WriteBackStore(WrapperStore):
             self._stage.prepare()
             self._sender.prepare()
             left = not self._stage.is_empty() or bool(self._sender.marked())
-        inner.in_doubt = self._sender.in_doubt
+        inner.tiers.in_doubt = self._sender.in_doubt
         if left:
             self._uploads.add(_ALL)
 
     # Reads.
 
     def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
-        """See `Store.read_at_once`: nothing of what is staged."""
+        """See `Store.read_at_once`; None for staged blocks."""
         if self._stage.may_hold(self._stage.name(request.key)):
             return None
         return self.inner.read_at_once(ctx, request)
@@ -221,7 +215,7 @@ class WriteBackStore(WrapperStore):
         return info
 
     async def _put_in_turn(self, ctx: Context, request: WriteRequest) -> tuple[BlockInfo, int]:
-        """Stage a block, once there is room; also how many syncs had failed by then.
+        """Stage a block once there is room; also how many syncs had failed before.
 
         Raises `StageFullError`.
         """
@@ -252,7 +246,7 @@ class WriteBackStore(WrapperStore):
     # Uploads.
 
     async def _uploaded(self, ctx: Context, where: str, key: str) -> None:
-        """Have the block in the store, for a call that asks the store about it."""
+        """Upload the block now, for an operation that asks the store about it."""
         with folder_errors(where):
             await self._sender.upload(ctx, self._stage.name(key))
 
@@ -266,7 +260,7 @@ class WriteBackStore(WrapperStore):
             _ = await few.gather(partial(self._sender.upload, ctx), [each.name for each in below])
 
     def _upload_later(self, name: bytes) -> float | None:
-        """For `Uploads`: upload it now; or when to try again."""
+        """Called by `Uploads`: upload a staged block; returns when to retry, or None."""
         ctx = Context(self._runtime, None, 1)
         try:
             if name == _ALL:
@@ -282,7 +276,7 @@ class WriteBackStore(WrapperStore):
             return self._runtime.now() + self._note_failure(name, error)
 
     def _note_failure(self, name: bytes, error: Exception) -> float:
-        """Remember why an upload failed; returns after how many seconds to try again."""
+        """Record a failed upload; returns the seconds until its retry."""
         tries = self._failed.get(name, (0, ""))[0] + 1
         self._failed[name] = tries, str(error) or type(error).__name__
         now = self._runtime.now()
@@ -300,7 +294,7 @@ class WriteBackStore(WrapperStore):
         return await ctx.runtime.blocking(partial(self._stage.find, name))
 
     def _look_for_others(self) -> None:
-        """Once a minute: what others have left who were killed. A forked child leaves it alone."""
+        """Once a minute, take over what killed processes left. Not in a forked child."""
         if self._runtime.now() >= self._scan_at and self._process == os.getpid():
             self._scan_at = self._runtime.now() + _SCAN_EVERY
             self._uploads.add(_ALL)
@@ -340,7 +334,7 @@ class WriteBackStore(WrapperStore):
             return await ctx.runtime.blocking(partial(self._described, left))
 
     async def _drained(self, ctx: Context, name: bytes) -> bytes | None:
-        """Upload what is staged under a name; None where that failed, or it was too late for it."""
+        """Upload a staged block; None where that failed, or the deadline has passed."""
         if ctx.deadline is not None and ctx.runtime.now() >= ctx.deadline:
             return None
         try:
@@ -395,6 +389,6 @@ class WriteBackStore(WrapperStore):
 
 
 def _few_at_once(ctx: Context, waiting: Sequence[Waiting]) -> Context:
-    """A context with so much concurrency that these blocks are uploaded in bounded memory."""
+    """A context whose concurrency keeps the memory of these uploads bounded."""
     largest = max((each.size for each in waiting), default=0)
     return replace(ctx, concurrency=max(1, min(ctx.concurrency, _IN_FLIGHT // max(1, largest))))

@@ -69,7 +69,7 @@ class EntryWriter:
                 _ = usage.recount(shard)
 
     def _complete(self, usage: Usage, head: Head, pages: Pages) -> bool:
-        """Add what lacks to an entry of the same version; False when one is to be made."""
+        """Add missing pages to an entry of the same version; False if a new entry is needed."""
         opened = self._opened(head.name)
         if opened is None:
             return False
@@ -85,7 +85,7 @@ class EntryWriter:
         return False
 
     def _add(self, usage: Usage, file: int, head: Head, pages: Pages, marks: Marks) -> bool:
-        """Write the pages that lack in place; False when the entry was evicted for them."""
+        """Write missing pages in place; False when the entry was evicted to make room."""
         before = os.fstat(file).st_blocks * 512
         for first, last in _lacking(marks.present, pages):
             begin = first * head.page_size
@@ -113,7 +113,7 @@ class EntryWriter:
         syscalls.write_all_at(file, PRESENT * count, entry.PRESENT_AT + first)
 
     def _make(self, usage: Usage, text: bytes, head: Head, pages: Pages) -> bool:
-        """Make the entry of these pages; False for one too large, or when the key was changed."""
+        """Make an entry of these pages; False if it is too large, or the key was changed."""
         need = HEAD + len(pages.data) + _METADATA
         if need > self._budget.size // _LARGEST:
             return False
@@ -138,7 +138,7 @@ class EntryWriter:
                 raise
 
     def _publish(self, usage: Usage, file: int, temporary: str, head: Head) -> bool:
-        """Give the entry its name, unless the key has another epoch; then settle it, if still."""
+        """Rename an entry into place, unless the key has another epoch by now."""
         name, path = head.name, self._folder.path(head.name)
         shard = Path(path).parent
         if not shard.exists():
@@ -163,12 +163,12 @@ class EntryWriter:
         return True
 
     def _is_current(self, head: Head) -> bool:
-        """Whether the key was not changed since its epoch was the head's."""
+        """Whether the key still has the epoch in the head."""
         epoch = self._folder.epoch(head.name)
         return self._folder.is_there() and epoch == head.epoch
 
     def _opened(self, name: bytes) -> tuple[Descriptor, Head, Marks] | None:
-        """The entry, to be changed; None where there is none that can be used."""
+        """Open the entry for changes; None where there is none that can be used."""
         file = self._folder.open_entry(name, os.O_RDWR)
         if file is None:
             return None

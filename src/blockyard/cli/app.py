@@ -3,12 +3,9 @@
 # Annotations are not postponed here: typer reads them when a command is defined.
 
 import errno
-import json
 import os
 import stat as stat_module
 import sys
-from collections.abc import Generator, Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
@@ -17,7 +14,20 @@ from blockyard import __version__
 from blockyard.cli import exits
 from blockyard.cli.bench import bench
 from blockyard.cli.cache import cache
-from blockyard.cli.output import human, json_row, progress_bar, row, say, shown, watched
+from blockyard.cli.lookup import is_content, keys_to_delete, named_in_error
+from blockyard.cli.output import (
+    describe,
+    exact,
+    json_row,
+    progress_bar,
+    report_as_json,
+    report_as_text,
+    row,
+    say,
+    shown,
+    time_text,
+    watched,
+)
 from blockyard.cli.process import StandardInput, StandardOutput, escaped, nothing_to_tidy
 from blockyard.cli.session import (
     ConfigOption,
@@ -29,14 +39,10 @@ from blockyard.cli.session import (
     prefix_text,
     with_store,
 )
-from blockyard.content.layout import plain_prefix
 from blockyard.content.targets import own_descriptor
-from blockyard.errors import AccessDeniedError, BlockNotFoundError, BlockStoreError, InvalidKeyError
-from blockyard.managing import contextmanager
 from blockyard.model import MAX_SECONDS, Method
 
 if TYPE_CHECKING:
-    from blockyard.model import VerifyReport
     from blockyard.sync import BlockStore
 
 app = typer.Typer(
@@ -136,12 +142,12 @@ def get(
     if _is_stream(file, 1):
         _write_out(store, "get", name, 0, None)
         return
-    is_content = _is_content(store, "get", name)
+    content = is_content(store, "get", name)
     total = None
     if watched():
-        total = store.stat_content(name).size if is_content else store.stat_block(name).size
+        total = store.stat_content(name).size if content else store.stat_block(name).size
     with progress_bar(f"get {name}", total) as progress:
-        if is_content:
+        if content:
             _ = store.read_content_into(name, file, progress=progress)
         else:
             _ = store.read_object_into(name, file, progress=progress)
@@ -179,17 +185,17 @@ def stat(store: "BlockStore", key: Key) -> None:
     """Show what is known of a block, or of a content."""
     if store.block_exists(key):
         block = store.stat_block(key)
-        modified = _time(block.last_modified)
-        _describe(block=key, size=_exact(block.size), etag=block.etag, modified=modified)
-        told = {"type": block.content_type, "class": block.storage_class}
-        _describe(**{name: value for name, value in told.items() if value})
+        modified = time_text(block.last_modified)
+        describe(block=key, size=exact(block.size), etag=block.etag, modified=modified)
+        optional = {"type": block.content_type, "class": block.storage_class}
+        describe(**{name: value for name, value in optional.items() if value})
         for name, value in (block.metadata or {}).items():
-            _describe(metadata=f"{name}={value}")
+            describe(metadata=f"{name}={value}")
         return
-    with _named("stat", key):
+    with named_in_error("stat", key):
         content = store.stat_content(key)
-    modified = _time(content.last_modified)
-    _describe(content=key, size=_exact(content.size), modified=modified)
+    modified = time_text(content.last_modified)
+    describe(content=key, size=exact(content.size), modified=modified)
 
 
 @app.command()
@@ -225,7 +231,7 @@ def cp(
     if store.block_exists(source):
         _ = store.copy_block(source, target)
         return
-    with _named("cp", source):
+    with named_in_error("cp", source):
         total = store.stat_content(source).size
         with progress_bar(f"cp {source}", total) as progress:
             _ = store.copy_content(source, target, progress=progress)
@@ -256,7 +262,7 @@ def rm(
 
     The prefix share1 is that of share1 itself and of all below share1/, but not of share10.
     """
-    keys = _found(store, name, recursive=recursive)
+    keys = keys_to_delete(store, name, recursive=recursive)
     if dry_run:
         for key in keys or [name]:
             say(shown(key))
@@ -279,7 +285,7 @@ def rm(
 def adopt(store: "BlockStore", content_id: ContentId) -> None:
     """Give a content in the plain layout, which another system wrote, a manifest."""
     info = store.adopt_content(content_id)
-    say(f"adopted {shown(content_id)}: {_exact(info.size)} in {info.blocks} blocks")
+    say(f"adopted {shown(content_id)}: {exact(info.size)} in {info.blocks} blocks")
 
 
 @app.command()
@@ -311,7 +317,7 @@ def clean(
             say(f"{said}: {shown(each.content_id)}: {what}{blocks}")
     for content_id, error in report.damaged.items():
         say(f"damaged: {shown(content_id)}: {shown(str(error))}")
-    say(f"{'removed' if delete else 'to remove'}: {_exact(report.size)}")
+    say(f"{'removed' if delete else 'to remove'}: {exact(report.size)}")
     if report.damaged:
         raise typer.Exit(exits.FAILED)
 
@@ -339,7 +345,7 @@ def verify(
     """
     with progress_bar(f"verify {prefix}".rstrip(), None) as progress:
         report = store.verify_by_prefix(prefix, progress=progress)
-    say(_report_as_json(report) if as_json else _report_as_text(report))
+    say(report_as_json(report) if as_json else report_as_text(report))
     if report.damaged or report.unreadable:
         raise typer.Exit(exits.FAILED)
 
@@ -347,53 +353,8 @@ def verify(
 _ = app.command()(bench)
 
 
-def _found(store: "BlockStore", name: str, *, recursive: bool) -> list[str]:
-    """The keys that `rm` is to delete, none for a content. Raises `BlockNotFoundError`."""
-    if recursive:
-        keys = store.delete_by_prefix(name, dry_run=True).deleted
-    elif store.block_exists(name):
-        keys = [name]
-    else:
-        keys = list[str]()
-        if store.content_exists(name) or any(store.iter_blocks(plain_prefix(name))):
-            return keys
-    if not keys:
-        what = "nothing below that prefix" if recursive else "no block or content of that name"
-        raise BlockNotFoundError(f"rm {name!r}: there is {what}")
-    return keys
-
-
 def _counted(keys: list[str]) -> str:
     return "1 block" if len(keys) == 1 else f"{len(keys)} blocks"
-
-
-@contextmanager
-def _named(command: str, name: str) -> Generator[None]:
-    """Where it is neither block nor content, say so."""
-    try:
-        yield
-    except BlockNotFoundError:
-        raise BlockNotFoundError(
-            f"{command} {name!r}: there is no block or content of that name"
-        ) from None
-
-
-def _is_content(store: "BlockStore", command: str, name: str) -> bool:
-    """Whether `name` is a content, and no block. Raises `BlockNotFoundError` when it is neither."""
-    try:
-        if store.content_exists(name):
-            return True
-    except InvalidKeyError:  # the key of a manifest, say, is that of a block all the same
-        pass
-    except AccessDeniedError:  # as a missing manifest is answered to who may not list
-        if store.block_exists(name):
-            return False
-        raise
-    if not store.block_exists(name):
-        with _named(command, name):
-            _ = store.stat_content(name)  # one in the plain layout
-        return True
-    return False
 
 
 def _write_out(
@@ -401,7 +362,7 @@ def _write_out(
 ) -> None:
     with nothing_to_tidy():
         output = StandardOutput()
-        if _is_content(store, command, name):
+        if is_content(store, command, name):
             _ = store.read_content_into(name, output, offset=offset, length=length)
         else:
             _ = store.read_object_into(name, output, offset=offset, length=length)
@@ -412,19 +373,6 @@ def _is_stream(file: str, number: int) -> bool:
     return file == "-" or own_descriptor(file) == number
 
 
-def _describe(**fields: str) -> None:
-    for name, value in fields.items():
-        say(f"{name + ':':9} {shown(value)}")
-
-
-def _time(moment: datetime | None) -> str:
-    return "not known" if moment is None else moment.isoformat()
-
-
-def _exact(size: int) -> str:
-    return f"{size} bytes ({human(size)})"
-
-
 def _size_of(path: str) -> int | None:
     """The size of a regular file, for the progress bar; of others nobody knows it."""
     try:
@@ -433,36 +381,3 @@ def _size_of(path: str) -> int | None:
         return None  # reading it says what is wrong
     is_known = stat_module.S_ISREG(status.st_mode) and status.st_size > 0  # /proc says 0 of all
     return status.st_size if is_known else None
-
-
-def _report_as_json(report: "VerifyReport") -> str:
-    return json.dumps(
-        {
-            "verified": dict(report.verified),
-            "unverifiable": report.unverifiable,
-            "damaged": _reasons(report.damaged),
-            "unreadable": _reasons(report.unreadable),
-            "bytes": report.size,
-        }
-    )
-
-
-def _report_as_text(report: "VerifyReport") -> str:
-    by = ", ".join(f"{count} by {name}" for name, count in sorted(report.verified.items()))
-    lines = [
-        f"{sum(report.verified.values())} verified{by and f': {by}'}",
-        f"{report.unverifiable} unverifiable",
-        *_listed("damaged", report.damaged),
-        *_listed("unreadable", report.unreadable),
-        f"{human(report.size)} read",
-    ]
-    return "\n".join(lines)
-
-
-def _listed(what: str, found: Mapping[str, BlockStoreError]) -> list[str]:
-    reasons = [f"  {shown(key)}: {shown(reason)}" for key, reason in _reasons(found).items()]
-    return [f"{len(found)} {what}", *reasons]
-
-
-def _reasons(found: Mapping[str, BlockStoreError]) -> dict[str, str]:
-    return {key: str(error) for key, error in found.items()}

@@ -16,7 +16,7 @@ from blockyard.errors import ConfigError
 from blockyard.times import utc
 
 if TYPE_CHECKING:
-    from blockyard.cache.upkeep import CacheFolder
+    from blockyard.cache.maintenance import CacheFolder
     from blockyard.sync import BlockStore
 
 cache = typer.Typer(
@@ -31,7 +31,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 def _opened(folder: str) -> "CacheFolder":
-    from blockyard.cache.upkeep import CacheFolder  # noqa: PLC0415 - `--help` need not wait for it
+    from blockyard.cache.maintenance import CacheFolder  # noqa: PLC0415 - `--help` need not wait for it
 
     return CacheFolder(Path(folder))
 

@@ -6,7 +6,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING
 
 from blockyard.cli.process import escaped, named, write_text
@@ -14,7 +14,11 @@ from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from blockyard.content.types import ContentEntry, Progress
+    from blockyard.errors import BlockStoreError
+    from blockyard.model import VerifyReport
 
 
 def say(text: str) -> None:
@@ -49,12 +53,12 @@ def row(listed: BlockInfo | ContentEntry) -> str:
 
 
 def json_row(listed: BlockInfo | ContentEntry) -> str:
-    """One line of `ls --json`, with what a listing tells."""
+    """One line of `ls --json`, with the fields of a listing."""
     modified = listed.last_modified.isoformat() if listed.last_modified else None
-    told = listed._asdict()
+    fields = listed._asdict()
     if isinstance(listed, BlockInfo):
-        told = {"key": listed.key, "size": listed.size, "etag": listed.etag}
-    return json.dumps({**told, "last_modified": modified})
+        fields = {"key": listed.key, "size": listed.size, "etag": listed.etag}
+    return json.dumps({**fields, "last_modified": modified})
 
 
 def watched() -> bool:
@@ -103,3 +107,53 @@ def progress_bar(label: str, total: int | None) -> Generator[Progress | None]:
     seconds = time.monotonic() - begun
     line = f"{label}: {human(done)} in {seconds:.1f} s, {human(done / seconds)}/s\n"
     write_text(sys.stderr, line)
+
+
+def describe(**fields: str) -> None:
+    """Print fields of `stat`, one a line."""
+    for name, value in fields.items():
+        say(f"{name + ':':9} {shown(value)}")
+
+
+def time_text(moment: datetime | None) -> str:
+    return "not known" if moment is None else moment.isoformat()
+
+
+def exact(size: int) -> str:
+    """A number of bytes, exact and short."""
+    return f"{size} bytes ({human(size)})"
+
+
+def report_as_json(report: VerifyReport) -> str:
+    """A report of `verify --json`."""
+    return json.dumps(
+        {
+            "verified": dict(report.verified),
+            "unverifiable": report.unverifiable,
+            "damaged": _reasons(report.damaged),
+            "unreadable": _reasons(report.unreadable),
+            "bytes": report.size,
+        }
+    )
+
+
+def report_as_text(report: VerifyReport) -> str:
+    """A report of `verify`."""
+    by = ", ".join(f"{count} by {name}" for name, count in sorted(report.verified.items()))
+    lines = [
+        f"{sum(report.verified.values())} verified{by and f': {by}'}",
+        f"{report.unverifiable} unverifiable",
+        *_listed("damaged", report.damaged),
+        *_listed("unreadable", report.unreadable),
+        f"{human(report.size)} read",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(what: str, found: Mapping[str, BlockStoreError]) -> list[str]:
+    reasons = [f"  {shown(key)}: {shown(reason)}" for key, reason in _reasons(found).items()]
+    return [f"{len(found)} {what}", *reasons]
+
+
+def _reasons(found: Mapping[str, BlockStoreError]) -> dict[str, str]:
+    return {key: str(error) for key, error in found.items()}

@@ -131,8 +131,9 @@ def _opened(options: Options) -> Generator[BlockStore]:
 
 
 def _default_source() -> str | None:
-    """None leaves it to BLOCKYARD_STORE; else a folder as the XDG base directories have it.
+    """The store's source without --store and --config; None leaves it to BLOCKYARD_STORE.
 
+    Without that it is a folder by the XDG base directories.
     https://specifications.freedesktop.org/basedir-spec/latest/
     """
     if os.environ.get("BLOCKYARD_STORE"):

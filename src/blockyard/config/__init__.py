@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from blockyard.config import values
+from blockyard.config.cache import CacheConfig
 from blockyard.config.sections import Secret, Section, seconds, section, setting, texts, whole
 from blockyard.config.values import flag, one_of, path_text, size, within
 from blockyard.keys import folder_prefix
-from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MAX_SECONDS, MIB
+from blockyard.model import DEFAULT_IN_FLIGHT, MAX_CONCURRENCY, MIB
 from blockyard.put_options import Acl, Encryption
 from blockyard.s3.endpoints import bucket_problem, can_be_overheard, checked_region, normal_endpoint
 
@@ -227,7 +228,7 @@ class S3Config(Section, yaml_path="block_store.s3"):
 
     def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         endpoint, access_key = valid.get("endpoint"), valid.get("access_key")
-        # beside an endpoint that is refused itself, the wider rules will do
+        # for an invalid endpoint the wider rules will do
         anywhere = "?" if endpoint is None else endpoint
         if "bucket" in valid and (problem := bucket_problem(valid["bucket"], anywhere)):
             yield "bucket", problem
@@ -255,72 +256,6 @@ class FileConfig(Section, yaml_path="block_store.file"):
     """A folder of this machine."""
 
     path: Path = setting("the path of a folder", path_text, values.folder)
-
-
-SMALLEST_DISK = 8 * MIB
-
-
-class CacheDiskConfig(Section, yaml_path="block_store.cache.disk"):
-    """A folder that holds what was read, shared by the processes of this machine."""
-
-    path: Path = setting(
-        "the path of a folder that nothing else uses, on a local disk", path_text, values.folder
-    )
-    size: int = setting(
-        "a size from 8MiB to 1PiB such as 20GiB (the bytes that the folder may take)",
-        within(SMALLEST_DISK, 1024 * MIB * MIB, size),
-    )
-    stage: int | None = setting(
-        "a size from 1MiB such as 5GiB (the bytes of `size` for blocks that are not uploaded yet)",
-        within(1 * MIB, 1024 * MIB * MIB, values.size),
-        default=None,
-    )
-
-    @property
-    def stage_size(self) -> int:
-        """`stage` in bytes, half of `size` where it is left out."""
-        return self.size // 2 if self.stage is None else self.stage
-
-
-class CacheConfig(Section, yaml_path="block_store.cache"):
-    """A cache in front of the store: in the memory of this process, in a folder, or in both."""
-
-    memory: int = setting(
-        "a size up to 1TiB such as 256MiB (the bytes of blocks kept in memory, 0 for none)",
-        within(0, MIB * MIB, size),
-        default=256 * MIB,
-    )
-    disk: CacheDiskConfig | None = section(CacheDiskConfig, default=None)
-    revalidate: float | Literal["never", "always"] = setting(
-        "never, always or seconds from 0 to a week (how long a block that was read is given out "
-        "without asking the store whether it has changed)",
-        values.either(one_of("never", "always"), within(0.0, MAX_SECONDS, values.number)),
-        default=60.0,
-    )
-    mode: Literal["write_through", "write_back"] = setting(
-        "write_through (a write has reached the store when it returns) or write_back (it has "
-        "reached the folder)",
-        one_of("write_through", "write_back"),
-        default="write_through",
-    )
-
-    def conflicts(self, valid: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if valid.get("memory") == 0 and valid.get("disk", ...) is None:
-            yield "memory", "there is no disk either"
-        if valid.get("mode") == "write_back" and valid.get("disk", ...) is None:
-            yield "mode", "there is no disk to write to"
-        disk: object = valid.get("disk")
-        if isinstance(disk, CacheDiskConfig):
-            yield from self._stage_conflicts(disk, valid.get("mode"))
-
-    @staticmethod
-    def _stage_conflicts(disk: CacheDiskConfig, mode: object) -> Iterator[tuple[str, str]]:
-        right = vars(disk)  # what is wrong by itself is not in there
-        if mode == "write_through" and right.get("stage") is not None:
-            yield "disk", "stage: nothing is staged unless the mode is write_back"
-        known = {"size", "stage"} <= right.keys()
-        if mode == "write_back" and known and disk.size - disk.stage_size < SMALLEST_DISK:
-            yield "disk", "stage: 8MiB of size or more have to be left for blocks that are read"
 
 
 class StoreConfig(Section, yaml_path="block_store"):

@@ -22,7 +22,7 @@ SettingPath = tuple[str, ...]
 """A setting in the tree: `block_store.s3.timeouts.connect` is `("s3", "timeouts", "connect")`."""
 
 _LISTED = 50
-_OF_PEERS = {
+_PEER_NAMES = {
     name: ours
     for ours, theirs in {
         "access_key": "aws_access_key_id key username",
@@ -51,12 +51,12 @@ _OF_PEERS = {
     }.items()
     for name in theirs.split()
 }
-"""What boto3, s3fs, obstore and minio-py call our settings, where letters alone would mislead:
-`verify` is about TLS, and no integrity check."""
+"""Names of our settings in boto3, s3fs, obstore and minio-py, for those that similarity of letters
+would not find: `verify` is about TLS, and no integrity check."""
 
 
 class Secret:
-    """Text that no repr, log, error or traceback shows; `reveal` returns it."""
+    """A secret text: reprs, logs, errors and tracebacks don't show it; `reveal` returns it."""
 
     __slots__ = ("_text",)
 
@@ -84,9 +84,9 @@ class Secret:
 
 
 class Given(NamedTuple):
-    """A value for a setting, and where it came from; "" where the whole source is named.
+    """A value for a setting, and its origin for errors; "" where they name the whole source.
 
-    What is `borrowed` from the environment may be another one in another process.
+    `borrowed`: it came from the environment, and may differ in another process.
     """
 
     value: object
@@ -95,9 +95,13 @@ class Given(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What one setting may be: required where the default is MISSING, or None where that is it.
+    """The declaration of one setting.
 
-    One that is `private` is no secret, but may be given one by mistake.
+    expected: what errors say that it may be
+    default: MISSING for a required setting; None makes None a valid value
+    read, check: see `setting`
+    section: the class of a section
+    private: not a secret, but errors show no value, since a secret may be given by mistake
     """
 
     expected: str
@@ -109,22 +113,22 @@ class Setting(NamedTuple):
 
     @property
     def secret(self) -> bool:
-        """Whether no error may show it."""
+        """Whether the value is a secret."""
         return isinstance(self.default, Secret)
 
     @property
     def holds_texts(self) -> bool:
-        """Whether it is a mapping of texts: one setting, unlike a section."""
+        """Whether the value is a mapping of texts, which is one setting, unlike a section."""
         return self.read is values.texts
 
     @property
     def hidden(self) -> bool:
-        """Whether errors show no value of it: a secret, a private one, or a section with such."""
+        """Whether errors hide the value: a secret, a private setting, or a section with one."""
         below = self.section.settings.values() if self.section else ()
         return self.secret or self.private or any(each.hidden for each in below)
 
     def convert(self, value: Any) -> object:
-        """The value as it will be used. Raises `ValueError`, whose text is never the value's."""
+        """Read and check a value. Raises `ValueError`, whose text never contains the value."""
         if value is None and self.default is None:
             return None
         if self.secret and isinstance(value, Secret):
@@ -171,14 +175,14 @@ def whole(low: int, high: int, meaning: str, *, default: int) -> Any:
 
 
 def seconds(meaning: str, *, default: float | None, zero: bool = False) -> Any:
-    """Seconds, more than 0 (or, with `zero`, from there) and up to a week."""
+    """Seconds, more than 0 (with `zero`, 0 as well) and up to a week."""
     expected = f"seconds{' from 0' if zero else ', more than 0 and up'} to a week ({meaning})"
     low = 0.0 if zero else math.ulp(0.0)
     return setting(expected, values.within(low, MAX_SECONDS, values.number), default=default)
 
 
 def texts(meaning: str, check: Reader, *, default: None) -> Any:
-    """Texts by their names."""
+    """A mapping of texts by name."""
     expected = f"a mapping of texts, or a JSON object of them ({meaning})"
     return setting(expected, values.texts, check, default=default)
 
@@ -194,9 +198,9 @@ def _field(what: Setting) -> Any:
     field_specifiers=(setting, section, whole, seconds, texts),
 )
 class Section:
-    """Settings that stand together: a frozen dataclass, closed to unknown names.
+    """A group of settings: a frozen dataclass that refuses unknown names.
 
-    `dataclasses.replace` makes another one, checked as the first.
+    `dataclasses.replace` works, and checks again.
     """
 
     yaml_path: ClassVar[str]
@@ -211,25 +215,25 @@ class Section:
         problems: list[_Problem] = []
         _ = self._fill(settings, problems)
         if problems:
-            told = [each.told(type(self)) for each in problems[:_LISTED]]
+            described = [each.described(type(self)) for each in problems[:_LISTED]]
             if len(problems) > _LISTED:
-                told.append(f"and {len(problems) - _LISTED} more problems")
-            raise ConfigError("; ".join(told))
+                described.append(f"and {len(problems) - _LISTED} more problems")
+            raise ConfigError("; ".join(described))
 
     def given(self) -> dict[str, object]:
         """The settings that this was made with, without those that were left out."""
         return {name: getattr(self, name) for name in vars(self)["_given"]}
 
     def borrowed(self) -> frozenset[str]:
-        """The names of those among them that came from the environment."""
+        """The names of those given settings that came from the environment."""
         return vars(self)["_borrowed"]
 
     def conflicts(self, valid: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        """Settings that are wrong beside others, and why; `valid` has those that are right."""
+        """Settings that conflict with others, and why; `valid` has the valid ones."""
         return ()
 
     def _fill(self, settings: Mapping[str, object], problems: list[_Problem]) -> Self:
-        """Set what is right, and list what is wrong."""
+        """Set the valid settings, and append a problem for each other one."""
         valid = vars(self)
         given = {
             str(name): value if isinstance(value, Given) else Given(value)
@@ -265,8 +269,8 @@ class _Problem(NamedTuple):
     given: Given | None
     reason: str = ""
 
-    def told(self, root: type[Section]) -> str:
-        """The problem in words; `root` is the section that was to be made."""
+    def described(self, root: type[Section]) -> str:
+        """The text of the problem; `root` is the section that was to be made."""
         known = self.section.settings.get(self.name)
         path = f"{self.section.yaml_path}.{self.name}"
         if known is None and shown_name(self.name, _names(root)) == HIDDEN_NAME:
@@ -283,7 +287,7 @@ class _Problem(NamedTuple):
         return f"{path}: expected {known.expected}, got {got}{because}"
 
     def _advice(self, root: type[Section]) -> str:
-        """The known name that is nearest to an unknown one: in its section, else below `root`."""
+        """A hint for an unknown name: the closest known one, in its section or below `root`."""
         here = self.section.settings
         paths = {path[-1]: ".".join((root.yaml_path, *path)) for path, _ in walk(root)}
         _, dot, last = self.name.rpartition(".")
@@ -293,7 +297,7 @@ class _Problem(NamedTuple):
 
 
 def walk(root: type[Section], path: SettingPath = ()) -> Iterator[tuple[SettingPath, Setting]]:
-    """Everything below `root`, with its path: sections and what is in them."""
+    """All sections and settings below `root`, with their paths."""
     for name, known in root.settings.items():
         yield (*path, name), known
         if known.section:
@@ -310,8 +314,8 @@ def settings_below(root: type[Section], path: SettingPath = ()) -> list[SettingP
 
 
 def nearest(name: str, known: list[str], elsewhere: Mapping[str, str] = {}) -> str:
-    """The known name that is close to `name`, or where else one stands; else what is known."""
-    meant = _OF_PEERS.get(name.lower(), "")
+    """A hint for an unknown `name`: a close known one, here or `elsewhere`; else all known ones."""
+    meant = _PEER_NAMES.get(name.lower(), "")
     close = meant if meant in {*known, *elsewhere} else closest(name, [*known, *elsewhere])
     if close is None:
         return f"; expected one of: {', '.join(known)}"

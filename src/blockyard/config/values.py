@@ -86,7 +86,7 @@ def number(value: Any) -> float:
 
 
 def whole(value: Any) -> int:
-    """As `number`, for what is a whole number."""
+    """`number`, but only whole numbers."""
     found = number(value)
     if not found.is_integer():
         raise ValueError
@@ -186,7 +186,7 @@ def put_option(name: str) -> Callable[[Any], Any]:
 
 
 def access_key(text: str) -> str:
-    """As `token`, without the characters that end the key in the Authorization header."""
+    """`token`, without the characters that end the key in the Authorization header."""
     if any(character in text for character in "/,="):
         raise ValueError("'/', ',' and '=' are not allowed; a secret key may have them")
     return token(text)

@@ -2,7 +2,7 @@
 
 Nothing here is needed for reads to be right. Blocks that no manifest names are deleted only when
 the newest of them is a day old, and a manifest that was read after the listing does not name them:
-a write that takes half as long gives itself up (`writing.LONGEST_WRITE`).
+a write that takes half as long gives itself up (`upload.LONGEST_WRITE`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from blockyard import arguments
-from blockyard.content.found import SWEPT, Found
 from blockyard.content.layout import info_of, plain_layout
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
@@ -22,9 +21,10 @@ from blockyard.content.manifest import (
     generation_of,
     manifest_key,
 )
+from blockyard.content.manifest_state import SWEPT, ManifestState
 from blockyard.content.register import Change, Register
 from blockyard.content.types import CleanReport, ContentInfo, Leftover
-from blockyard.content.writing import LONGEST_WRITE
+from blockyard.content.upload import LONGEST_WRITE
 from blockyard.context import Context
 from blockyard.errors import (
     BlockStoreError,
@@ -75,7 +75,7 @@ class ContentCleaner:
             etags=tuple(blocks[index].etag for index in sorted(blocks)),
         )
 
-        def still_none(found: Found) -> BlockStoreError | None:
+        def still_none(found: ManifestState) -> BlockStoreError | None:
             where = f"{operation} {layout.content_id!r}"
             none = found.live is None and found.damage is None
             return None if none else ContentExistsError(f"{where}: it has a manifest")
@@ -153,7 +153,7 @@ class ContentCleaner:
         return report
 
     async def _remove(
-        self, ctx: Context, leftover: Leftover, found: Found, *, no_writers: bool
+        self, ctx: Context, leftover: Leftover, found: ManifestState, *, no_writers: bool
     ) -> bool:
         """Remove it; whether it is gone."""
         content_id = leftover.content_id
@@ -188,7 +188,7 @@ def _time(block: BlockInfo) -> float:
 def _leftovers(
     content_id: str,
     generations: dict[str, _Generation],
-    found: Found,
+    found: ManifestState,
     oldest: float,
     *,
     no_writers: bool,

@@ -1,7 +1,7 @@
-"""A range of a content or an object on its way to its target, several pieces of it at a time.
+"""Downloads of a range of a content or object to a target, several pieces at a time.
 
-Into a file with a path pieces are written where they belong, in the order in which they come; all
-else is written in order, from a window of what is read ahead.
+Pieces for a file at a path are written at their offsets as they arrive; other targets are written
+in order, from a read-ahead window.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ from blockyard.operations import Operations
 def width_of(
     operations: Operations, ctx: Context, size: int, concurrency: int | None = None
 ) -> Width:
-    """How many blocks of `size` bytes may be on their way, beside the one that is worked on.
+    """How much a call may read ahead of blocks of `size` bytes.
 
     As many as fit in `in_flight`, or `concurrency` of them.
     """
-    places = concurrency or operations.at_once(ctx, size)
+    places = concurrency or operations.blocks_in_flight(ctx, size)
     blocks = max(concurrency or 1, operations.in_flight // max(1, size))
     parts = places if operations.store.reads_in_parts else None
     return Width(places, min(blocks, 2 * places), parts)
 
 
 class Download(Generic[AnyExtent]):
-    """The bytes `span` of `extent` that `read` reads, as `width` allows.
+    """Reads the bytes `span` of `extent` and writes them to a target.
 
-    `first` are those at its start that have come already. `verify` is awaited when all have come,
-    before the last are given out.
+    read: reads a piece; width: how much may be under way
+    first: bytes at the start of `span` that have been read already
+    verify: awaited when all bytes have come, before the last ones are written
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Download(Generic[AnyExtent]):
         self._verify = verify
 
     async def into(self, ctx: Context, target: str | Writable, tally: Tally) -> None:
-        """Write all of it to a file, or to what is at a path: see `read_content_into`."""
+        """Write everything to a file object, or to the file at a path: see `read_content_into`."""
         if not isinstance(target, str):
             await self._into_stream(ctx, target, tally)
         elif is_written_in_order(target):
@@ -140,7 +141,7 @@ class Download(Generic[AnyExtent]):
         return max(1, min(places, 2 + (self._stop - self._start) // extent.block_size))
 
     def _taken_first(self) -> bytes:
-        """Those that have come already, which are not held for longer than they are needed."""
+        """The bytes that were read already; they are not held any longer."""
         first, self._first = self._first, b""
         return first
 
@@ -152,7 +153,7 @@ async def next_block(
     width_now: Callable[[Context], Width],
     ctx: Context,
 ) -> Fetched[bytes]:
-    """The first block of what is left: a page of an iterator."""
+    """A page of an iterator: the next block, and how to fetch the one after it."""
     start, stop = span
     if start == stop:
         return Fetched((), None)

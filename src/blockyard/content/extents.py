@@ -1,4 +1,4 @@
-"""Runs of bytes that are read in pieces: contents in their blocks, objects in parts of a size.
+"""Runs of bytes that are read in pieces: contents block by block, objects in ranges.
 
 This module does no I/O.
 """
@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from blockyard.model import KIB
 
 LEAST_PART = 512 * KIB
-"""Blocks are not read in smaller parts than of so many bytes."""
+"""The smallest part of a block that is read by itself, in bytes."""
 _WHOLE_UP_TO = 4
-"""As many blocks are read whole: parts are for those who read for long, and cost requests."""
+"""Ranges of so many blocks are read in whole blocks: parts cost requests."""
 _PARTS_ALIGNED = 64 * KIB
-"""To a whole number of pages of most blocks: others are widened to them."""
+"""Parts are a multiple of this, so of the page size of most blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of one block that a range needs; `position` is its place in the result.
+    """The part of one block that a range needs.
 
-    `size` is that of the block. `crc32c` is that of the whole block, `etag` the version of it to
-    read alone; None where there is none.
+    position: where its bytes go in the result
+    size: the size of the whole block
+    crc32c: the checksum of the whole block; etag: the version to read; None where there is none
     """
 
     index: int
@@ -38,14 +39,14 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the block."""
+        """Whether the piece is all of its block."""
         return self.length == self.size
 
 
 class Extent(ABC):
-    """A run of bytes in blocks of one size, and how a range of it is cut into pieces.
+    """A run of bytes in blocks of equal size, and how a range of it is cut into pieces.
 
-    `operation` is what reads it, which errors name.
+    `operation` is what errors name.
     """
 
     operation: str
@@ -53,16 +54,16 @@ class Extent(ABC):
     @property
     @abstractmethod
     def block_size(self) -> int:
-        """In bytes; only the last block may be smaller."""
+        """Bytes of a block; only the last one may be smaller."""
 
     @abstractmethod
     def _piece(self, index: int, first: int, last: int, start: int) -> Piece:
-        """From `first` to `last` in the block `index`, for a range that begins at `start`."""
+        """The piece from `first` to `last` in block `index`, of a range that begins at `start`."""
 
     def pieces(self, start: int, stop: int, places: int | None = None) -> list[Piece]:
-        """What to read of which block for the bytes from `start` to `stop`, both within.
+        """The pieces of the range from `start` to `stop`.
 
-        Where they are read in `places` at a time, blocks near the end are in parts: see `edge`.
+        For reads of `places` pieces at a time, blocks near the end are cut into parts: see `edge`.
         """
         return list(self.walk(start, stop, places))
 
@@ -75,16 +76,16 @@ class Extent(ABC):
             at = after
 
     def places_in_parts(self, start: int, stop: int, places: int | None) -> int | None:
-        """`places` where some of this range is read in parts, and else None."""
+        """`places` if the range is long enough for blocks to be cut into parts; else None."""
         return places if stop - start > _WHOLE_UP_TO * self.block_size else None
 
     def edge(self, at: int, stop: int, places: int | None, *, least: bool = False) -> int:
-        """Where a piece that begins at `at` ends, of what is read up to `stop`.
+        """The end of the piece that begins at `at`, of a range up to `stop`.
 
-        That is the end of its block, or of a part of it. Connections are not equally fast, so with
-        one block left to each the slowest is waited for. Towards the end pieces get smaller, until
-        each of the `places` has one of `LEAST_PART` left: who is fast takes more of them. With
-        `least` this piece has no more than that.
+        It is the end of its block, or of a part of it. Connections are not equally fast, so with
+        whole blocks the slowest one would be waited for. Towards the end pieces get smaller, down
+        to one of `LEAST_PART` for each of the `places`: faster connections read more of them. With
+        `least` this piece has no more than `LEAST_PART`.
         """
         begin = at - at % self.block_size
         size = self.block_size

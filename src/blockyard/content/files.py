@@ -68,7 +68,7 @@ class Cursor:
         return self.position
 
     def take(self, size: int) -> memoryview:
-        """At most `size` of the bytes at the position that were fetched, and move past them."""
+        """Return up to `size` of the fetched bytes at the position, and move past them."""
         first = self.position - self._fetched_start
         if not 0 <= first < len(self._fetched):
             return memoryview(b"")
@@ -104,12 +104,12 @@ class Cursor:
             start += len(data)
 
     def stop(self) -> None:
-        """Let go of what was fetched, and of what is read ahead, from any thread."""
+        """Drop fetched bytes and cancel the read-ahead, from any thread, without waiting."""
         self._fetched = memoryview(b"")
         self._window.stop()
 
     async def end(self) -> None:
-        """As `stop`, which waits for nothing."""
+        """`stop`, but wait until the read-ahead has ended."""
         self._fetched = memoryview(b"")
         await self._window.end()
 
@@ -223,12 +223,12 @@ class AsyncContentFile:
             self._reading = False
 
     async def close(self) -> None:
-        """Let go of what was fetched and is read ahead. The store stays open."""
+        """Drop fetched bytes and end the read-ahead. The store stays open."""
         self.closed = True
         await self._cursor.end()
 
     def stop(self) -> None:
-        """As `close`, from any thread, and nothing is waited for."""
+        """`close`, from any thread, without waiting."""
         self.closed = True
         self._cursor.stop()
 

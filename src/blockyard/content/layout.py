@@ -52,14 +52,14 @@ class Layout(Extent):
     def of_manifest(
         cls, operation: str, content_id: str, manifest: Manifest, stored_at: float | None
     ) -> Layout:
-        """The version that a manifest describes."""
+        """The layout of the version that a manifest describes."""
         return cls(operation, info_of(content_id, manifest, stored_at), manifest)
 
     @classmethod
     def of_blocks(
         cls, operation: str, content_id: str, blocks: Sequence[BlockInfo], block_size: int
     ) -> Layout:
-        """The blocks of the plain layout, in order, as one listing showed them."""
+        """The layout of blocks in the plain layout, in order, as one listing showed them."""
         times = [block.last_modified for block in blocks if block.last_modified]
         info = ContentInfo(
             content_id,
@@ -74,7 +74,7 @@ class Layout(Extent):
 
     @property
     def where(self) -> str:
-        """What errors begin with: the operation and the content."""
+        """The beginning of error messages: the operation and the content."""
         return f"{self.operation} {self.content_id!r}"
 
     @property
@@ -83,17 +83,17 @@ class Layout(Extent):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the content in bytes."""
         return self.info.size
 
     @property
     def block_size(self) -> int:
-        """In bytes; only the last block may be smaller."""
+        """Bytes of a block; only the last one may be smaller."""
         return self.info.block_size
 
     @property
     def inline(self) -> bytes | None:
-        """All of the content, where it is kept in its manifest."""
+        """All bytes of a content that is stored in its manifest; else None."""
         manifest = self.manifest
         return None if manifest is None or manifest.layout != "inline" else manifest.data
 
@@ -111,14 +111,14 @@ class Layout(Extent):
         return offset, self.size if length is None else min(offset + length, self.size)
 
     def walk(self, start: int, stop: int, places: int | None = None) -> Iterator[Piece]:
-        """See `Extent.walk`; all of it is one piece where it is kept in its manifest."""
+        """See `Extent.walk`; a content stored in its manifest is one piece."""
         if self.inline is not None and start < stop:
             key = self.content_id + MANIFEST_SUFFIX
             return iter((Piece(0, key, self.size, start, stop - start, 0),))
         return super().walk(start, stop, places)
 
     def _piece(self, index: int, first: int, last: int, start: int) -> Piece:
-        """From `first` to `last` in the block `index`, for a range that begins at `start`."""
+        """See `Extent`."""
         block_start = index * self.block_size
         return Piece(
             index,
@@ -133,7 +133,7 @@ class Layout(Extent):
 
     @property
     def plain(self) -> bool:
-        """Whether its blocks are under keys that others may write again."""
+        """Whether its blocks have keys that other writers may overwrite."""
         return self.manifest is None or self.manifest.layout == "plain"
 
     def key(self, index: int) -> str:
@@ -150,7 +150,7 @@ class Layout(Extent):
         return etags[index] if etags else None
 
     def replaced(self) -> ContentReplacedError:
-        """The error for a content that is not any more what it was when it was opened."""
+        """The error for a content that was replaced since it was opened."""
         return ContentReplacedError(
             f"{self.where}: the content was written again or deleted while it was read"
         )

@@ -38,10 +38,10 @@ class ContentListing:
     async def layout(
         self, ctx: Context, content_id: str, operation: str, *, cached: bool = True
     ) -> Layout:
-        """The version that is there now: one request, and a listing where there is no manifest.
+        """The layout of the current version: one request, and a listing if it has no manifest.
 
-        Raises `BlockNotFoundError` when there is no such content, `IntegrityError` for a manifest
-        that is damaged, and for blocks in the plain layout that make no whole content.
+        Raises `BlockNotFoundError` when there is no such content, `IntegrityError` for a damaged
+        manifest, and for blocks in the plain layout that make no whole content.
         """
         content_id = check_content_id(operation, content_id)
         found = await self._register.look(ctx, content_id, operation, cached=cached)
@@ -53,7 +53,7 @@ class ContentListing:
         return plain_layout(operation, content_id, blocks, self._block_size)
 
     async def plain(self, ctx: Context, content_id: str, operation: str) -> dict[int, BlockInfo]:
-        """The blocks that are there in the plain layout, by their index."""
+        """The blocks in the plain layout, by their index."""
         request = ListRequest(plain_prefix(content_id), operation=operation)
         pages = await all_pages(self._operations, ctx, request)
         numbered = (
@@ -73,9 +73,9 @@ class ContentListing:
         return info.size >= LEAST_SIZE
 
     async def entries(self, ctx: Context, prefix: str) -> list[ContentEntry]:
-        """The contents whose ids begin with the literal `prefix`, in the order of their UTF-8.
+        """The contents whose ids begin with the literal `prefix`, ordered by UTF-8 bytes.
 
-        One listing of each folder that may hold some; what belongs to a content is not listed.
+        Each folder that may hold contents is listed; the blocks of contents are not.
         """
         found: dict[str, ContentEntry] = {}
         folders = [prefix]

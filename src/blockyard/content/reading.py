@@ -48,19 +48,19 @@ _MOST_PARTS = 256
 
 
 class ContentRange(NamedTuple):
-    """A range of a content that was found whole."""
+    """A range of a content, whose version was found."""
 
     layout: Layout
     span: tuple[int, int]
 
     @property
     def blocks(self) -> int:
-        """How many blocks it lies in."""
+        """How many blocks the range lies in."""
         start, stop = self.span
         return block_count(stop, self.layout.block_size) - start // self.layout.block_size
 
     def pieces(self, width: Width) -> list[Piece]:
-        """What to read of which blocks, where so much is read at once."""
+        """The pieces to read, for so many reads at a time."""
         return self.layout.pieces(*self.span, width.parts)
 
 
@@ -146,17 +146,17 @@ class ContentReader:
         return tally.done
 
     def width(self, ctx: Context, layout: Layout) -> Width:
-        """How much of a content may be on its way, beside the block that is worked on."""
+        """How much of a content may be read ahead."""
         return width_of(self._operations, ctx, layout.block_size)
 
     async def layout(self, ctx: Context, content_id: str, operation: str) -> Layout:
-        """The layout of a whole content; see `ContentListing.layout`."""
+        """See `ContentListing.layout`."""
         return await self._listing.layout(ctx, content_id, operation)
 
     async def find(
         self, ctx: Context, content_id: str, operation: str, offset: int, length: int | None
     ) -> ContentRange:
-        """Find a content, and where a range of it lies."""
+        """Find the current version of a content, and a range of it."""
         offset, length = arguments.span(operation, content_id, offset, length)
         layout = await self._listing.layout(ctx, content_id, operation)
         return ContentRange(layout, layout.span(offset, length))
@@ -164,7 +164,7 @@ class ContentReader:
     def blocks(
         self, content_id: str, offset: int, length: int | None
     ) -> tuple[Fetch[bytes], Window[Layout]]:
-        """The blocks of a content in order, which `iter_content` walks, and what is read ahead."""
+        """The blocks of a content in order, as pages for `iter_content`, and their read-ahead."""
         self._operations.check_open("iter_content")
         content_id = check_content_id("iter_content", content_id)
         offset, length = arguments.span("iter_content", content_id, offset, length)
@@ -178,13 +178,14 @@ class ContentReader:
         return fetch_first, window
 
     def window(self) -> Window[Layout]:
-        """For one reader of a content."""
+        """A read-ahead window for one reader."""
         return Window(partial(self._read, PartSums()))
 
     async def _read(self, sums: PartSums, ctx: Context, layout: Layout, piece: Piece) -> bytes:
-        """The bytes of one piece, verified against the manifest.
+        """Read one piece, verified against the manifest.
 
-        So are the parts of a block that came without checksums of its own, when the last has come.
+        A block read in parts, whose parts came without checksums of their own, is verified when the
+        last part has come.
         """
         if layout.inline is not None:
             return layout.inline[piece.offset : piece.offset + piece.length]
@@ -212,7 +213,7 @@ class ContentReader:
         return block.data
 
     async def _gone(self, ctx: Context, layout: Layout, piece: Piece) -> BlockStoreError:
-        """The error for a block that is not there, or not as it was: damaged, or replaced."""
+        """The error for a block that is missing or changed: the content is damaged, or replaced."""
         if layout.manifest is None:
             return layout.replaced()
         found = await self._register.look(ctx, layout.content_id, layout.operation)

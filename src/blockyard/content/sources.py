@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from blockyard import arguments, syscalls
 from blockyard.buffer import Buffer
-from blockyard.content import waited
+from blockyard.content import pipes
 from blockyard.content.streams import (
     Cut,
     Draw,
@@ -46,7 +46,7 @@ class Source(Protocol):
     """See the module's docstring."""
 
     async def feed(self, ctx: Context, write: Write, several: Several | None = None) -> None:
-        """Write every block; `several` is awaited before the first of more than one."""
+        """Write every block; `several` is awaited first if there is more than one."""
         ...
 
 
@@ -149,14 +149,14 @@ class PathSource:
             raise self._changed(f"it goes on after its {size} bytes")
 
     def _drawn_as_it_comes(self, ctx: Context, file: FileIO, mode: int) -> Draw:
-        prompt = waited.is_prompt(file, mode)
+        prompt = pipes.is_prompt(file, mode)
         run = ctx.runtime.blocking if prompt else partial(on_a_thread, ctx)
         wait = partial(ctx.runtime.readable, file, ctx.deadline)
         return drawn_as_it_comes(wait, partial(self._read, file), self._cut.operation, run)
 
     def _open(self) -> FileIO:
         with self._errors():
-            return waited.opened(self._path)
+            return pipes.opened(self._path)
 
     def _read(self, file: FileIO, size: int) -> bytes:
         with self._errors():
@@ -216,9 +216,9 @@ class OpenFileSource:
             await Stream(draw, self._cut, several).pass_on(ctx, write)
             checked.unchanged()
             return
-        read = waited.read_of(self._file)
+        read = pipes.read_of(self._file)
         assert read is not None  # noqa: S101 - `_descriptor` has looked
-        wait = partial(ctx.runtime.readable, waited.Waited(number), ctx.deadline)
+        wait = partial(ctx.runtime.readable, pipes.PipeDescriptor(number), ctx.deadline)
         draw = drawn_as_it_comes(wait, read, operation, user.run)
         await Stream(draw, self._cut, several).pass_on(ctx, write)
 
@@ -230,7 +230,7 @@ class OpenFileSource:
             regular = stat.S_ISREG(os.fstat(number).st_mode)
             if regular:
                 _ = file.name
-            return os.dup(number) if regular or waited.read_of(file) is not None else None
+            return os.dup(number) if regular or pipes.read_of(file) is not None else None
         except TimeoutError:  # of a signal handler: no file says so
             raise
         except (AttributeError, OSError, TypeError, ValueError):  # in memory, closed, made up
@@ -270,5 +270,5 @@ def _changed(operation: str, name: str, how: str) -> LocalStorageError:
 
 
 def _starts(size: int, block_size: int) -> range:
-    """Where the blocks of `size` bytes start; an empty content has one, empty block."""
+    """The offsets of blocks of `size` bytes; an empty content has one, empty block."""
     return range(0, max(1, size), block_size)

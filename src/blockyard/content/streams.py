@@ -63,15 +63,15 @@ class Cut:
     largest: int = sys.maxsize
 
     def fitting(self, total: int) -> Cut:
-        """The same for a source that is known to hold `total` bytes."""
+        """The cut for a source that is known to hold `total` bytes."""
         if self.most is None or total <= self.size * self.most:
             return self
         return self._of(-(-total // self.most))
 
     def stages(self) -> Iterator[tuple[Cut, int]]:
-        """The same for a source whose length nobody knows, and how many blocks are to be so large.
+        """Growing block sizes for a source of unknown length, and how many blocks have each.
 
-        Where their number is limited, the second half of them is larger and larger.
+        Where the number of blocks is limited, the second half of them is larger and larger.
         """
         if self.most is None:
             yield self, sys.maxsize
@@ -189,7 +189,7 @@ class _Cutter:
 
 @asynccontextmanager
 async def drawn(pieces: Iterable[Buffer], operation: str, ctx: Context) -> AsyncGenerator[Draw]:
-    """Draws from an iterable of the caller's own."""
+    """A `Draw` from an iterable of the caller's own."""
     given = UserIterator(pieces)
     async with ctx.user_code(close=given.close) as user:
         yield _drawn(lambda _: given.next(_END), operation, user.run)
@@ -207,7 +207,7 @@ async def on_a_thread(ctx: Context, call: Callable[[], Result]) -> Result:
 async def drawn_async(
     pieces: AsyncIterable[Buffer], operation: str, ctx: Context
 ) -> AsyncGenerator[Draw]:
-    """Draws from an async iterable of the caller's own."""
+    """A `Draw` from an async iterable of the caller's own."""
     cutter = _Cutter(operation)
 
     async def next_block(size: int, iterator: AsyncIterator[Buffer]) -> Data:
@@ -223,7 +223,7 @@ async def drawn_async(
 
 
 def drawn_from_file(read: Callable[[int], Buffer], operation: str, run: Run) -> Draw:
-    """Draws from the `read` of a file, which returns at most so many bytes."""
+    """A `Draw` from the `read` of a file, which returns at most so many bytes."""
     return _drawn(lambda size: _piece(operation, read(size)), operation, run)
 
 

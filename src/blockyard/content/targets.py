@@ -163,7 +163,7 @@ async def open_in_order(ctx: Context, path: str, operation: str) -> int:
 
 
 def _open_in_order(path: str) -> int | None:
-    """None for a pipe without a reader."""
+    """Open for writing; None for a pipe without a reader."""
     number = own_descriptor(path)
     if number is not None:
         mode = os.fstat(number).st_mode
@@ -223,7 +223,7 @@ class NewFile:
             syscalls.write_all_at(self._file, data, position)
 
     def commit(self) -> None:
-        """Let the file appear under its path, durably."""
+        """Link the file to its path, durably."""
         with local_errors(self._operation, self._given):
             os.fsync(self._file)
             if not self._has_temporary_path:
@@ -305,7 +305,7 @@ def _led_to(path: str) -> str:
 
 
 def _is_folder(path: str) -> bool:
-    """As `os.path.isdir`, which drops what a signal handler raises meanwhile."""
+    """`os.path.isdir`, but what a signal handler raises meanwhile is not swallowed."""
     with syscalls.errors_ignored():
         return stat.S_ISDIR(os.stat(path).st_mode)
     return False

@@ -1,4 +1,4 @@
-"""What transfers share: progress, and errors of local files."""
+"""Progress of transfers, and errors of local files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blockyard.user_code import pass_on_foreign
 
 
 class Tally:
-    """Counts bytes done."""
+    """Counts transferred bytes and reports them to the caller's `progress`."""
 
     def __init__(self, ctx: Context, progress: Progress | None) -> None:
         self.done = 0
@@ -21,7 +21,7 @@ class Tally:
         self._user = ctx.user_code(quick=True)
 
     async def add(self, size: int) -> None:
-        """Count `size` more bytes and tell the caller."""
+        """Count `size` more bytes, and call `progress`."""
         self.done += size
         if self._progress is not None:
             await self._user.run(partial(self._progress, self.done))
@@ -29,7 +29,7 @@ class Tally:
 
 @contextmanager
 def local_errors(operation: str, path: str) -> Generator[None]:
-    """Give an `OSError` on the file at `path` its place in the error tree."""
+    """Raise an `OSError` on the file at `path` as `LocalStorageError`."""
     try:
         yield
     except BlockStoreError:  # a deadline, which is a TimeoutError too

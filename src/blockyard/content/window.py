@@ -1,13 +1,12 @@
-"""Read-ahead: pieces of a content or an object in order, the following ones under way meanwhile.
+"""Read-ahead of a content or an object: a sliding window of pieces.
 
-A sliding window: as one piece is given out the next one is begun, and nothing waits for the slowest
-of a batch. It begins small, and twice as many pieces are read ahead for each that is asked for,
-and while one is waited for. Once it is open to its full width, pieces are begun as long as there is
-room for them in memory: while one is slow in coming, those behind it go on. Between two calls they
-go on as well.
+As one piece is returned the next one is begun; nothing waits for the slowest of a batch. The window
+starts small, and doubles with each piece that is taken and while one is waited for. At full width,
+pieces are begun as long as there is room for them in memory, so that one slow piece does not hold
+up those behind it. Reads go on between two calls.
 
-Over a network the first pieces are parts of blocks, one for each connection: all of them begin
-slowly (RFC 5681), and the reader waits for the first block.
+Over a network the first pieces are parts of blocks, one for each connection: all connections start
+slowly (slow start, RFC 5681), and the reader waits for the first block.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from blockyard.content.extents import LEAST_PART, Extent, Piece
 from blockyard.context import Context, TaskQueue
 
 GROWS_AFTER = 0.02
-"""Seconds that a reader waits for a piece until twice as many are read ahead: it is fast enough."""
+"""Seconds that a reader waits for a piece before the read-ahead is doubled."""
 
 AnyExtent = TypeVar("AnyExtent", bound=Extent)
 ReadPiece: TypeAlias = Callable[[Context, AnyExtent, Piece], Coroutine[Any, Any, bytes]]
@@ -40,7 +39,7 @@ class Width:
 
 
 class Window(Generic[AnyExtent]):
-    """What is read ahead of one reader, who asks for one piece at a time."""
+    """The read-ahead of one reader, which takes one piece at a time."""
 
     def __init__(self, read: ReadPiece[AnyExtent]) -> None:
         self._read = read
@@ -54,15 +53,15 @@ class Window(Generic[AnyExtent]):
 
     @property
     def under_way(self) -> range:
-        """The bytes that are read ahead."""
+        """The range of bytes being read ahead."""
         return range(self._front, self._begun if self._reads is not None else self._front)
 
     async def begin(
         self, ctx: Context, extent: AnyExtent, span: tuple[int, int], *, width: Width, ahead: int
     ) -> None:
-        """Have `ahead` pieces from the start of `span` on under way, and wait for none of them.
+        """Begin to read `ahead` pieces from the start of `span`, without waiting.
 
-        For who has other bytes to work on first: `next` gives them out.
+        For a caller that has other bytes to process first; `next` returns the pieces.
         """
         self._width = width
         reads = await self._start(ctx, extent, span)
@@ -79,12 +78,12 @@ class Window(Generic[AnyExtent]):
         ahead: int = 1,
         first: int | None = None,
     ) -> bytes:
-        """The bytes from the start of `span` to the end of a piece.
+        """Return the bytes from the start of `span` to the end of the next piece.
 
-        `ahead` is how many pieces are read at least beside the one that is asked for; at the start,
-        where blocks are cut, so many blocks. Where this does not go on from the piece before, that
-        and those ahead have `first` bytes at most, and four times as many with each that is given
-        out. A read that fails or is cancelled ends those ahead; the next call begins anew.
+        `ahead` is the least number of pieces read beside it; at the start of a range whose blocks
+        are cut, the number of blocks. After a seek, pieces have at most `first` bytes at first,
+        four times as many with each piece that is returned. A read that fails or is cancelled ends
+        the read-ahead; the next call starts over.
         """
         start, stop = span
         reads = self._reads
@@ -118,7 +117,7 @@ class Window(Generic[AnyExtent]):
     async def _start(
         self, ctx: Context, extent: AnyExtent, span: tuple[int, int]
     ) -> TaskQueue[bytes]:
-        """Begin anew, with nothing under way."""
+        """Start over, with nothing read ahead."""
         await self.end()
         start, stop = span
         reads = self._reads = ctx.runtime.task_queue(self._width.places)
@@ -130,19 +129,19 @@ class Window(Generic[AnyExtent]):
     async def _grow(
         self, ctx: Context, reads: TaskQueue[bytes], extent: AnyExtent, stop: int, most: int
     ) -> None:
-        """Read further ahead as long as the next piece is not there."""
+        """Double the read-ahead as long as the next piece has not come."""
         while self._ahead < most and not await self._is_ready(ctx, reads):
             self._ahead = min(2 * self._ahead, most)
             self._fill(ctx, reads, extent, stop, 1 + self._ahead)
 
     def stop(self) -> None:
-        """Cancel what is read ahead, from any thread, and wait for nothing."""
+        """Cancel the read-ahead, from any thread, without waiting."""
         reads, self._reads = self._reads, None
         if reads is not None:
             reads.stop()
 
     async def end(self) -> None:
-        """Cancel what is read ahead, and wait until it has ended."""
+        """Cancel the read-ahead, and wait until it has ended."""
         reads, self._reads = self._reads, None
         if reads is not None:
             await reads.end()
@@ -156,9 +155,10 @@ class Window(Generic[AnyExtent]):
     def _fill(
         self, ctx: Context, reads: TaskQueue[bytes], extent: AnyExtent, stop: int, wanted: int
     ) -> None:
-        """Have so many pieces under way; all that there is room for once this has grown.
+        """Begin pieces until `wanted` are under way; at full width, as many as fit in memory.
 
-        A deadline is that of the call that waits, not of the one that has begun a read.
+        They have no deadline: that belongs to the call that waits for them, not to the one that
+        began them.
         """
         if ctx.deadline is not None:
             ctx = replace(ctx, deadline=None)

@@ -8,36 +8,28 @@ the old content or the new one, whole, whatever is killed when. What was replace
 
 from __future__ import annotations
 
-import sys
-from array import array
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from itertools import repeat
-from typing import Any
 
 from blockyard import arguments
-from blockyard.content.found import Condition, Found
-from blockyard.content.layout import Layout, check_content_id, info_of, plain_key
+from blockyard.content.layout import Layout, check_content_id, info_of
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import (
     INLINE_LIMIT,
-    MOST_BLOCKS,
     Manifest,
-    generation_key,
 )
+from blockyard.content.manifest_state import Condition, ManifestState
 from blockyard.content.register import Change, Register
 from blockyard.content.sources import source_of
-from blockyard.content.streams import Cut, SourceBlock
+from blockyard.content.streams import Cut
 from blockyard.content.transfers import Tally
 from blockyard.content.types import AsyncContentSource, ContentInfo, Progress
+from blockyard.content.upload import ContentUpload, block_key
 from blockyard.content.write_options import WriteOptions
 from blockyard.context import Context
-from blockyard.crc32c import JoinedSum, crc32c
 from blockyard.errors import (
     BlockNotFoundError,
     BlockStoreError,
-    BlockTooLargeError,
     ContentChangedError,
     ContentExistsError,
     ContentReplacedError,
@@ -48,16 +40,12 @@ from blockyard.errors import (
 from blockyard.model import BLOCK_SIZE, BlockInfo
 from blockyard.operations import Operations
 from blockyard.put_options import PutOptions
-from blockyard.stores.base import Data
 from blockyard.tidying import TIDY_SECONDS, tidy_up
 
-LONGEST_WRITE = 12 * 3600.0
-"""Seconds after which a write is given up: half of the age from which `clean` deletes blocks that
-no manifest names."""
 _HOW_STORED = {"storage_class", "encryption", "kms_key_id", "kms_context", "acl", "tags"}
-"""The fields of `PutOptions` that say nothing of what a block or a manifest holds."""
+"""The fields of `PutOptions` that are about storage, rather than about the bytes of an object."""
 _COPIES = 8
-"""How often a copy begins anew since its source was replaced meanwhile."""
+"""How often a copy is restarted because its source was replaced meanwhile."""
 
 
 class ContentWriter:
@@ -86,7 +74,7 @@ class ContentWriter:
         content_id = check_content_id("write_content", content_id)
         described, condition = self._described(content_id, options)
         block_size = described.block_size
-        cut = Cut("write_content", block_size, self._operations.at_once(ctx, block_size))
+        cut = Cut("write_content", block_size, self._operations.blocks_in_flight(ctx, block_size))
         blocks = await source_of(ctx, source, cut)
         tally = Tally(ctx, arguments.progress("write_content", progress))
         change = Change("write_content", content_id, _stored(content_id, options.stored))
@@ -94,7 +82,7 @@ class ContentWriter:
             await self._fail_early(ctx, change, condition)
         described = replace(described, id=self._register.new_id(ctx))
         look = partial(self._register.find, ctx, content_id, "write_content")
-        upload = _Upload(
+        upload = ContentUpload(
             self._operations,
             ctx,
             content_id,
@@ -114,7 +102,9 @@ class ContentWriter:
             await self._discard(ctx, error, change, upload)
             raise
         if options.conditional and not self._register.conditional:
-            raise _unconditional(content_id, "it was written, perhaps in place of another")
+            raise _condition_ignored_error(
+                content_id, "it was written, perhaps in place of another"
+            )
         return info_of(content_id, manifest)
 
     async def copy_content(
@@ -138,7 +128,7 @@ class ContentWriter:
     async def delete_content(self, ctx: Context, content_id: str) -> None:
         content_id = check_content_id("delete_content", content_id)
         change = Change("delete_content", content_id)
-        found: list[Found] = []
+        found: list[ManifestState] = []
 
         async def look() -> dict[int, BlockInfo]:
             found.append(await self._register.find(ctx, content_id, "delete_content"))
@@ -156,28 +146,28 @@ class ContentWriter:
         if removed is None:
             return
         if removed.layout == "generation" and not removed.deleted:
-            keys = [_key(content_id, removed, index) for index in range(removed.blocks)]
+            keys = [block_key(content_id, removed, index) for index in range(removed.blocks)]
             await self._delete_blocks(ctx, keys)
         for each in removed.history:
             if each.blocks:
                 await self._register.delete_generation(ctx, content_id, each.id)
 
     def _described(self, content_id: str, options: WriteOptions) -> tuple[Manifest, Condition]:
-        """The manifest as far as the writer says what is in it, and the condition of the write."""
+        """The manifest as far as the options say what is in it, and the condition of the write."""
         operation = "write_content"
         _ = arguments.conditions(operation, content_id, options.if_absent, options.if_match)
         described = options.described(operation, self._block_size)
         return described, partial(self._refused, content_id, options)
 
     def _refused(
-        self, content_id: str, options: WriteOptions, found: Found
+        self, content_id: str, options: WriteOptions, found: ManifestState
     ) -> BlockStoreError | None:
-        """Why a write may not replace what was found."""
+        """The error if the condition of a write does not hold for the state `found`; else None."""
         where = f"write_content {content_id!r}"
         if not options.conditional:
             return None
         if not self._register.conditional:
-            return _unconditional(content_id, "it was not written")
+            return _condition_ignored_error(content_id, "it was not written")
         if options.if_absent:
             there = found.live is not None or found.damage is not None
             return ContentExistsError(f"{where}: it is there already") if there else None
@@ -190,7 +180,7 @@ class ContentWriter:
         return ContentChangedError(f"{where}: if_match {options.if_match!r}: {now}")
 
     async def _fail_early(self, ctx: Context, change: Change, condition: Condition) -> None:
-        """Raise at once where the condition of a write does not hold now."""
+        """Raise before anything is written where the condition of a write does not hold now."""
         found = await self._register.find(ctx, change.content_id, change.operation)
         error = condition(found)
         if error is not None:
@@ -206,7 +196,7 @@ class ContentWriter:
     async def _copy(
         self, ctx: Context, layout: Layout, target_id: str, tally: Tally
     ) -> ContentInfo:
-        """Copy one version. Raises `ContentReplacedError` when the source is not there any more."""
+        """Copy one version. Raises `ContentReplacedError` when the source was replaced."""
         change = Change("copy_content", target_id)
         source = layout.manifest
         manifest = Manifest(self._register.new_id(ctx), size=layout.size, layout="generation")
@@ -215,12 +205,12 @@ class ContentWriter:
         if manifest.layout != "inline":
             manifest = replace(manifest, layout="generation", block_size=layout.block_size)
         look = partial(self._register.find, ctx, target_id, "copy_content")
-        copy = _Upload(self._operations, ctx, target_id, manifest, tally=tally, look=look)
+        copy = ContentUpload(self._operations, ctx, target_id, manifest, tally=tally, look=look)
         copy.count = manifest.blocks
 
         async def put(index: int) -> None:
-            await copy.beside_look(
-                self._copy_block(ctx, layout, index, _key(target_id, manifest, index))
+            await copy.beside_find(
+                self._copy_block(ctx, layout, index, block_key(target_id, manifest, index))
             )
             await tally.add(min(layout.block_size, layout.size - index * layout.block_size))
 
@@ -237,7 +227,7 @@ class ContentWriter:
         return info_of(target_id, manifest)
 
     async def _copy_block(self, ctx: Context, layout: Layout, index: int, key: str) -> None:
-        """Copy a block inside the service; of the plain layout, the version that was listed."""
+        """Copy a block inside the service; in the plain layout, only the version listed."""
         piece = layout.pieces(index * layout.block_size, index * layout.block_size + 1)[0]
         try:
             copy = self._operations.copy_block(ctx, piece.key, key)
@@ -254,9 +244,9 @@ class ContentWriter:
             raise layout.replaced()
 
     async def _discard(
-        self, ctx: Context, error: BaseException, change: Change, upload: _Upload
+        self, ctx: Context, error: BaseException, change: Change, upload: ContentUpload
     ) -> None:
-        """Delete the blocks of a write that failed, unless a manifest may name them yet."""
+        """Delete the blocks of a failed write, unless a manifest may still name them."""
         if upload.count == 0 or isinstance(error, OutcomeUnknownError) or change.sent:
             if upload.count:
                 error.add_note(
@@ -275,123 +265,6 @@ class ContentWriter:
             _ = await self._operations.delete_blocks(ctx, keys)
 
 
-class _Upload:
-    """The blocks of one write, on their way to its generation.
-
-    A content that is small enough goes into its manifest instead. `manifest` is what is known of
-    it.
-    """
-
-    def __init__(
-        self,
-        operations: Operations,
-        ctx: Context,
-        content_id: str,
-        manifest: Manifest,
-        *,
-        tally: Tally,
-        look: Callable[[], Coroutine[Any, Any, Found]],
-        inline_limit: int = 0,
-        options: PutOptions | None = None,
-    ) -> None:
-        self._operations = operations
-        self._ctx = ctx
-        self._content_id = content_id
-        self._tally = tally
-        self._began = ctx.runtime.now()
-        self._sums = array("I")
-        """The CRC32C of each block: nothing else of it is held, as there may be millions."""
-        self._whole = JoinedSum()
-        self._held: bytes | None = None
-        self._look: Callable[[], Coroutine[Any, Any, Found]] | None = look
-        self._inline_limit = inline_limit
-        self._options = options
-        self.manifest = manifest
-        self.count = 0
-        self.found: Found | None = None
-        """What was there when the first block was stored."""
-
-    @property
-    def place(self) -> str:
-        """The folder of the generation."""
-        return f"{self._content_id}/{self.manifest.id}/"
-
-    def keys(self) -> list[str]:
-        """The keys of all blocks that may have been stored."""
-        return [_key(self._content_id, self.manifest, index) for index in range(self.count)]
-
-    async def write(self, block: SourceBlock) -> None:
-        """Write one block. See `Source.feed`."""
-        index, offset, data = block
-        if index >= MOST_BLOCKS:
-            raise BlockTooLargeError(
-                f"write_content {self._content_id!r}: more than {MOST_BLOCKS} blocks; "
-                "larger ones make fewer (block_size)"
-            )
-        crc = crc32c(data)
-        self._whole.add(offset, crc, len(data))
-        self._sums.extend(repeat(0, index + 1 - len(self._sums)))  # others may come first
-        self._sums[index] = crc
-        if index == 0 and len(data) <= self._inline_limit:
-            self._held = bytes(data)  # it may be all
-        else:
-            await self._put(index, data)
-        await self._tally.add(len(data))
-
-    async def complete(self) -> Manifest:
-        """The manifest of all that was written."""
-        count = len(self._sums)
-        if count > 1 and self._held is not None:
-            await self._put(0, self._held)
-            self._held = None
-        described = replace(self.manifest, size=self._whole.size, crc32c=self._whole.value)
-        if self._held is not None or count == 0:
-            return replace(described, layout="inline", data=self._held or b"")
-        if sys.byteorder == "little":
-            self._sums.byteswap()
-        return replace(described, layout="generation", checksums=self._sums.tobytes())
-
-    def within_time(self, condition: Condition) -> Condition:
-        """`condition`, and that the write has not taken so long that `clean` may have begun."""
-
-        def within(found: Found) -> BlockStoreError | None:
-            if self._ctx.runtime.now() - self._began >= LONGEST_WRITE:
-                return ContentChangedError(
-                    f"{self._content_id!r}: the write took over {LONGEST_WRITE / 3600:g} hours, "
-                    "after which its blocks may have been removed as orphans"
-                )
-            return condition(found)
-
-        return within
-
-    async def _put(self, index: int, data: Data) -> None:
-        self.count = max(self.count, index + 1)
-        key = _key(self._content_id, self.manifest, index)
-        write = self._operations.write_block(
-            self._ctx, key, data, options=self._options, through=True
-        )
-        # one that is given up may be stored when its blocks are deleted: so it is awaited
-        await self.beside_look(self._ctx.runtime.finish(write, TIDY_SECONDS))
-
-    async def beside_look(self, change: Coroutine[Any, Any, object]) -> None:
-        """Await a change of a block, the first one beside a look at what the manifest is now."""
-        look, self._look = self._look, None
-        if look is None:
-            _ = await change
-            return
-
-        async def keep() -> None:
-            self.found = replace(await look(), guessed=True)
-
-        async def make() -> None:
-            _ = await change
-
-        try:
-            _ = await self._ctx.runtime.gather(lambda call: call(), (make, keep), 2)
-        finally:
-            change.close()  # where it never began
-
-
 def _stored(content_id: str, options: PutOptions | None) -> PutOptions | None:
     """How the objects of a content are stored. Raises `ValueError`, `TypeError`."""
     given = arguments.put_options("write_content", options)
@@ -403,14 +276,8 @@ def _stored(content_id: str, options: PutOptions | None) -> PutOptions | None:
     return given
 
 
-def _unconditional(content_id: str, what: str) -> UnsupportedError:
-    """The error for a write under a condition; `what` says what became of it."""
+def _condition_ignored_error(content_id: str, what: str) -> UnsupportedError:
+    """The error for a conditional write; `what` says what became of it."""
     return UnsupportedError(
         f"write_content {content_id!r}: the service ignores the conditions of writes: {what}"
     )
-
-
-def _key(content_id: str, manifest: Manifest, index: int) -> str:
-    if manifest.layout == "plain":
-        return plain_key(content_id, index)
-    return generation_key(content_id, manifest.id, index, manifest.chunk_blocks)

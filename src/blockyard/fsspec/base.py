@@ -22,8 +22,8 @@ from blockyard.errors import (
 from blockyard.fsspec import urls
 from blockyard.fsspec.blocking import mirrored
 from blockyard.fsspec.files import Entry, Files
+from blockyard.fsspec.info_cache import InfoCache
 from blockyard.fsspec.options import plain, without_secrets
-from blockyard.fsspec.remembered import Remembered
 from blockyard.fsspec.stores import Given, Stores
 from blockyard.fsspec.tasks import as_task, together
 from blockyard.fsspec.untyped import (
@@ -80,7 +80,7 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
         super().__init__(asynchronous=asynchronous, loop=loop, batch_size=batch_size)
         self._stores = Stores(store, urls.named_as_ours(settings), type(self)._files)
         seconds = _expiry(listings_expiry_time)
-        self._remembered = Remembered(seconds if use_listings_cache else 0.0)
+        self._infos = InfoCache(seconds if use_listings_cache else 0.0)
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -98,7 +98,7 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
 
     @property
     def fsid(self) -> str:
-        """The same for file systems that are equal."""
+        """Equal for file systems that are equal."""
         return f"{self.protocol}_{self._fs_token}"
 
     @property
@@ -155,7 +155,7 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
 
     def invalidate_cache(self, path: str | None = None) -> None:
         """Forget what is remembered of a path and what lies below it, or of all."""
-        self._remembered.forget_below("" if path is None else self._strip_protocol(path))
+        self._infos.forget_below("" if path is None else self._strip_protocol(path))
         super().invalidate_cache(path)
 
     @contextmanager
@@ -165,9 +165,9 @@ class StoreFileSystem(AsyncFileSystem, metaclass=_Instances):
             yield
         finally:
             if below:
-                self._remembered.forget_below(path)
+                self._infos.forget_below(path)
             else:
-                self._remembered.forget(path)
+                self._infos.forget(path)
 
     async def _chunked(
         self,

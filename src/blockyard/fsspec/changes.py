@@ -43,7 +43,7 @@ class Changes(Transfers):
         batch_size: int | None = None,
         **options: Any,
     ) -> None:
-        """As in fsspec, but refused where one copy would take what another one leaves."""
+        """As fsspec's, but refuses copies of which one would overwrite the source of another."""
         planned: list[_Pair] = []
         among_all = self._is_all(path2)
         path1, path2 = await self._named(path1, "" if among_all else path2, self._isdir)
@@ -226,7 +226,7 @@ class Changes(Transfers):
                 failed.append((places[0].base, error))
             finally:
                 for place in places:
-                    self._remembered.forget(place.base + place.name)
+                    self._infos.forget(place.base + place.name)
         try:
             _raise_first(failed)
         finally:
@@ -307,7 +307,7 @@ def _first_of(
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:
-    """Those that lie below none of the others, as all that `**` finds lies below one."""
+    """The paths that lie below none of the others: `**` finds folders and what is in them."""
     known = set(paths)
 
     def is_below(path: str) -> bool:
@@ -319,7 +319,7 @@ def _outermost(paths: Sequence[str]) -> list[str]:
 
 
 def _clashing(pairs: Iterable[_Pair]) -> list[_Pair]:
-    """Those of which it matters whether another one is copied before or after them."""
+    """The copies whose result depends on the order in which they are made."""
     pairs = list(dict.fromkeys(pairs))
     sources, times = {source for source, _ in pairs}, Counter(target for _, target in pairs)
     return [

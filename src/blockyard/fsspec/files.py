@@ -72,16 +72,16 @@ class Files(Protocol):
         ...
 
     async def download(self, name: str, path: str, callback: Any) -> None:
-        """Have a local file with all of one version, which appears when it is whole.
+        """Write all of one version to a local file, which appears when it is complete.
 
-        fsspec's `callback` is told of the bytes, here and in `upload`.
+        fsspec's `callback` is told the bytes transferred, here and in `upload`.
         """
         ...
 
     async def upload(
         self, name: str, path: str, if_absent: bool, callback: Any, **options: Any
     ) -> None:
-        """As `write`, from a local file."""
+        """Store a local file. See `write`."""
         ...
 
     async def read_suffix(self, name: str, length: int) -> bytes:
@@ -130,11 +130,11 @@ class Files(Protocol):
         ...
 
     async def folder(self, prefix: str) -> Folder:
-        """Those whose names begin with `prefix`, up to their next slash."""
+        """The files whose names begin with `prefix`, up to their next slash."""
         ...
 
     async def below(self, prefix: str) -> Sequence[Entry]:
-        """Those whose names begin with `prefix`; a name may end with a slash: a folder's marker."""
+        """The files whose names begin with `prefix`; a name ending with a slash marks a folder."""
         ...
 
 
@@ -301,7 +301,7 @@ class BlockFiles:
         return data
 
     async def _blocking(self, call: Callable[[], Result]) -> Result:
-        """Have a thread do what waits for a disk."""
+        """Run a call that waits for a disk on a thread."""
         return await self._store._runtime.blocking(call)  # pyright: ignore[reportPrivateUsage]
 
     async def _gather(
@@ -309,9 +309,9 @@ class BlockFiles:
         read: Callable[[tuple[int, int]], Coroutine[Any, Any, Result]],
         spans: Iterable[tuple[int, int]],
     ) -> list[Result]:
-        """As many at once as the store may hold in memory."""
+        """Run operations concurrently, as many as the store may hold in memory."""
         ctx = self._store._context()  # pyright: ignore[reportPrivateUsage]
-        at_once = self._store._operations.at_once(ctx, PIECE)  # pyright: ignore[reportPrivateUsage]
+        at_once = self._store._operations.blocks_in_flight(ctx, PIECE)  # pyright: ignore[reportPrivateUsage]
         return await ctx.runtime.gather(read, spans, at_once)
 
 

@@ -20,7 +20,8 @@ from blockyard.fsspec.contents import ContentFiles
 from blockyard.fsspec.files import BlockFiles, Files
 from blockyard.fsspec.reading import ContentReadFile, ReadAhead, ReadFile
 from blockyard.fsspec.untyped import compression_of, compressors
-from blockyard.fsspec.writing import PIECE, CompressedFile, TextFile, WriteFile
+from blockyard.fsspec.wrapped_writing import CompressedFile, TextFile
+from blockyard.fsspec.writing import PIECE, WriteFile
 
 _OF_TEXT = ("encoding", "errors", "newline")
 

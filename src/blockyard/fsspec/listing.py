@@ -40,12 +40,12 @@ class Listing(StoreFileSystem):
 
     async def _file(self, path: str) -> Info | None:
         """What a path is as a file."""
-        known = self._remembered.get(path)
+        known = self._infos.get(path)
         if known is not None:
             return known if known["type"] == "file" else None
         if self._is_root(path):
             return None
-        place, state = self._stores.place(path), self._remembered.state
+        place, state = self._stores.place(path), self._infos.state
         if not place.name:
             return None
         try:
@@ -53,18 +53,18 @@ class Listing(StoreFileSystem):
         except BlockNotFoundError:
             return None
         info = file_info(path, entry)
-        self._remembered.keep([info], state)
+        self._infos.keep([info], state)
         return info
 
     async def _folder(self, path: str) -> Info | None:
         """What a path is as a folder, which is there when something is in it."""
         info = folder_info(path)
-        if self._is_root(path) or self._remembered.get(path) == info:
+        if self._is_root(path) or self._infos.get(path) == info:
             return info
-        place, state = self._stores.place(path), self._remembered.state
+        place, state = self._stores.place(path), self._infos.state
         if not await place.files.exist_below(place.folder) and place.name:
             return None
-        self._remembered.keep([info], state)
+        self._infos.keep([info], state)
         return info
 
     def _is_root(self, path: str) -> bool:
@@ -97,7 +97,7 @@ class Listing(StoreFileSystem):
 
     async def _listed(self, path: str, stem: str = "") -> list[Info]:
         """What lies directly in a folder, and begins with `stem`: a name may be both kinds."""
-        place, state = self._stores.place(path), self._remembered.state
+        place, state = self._stores.place(path), self._infos.state
         listed = await _folder(place.files, place.folder + stem)
         found = [folder_info(place.base + name) for name in listed.folders]
         found += [
@@ -117,7 +117,7 @@ class Listing(StoreFileSystem):
             for info in infos
             if info["size"] is not None and (info["type"] == "file" or info["name"] not in files)
         ]
-        self._remembered.keep(known, state)
+        self._infos.keep(known, state)
 
     async def _walk(
         self,
@@ -127,9 +127,9 @@ class Listing(StoreFileSystem):
         on_error: Any = "omit",
         **options: Any,
     ) -> AsyncIterator[Any]:
-        """As in fsspec, but that "omit" leaves out what is not there, and hides no other error.
+        """As fsspec's, but "omit" leaves out missing paths alone, and hides no other error.
 
-        Names are those by which, and a slash, what is there lies below the path.
+        Names are relative to the path.
         """
         handler = _omit if on_error == "omit" else on_error
         if maxdepth is not None and maxdepth < 1:
@@ -190,7 +190,7 @@ class Listing(StoreFileSystem):
 
     async def _below(self, path: str, stem: str) -> dict[str, Info]:
         """All files and folders below a path."""
-        place, state = self._stores.place(path), self._remembered.state
+        place, state = self._stores.place(path), self._infos.state
         found: dict[str, Info] = {}
         for entry in await place.files.below(place.folder + stem):
             name = entry.name

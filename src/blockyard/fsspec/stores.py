@@ -23,7 +23,7 @@ under way in another one has its store for as long."""
 
 
 class Place(NamedTuple):
-    """Where a path leads: the files of a store, the name in it, and what comes before that."""
+    """Where a path leads: the files of a store, the name there, and what comes before it."""
 
     files: Files
     base: str
@@ -55,7 +55,7 @@ class Stores:
         return config is not None and config.selected is None
 
     def place(self, path: str) -> Place:
-        """Where `path` leads. Raises `InvalidKeyError`, `ConfigError`."""
+        """Resolve `path`. Raises `InvalidKeyError`, `ConfigError`."""
         if self.given is not None:
             return Place(*self._places[""], path)
         bucket, _, key = path.partition("/")

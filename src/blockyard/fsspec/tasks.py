@@ -89,7 +89,7 @@ async def as_task(operation: Coroutine[Any, Any, Result]) -> Result:
 def in_task(
     function: Callable[Parameters, Coroutine[Any, Any, Result]],
 ) -> Callable[Parameters, Coroutine[Any, Any, Result]]:
-    """Have `as_task` await what a coroutine function makes."""
+    """Decorate a coroutine function: `as_task` awaits it."""
 
     @functools.wraps(function)
     async def run(*args: Parameters.args, **options: Parameters.kwargs) -> Result:

@@ -37,7 +37,7 @@ class Transfers(Listing):
     async def _cat(
         self, path: Any, recursive: bool = False, on_error: str = "raise", **options: Any
     ) -> Any:
-        """As in fsspec, but of folders the files alone: to read a folder is an error."""
+        """As fsspec's, but of folders only the files: to read a folder is an error."""
         if not recursive:
             return await together(super()._cat(path, on_error=on_error, **options))
         names: list[str] = []
@@ -139,7 +139,7 @@ class Transfers(Listing):
         maxdepth: int | None = None,
         **options: Any,
     ) -> Any:
-        """As in fsspec, also where a path has no slash."""
+        """As fsspec's, also for a path without a slash."""
 
         async def is_folder(path: str) -> bool:
             return os.path.isdir(path)  # noqa: ASYNC240 - a look, as fsspec's own
@@ -152,7 +152,7 @@ class Transfers(Listing):
     async def _get_file(
         self, rpath: str, lpath: str, callback: Any = NO_CALLBACK, **_: Any
     ) -> None:
-        """Have a local file, which appears when it is whole, or a folder."""
+        """Download a file, which appears when it is complete; or make a folder."""
         path = self._strip_protocol(rpath)
         place = self._stores.place(path)
         if place.name:
@@ -177,8 +177,8 @@ class Transfers(Listing):
             with translated(path):
                 yield
         except (FileNotFoundError, PreconditionFailedError, ContentReplacedError):
-            if (self._remembered.get(path) or {}).get("type") == "file":
-                self._remembered.forget(path)
+            if (self._infos.get(path) or {}).get("type") == "file":
+                self._infos.forget(path)
             raise
 
     async def _named(self, source: Any, target: Any, is_folder: _IsFolder) -> tuple[Any, Any]:
@@ -248,7 +248,7 @@ class Transfers(Listing):
         *arguments: Any,
         **options: Any,
     ) -> Any:
-        """As in fsspec, also to where all keys are."""
+        """As fsspec's, also to the root."""
         among_all = {"among_all": True} if self._is_all(rpath) else {}
         told = Carrying.of(callback)
         putting = super()._put(lpath, rpath, recursive, told, *arguments, **among_all, **options)
@@ -277,7 +277,7 @@ class Transfers(Listing):
 
 
 def _advice(name: str, takes: Collection[str]) -> str:
-    """Where what a name stands for belongs, as far as it can be told."""
+    """A hint where an option belongs, by its name."""
     if "options" in takes and name in PutOptions.__dataclass_fields__:
         return f"did you mean options=PutOptions({name}=...)?"
     return "these are those of a write, beside fsspec's own"

@@ -2,143 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import io
 import os
 import threading
 import warnings
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from blockyard.buffer import Buffer
 from blockyard.fsspec import blocking
-from blockyard.fsspec.with_blocks import Surroundings
+from blockyard.fsspec.upload import PieceBuffer, Upload, Write
+from blockyard.fsspec.with_block import WithBlockState
 from blockyard.model import MIB
-from blockyard.stores.base import Data
-from blockyard.transport.memory import receivable
 
 PIECE = 8 * MIB
 """Bytes that a file collects before they are sent, unless it is opened with a `block_size`."""
-_WAITING = 1
-"""Pieces that may wait to be sent, while the next is collected."""
-_LARGE = 1 * MIB
-"""Until then the memory of a piece grows with it: small files are to be small."""
-
-Write = Callable[[Buffer | AsyncIterator[Data]], Coroutine[Any, Any, None]]
-
-
-class _Collected:
-    """What was written and not handed over, up to `most` bytes.
-
-    It is copied at once, while it is in the processor's cache: what a program has let go of is then
-    the memory it writes from next, where to keep its pieces would take as much again, fresh. What
-    is large gets its place as a whole, so that nothing is put together in the end.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.size = 0
-        self._most = most
-        self._begun = bytearray()
-        self._large: tuple[bytes, memoryview] | None = None
-        """The piece as a whole, and the places of its bytes."""
-
-    def add(self, data: memoryview) -> None:
-        """Take all of `data`, for which there has to be room.
-
-        None of it, should a signal handler raise: then `size` is what it was, and says where what
-        is taken next belongs.
-        """
-        size = self.size + len(data)
-        if self._large is None and size > _LARGE:
-            whole, places = receivable(self._most)
-            places[: self.size] = memoryview(self._begun)[: self.size]
-            self._large = whole, places
-            self._begun = bytearray()
-        if self._large is None:
-            del self._begun[self.size :]
-            self._begun += data
-        else:
-            self._large[1][self.size : size] = data
-        self.size = size
-
-    def take(self) -> Data:
-        """All of it, which nothing changes any more; then there is none."""
-        if self._large is None:
-            taken: Data = bytes(memoryview(self._begun)[: self.size])
-        else:
-            whole, places = self._large
-            taken = whole if self.size == self._most else bytes(places[: self.size])
-        self._begun, self._large, self.size = bytearray(), None, 0
-        return taken
-
-
-class Upload:
-    """A write under way that is fed piece by piece.
-
-    Made on an event loop, and used there, but for `offer`.
-    """
-
-    def __init__(self, write: Write) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pieces = deque[Data | None]()
-        self._came, self._went = asyncio.Event(), asyncio.Event()
-        self.task = asyncio.ensure_future(write(self._drawn()))
-
-    def offer(self, piece: Data) -> bool:
-        """Hand over a piece from another thread, unless it has to wait for those before it.
-
-        A program that writes goes on at once then: it is not to wait for the loop to have its turn.
-        """
-        if len(self._pieces) >= _WAITING or self.task.done():
-            return False
-        self._pieces.append(piece)
-        _ = self._loop.call_soon_threadsafe(self._came.set)
-        return True
-
-    async def feed(self, piece: Data | None) -> None:
-        """Hand over a piece (None: there are no more), or raise what has ended the write."""
-        while len(self._pieces) >= _WAITING and not self.task.done():
-            self._went.clear()
-            room = asyncio.ensure_future(self._went.wait())
-            try:
-                _ = await asyncio.wait({room, self.task}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                _ = room.cancel()
-        if self.task.done():
-            await self.task
-        self._pieces.append(piece)
-        self._came.set()
-
-    async def finish(self) -> None:
-        """Wait until what was handed over is stored."""
-        await self.feed(None)
-        await self.task
-
-    async def abort(self) -> None:
-        """End the write, and store nothing. Waits until that is so."""
-        _ = self.task.cancel()
-        _ = await asyncio.wait({self.task})
-        if not self.task.cancelled():
-            _ = self.task.exception()  # seen
-
-    async def _drawn(self) -> AsyncIterator[Data]:
-        while True:
-            while not self._pieces:
-                self._came.clear()
-                if not self._pieces:  # one that came from a thread just before
-                    _ = await self._came.wait()
-            piece = self._pieces.popleft()
-            self._went.set()
-            if piece is None:
-                return
-            yield piece
-
-
 _uploading = weakref.WeakSet["WriteFile"]()
 
 
@@ -151,9 +33,9 @@ def _end_uploads() -> None:
 class WriteFile(io.RawIOBase):
     """A file open for writing bytes.
 
-    What is written is sent while the program goes on, a few pieces behind. It appears under its
-    path when the file is closed; an error before that, in sending or in the `with` block that the
-    file is used in, leaves nothing there. In a transaction it appears when that is committed.
+    What is written is sent while the program goes on, a few pieces behind. The file appears under
+    its path when it is closed; after an error, in sending or in the `with` block around it, nothing
+    is stored. In a transaction it appears when that is committed.
     """
 
     def __init__(
@@ -166,12 +48,12 @@ class WriteFile(io.RawIOBase):
         self.autocommit = autocommit
         self.blocksize = piece_size
         self._write = write
-        self._collected = _Collected(self.blocksize)
+        self._buffer = PieceBuffer(self.blocksize)
         self._sent = 0
         self._upload: Upload | None = None
         self._ended = False
         self._process = os.getpid()
-        self._opened_in = Surroundings.now()
+        self._opened_in = WithBlockState.capture()
         self._lock = threading.RLock()
         """Held while threads write, so that each finds room for all that it brings."""
 
@@ -182,7 +64,7 @@ class WriteFile(io.RawIOBase):
 
     @property
     def given_up(self) -> bool:
-        """Whether nothing will be stored, at least by this process, or all is."""
+        """Whether nothing more is stored: the file is complete, given up, or the parent's."""
         return self._ended or self._process != os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -192,18 +74,18 @@ class WriteFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Whether nothing was written, though `seek` raises even then.
+        """Whether nothing was written yet, although `seek` raises even then.
 
-        `TextIOWrapper`, of pandas and fsspec as well, begins UTF-16 and UTF-32 without the mark of
-        their byte order where this is false: without it they can't be read.
+        `TextIOWrapper`, and so pandas and fsspec, writes the byte order mark of UTF-16 and UTF-32
+        only where this is true, and files can't be read without it.
         """
         return not self.closed and self.tell() == 0
 
     def tell(self) -> int:
-        return self._sent + self._collected.size
+        return self._sent + self._buffer.size
 
     def write(self, data: Buffer, /) -> int:
-        """Take all of `data`. Raises what has ended the upload."""
+        """Write all of `data`. Raises what has ended the upload."""
         self._check_process()  # before the lock, which is the parent's in a forked child
         rest = memoryview(data).cast("B")
         size = len(rest)
@@ -214,31 +96,31 @@ class WriteFile(io.RawIOBase):
 
     def _collect(self, rest: memoryview) -> None:
         while rest:
-            taken = rest[: self.blocksize - self._collected.size]
-            self._collected.add(taken)
+            taken = rest[: self.blocksize - self._buffer.size]
+            self._buffer.add(taken)
             rest = rest[len(taken) :]
-            if self._collected.size == self.blocksize:
+            if self._buffer.size == self.blocksize:
                 self._send()
 
     def close(self) -> None:
-        """Store the file, unless its transaction does that. Raises what stands against it."""
+        """Store the file, unless its transaction will. Raises what prevents it."""
         if self.closed:
             return
         try:
             if self.given_up:
                 return
-            if self._opened_in.were_left_by_an_error():
+            if self._opened_in.ended_by_error():
                 self.discard()
             elif self.autocommit:
                 self._commit()
         finally:
-            self._opened_in = Surroundings()  # frames, which hold what their calls do
+            self._opened_in = WithBlockState()  # frames, which hold what their calls do
             super().close()
 
     def commit(self) -> None:
-        """Store what was written. Raises `ValueError` if it is not closed: more may be to come.
+        """Store what was written. Raises `ValueError` for a file that is not closed.
 
-        A text or a compressor over it keeps some of it until then.
+        A text or compressed file over it keeps its last bytes back until it is closed.
         """
         if not self._ended and not self.closed:
             raise ValueError(f"{self.path!r}: not stored: its file was not closed before")
@@ -251,9 +133,9 @@ class WriteFile(io.RawIOBase):
         with self._lock:
             try:
                 if self._upload is None:
-                    self._run(self._write, self._collected.take())
+                    self._run(self._write, self._buffer.take())
                 else:
-                    if self._collected.size:
+                    if self._buffer.size:
                         self._send()
                     self._run(self._upload.finish)
                 self._ended = True
@@ -262,12 +144,12 @@ class WriteFile(io.RawIOBase):
                 self.fs.invalidate_cache(self.path)
 
     def discard(self) -> None:
-        """Store nothing of what was written."""
+        """Give up the file: store nothing."""
         if self._process != os.getpid():
             return
         with self._lock:
             ended, self._ended = self._ended, True
-            self._collected = _Collected(self.blocksize)
+            self._buffer = PieceBuffer(self.blocksize)
             if not ended and self._upload is not None:
                 self._run(self._upload.abort)
 
@@ -282,7 +164,7 @@ class WriteFile(io.RawIOBase):
         self.close()
 
     def __del__(self) -> None:
-        """Dropped, maybe on the event loop's own thread: nothing is waited for, nor stored."""
+        """Cancel the upload without waiting: this may run on the event loop's own thread."""
         if getattr(self, "_ended", True) or self._process != os.getpid():
             return
         self._ended = True
@@ -292,7 +174,7 @@ class WriteFile(io.RawIOBase):
         self._warn()
 
     def end_at_exit(self) -> None:
-        """Leave nothing of an upload under way, while the event loop still runs."""
+        """Abort an upload under way, while the event loop still runs."""
         if self._ended or self._process != os.getpid() or not self.fs.loop.is_running():
             return
         self._ended = True
@@ -301,10 +183,10 @@ class WriteFile(io.RawIOBase):
         self._warn()
 
     def _send(self) -> None:
-        """Hand over what is collected."""
+        """Hand the collected piece to the upload."""
         try:
-            self._sent += self._collected.size
-            piece = self._collected.take()
+            self._sent += self._buffer.size
+            piece = self._buffer.take()
             upload: Upload = self._upload or self._run(self._begin)
             self._upload = upload
             if not upload.offer(piece):
@@ -328,7 +210,7 @@ class WriteFile(io.RawIOBase):
         )
 
     def check_usable(self) -> None:
-        """Raise what stands against writing."""
+        """Raise unless the file can be written to."""
         self._check_process()
         if self.closed:
             raise ValueError(f"{self.path!r}: the file is closed")
@@ -338,122 +220,3 @@ class WriteFile(io.RawIOBase):
     def _check_process(self) -> None:
         if self._process != os.getpid():
             raise ValueError(f"{self.path!r}: the file was opened by another process")
-
-
-class _Compressed(io.RawIOBase):
-    """What a compressor writes to: its file, while that is wanted.
-
-    A compressor that is dropped writes its end, which would raise of a file that was given up. In
-    a cycle it may be dropped before the `CompressedFile` is.
-    """
-
-    def __init__(self, file: WriteFile, owner: CompressedFile) -> None:
-        super().__init__()
-        self._file = file
-        self._owner = weakref.ref(owner)
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def write(self, data: Buffer, /) -> int:
-        if self._owner() is None or self._file.given_up:
-            return memoryview(data).nbytes
-        return self._file.write(data)
-
-
-class CompressedFile(io.BufferedIOBase):
-    """A file open for writing, by way of a compressor, which would leave the file open."""
-
-    def __init__(self, file: WriteFile, compressor: Callable[[io.RawIOBase], Any]) -> None:
-        super().__init__()
-        self._file = file
-        self._compressor = compressor(_Compressed(file, self))
-        self._begun = False
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        """Whether nothing was written, as of a `WriteFile`."""
-        return not self.closed and not self._begun
-
-    def write(self, data: Buffer, /) -> int:
-        """Take all of `data`. Raises what has ended the upload."""
-        self._file.check_usable()
-        self._begun = True
-        return self._compressor.write(data)
-
-    def tell(self) -> int:
-        return self._compressor.tell() if self._begun else 0  # some compressors can't tell
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        try:
-            if self._file.given_up:
-                self._let_go()
-            else:
-                self._compressor.close()
-        except BaseException:
-            self._file.discard()
-            raise
-        finally:
-            super().close()
-            self._file.close()
-
-    def discard(self) -> None:
-        """Store nothing of what was written."""
-        self._file.discard()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Close the compressor of a file that was given up: one that is dropped complains.
-
-        What it says of its end does not matter, as that goes nowhere.
-        """
-        with suppress(Exception):
-            self._compressor.close()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self.discard()
-        self.close()
-
-    def __del__(self) -> None:
-        try:
-            self._file.__del__()
-        finally:
-            self._let_go()
-
-
-class TextFile(io.TextIOWrapper):
-    """A file open for writing text. `options` are those of `TextIOWrapper`.
-
-    An error in its `with` block, and being dropped, mean what they do for its `file`.
-    """
-
-    def __init__(self, file: WriteFile | CompressedFile, **options: Any) -> None:
-        self.file = file
-        super().__init__(cast("Any", file), **options)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self.file.discard()
-            self.file.close()  # so that nothing more is flushed to it
-        self.close()
-
-    def __del__(self) -> None:
-        self.file.__del__()

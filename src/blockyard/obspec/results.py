@@ -12,7 +12,8 @@ from blockyard.aio import AsyncBlockStore
 from blockyard.buffer import Buffer
 from blockyard.model import MIB, BlockInfo
 from blockyard.obspec.values import length_of, meta_of, one_etag, translated
-from blockyard.stores.base import ReadRequest, check_conditions
+from blockyard.stores.base import ReadRequest
+from blockyard.stores.checks import check_conditions
 from blockyard.sync import BlockStore
 
 PIECE = 8 * MIB

@@ -1,4 +1,4 @@
-"""One S3 call: what is requested, and what it has been through. `calls.py` makes them."""
+"""`Call`: one S3 call, its request and its attempts so far. `caller.py` makes them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from blockyard.s3.xml import MAX_REPLY
 
 @dataclass(slots=True, eq=False)
 class Attempts:
-    """What one call has been through so far.
+    """The failed attempts of one call.
 
-    `paid` are the tokens of its last retry; `unknown` counts the attempts that failed and may
-    have taken effect, or may still; `doubted` the replies that something in between may have sent.
+    `failed` and `throttled` count them by kind. `paid` is the price of the last retry in tokens.
+    `unknown` counts those whose outcome is unknown: they may have taken effect, or may still.
+    `unidentified` counts replies without a request id, which an intermediary may have sent.
+    `recovered` names what was recovered from an error response (`recovery.py`).
     """
 
     failed: int = 0
     throttled: int = 0
     unknown: int = 0
-    doubted: int = 0
+    unidentified: int = 0
     paid: int = 0
     notes: list[str] = field(default_factory=list[str])
     recovered: set[str] = field(default_factory=set[str])
 
     @property
     def made(self) -> int:
-        """How many requests have failed, for whatever reason."""
+        """How many attempts have failed, throttled ones included."""
         return self.failed + self.throttled
 
     def may_recover(self, what: str) -> bool:
-        """Whether `what` may be recovered in this call: once each."""
+        """Whether to recover `what` now: each kind is recovered once a call."""
         if what in self.recovered:
             return False
         self.recovered.add(what)
@@ -44,16 +46,19 @@ class Attempts:
 
 @dataclass(slots=True, eq=False)
 class Call(ABC):
-    """What is requested: how the request is built, what its reply must be, and whom to name.
+    """One S3 call: how its request is built, how its reply is received, how errors name it.
 
-    `key` is the key as users know it; `limit` and `into` are `Runtime.exchange`'s; `payload_hash`
-    is None for a body to hash when it is built. Errors of the `handled` kinds are not tried again
-    here: the operation deals with them. `hedged` is for a read that may be sent twice, and has
-    no `into`. `changes` is for a request that changes what is stored; `leaves` for one that does
-    not, and says what attempts of unknown outcome may leave all the same; `on_bucket` for one that
-    is about the bucket, whatever `key` is; `checksum_mode` asks for the checksum that the service
-    keeps. `object_headers` are those of `ObjectHeaders` for its kind. `attempts` is what the call
-    has been through, once there is something to tell.
+    operation, key: what errors name; the key without the store's prefix, None for no single key
+    limit, into: as of `Runtime.exchange`
+    payload_hash: SHA-256 to sign; None to compute it from the body once that is built
+    handled: errors that `Caller.call` raises without a retry, for the operation to deal with
+    hedged: a read that may be sent twice; it has no `into`
+    changes: the request changes what is stored
+    leaves: what an attempt of unknown outcome may leave behind, of a request that changes no block
+    on_bucket: the request is about the bucket, whatever `key` is
+    checksum_mode: ask for the checksum that the service keeps
+    object_headers: those of `ObjectHeaders` for this kind of request
+    attempts: None until an attempt has failed
     """
 
     operation: str
@@ -72,10 +77,10 @@ class Call(ABC):
 
     @abstractmethod
     def request(self, address: Address) -> Request:
-        """The request, to be signed."""
+        """Build the request, unsigned, for one attempt."""
 
     def history(self) -> Attempts:
-        """`attempts`, from now on to be told of."""
+        """`attempts`, made when first needed."""
         if self.attempts is None:
             self.attempts = Attempts()
         return self.attempts
@@ -83,7 +88,7 @@ class Call(ABC):
 
 @dataclass(slots=True, eq=False)
 class FunctionCall(Call):
-    """A call whose request is built by a function, and whose reply needs nothing of the call."""
+    """A call whose request is built by a function."""
 
     build: Callable[[Address], Request]
 

@@ -1,8 +1,8 @@
-"""The end of a multipart upload: what proves it, and what is known after a lost reply.
+"""CompleteMultipartUpload: proof that it was done, and recovery after a lost reply.
 
-CompleteMultipartUpload can't be repeated: once it was done there is no upload any more. So the
-object carries a nonce in its metadata, which tells whether the one that is there is of this upload.
-What the service says of the whole is compared with what was sent.
+The request is not idempotent: once it was done, the upload is gone and a retry gets a 404. So the
+object carries a nonce in its metadata, by which a HEAD tells whether this upload made it.
+What the service says of the whole object is compared with what was sent.
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
 """
 
@@ -30,21 +30,22 @@ from blockyard.errors import (
 from blockyard.model import BlockInfo, Part
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import Call
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import Capabilities, lacking
 from blockyard.s3.responses import UploadResult
-from blockyard.s3.writing import NONCE, REPLACES, replaced
-from blockyard.stores.base import OpenUpload, UploadRequest, changed
+from blockyard.s3.writing import NONCE, REPLACES, version_hash
+from blockyard.stores.base import OpenUpload, UploadRequest
+from blockyard.stores.checks import etag_mismatch
 
 _OBJECT_SIZE = "x-amz-mp-object-size"
 
 
 @dataclass(slots=True, eq=False)
 class _Complete(Call):
-    """The end of an upload; `bare_etag` sends the ETag of its condition without quotes."""
+    """The CompleteMultipartUpload call; `bare_etag` sends the ETag of `If-Match` unquoted."""
 
     full_key: str
     opened: OpenUpload
@@ -59,7 +60,7 @@ class _Complete(Call):
 
     @property
     def nonce(self) -> str:
-        """What tells this upload's object."""
+        """The nonce in the metadata of the object that this upload makes."""
         return self.opened.state["nonce"]
 
     def request(self, address: Address) -> Request:
@@ -80,21 +81,24 @@ class _Complete(Call):
         )
 
 
-class _Whole(NamedTuple):
-    """What all parts of an object are together."""
+class _Total(NamedTuple):
+    """Size, CRC32C and multipart ETag that all parts together should have."""
 
     size: int
     checksum: str
     etag: str | None
 
     @classmethod
-    def of(cls, parts: Sequence[Part]) -> _Whole:
+    def of(cls, parts: Sequence[Part]) -> _Total:
         size = sum(part.size for part in parts)
         return cls(size, checksum_of_all(parts), responses.etag_of_parts(parts))
 
 
 class Completer:
-    """Ends the uploads of one bucket. With `etag_proves` the reply to that is proof enough."""
+    """Completes uploads to one bucket.
+
+    With `etag_proves` an ETag in the reply is enough proof; else the object is looked up as well.
+    """
 
     def __init__(self, caller: Caller, reader: Reader, *, etag_proves: bool) -> None:
         self._caller = caller
@@ -105,22 +109,22 @@ class Completer:
         self, ctx: Context, opened: OpenUpload, full_key: str, parts: Sequence[Part]
     ) -> BlockInfo:
         """See `Store.complete_upload`."""
-        whole, headers = _Whole.of(parts), dict[str, str]()
-        if opened.state["checksums"] == FULL_OBJECT and whole.checksum:
+        total, headers = _Total.of(parts), dict[str, str]()
+        if opened.state["checksums"] == FULL_OBJECT and total.checksum:
             headers = {
-                CHECKSUM: whole.checksum,
+                CHECKSUM: total.checksum,
                 CHECKSUM_TYPE: FULL_OBJECT,
-                _OBJECT_SIZE: str(whole.size),
+                _OBJECT_SIZE: str(total.size),
             }
         operation, key = opened.request.operation, opened.request.key
         call = _Complete(operation, key, full_key, opened, parts, headers, payload_hash=None)
         call.bare_etag = self._caller.capabilities.bare_etags
         call.object_headers = self._caller.headers.read
         try:
-            told = await self._call(ctx, call)
+            result = await self._call(ctx, call)
         except BlockStoreError as error:
-            return await self._own_or_refused(ctx, call, whole, error)
-        return await self._proven(ctx, call, whole, told)
+            return await self._resolve_failure(ctx, call, total, error)
+        return await self._confirmed_info(ctx, call, total, result)
 
     async def _call(self, ctx: Context, call: _Complete) -> UploadResult:
         read = partial(responses.complete_result, operation=call.operation, key=call.key)
@@ -129,18 +133,18 @@ class Completer:
         except S3Error as error:
             request = call.opened.request
             if request.conditional and lacking(error):
-                learn_holds_to(self._caller.capabilities, request, holds=False)
-                raise unconditional(request) from error
+                learn_enforcement(self._caller.capabilities, request, enforced=False)
+                raise condition_ignored_error(request) from error
             raise
 
-    async def _proven(
-        self, ctx: Context, call: _Complete, whole: _Whole, told: UploadResult
+    async def _confirmed_info(
+        self, ctx: Context, call: _Complete, total: _Total, result: UploadResult
     ) -> BlockInfo:
-        """The object, looked up where the reply does not prove enough, or has another ETag."""
+        """The info of the completed object; from a HEAD where the reply does not prove enough."""
         with ctx.after_change():
             learnt = self._caller.capabilities
-            proven = _compared(call, told, whole) and self._etag_proves
-            info = BlockInfo(call.opened.request.key, whole.size, told.etag)
+            proven = _matches_sent(call, result, total) and self._etag_proves
+            info = BlockInfo(call.opened.request.key, total.size, result.etag)
             if proven and learnt.upload_etags:
                 return info
             reply = None
@@ -153,17 +157,18 @@ class Completer:
                     f"{call.where}: the service took the object, but it is not what is there: "
                     "it was lost, or replaced since"
                 )
-            info = _own(call, whole, reply)
+            info = _own_object(call, total, reply)
             if learnt.upload_etags is None:
-                learnt.upload_etags = info.etag == told.etag
+                learnt.upload_etags = info.etag == result.etag
             return info
 
-    async def _own_or_refused(
-        self, ctx: Context, call: _Complete, whole: _Whole, error: BlockStoreError
+    async def _resolve_failure(
+        self, ctx: Context, call: _Complete, total: _Total, error: BlockStoreError
     ) -> BlockInfo:
-        """After a failure: the object where it is there all the same, else raise what is known.
+        """After a failure, look whether the object is there all the same; else raise.
 
-        A retry of what was done finds no upload any more, or meets the object that it made.
+        A retry of a completion that was done gets a 404 for the upload, or fails the condition on
+        the object that it made itself: the nonce tells.
         """
         try:
             unknown, request = call.history().unknown, call.opened.request
@@ -178,101 +183,109 @@ class Completer:
             except BlockStoreError as failure:
                 if not unknown:
                     raise error from failure
-                raise _unknown_outcome(call, "what is there now can't be found out") from failure
+                raise _unknown_outcome_error(
+                    call, "what is there now can't be found out"
+                ) from failure
             if reply is not None and reply.headers.get(NONCE) == call.nonce:
                 with ctx.after_change():
-                    return _own(call, whole, reply)
+                    return _own_object(call, total, reply)
             etag = None if reply is None else responses.unquoted(reply.headers.get("etag", ""))
             if request.if_absent and etag is not None and (status == 412 or not unknown):
-                raise _exists(call, unknown) from error
+                raise _exists_error(call, unknown) from error
             if request.if_match is not None:
-                if reply is not None and reply.headers.get(REPLACES) == replaced(request.if_match):
-                    unknown = 0  # another replaced that version, so no attempt of this one did
+                if reply is not None and reply.headers.get(REPLACES) == version_hash(
+                    request.if_match
+                ):
+                    unknown = (
+                        0  # another writer replaced that version, so no attempt of this one did
+                    )
                 if etag == request.if_match and status == 412 and not call.bare_etag:
-                    return await self._with_bare_etag(ctx, call, whole)
+                    return await self._retry_with_bare_etag(ctx, call, total)
                 if not unknown and etag is None:
                     raise BlockNotFoundError(f"{call.where}: there is no such block") from error
                 if not unknown and etag != request.if_match:
-                    raise changed(call.where, request.if_match, etag) from error
+                    raise etag_mismatch(call.where, request.if_match, etag) from error
             if unknown:
                 now = "there is none now" if etag is None else f"its ETag is {etag!r} now"
-                raise _unknown_outcome(call, now) from error
+                raise _unknown_outcome_error(call, now) from error
             raise error
         finally:
             del error  # which its traceback refers to, by way of this frame
 
-    async def _with_bare_etag(self, ctx: Context, call: _Complete, whole: _Whole) -> BlockInfo:
-        """Once more, when the ETag is the one that was asked for: Ceph compares its quotes too."""
+    async def _retry_with_bare_etag(
+        self, ctx: Context, call: _Complete, total: _Total
+    ) -> BlockInfo:
+        """Retry with an unquoted ETag in `If-Match`: Ceph compares the quotes as well."""
         call.bare_etag = True
         try:
-            told = await self._call(ctx, call)
+            result = await self._call(ctx, call)
         except BlockStoreError as error:
-            return await self._own_or_refused(ctx, call, whole, error)
+            return await self._resolve_failure(ctx, call, total, error)
         self._caller.capabilities.bare_etags = True
-        return await self._proven(ctx, call, whole, told)
+        return await self._confirmed_info(ctx, call, total, result)
 
     async def _head(self, ctx: Context, call: _Complete) -> Response:
         return await self._reader.head(ctx, call.operation, call.opened.request.key, call.full_key)
 
 
-def _compared(call: _Complete, told: UploadResult, whole: _Whole) -> bool:
-    """Whether what the service says of the object shows that it is what was sent.
+def _matches_sent(call: _Complete, result: UploadResult, total: _Total) -> bool:
+    """Whether checksum or ETag of the object prove that its bytes are those sent.
 
-    Raises `IntegrityError` where it shows that it is not.
+    Raises `IntegrityError` where they prove that it has other bytes.
     """
     parts = call.parts
-    if told.checksum and whole.checksum:
-        sent = whole.checksum
-        if "-" in told.checksum:  # the checksum of those of the parts
+    if result.checksum and total.checksum:
+        sent = total.checksum
+        if "-" in result.checksum:  # a composite: the checksum of the checksums of the parts
             sums = b"".join([b64decode(checksum_of(part)) for part in parts])
             sent = f"{base64_of(crc32c(sums))}-{len(parts)}"
-        if told.checksum != sent:
-            raise _other_bytes(call, f"their CRC32C is {told.checksum[:60]}, not {sent}")
+        if result.checksum != sent:
+            raise _other_bytes_error(call, f"their CRC32C is {result.checksum[:60]}, not {sent}")
         return True
-    if whole.etag is None or not responses.is_etag_of_parts(told.etag, len(parts)):
+    if total.etag is None or not responses.is_etag_of_parts(result.etag, len(parts)):
         return False
-    if told.etag != whole.etag:
-        raise _other_bytes(call, f"their ETag is {told.etag[:60]}, not {whole.etag}")
+    if result.etag != total.etag:
+        raise _other_bytes_error(call, f"their ETag is {result.etag[:60]}, not {total.etag}")
     return True
 
 
-def _own(call: _Complete, whole: _Whole, reply: Response) -> BlockInfo:
-    """This upload's object, as the reply to a HEAD says."""
+def _own_object(call: _Complete, total: _Total, reply: Response) -> BlockInfo:
+    """The info of this upload's object, from the reply to a HEAD. Raises `IntegrityError`."""
     info = responses.stat_result(reply, call.operation, call.opened.request.key)
-    if info.size != whole.size:
-        raise _other_bytes(call, f"it has {info.size} of them, not {whole.size}")
+    if info.size != total.size:
+        raise _other_bytes_error(call, f"it has {info.size} of them, not {total.size}")
     return info
 
 
 def checksum_of(part: Part) -> str:
-    """The CRC32C of a part as headers have it, "" where it is not known."""
+    """The CRC32C of a part in base64, "" where it is not known."""
     return "" if part.crc32c is None else base64_of(part.crc32c)
 
 
 def checksum_of_all(parts: Sequence[Part]) -> str:
-    """That of all parts together, "" where that of one is not known."""
-    whole = 0
+    """The CRC32C of all parts together in base64, "" where that of a part is not known."""
+    total = 0
     for part in parts:
         if part.crc32c is None:
             return ""
-        whole = combined(whole, part.crc32c, part.size)
-    return base64_of(whole)
+        total = combined(total, part.crc32c, part.size)
+    return base64_of(total)
 
 
 def base64_of(crc: int) -> str:
-    """A CRC32C as headers have it."""
+    """A CRC32C in base64, as in headers."""
     return b64encode(crc.to_bytes(4, "big")).decode()
 
 
-def learn_holds_to(learnt: Capabilities, request: UploadRequest, *, holds: bool) -> None:
-    """Note whether the service holds an upload to the condition of this one."""
+def learn_enforcement(learnt: Capabilities, request: UploadRequest, *, enforced: bool) -> None:
+    """Note whether the service enforces this kind of condition when an upload is completed."""
     if request.if_absent:
-        learnt.conditional_uploads = holds
+        learnt.conditional_uploads = enforced
     else:
-        learnt.matching_uploads = holds
+        learnt.matching_uploads = enforced
 
 
-def unconditional(request: UploadRequest) -> UnsupportedError:
+def condition_ignored_error(request: UploadRequest) -> UnsupportedError:
     """The error for a condition that the service ignores."""
     header, option = "If-Match", "if_match"
     if request.if_absent:
@@ -283,19 +296,19 @@ def unconditional(request: UploadRequest) -> UnsupportedError:
     )
 
 
-def _other_bytes(call: _Complete, how: str) -> IntegrityError:
+def _other_bytes_error(call: _Complete, how: str) -> IntegrityError:
     return IntegrityError(
         f"{call.where}: the service stored other bytes than were sent: {how}; delete the object"
     )
 
 
-def _exists(call: _Complete, unknown: int) -> BlockExistsError:
+def _exists_error(call: _Complete, unknown: int) -> BlockExistsError:
     error = BlockExistsError(f"{call.where}: a block is there already")
     error.unknown_attempts = unknown
     return error
 
 
-def _unknown_outcome(call: _Complete, now: str) -> OutcomeUnknownError:
+def _unknown_outcome_error(call: _Complete, now: str) -> OutcomeUnknownError:
     error = OutcomeUnknownError(
         f"{call.where}: no reply says whether the object was put in place, and it may be yet: {now}"
     )

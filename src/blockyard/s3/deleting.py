@@ -1,6 +1,6 @@
-"""Deleting many: batches by DeleteObjects, and each key's own outcome.
+"""DeleteObjects: batches of keys, with an outcome for each key.
 
-A 200 may hide failures of single keys; those that may pass are tried again, and only those. A
+A 200 may report failures of single keys; the transient ones are retried, and only those. A
 service that throttles gets smaller batches, which grow again when it does not: a batch of 1000
 keys counts as 1000 requests there.
 """
@@ -20,12 +20,12 @@ from blockyard.errors import (
 from blockyard.model import DeleteResult
 from blockyard.s3 import requests
 from blockyard.s3.call import Attempts, FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import delete_outcome
 from blockyard.s3.retry import is_transient, may_have_taken_effect
 
-_AT_ONCE = 10
+_BATCHES_IN_FLIGHT = 10
 """Batches in flight at a time, where the service keeps up: see `RateLimiter`."""
 _OPERATION = "delete_blocks"
 _SMALLEST = 10
@@ -51,16 +51,16 @@ class Deleting:
 
         So do all of a service that turns out to have no DeleteObjects.
         """
-        batched, single = self._divided(keys)
+        batched, single = self._split(keys)
         failed: dict[str, BlockStoreError] = {}
-        whole: list[BlockStoreError] = []
+        request_errors: list[BlockStoreError] = []
 
         async def batch(batch_keys: list[str]) -> None:
             if self._caller.capabilities.delete_objects is False:
                 single.extend(batch_keys)
                 return
             try:
-                failed.update(await self._settle(ctx, batch_keys, whole))
+                failed.update(await self._delete_batch(ctx, batch_keys, request_errors))
             except UnsupportedError:
                 self._caller.capabilities.delete_objects = False
                 single.extend(batch_keys)
@@ -71,58 +71,58 @@ class Deleting:
             except BlockStoreError as error:
                 failed[key] = error
 
-        _ = await ctx.runtime.gather(batch, self._batches(batched), _AT_ONCE)
+        _ = await ctx.runtime.gather(batch, self._batches(batched), _BATCHES_IN_FLIGHT)
         _ = await ctx.gather(one, single)
-        if failed and len(failed) == len(keys) and _all_of(failed.values(), whole):
-            error = whole[-1].with_traceback(None)  # which has frames that have the error
+        if failed and len(failed) == len(keys) and _all_among(failed.values(), request_errors):
+            error = request_errors[-1].with_traceback(None)  # whose frames refer to the error
             try:
                 raise error  # not the keys' own failures: nothing was attempted
             finally:
-                del error, whole, failed  # to which its traceback refers, by way of this frame
+                del error, request_errors, failed  # its traceback refers to them, by this frame
         return DeleteResult([key for key in keys if key not in failed], failed)
 
-    def _divided(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Those that go in batches, and those that go one by one."""
-        if self._goes_in_a_batch("") and requests.all_xml_safe((self._prefix, *keys)):
+    def _split(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Split keys into those for batches and those to be deleted one by one."""
+        if self._can_be_batched("") and requests.all_xml_safe((self._prefix, *keys)):
             return list(keys), []
-        batched = [key for key in keys if self._goes_in_a_batch(key)]
-        return batched, [key for key in keys if not self._goes_in_a_batch(key)]
+        batched = [key for key in keys if self._can_be_batched(key)]
+        return batched, [key for key in keys if not self._can_be_batched(key)]
 
-    def _goes_in_a_batch(self, key: str) -> bool:
+    def _can_be_batched(self, key: str) -> bool:
         has_batches = self._caller.capabilities.delete_objects is not False
         return has_batches and requests.xml_safe(self._prefix + key)
 
     def _batches(self, keys: list[str]) -> Iterator[list[str]]:
-        """Batches of the size that is right when each is drawn."""
+        """Cut batches lazily, each of the batch size in force when it is drawn."""
         begin = 0
         while begin < len(keys):
             end = begin + self._batch_size
             yield keys[begin:end]
             begin = end
 
-    async def _settle(
-        self, ctx: Context, keys: list[str], whole: list[BlockStoreError]
+    async def _delete_batch(
+        self, ctx: Context, keys: list[str], request_errors: list[BlockStoreError]
     ) -> dict[str, BlockStoreError]:
-        """Delete one batch; returns the keys that are still there, with why.
+        """Delete one batch, with retries; return the errors of the keys that are still there.
 
-        To `whole` it adds the errors of requests that failed for none of their keys' sake.
-        Tries that deleted some key are not counted.
+        Errors of whole requests, which are not about a single key, are added to `request_errors`.
+        An attempt that deleted some key does not count as failed.
         """
         attempts = Attempts()
         failed: dict[str, BlockStoreError] = {}
         while keys:
             batch, later = keys[: self._batch_size], keys[self._batch_size :]
-            call = self._deleting(batch, attempts)
+            call = self._delete_call(batch, attempts)
             try:
                 refused = await self._request(ctx, call, batch)
             except ThrottledError as error:
                 self._batch_size = max(self._batch_size // 2, _SMALLEST)
-                whole.append(error)
+                request_errors.append(error)
                 refused = dict.fromkeys(batch, error)
             except UnsupportedError:
                 raise
             except BlockStoreError as error:
-                whole.append(error)
+                request_errors.append(error)
                 return failed | dict.fromkeys(keys, error)
             else:
                 self._batch_size = min(self._batch_size + _GROWTH, requests.MAX_DELETED_AT_ONCE)
@@ -138,7 +138,7 @@ class Deleting:
             keys = again + later
         return failed
 
-    def _deleting(self, batch: list[str], attempts: Attempts) -> FunctionCall:
+    def _delete_call(self, batch: list[str], attempts: Attempts) -> FunctionCall:
         full_keys = [self._prefix + key for key in batch]
         return FunctionCall(
             _OPERATION,
@@ -153,10 +153,10 @@ class Deleting:
     async def _request(
         self, ctx: Context, call: FunctionCall, batch: list[str]
     ) -> dict[str, BlockStoreError]:
-        """One DeleteObjects request. Returns the keys it did not delete, with why.
+        """Send one DeleteObjects request; return the errors of the keys that it did not delete.
 
-        Raises `UnsupportedError` when the service has no such thing: it says so, or the reply to
-        the first one names no key at all.
+        Raises `UnsupportedError` where the service does not have it: it says so, or its first reply
+        names no key at all.
         """
         try:
             gone, refused = await self._caller.call(
@@ -172,11 +172,11 @@ class Deleting:
         elif learnt.delete_objects is None:
             raise UnsupportedError("the reply to DeleteObjects names no key")
         for error in refused.values():
-            if may_have_taken_effect(error):  # it is said of one key, and no less unknown
+            if may_have_taken_effect(error):  # of one key, and no less unknown
                 ctx.leaves_unknown(error)
         return refused
 
 
-def _all_of(errors: Collection[BlockStoreError], those: list[BlockStoreError]) -> bool:
-    """Whether each of `errors` is one of `those`: the same object, not one that looks like it."""
+def _all_among(errors: Collection[BlockStoreError], those: list[BlockStoreError]) -> bool:
+    """Whether each of `errors` is one of `those`, by identity."""
     return {id(error) for error in errors} <= {id(error) for error in those}

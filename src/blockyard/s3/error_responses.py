@@ -28,7 +28,7 @@ from blockyard.s3.xml import read_xml
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blockyard.context import Response
+    from blockyard.context import Request, Response
 
 REQUEST_IDS = ("x-amz-request-id", "x-amz-id-2", "x-amzn-requestid")
 """Headers of which a reply of AWS, Ceph, MinIO, LocalStack, moto or rclone has one at least."""
@@ -163,11 +163,11 @@ class ErrorResponse(NamedTuple):
     def _reason(self, kind: _Kind, bucket: str) -> str:
         if kind is BucketNotFoundError and bucket:
             return f"there is no bucket {bucket!r}"
-        told = "" if kind in _OWN_WORDS else self.message
+        message = "" if kind in _OWN_WORDS else self.message
         special = _REASON_OF_CODE.get(self.code, _FULL if self.status == 507 else "")
         if special:
-            return f"{special}: {told}" if told else special
-        return told or _REASONS.get(kind, "the service refused")
+            return f"{special}: {message}" if message else special
+        return message or _REASONS.get(kind, "the service refused")
 
     def _meaning(self, on_bucket: bool) -> tuple[_Kind, int]:
         inside_success = self.status < 300
@@ -216,8 +216,7 @@ def error_from(
     A 404 that gives no reason, as every reply to HEAD, is a missing block where the request was
     about one, and else a missing bucket. One that holds a web page is neither.
     """
-    told = read_error_response(response)
-    return told.error(
+    return read_error_response(response).error(
         operation,
         key,
         bucket=bucket,
@@ -228,8 +227,24 @@ def error_from(
     )
 
 
+def can_miss_block(request: Request) -> bool | None:
+    """Whether a 404 to this request can mean that a block is missing.
+
+    None: only where the error code says so. A write needs no block unless it has an `If-Match`, and
+    services that compare ETags then say which code it is.
+    """
+    if request.method not in {"PUT", "POST"} or "x-amz-copy-source" in request.headers:
+        return True
+    return None if "if-match" in request.headers else False
+
+
+def reads_block(request: Request) -> bool:
+    """Whether the request reads an existing block, which the source of a copy is as well."""
+    return request.method in {"GET", "HEAD"} or "x-amz-copy-source" in request.headers
+
+
 def read_error_response(response: Response) -> ErrorResponse:
-    """What the reply says, with nothing but its status certain to be there."""
+    """Parse an error response; everything but the status may be missing from it."""
     headers = response.headers
     code = message = request_id = host_id = ""
     foreign = response.size > 0
@@ -255,16 +270,17 @@ def read_error_response(response: Response) -> ErrorResponse:
 
 
 def has_request_id(headers: Mapping[str, str]) -> bool:
-    """Whether a reply says that it is of an S3 service, whatever else it says."""
+    """Whether the reply has a request id, as those of S3 services do."""
     return any(name in headers for name in REQUEST_IDS)
 
 
-def is_anyones(response: Response) -> bool:
-    """Whether the reply may be of whatever speaks HTTP, and yet would mean something.
+def may_be_from_intermediary(response: Response) -> bool:
+    """Whether an intermediary (RFC 9110, section 3.7) may have sent a reply that matters.
 
-    A success has an ETag or a document otherwise. An error response that no code explains may say
-    that there is no block, no such operation, or another version. A 404 that holds a page says
-    nothing of the kind, as ever.
+    That is one without a request id which would still be taken for an answer of the service: a
+    success with neither ETag nor body, or an error response without a code whose status means a
+    missing block, an unsupported operation or another version. A 404 with a web page is not taken
+    for such an answer anyway.
     """
     if has_request_id(response.headers):
         return False
@@ -272,12 +288,12 @@ def is_anyones(response: Response) -> bool:
         return not response.size and "etag" not in response.headers
     if response.status not in {404, 405, 412, 501}:
         return False
-    told = read_error_response(response)
-    return not told.code and not (told.foreign and response.status == 404)
+    parsed = read_error_response(response)
+    return not parsed.code and not (parsed.foreign and response.status == 404)
 
 
-def of_another(response: Response) -> NotS3Error:
-    """The error for a reply that something between here and the service may have sent."""
+def intermediary_error(response: Response) -> NotS3Error:
+    """The error for a reply that a proxy or gateway may have sent in place of the service."""
     return NotS3Error(
         f"the reply says no more than its status ({response.status}) and lacks the request id that "
         "others of this service have: did a proxy or gateway send it?"
@@ -285,7 +301,7 @@ def of_another(response: Response) -> NotS3Error:
 
 
 def _location(response: Response) -> str:
-    """Where a redirect leads that is not one to another region, such as from http to https."""
+    """The target of a redirect, "" where it is one to another region."""
     if not 300 <= response.status < 400 or region_hint(response):
         return ""
     return showable(response.headers.get("location", "").partition("?")[0])

@@ -33,10 +33,10 @@ SMALLEST_PAGE = 16 * KIB
 """The page size of blocks of up to 4 MiB, in bytes."""
 MOST_PAGES = 256
 CHECKSUM = "x-amz-checksum-crc32c"
-"""The header that a service may hold the body of a write to."""
+"""The header by which a service may verify the body of a write."""
 CHECKSUM_TYPE = "x-amz-checksum-type"
 FULL_OBJECT = "FULL_OBJECT"
-"""Of all bytes of an object in parts, and not of the checksums of its parts."""
+"""The type of a checksum of all bytes, as opposed to a composite of those of the parts."""
 _CRC32C = re.compile(r"[A-Za-z0-9+/]{6}==")
 PAGE_CHECKSUMS = "x-amz-meta-blockyard-sums"
 """What a block was stored with: the format, its size, that of its pages, and its CRC32C."""
@@ -110,24 +110,24 @@ class PageChecksums(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What a block that has them is verified against."""
+        """What `verify_block` reports as the kind of checksum."""
         return "page checksums"
 
     @property
     def block_crc32c(self) -> int:
-        """That of the whole block."""
+        """The CRC32C of the whole block."""
         return self.whole
 
     @staticmethod
     def stated(headers: Mapping[str, str]) -> bool:
-        """Whether the block was stored with page checksums, which may be damaged."""
+        """Whether the headers have page checksums, valid or not."""
         return PAGE_CHECKSUMS in headers
 
     @staticmethod
     def of(headers: Mapping[str, str]) -> PageChecksums | None:
-        """Those that the headers of a reply hold; None when the block was stored without.
+        """Parse the page checksums in reply headers; None for a block stored without any.
 
-        Raises `ValueError` for checksums that were damaged on their way.
+        Raises `ValueError` for damaged ones.
         """
         stated = headers.get(PAGE_CHECKSUMS)
         return None if stated is None else _parsed(stated)
@@ -161,7 +161,7 @@ class PageChecksums(NamedTuple):
         return int.from_bytes(packed, "big")
 
     def all(self, headers: Mapping[str, str]) -> PageSums | None:
-        """Those of every page; None where the headers do not hold them all."""
+        """The checksums of all pages; None where headers are missing or damaged."""
         edges = max(0, -(-self.size // self.page_size) - 1)
         values = range(-(-edges // _EDGES_A_VALUE))
         try:
@@ -179,10 +179,11 @@ class PageChecksums(NamedTuple):
         headers: Mapping[str, str],
         crc32c_of_body: int | None = None,
     ) -> Mismatch | None:
-        """The first page that `body`, the bytes from `first` on, has wrong.
+        """Verify `body`, the bytes of the block from `first` on; return the first wrong page.
 
-        Looked at are the pages that lie wholly within `body`, all of them in one call;
-        `crc32c_of_body` spares that for a whole block. Raises `ValueError` for damaged checksums.
+        Only pages that lie wholly within `body` are verified, all in one CRC32C call;
+        `crc32c_of_body`, if given, saves that call for a whole block. Raises `ValueError` for
+        damaged checksums.
         """
         size, page, whole = self
         begin, end = -(-first // page) * page, first + len(body)
@@ -200,7 +201,7 @@ class PageChecksums(NamedTuple):
     def _first_wrong(
         self, body: memoryview, first: int, pages: range, headers: Mapping[str, str]
     ) -> Mismatch:
-        """Which page does not lead from the checksum before it to the one after it."""
+        """Find the page whose bytes do not lead from the checksum before it to the one after it."""
         for begin in pages:
             end = min(begin + self.page_size, self.size)
             found = crc32c(body[begin - first : end - first], self.up_to(begin, headers))
@@ -212,7 +213,7 @@ class PageChecksums(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _parsed(stated: str) -> PageChecksums:
-    """The checksums as `upload_headers` wrote them. Ranges of one block state the same."""
+    """Parse the checksum header that `upload_headers` wrote; cached, as every range repeats it."""
     match = _STATED.fullmatch(stated)
     if match is not None:
         size, page, whole = int(match[1]), int(match[2]), int(match[3], 16)
@@ -224,7 +225,7 @@ def _parsed(stated: str) -> PageChecksums:
 
 
 class ServiceChecksum(NamedTuple):
-    """What the service says of a whole object: `name` is the kind of checksum."""
+    """A checksum of a whole object that the service keeps; `name` is its kind."""
 
     name: str
     stored: str
@@ -232,19 +233,19 @@ class ServiceChecksum(NamedTuple):
 
     @property
     def block_crc32c(self) -> None:
-        """It may be of another kind."""
+        """None: it may be another kind of checksum."""
         return None
 
     def mismatch(self, body: memoryview) -> Mismatch | None:
-        """Verify the object's bytes against it."""
+        """Verify all bytes of the object; None where they match."""
         found = self.compute(body)
         return None if found == self.stored else Mismatch(None, f"{self.name} {self.stored}", found)
 
 
 def service_checksum(headers: Mapping[str, str]) -> ServiceChecksum | None:
-    """The checksum that the service keeps of an object, if it says one that can be computed.
+    """The full-object checksum in reply headers, if there is one of a kind that we can compute.
 
-    A value with `-` in it is that of the parts of a multipart upload, not of the bytes.
+    A value with `-` in it is a composite of the checksums of the parts of a multipart upload.
     """
     for name, compute in _CHECKSUMS.items():
         stored = headers.get(name)
@@ -254,7 +255,7 @@ def service_checksum(headers: Mapping[str, str]) -> ServiceChecksum | None:
 
 
 def crc32c_of_all(headers: Mapping[str, str]) -> int | None:
-    """The CRC32C that the service keeps of all bytes of an object, if it says one."""
+    """The full-object CRC32C in reply headers, if there is one."""
     stored = headers.get(CHECKSUM, "")
     if headers.get(CHECKSUM_TYPE, FULL_OBJECT) != FULL_OBJECT or not _CRC32C.fullmatch(stored):
         return None
@@ -262,9 +263,9 @@ def crc32c_of_all(headers: Mapping[str, str]) -> int | None:
 
 
 def service_checksum_or_etag(headers: Mapping[str, str]) -> ServiceChecksum | None:
-    """`service_checksum`; else the ETag, where it can be taken for the MD5 of the bytes.
+    """`service_checksum`; else the ETag, where that is the MD5 of the bytes.
 
-    It is none of objects uploaded in parts, and of those encrypted with KMS or customer keys.
+    It is not for objects uploaded in parts, or encrypted with KMS or customer keys.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
     etag = _MD5.fullmatch(headers.get("etag", ""))

@@ -58,7 +58,7 @@ class PageRequest(NamedTuple):
         return cls(prefix, service_token, after, int(empty), delimiter)
 
     def next_token(self, service_token: str, last: str) -> str:
-        """What the next page is requested with; `last` is the last of this one, "" for none."""
+        """Our token of the next page; `last` is the last key of this one, "" for an empty page."""
         empty = 0 if last else self.empty + 1
         if empty > _MOST_EMPTY:
             raise ProtocolError(f"the listing goes on, but its last {empty} pages held no key")
@@ -80,7 +80,7 @@ def list_page(response: Response, page: PageRequest, key_prefix: str = "") -> Pa
 def list_keys(
     response: Response, page: PageRequest, key_prefix: str = ""
 ) -> tuple[list[str], str | None]:
-    """The keys and the next token of what `list_page` reads, in less time."""
+    """Only the keys and the next token of what `list_page` reads, which is faster."""
     _, keys, _, token = _page(response, page)
     return list(filter(None, _without(key_prefix, keys))), token
 
@@ -113,7 +113,7 @@ def uploads_page(
 def _page(
     response: Response, page: PageRequest
 ) -> tuple[Entries, list[str], list[str], str | None]:
-    """The entries, their keys, the folders, and the next page's token; all checked."""
+    """Parse and check a page: entries, keys, folders, token of the next page."""
     document, entries = _canonical_listing(response) or _listing(response)
     encoded = "url" in (document.text("EncodingType"), document.text("Encoding-Type"))  # GCS's
     keys = [_url_decoded(key) for key in entries.keys] if encoded else entries.keys
@@ -193,12 +193,12 @@ def _service_token(document: Document, requested: str | None) -> str | None:
 
 
 def _canonical_listing(response: Response) -> tuple[Document, Entries] | None:
-    """The listing and its entries where these are written as `cut_entries` expects."""
+    """Fast path of `_listing`; None where the XML is not written as `cut_entries` expects."""
     return without_entries(response, cut_entries(response.body), "Contents", _document)
 
 
 def _listing(response: Response) -> tuple[Document, Entries]:
-    """The listing and its entries, however these are written."""
+    """The document and its entries."""
     document = _document(response)
     entries = list(document.entries("Contents", "Key", "Size", "ETag", "LastModified"))
     return document, Entries(
@@ -218,7 +218,7 @@ def _without(key_prefix: str, keys: list[str]) -> list[str]:
 
 
 def _url_decoded(key: str) -> str:
-    """AWS writes a blank as `+`, others as `%20`; a plus sign is `%2B` to all."""
+    """Decode `encoding-type=url`: AWS encodes a blank as `+`, others as `%20`; plus is `%2B`."""
     key = key.replace("%2F", "/")  # alone in most keys, and the rest costs twenty times as much
     if "%" not in key and "+" not in key:
         return key

@@ -1,9 +1,9 @@
-"""Deletes of one version of a block: `If-Match` with a DELETE, and whether the service honours it.
+"""Conditional deletes: DELETE with `If-Match`, and whether the service enforces it.
 
-A service that ignores the header would delete any version. So before the first such delete of a
-store an object is made for that, below the key prefix, and has to outlive a delete that names
-another ETag. A delete leaves nothing to know it by: where a reply was lost and the version is gone
-at the next attempt, that can't be told from another's change.
+A service that ignores the header would delete any version. So before the first conditional delete
+of a store a probe object is made below the key prefix, which has to survive a delete with another
+ETag. A delete leaves no trace: where a reply was lost and the version is gone at the retry, our own
+delete can't be told from another client's.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-deletes.html
 """
 
@@ -22,12 +22,12 @@ from blockyard.errors import (
 )
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.probing import Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking
-from blockyard.s3.writing import REPLACES, Writer, perhaps_done, replaced
-from blockyard.stores.base import changed
+from blockyard.s3.writing import REPLACES, Writer, adding_unknown_attempts, version_hash
+from blockyard.stores.checks import etag_mismatch
 
 _OPERATION = "delete_block"
 _PROBES = 3
@@ -35,21 +35,21 @@ _PROBES = 3
 
 
 class MatchingDeletes:
-    """Deletes single versions of the blocks of one bucket."""
+    """Conditional deletes in one bucket."""
 
     def __init__(self, caller: Caller, reader: Reader, writer: Writer, key_prefix: str) -> None:
         self._caller = caller
         self._reader = reader
         self._probing = Probing(caller, writer, key_prefix)
         self._bare_etags = False
-        """Whether the ETag goes without quotes."""
+        """Whether `If-Match` is sent unquoted, as Ceph needs it."""
 
     async def delete(self, ctx: Context, key: str, full_key: str, if_match: str) -> None:
         """See `Store.delete_block`."""
         learnt = self._caller.capabilities
         if learnt.matching_deletes is None:
             try:
-                learnt.matching_deletes = await self._find_out(ctx)
+                learnt.matching_deletes = await self._probe_enforcement(ctx)
             except BlockStoreError as error:
                 error.add_note(
                     f"delete_block {key!r}: before it, with an object made for that, "
@@ -58,68 +58,69 @@ class MatchingDeletes:
                 error.unknown_attempts = 0  # of the caller's block
                 raise
         if not learnt.matching_deletes:
-            raise _unconditional(key)
-        call = self._deleting(key, full_key, if_match, bare=self._bare_etags)
+            raise _condition_ignored_error(key)
+        call = self._delete_call(key, full_key, if_match, bare=self._bare_etags)
         try:
-            await self._caller.done(ctx, call)
+            await self._caller.call_without_result(ctx, call)
         except S3Error as error:
             if lacking(error):
-                raise _unconditional(key) from error
+                raise _condition_ignored_error(key) from error
             if error.status != 412:
                 raise
             raise await self._refusal(ctx, call, full_key, if_match) from error
         except BlockNotFoundError as error:
             if call.history().unknown:
-                raise _unknown_outcome(call, if_match, "there is no block now") from error
+                raise _unknown_outcome_error(call, if_match, "there is no block now") from error
             raise
 
     async def _refusal(
         self, ctx: Context, call: FunctionCall, full_key: str, if_match: str
     ) -> BlockStoreError:
-        """What a 412 means: the block is another one, or, of some services, there is none."""
+        """The error for a 412: another version is there or, from some services, none."""
         where, unknown, etag = f"{_OPERATION} {call.key!r}", call.history().unknown, None
-        with perhaps_done(unknown), suppress(BlockNotFoundError):
+        with adding_unknown_attempts(unknown), suppress(BlockNotFoundError):
             reply = await self._reader.head(ctx, _OPERATION, call.key or "", full_key)
             etag = responses.unquoted(reply.headers.get("etag", ""))
-            if reply.headers.get(REPLACES) == replaced(if_match):
+            if reply.headers.get(REPLACES) == version_hash(if_match):
                 unknown = 0  # that version was there until another replaced it
         if unknown:
             now = "there is no block now" if etag is None else f"its ETag is {etag!r} now"
-            return _unknown_outcome(call, if_match, now)
+            return _unknown_outcome_error(call, if_match, now)
         if etag is None:
             return BlockNotFoundError(f"{where}: there is no such block")
         if etag != if_match:
-            return changed(where, if_match, etag)
+            return etag_mismatch(where, if_match, etag)
         return PreconditionFailedError(f"{where}: its ETag was not {if_match!r}, though it is now")
 
-    async def _find_out(self, ctx: Context) -> bool:
-        """Whether the service compares ETags; tried on objects that are nobody's block."""
+    async def _probe_enforcement(self, ctx: Context) -> bool:
+        """Whether the service compares ETags, tried out on probe objects."""
         for _ in range(_PROBES):
-            compares = await self._probing.find_out(ctx, _OPERATION, self._shown)
+            compares = await self._probing.find_out(ctx, _OPERATION, self._probe_once)
             if compares is not None:
                 return compares
         raise TransportError("the object was gone each time before anything was learnt from it")
 
-    async def _shown(self, ctx: Context, probe: Probe) -> bool | None:
-        """What one object shows; None where another deleted it meanwhile."""
+    async def _probe_once(self, ctx: Context, probe: Probe) -> bool | None:
+        """Whether the service compares ETags, by one probe; None where others deleted that."""
         try:
-            return await self._compares(ctx, probe.key, probe.full_key, probe.info.etag)
+            return await self._compares_etags(ctx, probe.key, probe.full_key, probe.info.etag)
         except UnsupportedError:
             return False
         except BlockNotFoundError:
             return None
 
-    async def _compares(self, ctx: Context, key: str, full_key: str, etag: str) -> bool:
-        """Whether a delete of the object with another ETag is refused, and one with its own not.
+    async def _compares_etags(self, ctx: Context, key: str, full_key: str, etag: str) -> bool:
+        """Whether a delete with another ETag is refused and one with the right ETag done.
 
-        Raises `BlockNotFoundError` where it is gone, which shows nothing, and `UnsupportedError`.
+        Raises `UnsupportedError`, and `BlockNotFoundError` where the probe is gone, which shows
+        nothing.
         """
-        if await self._deleted(ctx, self._deleting(key, full_key, ctx.runtime.nonce())):
+        if await self._is_deleted(ctx, self._delete_call(key, full_key, ctx.runtime.nonce())):
             return False
         for bare in (False, True):
-            call = self._deleting(key, full_key, etag, bare=bare)
+            call = self._delete_call(key, full_key, etag, bare=bare)
             try:
-                deleted = await self._deleted(ctx, call)
+                deleted = await self._is_deleted(ctx, call)
             except BlockNotFoundError:
                 if not call.history().unknown:
                     raise
@@ -130,19 +131,19 @@ class MatchingDeletes:
         _ = await self._reader.head(ctx, _OPERATION, key, full_key)
         return False
 
-    async def _deleted(self, ctx: Context, call: FunctionCall) -> bool:
-        """Whether the service says that it deleted the object, and not that the ETag is another."""
+    async def _is_deleted(self, ctx: Context, call: FunctionCall) -> bool:
+        """Send the delete; False for a 412."""
         try:
-            await self._caller.done(ctx, call)
+            await self._caller.call_without_result(ctx, call)
         except S3Error as error:
             if lacking(error):
-                raise _unconditional(call.key or "") from error
+                raise _condition_ignored_error(call.key or "") from error
             if error.status != 412:
                 raise
             return False
         return True
 
-    def _deleting(
+    def _delete_call(
         self, key: str, full_key: str, if_match: str, *, bare: bool = False
     ) -> FunctionCall:
         return FunctionCall(
@@ -155,7 +156,7 @@ class MatchingDeletes:
         )
 
 
-def _unknown_outcome(call: FunctionCall, if_match: str, now: str) -> TransportError:
+def _unknown_outcome_error(call: FunctionCall, if_match: str, now: str) -> TransportError:
     """The error for a version that is gone after an attempt whose reply was lost."""
     error = TransportError(
         f"{_OPERATION} {call.key!r}: no reply says whether it deleted ETag {if_match!r}: {now}, "
@@ -165,7 +166,7 @@ def _unknown_outcome(call: FunctionCall, if_match: str, now: str) -> TransportEr
     return error
 
 
-def _unconditional(key: str) -> UnsupportedError:
+def _condition_ignored_error(key: str) -> UnsupportedError:
     return UnsupportedError(
         f"{_OPERATION} {key!r}: not deleted: the service does not hold deletes to If-Match, "
         "so if_match is not possible"

@@ -1,4 +1,4 @@
-"""Headers that say how objects are stored, and who pays and owns, of each kind of request.
+"""Storage headers (`PutOptions`, encryption, payer, owner) for each kind of request.
 
 S3 keeps an object's metadata and tags when it copies it, but neither storage class, encryption nor
 ACL: a copy sends the store's again. An object encrypted with the caller's own key can be read,
@@ -44,9 +44,13 @@ _SENT_WITH_COPIES = ("storage_class", "encryption", "kms_key_id", "kms_context",
 
 
 class ObjectHeaders:
-    """Those of one store. `every` goes with each request, `read` with a GET or HEAD of an object
-    as well, `copy` with a CopyObject; of a copy in parts `copied` with its beginning, and
-    `copied_part` with each part."""
+    """The storage headers of one store.
+
+    every: of each request
+    read: of a GET or HEAD of an object, besides `every`
+    copy: of a CopyObject
+    copied, copied_part: of a copy in parts: of its CreateMultipartUpload, of each UploadPartCopy
+    """
 
     def __init__(self, config: S3Config) -> None:
         self.every: dict[str, str] = {}
@@ -56,14 +60,14 @@ class ObjectHeaders:
             self.every["x-amz-expected-bucket-owner"] = config.expected_bucket_owner
         self._defaults = defaults = _defaults(config.put)
         own_key = config.put.customer_key.reveal()
-        self.read = _own_key("", own_key)
+        self.read = _customer_key_headers("", own_key)
         self._encryption = config.put.encryption
         self._write = _headers(defaults)
         self.has_metadata = "metadata" in defaults
         """Whether the store's settings say some of every object."""
         kept = {name: value for name, value in defaults.items() if name in _SENT_WITH_COPIES}
         self.copied = _headers(kept)
-        self.copied_part = self.read | _own_key("copy-source-", own_key)
+        self.copied_part = self.read | _customer_key_headers("copy-source-", own_key)
         self.copy = self.copied | self.copied_part
 
     def write(self, operation: str, key: str, options: PutOptions | None) -> dict[str, str]:
@@ -112,24 +116,24 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def metadata_size(headers: Mapping[str, str]) -> int:
-    """The bytes of metadata in a request, as S3 counts them."""
+    """The bytes of metadata names and values in a request, as S3 counts them."""
     kept = [each for each in headers.items() if each[0].startswith(METADATA)]
     return sum(len(name) - len(METADATA) + len(value) for name, value in kept)
 
 
 def tagging(tags: Iterable[tuple[str, str]]) -> str:
-    """Tags as a header holds them. Spaces are `%20`: Ceph takes a `+` for one of the text's own."""
+    """Encode tags for the header, a query string. Spaces are `%20`: Ceph keeps a `+` as it is."""
     return urlencode([*tags], quote_via=quote)
 
 
-def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str]) -> None:
+def check_encrypted(where: str, asked: Mapping[str, str], reply_headers: Mapping[str, str]) -> None:
     """Raise `UnsupportedError` unless a reply says that an object is encrypted as was asked for.
 
     S3 says it in the reply to all that stores one. Some services ignore what they are asked.
     """
     for name in _ENCRYPTED_BY:
         wanted = asked.get(name)
-        if wanted is not None and told.get(name) != wanted:
+        if wanted is not None and reply_headers.get(name) != wanted:
             error = UnsupportedError(
                 f"{where}: the service does not say that it is encrypted: "
                 f"its reply has no `{name}: {wanted}`"
@@ -141,9 +145,9 @@ def check_encrypted(where: str, asked: Mapping[str, str], told: Mapping[str, str
                 del error  # which its traceback refers to
 
 
-def is_encrypted(told: Mapping[str, str]) -> bool:
+def is_encrypted(reply_headers: Mapping[str, str]) -> bool:
     """Whether a reply says that an object is encrypted by a key that was asked for."""
-    return any(name in told for name in _ENCRYPTED_BY)
+    return any(name in reply_headers for name in _ENCRYPTED_BY)
 
 
 def _defaults(put: PutConfig) -> dict[str, Any]:
@@ -176,8 +180,8 @@ def _headers(options: Mapping[str, Any]) -> dict[str, str]:
     return headers
 
 
-def _own_key(prefix: str, key: str) -> dict[str, str]:
-    """The key that objects are encrypted with, for the service to use and to forget."""
+def _customer_key_headers(prefix: str, key: str) -> dict[str, str]:
+    """The SSE-C headers for a key: the service uses it and does not keep it."""
     if not key:
         return {}
     digest = b64encode(md5(b64decode(key), usedforsecurity=False).digest()).decode()

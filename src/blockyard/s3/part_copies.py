@@ -1,9 +1,9 @@
-"""Copies in parts (UploadPartCopy) of what is over the limit of CopyObject, 5 GiB.
+"""Copies in parts (UploadPartCopy) of objects over the limit of CopyObject, 5 GiB.
 
-An upload carries nothing over by itself: metadata, content headers and tags of the source are sent
-again, and so is what a CopyObject sends (`object_headers.py`). Each part is pinned to one version
-of the source, which is looked at once more before the end, since some services ignore that. What
-the service says of the copy is compared with what it says of the source.
+A multipart upload copies no metadata: metadata, content headers and tags of the source are sent
+again, with the storage headers of a CopyObject (`object_headers.py`). Each part is conditional on
+the ETag of the source, which is compared once more before the completion, since some services
+ignore the condition. In the end size and checksums of the copy are compared with the source's.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/CopyingObjectsMPUapi.html
 """
 
@@ -26,7 +26,7 @@ from blockyard.model import MIB, BlockInfo, Part
 from blockyard.put_options import PutOptions
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.object_headers import METADATA, tagging
 from blockyard.s3.reading import Reader
@@ -54,7 +54,7 @@ _SOURCE, _ETAG, _SIZE = "source", "source-etag", "source-size"
 
 
 class PartCopies:
-    """The copies in parts within one bucket."""
+    """Copies in parts within one bucket."""
 
     def __init__(
         self, caller: Caller, reader: Reader, uploads: Uploads, tags: Tags, key_prefix: str
@@ -91,7 +91,7 @@ class PartCopies:
         try:
             tags = await self._tags(ctx, key, reply.headers)
         except AccessDeniedError:
-            if _TAG_COUNT in reply.headers:  # which tells of some to those who may read them
+            if _TAG_COUNT in reply.headers:  # sent only to those who may read the tags
                 raise
             tags = []
         options = PutOptions(
@@ -139,7 +139,7 @@ class PartCopies:
             raise _replaced(source.key) from error
 
     async def check_source(self, ctx: Context, opened: OpenUpload, sent: str) -> None:
-        """Before the end: raise unless the source is what it was, and its bytes are the parts'.
+        """Before the completion: raise where the source was replaced, or other bytes were copied.
 
         `sent` is the checksum of all parts, "" where it is not known.
         """
@@ -154,9 +154,9 @@ class PartCopies:
             )
 
     async def check_copy(self, ctx: Context, opened: OpenUpload, copy: BlockInfo) -> BlockInfo:
-        """After the end: the copy as it is there; raise `IntegrityError` where it is another one.
+        """After the completion: the info of the copy. Raises `IntegrityError` for other bytes.
 
-        One that was replaced since tells nothing.
+        A copy that another writer has replaced since is not compared.
         """
         with ctx.after_change():
             reply = await self._head(ctx, opened.upload.key)
@@ -179,7 +179,7 @@ class PartCopies:
         return await self._reader.head(ctx, _OPERATION, key, self._prefix + key, checksum=checked)
 
     def _carried(self, key: str, headers: Mapping[str, str]) -> dict[str, str]:
-        """Content headers and metadata of the source, to be those of the copy."""
+        """The content headers and metadata of the source that the copy gets."""
         if headers.get("x-amz-missing-meta", "0") != "0":
             raise UnsupportedError(
                 f"{_OPERATION} {key!r}: it has metadata that no header can hold, so a copy in "
@@ -192,7 +192,7 @@ class PartCopies:
         }
 
     async def _tags(self, ctx: Context, key: str, headers: Mapping[str, str]) -> list[Tag]:
-        """The source's tags; none where the service knows no such thing."""
+        """The tags of the source; none where the service has no tags."""
         try:
             return await self._tagging.read(ctx, _OPERATION, key)
         except (S3Error, UnsupportedError) as error:
@@ -208,12 +208,12 @@ def is_copy(opened: OpenUpload) -> bool:
 
 
 def may_be_too_large(error: BlockStoreError) -> bool:
-    """Whether that may be why a CopyObject was refused."""
+    """Whether a CopyObject may have been refused for the size of its source."""
     return isinstance(error, S3Error) and error.status in {400, 413} and not lacking(error)
 
 
 def _of_the_whole(headers: Mapping[str, str]) -> dict[str, str]:
-    """The checksums that the service keeps of all bytes of an object, not of its parts."""
+    """The full-object checksums that the service keeps, composite ones left out."""
     if headers.get(CHECKSUM_TYPE, FULL_OBJECT) != FULL_OBJECT:
         return {}
     return {

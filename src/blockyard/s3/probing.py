@@ -1,7 +1,7 @@
-"""A service is tried out with an object that is nobody's block, which is removed whatever happens.
+"""Probe objects: try out what a service does, on an object of our own that is always removed.
 
-What becomes of that object is no change of the caller's: its requests may be tried again under
-`Context.once`, and errors do not say of them that they may have taken effect.
+A probe is no change of the caller's: its requests are retried even under `Context.once`, and do not
+count as unknown attempts of the call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from blockyard.keys import PROBE_PREFIX
 from blockyard.model import BlockInfo
 from blockyard.s3 import requests
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.writing import Writer
 from blockyard.stores.base import WriteRequest
 from blockyard.tidying import tidy_up
@@ -28,12 +28,12 @@ _log = logging.getLogger("blockyard.s3")
 Undo = Callable[[Context], Coroutine[Any, Any, object]]
 
 PROBE = b"probe"
-"""What is in the object."""
+"""The bytes of a probe object."""
 
 
 @dataclass(slots=True, eq=False)
 class Probe:
-    """The object; `undo` takes back what else is begun with it, the last first."""
+    """A probe object; `undo` are further cleanups of the probe, run in reverse order."""
 
     key: str
     full_key: str
@@ -42,7 +42,7 @@ class Probe:
 
 
 class Probing:
-    """Tries out the service of one bucket."""
+    """Makes probe objects in one bucket."""
 
     def __init__(self, caller: Caller, writer: Writer, key_prefix: str) -> None:
         self._caller = caller
@@ -55,7 +55,7 @@ class Probing:
         operation: str,
         work: Callable[[Context, Probe], Coroutine[Any, Any, Result]],
     ) -> Result:
-        """What `work` returns, given an object made for that."""
+        """Make a probe object, return what `work` finds out with it, and remove it."""
         own = replace(ctx, unknown_attempts=0, once=False, probing=True)
         key = PROBE_PREFIX + ctx.runtime.nonce()
         probe = Probe(key, self._prefix + key, BlockInfo(key, 0, ""))
@@ -73,7 +73,7 @@ class Probing:
                 _ = await self._tidy_up(own, operation, probe, error)
             raise
         left = await self._tidy_up(own, operation, probe, None)
-        if left:  # which is no reason for the caller's operation to fail
+        if left:  # no reason for the caller's operation to fail
             _log.warning("%s: %s", operation, left)
         return found
 
@@ -84,7 +84,7 @@ class Probing:
         return await tidy_up(ctx, error, lambda ctx: self._remove(ctx, operation, probe), left)
 
     async def _remove(self, ctx: Context, operation: str, probe: Probe) -> None:
-        """All that there is of it, whatever of it fails. Raises the last error."""
+        """Run every cleanup, also when some fail. Raises the last error."""
 
         async def delete(ctx: Context) -> None:
             call = FunctionCall(
@@ -94,7 +94,7 @@ class Probing:
                 changes=True,
             )
             with suppress(BlockNotFoundError):
-                await self._caller.done(ctx, call)
+                await self._caller.call_without_result(ctx, call)
 
         failure: BlockStoreError | None = None
         for undo in [*reversed(probe.undo), delete]:

@@ -1,9 +1,9 @@
-"""A read under way: its state, and the pure function that says what comes next.
+"""The state of one read, and `next_step`, the pure function that decides what follows a failure.
 
-A body that breaks off is taken up again at the byte it had reached, from the same version of the
-object (`If-Match` with its ETag). When the object was replaced meanwhile, the read starts over.
-What does not match the checksums that the block was stored with is read once more, on another
-connection. A ranged read is widened to the edges of the pages that it is on.
+A truncated body is resumed at the byte it had reached, from the same version of the object
+(`If-Match` with its ETag). When the object was replaced meanwhile, the read starts over. Bytes that
+fail the checksums that the block was stored with are read once more, on another connection. A
+ranged read is widened to whole pages, which have checksums.
 """
 
 from __future__ import annotations
@@ -25,44 +25,39 @@ from blockyard.errors import (
 from blockyard.model import MAX_BLOCK_SIZE
 from blockyard.s3.call import Call
 from blockyard.s3.endpoints import Address
+from blockyard.s3.ranges import Span, check_range_reply, cut_from_whole, stated_range
 from blockyard.s3.requests import get_object
-from blockyard.s3.responses import (
-    Span,
-    check_object,
-    check_range_reply,
-    cut_from_whole,
-    stated_range,
-)
+from blockyard.s3.responses import check_object
 from blockyard.stores.base import ReadRequest
 
 _REREADS = 4
-"""How often one read may find that its block has pages of yet another size."""
+"""How often one read may be widened again, since the block has pages of yet another size."""
 
 
 class Step(Enum):
-    """What follows on a failure."""
+    """What a read does after a failure."""
 
     RETRY = auto()
-    """The same request, after a pause."""
+    """Send the same request, after the backoff."""
     RESUME = auto()
-    """The rest of the body, after a pause."""
+    """Request the rest of the body, after the backoff."""
     START_OVER = auto()
-    """All of it, after a pause."""
+    """Discard what has come and request everything, after the backoff."""
     READ_REPLACED = auto()
-    """All of it, at once: there is another version of the object."""
+    """Request everything, at once: the object was replaced."""
     READ_WHOLE = auto()
-    """The whole object, at once: the service ignores ranges."""
+    """Request the whole object, at once: the service ignores ranges."""
     READ_AGAIN = auto()
-    """All of it, at once, on another connection: it did not match its checksum."""
+    """Request everything, at once, on another connection: a checksum did not match."""
     GIVE_UP = auto()
 
 
 @dataclass(slots=True, eq=False)
-class Broken:
-    """A body that broke off: its first reply, and what has come of it since.
+class PartialBody:
+    """A truncated body: its first reply, and the bytes received by then and since.
 
-    `received` bytes are in `pieces`, or in the caller's buffer; the rest is requested of the
-    version with `etag` alone. `failed_before` counts the attempts before this one.
+    `received` bytes are in `pieces`, or in the caller's buffer; the rest is requested with
+    `If-Match: etag`. `failed_before` is the number of failed attempts before the first reply.
     """
 
     reply: Response
@@ -72,23 +67,24 @@ class Broken:
     received: int = 0
 
     def span(self) -> Span:
-        """The bytes that are missing."""
+        """The range that is still missing."""
         first = 0
         if "content-range" in self.reply.headers:
             first, _ = stated_range(self.reply)
         return Span(first + self.received, self.reply.size - self.received)
 
-    def add(self, broken: IncompleteBodyError) -> None:
-        self.received += broken.received
-        if broken.partial is not None:
-            self.pieces.append(broken.partial)
+    def add(self, failure: IncompleteBodyError) -> None:
+        """Append the bytes that another truncated reply brought."""
+        self.received += failure.received
+        if failure.partial is not None:
+            self.pieces.append(failure.partial)
 
     def completed(self, rest: Response) -> Response:
-        """The reply as if it had not broken off. Raises `ProtocolError` for another `rest`."""
+        """The whole reply, completed by `rest`. Raises `ProtocolError` where that does not fit."""
         _ = check_range_reply(rest, self.span())
         if rest.size != self.reply.size - self.received:
             raise ProtocolError("the object ends before the body that broke off did")
-        if _strong(rest.headers) != self.etag:
+        if _strong_etag(rest.headers) != self.etag:
             raise ProtocolError("the rest of a body came from another version of the object")
         reply = self.reply
         body = b"".join([*self.pieces, rest.body])  # empty where it went into a buffer
@@ -96,22 +92,26 @@ class Broken:
 
 
 class Read(Call):
-    """A read under way: what goes out next, and what has come so far.
+    """The state of one read: its next request, and what has been received.
 
-    To read what is `wanted`, widened to the edges of pages of `page` bytes. `span` is what is
-    requested of the service, None for the whole object; `broken` is set while a body that broke off
-    is completed; `stated` are the first byte and the object's size, as the checked reply to a range
-    says; `widened` counts how often `page` was another than that of the block.
+    wanted: what the caller asked for
+    page: the page size in bytes that a range is widened to
+    span: the range to read, widened; None for the whole object
+    partial: the truncated body while it is being resumed
+    content_range: first byte and object size, by the verified reply to a range
+    widened: how often `page` turned out not to be the page size of the block
+    fresh: whether the bytes are being read again, on another connection
+    ranges_ignored: whether the service ignores ranges, so that the whole object is requested
     """
 
     __slots__ = (
-        "broken",
+        "content_range",
         "fresh",
         "full_key",
         "page",
+        "partial",
         "ranges_ignored",
         "span",
-        "stated",
         "wanted",
         "widened",
     )
@@ -124,17 +124,17 @@ class Read(Call):
         self.widened = 0
         self.hedged = wanted.into is None
         self.ranges_ignored = self.fresh = False
-        self.broken: Broken | None = None
-        self.stated = 0, 0
+        self.partial: PartialBody | None = None
+        self.content_range = 0, 0
         self.span: Span | None = None
         if wanted.offset is None and wanted.suffix is None:
-            self.limit, self.into = self._most, wanted.into
+            self.limit, self.into = self._size_limit, wanted.into
         else:
-            self.span = span = _widened(wanted, page)
-            self.limit = span.most
+            self.span = span = _align_to_pages(wanted, page)
+            self.limit = span.max_size
 
-    def widen(self, page: int) -> None:
-        """From now on read to the edges of pages of `page` bytes. Raises `IntegrityError`."""
+    def widen_to_pages(self, page: int) -> None:
+        """Start over with the range widened to pages of `page` bytes. Raises `IntegrityError`."""
         self.page = page
         self.widened += 1
         if self.widened == _REREADS:
@@ -142,49 +142,49 @@ class Read(Call):
                 f"{self.operation} {self.key!r}: each of {_REREADS} reads found a block of "
                 "another size"
             )
-        self.span = _widened(self.wanted, page)
+        self.span = _align_to_pages(self.wanted, page)
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget what has come of the body."""
-        self.broken = None
+        """Discard what has been received of the body."""
+        self.partial = None
         self.into = self.target
         span = self.sent
-        self.limit = self._most if span is None else span.most
+        self.limit = self._size_limit if span is None else span.max_size
 
-    def resume(self, failure: IncompleteBodyError, failed_before: int) -> Broken:
-        """Go on behind what `failure` brought."""
-        broken = self.broken
-        if broken is None:
-            broken = self.broken = Broken(
-                _head(failure), _strong(failure.headers), failed_before, []
+    def resume(self, failure: IncompleteBodyError, failed_before: int) -> PartialBody:
+        """Keep the bytes that `failure` brought, and request the rest next."""
+        partial = self.partial
+        if partial is None:
+            partial = self.partial = PartialBody(
+                _head_of(failure), _strong_etag(failure.headers), failed_before, []
             )
-        broken.add(failure)
-        self.limit = broken.reply.size - broken.received
+        partial.add(failure)
+        self.limit = partial.reply.size - partial.received
         target = self.target
         if target is not None:
-            self.into = target[broken.received : broken.reply.size]
-        return broken
+            self.into = target[partial.received : partial.reply.size]
+        return partial
 
     @property
-    def _most(self) -> int:
-        """The most bytes of a whole object: all that a buffer of the caller's has room for."""
+    def _size_limit(self) -> int:
+        """The largest whole object accepted: the caller's buffer, or the limit of a block."""
         return MAX_BLOCK_SIZE if self.wanted.into is None else len(self.wanted.into)
 
     @property
     def target(self) -> memoryview | None:
-        """Where the service's bytes go: those of a range may be more than are wanted."""
+        """The buffer to receive into; None for a range, whose pages may be more than is wanted."""
         return self.wanted.into if self.span is None else None
 
     @property
     def sent(self) -> Span | None:
-        """The range that goes out next; None for the whole object."""
-        if self.broken is not None:
-            return self.broken.span()
+        """The range of the next request; None for the whole object."""
+        if self.partial is not None:
+            return self.partial.span()
         return None if self.ranges_ignored else self.span
 
     def request(self, address: Address) -> Request:
-        span, wanted, broken = self.sent, self.wanted, self.broken
+        span, wanted, partial = self.sent, self.wanted, self.partial
         if span is None:
             byte_range = suffix = None
         else:
@@ -195,52 +195,55 @@ class Read(Call):
             self.full_key,
             byte_range=byte_range,
             suffix=suffix,
-            if_match=wanted.if_match if broken is None else broken.etag,
-            if_none_match=wanted.if_none_match if broken is None else None,
+            if_match=wanted.if_match if partial is None else partial.etag,
+            if_none_match=wanted.if_none_match if partial is None else None,
             checksum=self.checksum_mode and span is None,
         )
         request.sum_body = span is None
-        request.fresh = self.fresh and broken is None
+        request.fresh = self.fresh and partial is None
         return request
 
     def check(self, response: Response) -> Response:
-        """The reply to all that is requested, if `response` is that or completes it.
+        """Verify a reply, and return the complete one that it is or that it completes.
 
-        Raises `ProtocolError` where it is neither, `InvalidRangeError` where a service that ignores
-        ranges shows that there is none.
+        Raises `ProtocolError` for a reply that does not fit the request, and `InvalidRangeError`
+        where the whole object, from a service that ignores ranges, shows that the range is past its
+        end.
         """
         check_object(response)
-        if self.broken is not None:
-            response = self.broken.completed(response)
+        if self.partial is not None:
+            response = self.partial.completed(response)
         span = self.span
         if _is_whole(response):
             if span is not None:
                 response = cut_from_whole(response, span)
-                self.stated = stated_range(response)
+                self.content_range = stated_range(response)
             return response
         if span is None or self.ranges_ignored:
             raise ProtocolError(f"status {response.status} with a part of the whole object")
-        resumed = self.broken is not None
-        self.stated = stated_range(response) if resumed else check_range_reply(response, span)
+        resumed = self.partial is not None
+        self.content_range = (
+            stated_range(response) if resumed else check_range_reply(response, span)
+        )
         return response
 
     def continues(self, failure: IncompleteBodyError) -> bool:
-        """Whether the bytes that a broken reply brought are the next of those requested."""
-        etag = _strong(failure.headers)
-        if not etag or (self.broken is not None and etag != self.broken.etag):
+        """Whether the bytes of a truncated reply are the next of those requested."""
+        etag = _strong_etag(failure.headers)
+        if not etag or (self.partial is not None and etag != self.partial.etag):
             return False
         span = self.sent
         if span is None:
-            return _is_whole(_head(failure))
+            return _is_whole(_head_of(failure))
         try:
-            _ = check_range_reply(_head(failure), span)
+            _ = check_range_reply(_head_of(failure), span)
         except ProtocolError:
             return False
         return True
 
 
-def _widened(wanted: ReadRequest, page: int) -> Span:
-    """The range that is wanted, to the edges of pages of `page` bytes."""
+def _align_to_pages(wanted: ReadRequest, page: int) -> Span:
+    """The range that is wanted, widened to whole pages of `page` bytes."""
     offset, length = wanted.offset or 0, wanted.length
     if wanted.suffix is not None:
         return Span(suffix=wanted.suffix + page - 1)
@@ -249,12 +252,12 @@ def _widened(wanted: ReadRequest, page: int) -> Span:
 
 
 def next_step(read: Read, failure: BlockStoreError) -> Step:
-    """What a read does after a failure."""
+    """Decide what a read does after a failure. Pure."""
     step = Step.RETRY
     match failure:
         case IncompleteBodyError():
             step = Step.RESUME if read.continues(failure) else Step.START_OVER
-        case OversizedBodyError() if read.broken is not None:
+        case OversizedBodyError() if read.partial is not None:
             step = Step.START_OVER  # the range is ignored, and the whole would come each time
         case OversizedBodyError():
             span = read.sent
@@ -267,23 +270,23 @@ def next_step(read: Read, failure: BlockStoreError) -> Step:
         case InvalidRangeError():
             step = Step.GIVE_UP
         case S3Error() if failure.status in {304, 412}:
-            replaced = read.broken is not None and read.wanted.if_match is None
+            replaced = read.partial is not None and read.wanted.if_match is None
             step = Step.READ_REPLACED if replaced else Step.GIVE_UP
         case _:
             pass
     return step
 
 
-def _head(broken: IncompleteBodyError) -> Response:
-    return Response(broken.status, broken.headers, b"", broken.expected)
+def _head_of(failure: IncompleteBodyError) -> Response:
+    return Response(failure.status, failure.headers, b"", failure.expected)
 
 
 def _is_whole(reply: Response) -> bool:
-    """Whether the reply is one to a request for a whole object."""
+    """Whether the reply holds a whole object, rather than a range."""
     return reply.status == 200 and "content-range" not in reply.headers
 
 
-def _strong(headers: Mapping[str, str]) -> str:
-    """The ETag without quotes; "" for a weak one, which does not say that bytes are the same."""
+def _strong_etag(headers: Mapping[str, str]) -> str:
+    """The ETag without quotes; "" for a weak one, which does not promise equal bytes."""
     etag = headers.get("etag", "")
     return "" if etag.startswith("W/") else etag.strip('"')

@@ -1,8 +1,8 @@
-"""Verified reads: one loop over the steps of `read_steps.py`.
+"""Verified reads: the loop around `read_steps.py`.
 
-A ranged read is widened to the edges of the pages that it is on, whose size is taken to be that of
-the last block read; a block with another is read again. With resumed bodies and reads that start
-over that is one call, with one budget of attempts and one list of notes.
+A ranged read is widened to whole pages. Their size is guessed to be that of the last block read; a
+block with another page size is read again. Resumed bodies and reads that start over are all one
+call, with one budget of attempts and one list of notes.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from blockyard.keys import range_past_end
 from blockyard.model import KIB, Block, BlockInfo
 from blockyard.s3 import responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.integrity import SMALLEST_PAGE, PageChecksums, ServiceChecksum, service_checksum
 from blockyard.s3.read_steps import Read, Step, next_step
 from blockyard.s3.requests import head_object
 from blockyard.s3.responses import check_object
-from blockyard.stores.base import (
-    ReadRequest,
+from blockyard.stores.base import ReadRequest
+from blockyard.stores.checks import (
     buffer_too_small,
-    changed,
     check_conditions,
+    etag_mismatch,
+    not_modified,
     requested_range,
-    unchanged,
 )
 
 Verified: TypeAlias = PageChecksums | ServiceChecksum | None
 FindChecksum = Callable[[Mapping[str, str]], ServiceChecksum | None]
 
 _CHECKED_INLINE = 64 * KIB
-"""Bodies up to this many bytes are verified at once; larger ones against the service's checksum,
-which may be slow to compute, where they block no one."""
+"""Bodies up to this many bytes are verified on the spot. Larger ones without page checksums are
+verified off the event loop, since the service's checksum (MD5, SHA-256) may be slow to compute."""
 _PROGRESS = 64 * KIB
-"""A body that broke off after so many bytes made progress: its attempt does not count."""
+"""A truncated body of so many bytes counts as progress, and its attempt as none that failed."""
 
 
 class Reader:
@@ -67,13 +67,14 @@ class Reader:
         full_key: str,
         find_checksum: FindChecksum = service_checksum,
     ) -> Block:
-        """See `Store.read`, which answers empty ranges by itself.
+        """See `Store.read`.
 
-        An object without page checksums is verified, when it is read whole, against what
-        `find_checksum` finds in the headers.
+        An object without page checksums is verified, when it is read whole, against the checksum
+        that `find_checksum` finds in the headers. Empty ranges, which HTTP does not have, take a
+        HEAD.
         """
         if wanted.length == 0 or wanted.suffix == 0:
-            info, _, _ = await self._look(ctx, wanted, full_key)
+            info, _, _ = await self._look_up(ctx, wanted, full_key)
             return Block(b"", 0, lambda: info)
         read = Read(wanted, full_key, self.page_size if self._verify_ranges == "widen" else 1)
         read.object_headers = self._caller.headers.read
@@ -84,14 +85,14 @@ class Reader:
     async def _read(
         self, ctx: Context, read: Read, full_key: str, find_checksum: FindChecksum
     ) -> Block:
-        """The loop of `read`."""
+        """Attempt, verify, and prepare the next request after a failure, until it succeeds."""
         verified: Verified = None
         learnt = self._caller.capabilities
         while True:
             try:
                 reply = await self._caller.attempt(ctx, read, read.check)
                 if read.span is None and learnt.checksum_mode is None:
-                    # if refused, it was all that was wrong
+                    # the header was sent and taken, or refused and left out
                     learnt.checksum_mode = read.checksum_mode
                 if read.span is None or self._verify_ranges != "off":
                     if reply.size <= _CHECKED_INLINE or PageChecksums.stated(reply.headers):
@@ -103,13 +104,13 @@ class Reader:
             except BlockStoreError as error:
                 failure = error
             else:
-                if self._is_all(read, reply, verified):
-                    return _block(read, reply, verified)
+                if self._has_all_pages(read, reply, verified):
+                    return _to_block(read, reply, verified)
                 continue
             try:
                 await self._prepare_next(ctx, read, failure)
             except InvalidRangeError:
-                refused = await self._read_refused(ctx, read, full_key)
+                refused = await self._resolve_refused_range(ctx, read, full_key)
                 if refused is not None:
                     return refused
             finally:
@@ -118,7 +119,7 @@ class Reader:
     async def head(
         self, ctx: Context, operation: str, key: str, full_key: str, *, checksum: bool = False
     ) -> Response:
-        """The headers of an object; with `checksum` also the one that the service keeps."""
+        """HEAD an object; with `checksum` ask for the checksum that the service keeps as well."""
         call = FunctionCall(
             operation,
             key,
@@ -132,14 +133,14 @@ class Reader:
 
         return await self._caller.call(ctx, call, described)
 
-    async def _read_refused(self, ctx: Context, read: Read, full_key: str) -> Block | None:
-        """What a range is that the service refuses as one past the end; None to ask for it again.
+    async def _resolve_refused_range(self, ctx: Context, read: Read, full_key: str) -> Block | None:
+        """After a 416, look up the object: an empty block, or None to request the range again.
 
-        That is where the object's own headers say that it has these bytes: it is never taken for an
-        empty one, and may have been replaced meanwhile.
+        None is for an object whose headers say that it has these bytes, as when it was replaced
+        meanwhile. Raises where the range is past the end.
         """
         wanted = read.wanted
-        info, begin, end = await self._look(ctx, wanted, full_key)
+        info, begin, end = await self._look_up(ctx, wanted, full_key)
         if begin >= end:
             return Block(b"", 0, lambda: info)
         if wanted.suffix:  # some refuse suffixes longer than the object
@@ -151,22 +152,21 @@ class Reader:
         await self._prepare_next(ctx, read, ProtocolError(how))
         return None
 
-    async def _look(
+    async def _look_up(
         self, ctx: Context, wanted: ReadRequest, full_key: str
     ) -> tuple[BlockInfo, int, int]:
-        """The object, and what is wanted of it by its size: for what HTTP has no range of.
+        """HEAD the object; return its info and the start and end of the bytes wanted.
 
-        The error response to a range does not show whether the block has the size that it was
-        stored with, as a service may have lost its end; its headers do. Raises the error of a range
-        past the end.
+        The headers also show whether the object still has the size that the block was stored with;
+        a 416 does not. Raises `InvalidRangeError` for a range past the end.
         """
         reply = await self.head(ctx, wanted.operation, wanted.key, full_key)
         info = responses.stat_result(reply, wanted.operation, wanted.key)
         check_conditions(wanted, info.etag)
         return info, *requested_range(wanted, info.size)
 
-    def _is_all(self, read: Read, reply: Response, verified: Verified) -> bool:
-        """Whether all pages that are wanted came whole; else `read` is widened to them.
+    def _has_all_pages(self, read: Read, reply: Response, verified: Verified) -> bool:
+        """Whether all pages that are wanted have come whole; if not, widen `read` to them.
 
         Raises the error for a version that the conditions refuse, of a service that ignores them.
         """
@@ -176,26 +176,26 @@ class Reader:
         if read.span is None or read.page == 1 or not isinstance(verified, PageChecksums):
             return True
         self.page_size = verified.page_size
-        if verified.page_size == read.page or _covered(read, reply, verified):
+        if verified.page_size == read.page or _pages_cover(read, reply, verified):
             return True
-        read.widen(verified.page_size)
+        read.widen_to_pages(verified.page_size)
         return False
 
     async def _prepare_next(self, ctx: Context, read: Read, failure: BlockStoreError) -> None:
-        """Make `read` ready for its next request, having waited; or raise what ends it."""
+        """Prepare `read` for its next request, after a backoff if due; or raise the final error."""
         step = next_step(read, failure)
         if step is Step.GIVE_UP or (step is Step.READ_AGAIN and self._caller.on_last_attempt(read)):
-            error = self._caller.last_failure(ctx, read, _told(read.wanted, failure))
+            error = self._caller.last_failure(ctx, read, _caller_error(read.wanted, failure))
             try:
                 raise error from (None if error is failure else failure)
             finally:
                 del error, failure  # which its traceback refers to
         if isinstance(failure, IncompleteBodyError) and step is Step.RESUME:
-            broken = read.resume(failure, read.history().failed)
+            resumed = read.resume(failure, read.history().failed)
             if failure.received >= _PROGRESS:
-                self._caller.made_progress(read.history(), broken.failed_before)
+                self._caller.made_progress(read.history(), resumed.failed_before)
         if step in {Step.READ_AGAIN, Step.READ_REPLACED}:
-            self._caller.count(read, failure)
+            self._caller.count_failure(read, failure)
         elif step is not Step.READ_WHOLE:
             pausing = self._caller.pause_or_raise(ctx, read, failure)
             del failure  # which its traceback refers to
@@ -207,14 +207,14 @@ class Reader:
 
 
 def verify(read: Read, reply: Response, find_checksum: FindChecksum) -> Verified:
-    """What the bytes read were verified against. Raises `IntegrityError`.
+    """Verify the bytes of a reply; return what they were verified against.
 
-    The block's own page checksums; what `find_checksum` finds for a block that has none, and was
-    read whole; nothing, None.
+    The block's own page checksums; else, for a whole object, the checksum that `find_checksum`
+    finds; else nothing, None. Raises `IntegrityError`.
     """
     target = read.target
     body = memoryview(reply.body) if target is None else target[: reply.size]
-    first, size = (0, len(body)) if read.span is None else read.stated
+    first, size = (0, len(body)) if read.span is None else read.content_range
     verified: Verified
     wrong = None
     try:
@@ -231,17 +231,17 @@ def verify(read: Read, reply: Response, find_checksum: FindChecksum) -> Verified
     return verified
 
 
-def _covered(read: Read, reply: Response, checksums: PageChecksums) -> bool:
-    """Whether the pages of all bytes wanted came whole."""
-    first, size = read.stated
+def _pages_cover(read: Read, reply: Response, checksums: PageChecksums) -> bool:
+    """Whether all bytes wanted lie on pages that have come whole."""
+    first, size = read.content_range
     offset, length = read.wanted.offset, read.wanted.length
     if offset is None:
         offset = max(0, size - (read.wanted.suffix or 0))
     return checksums.cover(offset, length, first, reply.size)
 
 
-def _block(read: Read, reply: Response, verified: Verified) -> Block:
-    """What was wanted of the bytes that were read."""
+def _to_block(read: Read, reply: Response, verified: Verified) -> Block:
+    """Cut the bytes that the caller wants out of the pages that were read."""
     wanted, span = read.wanted, read.span
     page_sums = None
     if wanted.page_sums and isinstance(verified, PageChecksums):
@@ -255,7 +255,7 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
             verified,
             page_sums,
         )
-    first, size = read.stated
+    first, size = read.content_range
     begin, end = requested_range(wanted, size)
     data, got = reply.body[begin - first : end - first], end - begin
     if wanted.into is not None:
@@ -266,8 +266,8 @@ def _block(read: Read, reply: Response, verified: Verified) -> Block:
     )
 
 
-def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
-    """`failure` in the words of the caller."""
+def _caller_error(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
+    """Translate a failure into the error that the operation promises."""
     where = f"{wanted.operation} {wanted.key!r}"
     match failure:
         case OversizedBodyError() if wanted.into is not None:
@@ -277,8 +277,8 @@ def _told(wanted: ReadRequest, failure: BlockStoreError) -> BlockStoreError:
         case InvalidRangeError() if wanted.offset is not None:
             return range_past_end(wanted.operation, wanted.key, wanted.offset)
         case S3Error() if failure.status == 412 and wanted.if_match is not None:
-            return changed(where, wanted.if_match)
+            return etag_mismatch(where, wanted.if_match)
         case S3Error() if failure.status == 304 and wanted.if_none_match is not None:
-            return unchanged(where, wanted.if_none_match)
+            return not_modified(where, wanted.if_none_match)
         case _:
             return failure

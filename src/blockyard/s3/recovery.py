@@ -1,8 +1,8 @@
-"""What error responses teach: credentials, clock, region, and what the service has and lacks.
+"""Recovery from error responses: expired credentials, clock skew, another region, capabilities.
 
-Each recovers a call once, so that its next try differs, and is kept for the calls after it while
-the store is open. Threads and loops share it without a lock: it is swapped whole, and a race costs
-no more than finding out twice. Logged to `blockyard.s3`.
+Each kind is recovered once a call, and what was learnt is kept for later calls of the store.
+Threads and event loops share it without a lock: values are replaced whole, and a race costs no more
+than learning twice. Logged to `blockyard.s3`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blockyard.s3.requests import with_a_body
 from blockyard.s3.signing import EMPTY_SHA256, Signer, without_signature
 
 if TYPE_CHECKING:
-    from blockyard.s3.calls import Call
+    from blockyard.s3.caller import Call
 
 _log = logging.getLogger("blockyard.s3")
 _HEADER_REFUSED = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented"})
@@ -36,19 +36,22 @@ _LACKING = frozenset({"NotImplemented", "MethodNotAllowed"})
 
 @dataclass(slots=True, eq=False)
 class Capabilities:
-    """One store's service. None: not known yet.
+    """What the service of one store supports. None: not known yet.
 
-    `answered`: the endpoint ever sent a reply. `bucket_found`: a reply proved that the bucket
-    is there. `upload_checksum`, `checksum_mode`: it takes `x-amz-checksum-crc32c` with a write,
-    `x-amz-checksum-mode` with a read. `delete_objects`, `copies`, `uploads`: it has DeleteObjects,
-    CopyObject, multipart uploads. `conditional_writes`, `matching_writes`: it holds a write with
-    `If-None-Match: *`, with `If-Match`, to that, and does not just accept the header;
-    `conditional_uploads`, `matching_uploads`: the end of an upload; `matching_deletes`: a delete
-    with `If-Match`. `part_checksums`: it verifies the CRC32C of a part; `upload_etags`: its reply
-    to the end of an upload has the object's ETag; `upload_tags`: it keeps the tags that an upload
-    begins with. `bare_etags`: it takes the ETag of `If-Match`
-    with a write as it stands, quotes and all, as Ceph up to 19 does. `request_ids`: its replies
-    have a request id, so that one without it that proves nothing else is of something in between.
+    answered: the endpoint has sent a reply before
+    bucket_found: a reply proved that the bucket exists
+    request_ids: replies have a request id, so that one without may be an intermediary's
+    upload_checksum, checksum_mode: it accepts `x-amz-checksum-crc32c` with a write,
+        `x-amz-checksum-mode` with a read
+    delete_objects, copies, uploads: it has DeleteObjects, CopyObject, multipart uploads
+    conditional_writes, matching_writes: it enforces `If-None-Match: *`, `If-Match` of a PutObject,
+        and does not just accept the header
+    conditional_uploads, matching_uploads: the same of a CompleteMultipartUpload
+    matching_deletes: it enforces `If-Match` of a delete
+    part_checksums: it verifies the CRC32C of a part
+    upload_etags: its reply to CompleteMultipartUpload has the ETag of the object
+    upload_tags: it keeps the tags of a CreateMultipartUpload
+    bare_etags: `If-Match` of a write has to be unquoted, as for Ceph up to 19
     """
 
     answered: bool = False
@@ -72,13 +75,13 @@ class Capabilities:
     def __setattr__(self, name: str, value: bool | None) -> None:
         before = getattr(self, name, value)
         object.__setattr__(self, name, value)
-        told = name != "request_ids" or before is True
-        if before != value and value is (name == "bare_etags") and told:  # not as it should be
+        matters = name != "request_ids" or before is True
+        if before != value and value is (name == "bare_etags") and matters:  # unlike AWS
             _log.info("learnt of the service: %s is %s", name, value)
 
     @classmethod
     def of_aws(cls) -> Capabilities:
-        """Those that AWS documents."""
+        """The capabilities that AWS documents."""
         return cls(
             request_ids=True,
             checksum_mode=True,
@@ -97,7 +100,7 @@ class Capabilities:
 
 
 def lacking(error: S3Error) -> bool:
-    """Whether the service refused the request since it has no such operation."""
+    """Whether the service refused the request because it does not have the operation."""
     return error.status in {405, 501} or error.code in _LACKING
 
 
@@ -107,14 +110,14 @@ def refuses_a_header(error: S3Error) -> bool:
 
 
 _LARGEST_SKEW = 300.0
-"""Seconds between two clocks that a service, which allows fifteen minutes, does not mind."""
+"""Seconds of clock skew that are ignored. Services allow fifteen minutes."""
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the bucket is and who signs for it there; swapped whole when the region is learnt."""
+    """Address, region and signer of the bucket, replaced whole when another region is learnt."""
 
     address: Address
     signer: Signer
@@ -122,9 +125,9 @@ class Site:
 
 
 class Recovery:
-    """Where the bucket is, what time it is there, and how error responses correct that.
+    """The region and the clock of the service, corrected by its error responses.
 
-    Shared by threads and loops; its state is swapped whole.
+    Shared by threads and event loops; its values are replaced whole.
     """
 
     def __init__(
@@ -148,23 +151,27 @@ class Recovery:
         site: Site,
         credentials: Credentials | None,
     ) -> Response:
-        """The error response with its reason: that of a HEAD has none, so a GET asks for it.
+        """The error response, with a body: that of a HEAD has none, so a GET is sent to get it.
 
-        Not where the clock is seen to be wrong, which is all the reason it needs. What signed the
-        request is left out of it.
+        No GET is needed where the headers already show the region or the clock skew. What signed
+        the request is left out of the response.
         """
         refused = without_signature(refused, request)
         if request.method != "HEAD" or refused.status not in {400, 403} or credentials is None:
             return refused
         if region_hint(refused) or self._skew(ctx, refused) is not None:
             return refused
-        question = with_a_body(request)
-        site.signer.sign(question, credentials, self.now(ctx), EMPTY_SHA256)
+        with_body = with_a_body(request)
+        site.signer.sign(with_body, credentials, self.now(ctx), EMPTY_SHA256)
         try:
-            told = await ctx.runtime.exchange(question, limit=MAX_ERROR_BODY, deadline=ctx.deadline)
+            explained = await ctx.runtime.exchange(
+                with_body, limit=MAX_ERROR_BODY, deadline=ctx.deadline
+            )
         except TransportError:
             return refused
-        return without_signature(told, question) if told.status in {400, 403} else refused
+        if explained.status not in {400, 403}:
+            return refused
+        return without_signature(explained, with_body)
 
     async def recovered(
         self,
@@ -174,10 +181,10 @@ class Recovery:
         site: Site,
         credentials: Credentials | None,
     ) -> bool:
-        """Learn from an error response; whether the next attempt will differ because of it.
+        """Learn from an error response; return whether to send the request again because of it.
 
-        `site` and `credentials` are those of the refused request: meanwhile another call may
-        have put right what was wrong with it.
+        `site` and `credentials` are those of the refused request: another call may have replaced
+        them meanwhile.
         """
         attempts = call.history()
         error = error_from(response, call.operation, call.key)
@@ -198,7 +205,7 @@ class Recovery:
         return self._without_checksum_mode(call, error)
 
     def _without_checksum_mode(self, call: Call, error: BlockStoreError) -> bool:
-        """Whether the call goes on without the header, which not every service takes."""
+        """Drop `x-amz-checksum-mode` from the call, if the service may have refused that header."""
         if not call.checksum_mode or self._capabilities.checksum_mode is not None:
             return False
         if not isinstance(error, S3Error) or not refuses_a_header(error):
@@ -208,9 +215,9 @@ class Recovery:
         return True
 
     def _skew(self, ctx: Context, response: Response) -> float | None:
-        """Seconds that the service's clock is ahead of the one requests are signed by.
+        """Seconds by which the service's clock is ahead of the signing clock.
 
-        None for less than it would mind, and for a reply other than an error response of that kind.
+        None below `_LARGEST_SKEW`, and for other replies than a 400 or 403.
         """
         theirs = server_time(response) if response.status in {400, 403} else None
         skew = 0.0 if theirs is None else theirs - self.now(ctx)

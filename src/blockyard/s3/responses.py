@@ -1,17 +1,17 @@
-"""Successful responses: what proves a success, the range that it holds, the results in it.
+"""Successful responses: what proves a success, and the results in them.
 
 A proxy, a login page, a console port or a web server answers `200` to anything. The response of an
 S3 service to a write, and to a read or HEAD of an object, has an ETag; that to a delete is empty
-(`error_responses.is_anyones` says what that is worth); the others are XML (`listing.py` reads those
-of listings). What is not what S3 documents is a `ProtocolError` or `NotS3Error`, and never read as
-something near it. Ranges: RFC 9110, sections 14 and 15.3.7.
+(see `error_responses.may_be_from_intermediary`); the others are XML (`listing.py` reads listings).
+What differs from what S3 documents is a `ProtocolError` or `NotS3Error`, never read as something
+near it.
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import md5
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
@@ -19,12 +19,11 @@ from blockyard.context import Response
 from blockyard.errors import (
     BlockStoreError,
     IntegrityError,
-    InvalidRangeError,
     NotS3Error,
     ProtocolError,
     UnsupportedError,
 )
-from blockyard.model import MAX_BLOCK_SIZE, BlockInfo
+from blockyard.model import BlockInfo
 from blockyard.s3.dates import http_date, iso_date
 from blockyard.s3.error_responses import (
     ErrorResponse,
@@ -35,7 +34,6 @@ from blockyard.s3.error_responses import (
 from blockyard.s3.integrity import PageChecksums
 from blockyard.s3.object_headers import metadata_of
 from blockyard.s3.xml import Document, cut_deleted, read_xml
-from blockyard.stores.base import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +45,7 @@ Cut = TypeVar("Cut")
 
 
 def block_info(key: str, response: Response, size: int | None = None) -> BlockInfo:
-    """What the headers of a HEAD, GET or PUT say of the block `key`.
+    """The info of the block `key` from the headers of a HEAD, GET or PUT.
 
     `size` is its size in bytes where the caller knows it, as after a PUT; else it is the
     reply's `Content-Length`.
@@ -59,8 +57,8 @@ def block_info(key: str, response: Response, size: int | None = None) -> BlockIn
     return BlockInfo(key, size, unquoted(headers.get("etag", "")), last_modified)
 
 
-def described(info: BlockInfo, response: Response) -> BlockInfo:
-    """`info`, with what the reply to a HEAD or GET says of the object besides."""
+def with_object_headers(info: BlockInfo, response: Response) -> BlockInfo:
+    """`info` with metadata, content type and storage class from a reply to a HEAD or GET."""
     headers = response.headers
     return info._replace(
         metadata=metadata_of(headers),
@@ -70,15 +68,15 @@ def described(info: BlockInfo, response: Response) -> BlockInfo:
 
 
 def read_result(key: str, response: Response, size: int) -> BlockInfo:
-    """What the reply to a GET says of the block `key`, of `size` bytes."""
-    return described(block_info(key, response, size), response)
+    """The full info of the block `key` of `size` bytes from the reply to a GET."""
+    return with_object_headers(block_info(key, response, size), response)
 
 
 def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
-    """What the reply to a HEAD says of the block `key`.
+    """The full info of the block `key` from the reply to a HEAD.
 
-    Raises `IntegrityError` for an object of another size than the block was stored with, as a
-    service leaves that lost the end of a write.
+    Raises `IntegrityError` where the object has another size than the block was stored with: a
+    service may have lost the end of a write.
     """
     check_object(response)
     info = block_info(key, response)
@@ -88,16 +86,16 @@ def stat_result(response: Response, operation: str, key: str) -> BlockInfo:
             sums.check_size(info.size)
     except ValueError as error:
         raise IntegrityError(f"{operation} {key!r}: {error}") from None
-    return described(info, response)
+    return with_object_headers(info, response)
 
 
 def delete_outcome(
     response: Response, keys: Sequence[str], key_prefix: str = ""
 ) -> tuple[list[str], dict[str, BlockStoreError]]:
-    """Which of `keys` are gone, in the order requested, and the error of every other one.
+    """Parse a DeleteObjects reply: the `keys` that are gone, in order, and the errors of others.
 
-    `keys` come without `key_prefix`, which the service's have. A key that was not there counts
-    as gone; one that the reply passes over has failed.
+    `keys` come without `key_prefix`, those in the reply with it. A key that did not exist counts as
+    gone; one that the reply does not mention has failed.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
     """
     document, deleted = _canonical_deletion(response) or _deletion(response)
@@ -130,12 +128,12 @@ def delete_outcome(
 
 
 def _canonical_deletion(response: Response) -> tuple[Document, list[str]] | None:
-    """The reply and the keys it calls deleted, where these are written as `cut_deleted` expects."""
+    """Fast path of `_deletion`; None where the XML is not written as `cut_deleted` expects."""
     return without_entries(response, cut_deleted(response.body), "Deleted", _deletion_document)
 
 
 def _deletion(response: Response) -> tuple[Document, list[str]]:
-    """The reply and the keys it calls deleted, however these are written."""
+    """The document and the keys that it lists as deleted."""
     document = _deletion_document(response)
     return document, [key for (key,) in document.entries("Deleted", "Key")]
 
@@ -175,9 +173,9 @@ Tag: TypeAlias = tuple[str, str]
 
 
 def tags(response: Response, operation: str, key: str) -> list[Tag]:
-    """The tags of an object, none where the reply is empty: of Ceph, for one without.
+    """The tags of an object; none for an empty reply, which Ceph gives for an object without tags.
 
-    Raises `UnsupportedError` for the object itself, with its ETag, which rclone gives.
+    Raises `UnsupportedError` where the reply is the object itself, as of rclone.
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObjectTagging.html
     """
     if not response.body:
@@ -187,25 +185,25 @@ def tags(response: Response, operation: str, key: str) -> list[Tag]:
     except ProtocolError as error:
         if "etag" not in response.headers:
             raise
-        raise without_tags(operation, key) from error
+        raise no_tags_error(operation, key) from error
     return [(name, value) for name, value in document.entries("TagSet/Tag", "Key", "Value")]
 
 
-def without_tags(operation: str, key: str) -> UnsupportedError:
-    """The error for a service that keeps no tags, or takes a request for them for a read."""
+def no_tags_error(operation: str, key: str) -> UnsupportedError:
+    """The error for a service without object tags."""
     return UnsupportedError(f"{operation} {key!r}: the service has no tags of objects")
 
 
 class UploadResult(NamedTuple):
-    """What the reply to the end of an upload says of the object: its ETag, without quotes, and its
-    CRC32C in base64, or that of its parts; "" where it says none."""
+    """The reply to CompleteMultipartUpload: ETag without quotes, and CRC32C in base64, of the
+    object or composite; "" where there is none."""
 
     etag: str
     checksum: str
 
 
 def upload_id(response: Response, operation: str, key: str) -> str:
-    """The id of the upload that the reply to CreateMultipartUpload says was begun.
+    """The upload id in a CreateMultipartUpload reply.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html
     """
@@ -218,7 +216,7 @@ def upload_id(response: Response, operation: str, key: str) -> str:
 
 
 def complete_result(response: Response, operation: str, key: str | None) -> UploadResult:
-    """What the reply to CompleteMultipartUpload says; raises the error it may hold instead.
+    """Parse a CompleteMultipartUpload reply. Raises the error that a 200 may hold instead.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html
     """
@@ -254,9 +252,9 @@ def without_entries(
     name: str,
     read: Callable[[Response], Document],
 ) -> tuple[Document, Cut] | None:
-    """The document that is left of a reply, and what was cut out of it: the entries `name`.
+    """The rest of a document and the entries `name` that the fast path of `xml.py` cut out of it.
 
-    None where there was nothing to be cut, or it was no child of the root: see `xml.py`.
+    None where nothing was cut, or the entries were no children of the root.
     """
     if cut is None:
         return None
@@ -267,7 +265,7 @@ def without_entries(
 
 def result_document(response: Response, operation: str, key: str | None, *roots: str) -> Document:
     """The XML in a successful reply, whose root is one of `roots`; raises the error it may hold."""
-    check_page(response)
+    check_not_html(response)
     document = read_xml(response.body)
     if document.name == "Error":
         raise error_from(response, operation, key)
@@ -277,7 +275,7 @@ def result_document(response: Response, operation: str, key: str | None, *roots:
 
 
 def size_of(text: str, key: str) -> int:
-    """The size in bytes that `text` says the block has."""
+    """Parse a size in bytes. Raises `ProtocolError`."""
     if len(text) <= 18 and text.isascii() and text.isdigit():
         return int(text)
     raise ProtocolError(f"the reply gives no valid size for {key!r}")
@@ -302,12 +300,12 @@ def check_stored(reply: Response) -> None:
         raise _not_s3(reply, "the reply to a write has no ETag", " If so: write_proof: head")
     if reply.status == _ACCEPTED:
         raise _not_s3(reply, "the reply does not say that the write is done")
-    if reply.status != _CREATED and is_page(reply):  # WebDAV servers send a page with their 201
+    if reply.status != _CREATED and is_html(reply):  # WebDAV servers send a page with their 201
         raise _not_s3(reply, "the reply to a write is a web page")
 
 
-def check_taken(reply: Response) -> None:
-    """`check_stored` for a service that sends no ETag: the reply is empty, at least."""
+def check_accepted(reply: Response) -> None:
+    """`check_stored` for a service that sends no ETag: at least the reply has to be empty."""
     if reply.status == _ACCEPTED or (reply.status != _CREATED and reply.body):
         raise _not_s3(reply, "the reply to a write is not empty")
 
@@ -319,9 +317,9 @@ def check_object(reply: Response) -> None:
 
 
 def check_done(reply: Response, operation: str, key: str | None) -> None:
-    """Raise unless the reply to a DELETE, or to a PUT of tags, shows that it was done: it is empty.
+    """Raise unless the reply to a DELETE, or to a PUT of tags, is an empty 200 or 204.
 
-    Raises the error of one that holds one after all, and `NotS3Error` for any other.
+    Raises the error that the body holds, or `NotS3Error` for any other body.
     """
     if reply.body and read_error_response(reply).code:
         raise error_from(reply, operation, key)
@@ -329,14 +327,14 @@ def check_done(reply: Response, operation: str, key: str | None) -> None:
         raise _not_s3(reply, f"the reply to {operation} is not that of a service that has done it")
 
 
-def check_page(reply: Response) -> None:
-    """Raise `NotS3Error` for a web page where S3 answers with XML."""
-    if is_page(reply):
+def check_not_html(reply: Response) -> None:
+    """Raise `NotS3Error` for HTML where S3 answers with XML."""
+    if is_html(reply):
         raise _not_s3(reply, "the reply is a web page")
 
 
-def is_page(reply: Response) -> bool:
-    """Whether the reply holds a web page."""
+def is_html(reply: Response) -> bool:
+    """Whether the body is HTML."""
     if not reply.body:
         return False
     start = reply.body[:_SNIFFED].lstrip().lower()
@@ -345,77 +343,5 @@ def is_page(reply: Response) -> bool:
 
 def _not_s3(reply: Response, what: str, unless: str = "") -> NotS3Error:
     kind = reply.headers.get("content-type", "")
-    told = f" of type {kind[:60]!r}" if kind else ""
-    return NotS3Error(f"{what} ({reply.status}{told}): is this an S3 endpoint?{unless}")
-
-
-# Ranges
-
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
-
-
-@dataclass(slots=True, eq=False)
-class Span:
-    """Bytes of an object: `length` from `first` (to the end when None), or the last `suffix`."""
-
-    first: int = 0
-    length: int | None = None
-    suffix: int | None = None
-
-    def __str__(self) -> str:
-        if self.suffix is not None:
-            return f"the last {self.suffix} bytes"
-        return f"{'all' if self.length is None else self.length} bytes from {self.first}"
-
-    @property
-    def most(self) -> int:
-        """The most bytes that an honest reply holds."""
-        return self.length or self.suffix or MAX_BLOCK_SIZE
-
-    def of(self, size: int) -> tuple[int, int]:
-        """The first byte, and the one after the last, in an object of `size` bytes."""
-        return within(size, self.first, self.length, self.suffix)
-
-
-def check_range_reply(response: Response, span: Span) -> tuple[int, int]:
-    """The first byte and the object's size, of a reply that holds the range requested.
-
-    Raises `ProtocolError` for any other.
-
-    Fewer bytes than requested are right only at the object's end. Some services answer 200 and yet
-    no more than the range, as its Content-Range says.
-    """
-    if response.status not in {200, 206}:
-        raise ProtocolError(f"status {response.status} for a range request, expected 206")
-    if span.suffix is not None and response.size == 0:
-        raise InvalidRangeError("the service has no bytes at the object's end")
-    stated = response.headers.get("content-range", "")
-    match = _CONTENT_RANGE.fullmatch(stated)
-    if match is None:
-        raise ProtocolError(f"Content-Range {stated!r}: expected 'bytes FIRST-LAST/SIZE'")
-    begin, last, size = int(match[1]), int(match[2]), int(match[3])
-    if (begin, last + 1) != span.of(size) or last + 1 - begin != response.size:
-        raise ProtocolError(
-            f"Content-Range {stated!r} with a body of {response.size} bytes does not answer "
-            f"a request for {span}"
-        )
-    return begin, size
-
-
-def stated_range(response: Response) -> tuple[int, int]:
-    """The first byte and the object's size, by the Content-Range of a reply that was checked."""
-    stated = response.headers["content-range"]
-    first, _, rest = stated[6:].partition("-")  # behind "bytes "
-    return int(first), int(rest[rest.index("/") + 1 :])
-
-
-def cut_from_whole(whole: Response, span: Span) -> Response:
-    """The reply of a service that ignores ranges, as if it had not.
-
-    Raises `InvalidRangeError` at or past the object's end.
-    """
-    first, end = span.of(whole.size)
-    if first >= whole.size:
-        raise InvalidRangeError(f"{span}: the object has {whole.size}")
-    stated = {"content-range": f"bytes {first}-{end - 1}/{whole.size}"}
-    return Response(206, {**whole.headers, **stated}, whole.body[first:end], end - first)
+    of_type = f" of type {kind[:60]!r}" if kind else ""
+    return NotS3Error(f"{what} ({reply.status}{of_type}): is this an S3 endpoint?{unless}")

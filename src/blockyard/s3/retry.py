@@ -1,4 +1,4 @@
-"""When requests are sent again, how many at a time, and which reads twice.
+"""Retry policy and client-side rate control.
 
 Retries are pure functions, tested as a table: exponential backoff with full jitter
 (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/). There is
@@ -6,17 +6,12 @@ no other retry in blockyard: a call makes at most `attempts` requests that fail,
 in them, and ends when its deadline does.
 
 Client-side rate control is an AIMD concurrency limit and a retry token bucket, one a store. Each
-bout of throttling halves the number of requests in flight, each success raises it a little
+episode of throttling halves the number of requests in flight, each success raises it a little
 (additive increase, multiplicative decrease: RFC 5681, section 3.1). Retries are paid for from a
 bucket of tokens that successes fill again, so that a service in trouble does not get several times
 its usual load. An empty bucket fills slowly by itself: calls wait for their tokens, and so outlast
 a service that restarts, without a storm.
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-
-A few slow replies make the tail of a service's latency; a read whose first byte is later than that
-of 95 in 100 is sent again on another connection, where most come at once (Dean and Barroso, "The
-Tail at Scale", 2013). At most one read in twenty, however slow the service becomes, so that
-hedging never doubles its load.
 
 Threads and event loops share all of it without a lock: a race costs a little precision.
 """
@@ -24,12 +19,10 @@ Threads and event loops share all of it without a lock: a race costs a little pr
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import dataclass
-from itertools import count
 from weakref import ref
 
-from blockyard.context import Context, Hedge
+from blockyard.context import Context
 from blockyard.errors import (
     BlockStoreError,
     DeadlineExceededError,
@@ -73,13 +66,14 @@ _DOUBLINGS = 20
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How hard a call tries.
+    """How often a call is attempted, and the backoff between attempts.
 
-    `attempts` counts all requests, the first included; `before_contact` is the limit where the
-    endpoint never answered and refuses connections, has no address, or is no S3 service: that is
-    more likely a wrong address than an outage. One that stays silent is waited for as later: so
-    does an outage look. Delays grow from `base` seconds to `cap` seconds; to
-    `cap_before_contact` while the endpoint never answered.
+    attempts: limit of all requests of a call, the first included
+    before_contact: the limit while the endpoint has never answered and it refuses connections, has
+        no address, or is no S3 service: more likely a wrong address than an outage. Timeouts keep
+        the limit of `attempts`, since they look like an outage.
+    base, cap: the backoff grows from `base` to `cap` seconds
+    cap_before_contact: the cap while the endpoint has never answered
     """
 
     attempts: int = 10
@@ -101,11 +95,11 @@ def is_transient(error: BlockStoreError) -> bool:
 
 
 def may_have_taken_effect(error: BlockStoreError) -> bool:
-    """Whether the request that this is the outcome of may have been carried out all the same.
+    """Whether a request that ended with this error may have been carried out all the same.
 
-    Not where nothing can have been sent, nor where the service itself refused: a proxy that says
-    so, or a service that failed, may have passed on what it was sent. What it stored otherwise than
-    it was asked to is stored.
+    No where nothing can have been sent, or where the service itself refused the request. Yes where
+    a proxy gave up or the service failed, since either may have passed the request on, and where
+    the object was stored without the options requested.
     """
     if isinstance(error, TransportError):
         return not never_connected(error)
@@ -133,7 +127,7 @@ def delay_before_next(
     honoured up to the cap.
     """
     limit = policy.attempts
-    if not contacted and _looks_wrong(error):
+    if not contacted and _suggests_wrong_address(error):
         limit = min(limit, policy.before_contact)
     if failed >= limit or not is_transient(error):
         return None
@@ -151,7 +145,7 @@ def never_connected(error: BlockStoreError) -> bool:
     return isinstance(error, kinds) and not error.established
 
 
-def _looks_wrong(error: BlockStoreError) -> bool:
+def _suggests_wrong_address(error: BlockStoreError) -> bool:
     """Whether the address is more likely at fault than the service."""
     refused = isinstance(error, TransportConnectionError) and not error.established
     return refused or isinstance(error, NotS3Error)
@@ -172,21 +166,23 @@ _LONGEST_WAIT = 60.0
 may be silent, after which hundreds of calls want theirs at once."""
 _UNLIMITED_FROM = 256.0
 """A limit that has grown to this many requests is lifted."""
-_BOUT = 0.5
-"""Seconds in which several throttled replies count as one bout."""
-_LOOK_AGAIN = 0.02
-"""Seconds, on average, between looks for a free permit."""
-_LOOK_FOR_TOKENS = 0.1
-"""Seconds, on average, between looks for tokens."""
-_MANY = 50
-"""Where more than so many wait each looks less often: all together look no more than those do."""
-_LOOK_AT_LAST = 1.0
-"""Seconds, on average, between looks, however many wait."""
+_EPISODE = 0.5
+"""Seconds in which several throttled replies count as one episode."""
+_PERMIT_POLL = 0.02
+"""Mean seconds between polls for a free permit."""
+_TOKEN_POLL = 0.1
+"""Mean seconds between polls for tokens."""
+_MANY_WAITING = 50
+"""Where more than so many wait each polls less often: together they poll no more than so many."""
+_LONGEST_POLL = 1.0
+"""Mean seconds between polls, however many wait."""
 
 
 class Permit:
-    """For one request under a concurrency limit. Dropped unreleased, as when a signal handler
-    raises on the way to that, it is free as well.
+    """One request under the concurrency limit.
+
+    It is given back by `RateLimiter.release`, or when it is garbage collected, as after a signal
+    handler that raised before the release.
     """
 
     __slots__ = ("__weakref__",)
@@ -199,44 +195,44 @@ class RateLimiter:
         self.limit: float | None = None
         self.tokens: float = _TOKENS
         self._filled = 0.0
-        self._under_way: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        self._permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._for_permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._for_tokens: PerProcess[set[ref[Permit]]] = PerProcess(set)
-        self._bout_ends = 0.0
+        self._episode_ends = 0.0
 
     async def acquire(self, ctx: Context) -> Permit:
-        """Wait for a permit under the concurrency limit; give it back by `release`, or drop it.
+        """Wait for a permit under the concurrency limit, to be given back by `release`.
 
-        Who comes while others wait does so too: else one that gives back a permit, and asks for the
-        next at once, would always be before them.
+        A newcomer waits while others do: else a caller that gives back a permit, and asks for the
+        next at once, would always be served before them.
         """
-        under_way = self._under_way.here()  # what is under way in a parent never ends here
+        permits = self._permits.here()  # a parent process's are never released here
         waiting, permit = self._for_permits.here(), Permit()
         gives_way = bool(waiting)
         try:
-            while self.limit is not None and (gives_way or len(under_way) >= max(self.limit, 1.0)):
+            while self.limit is not None and (gives_way or len(permits) >= max(self.limit, 1.0)):
                 waiting.add(ref(permit, waiting.discard))
-                await ctx.sleep(_until_next_look(ctx, _LOOK_AGAIN, len(waiting)))
+                await ctx.sleep(_until_next_poll(ctx, _PERMIT_POLL, len(waiting)))
                 gives_way = False
         finally:
             waiting.discard(ref(permit))
-        under_way.add(ref(permit, under_way.discard))
+        permits.add(ref(permit, permits.discard))
         return permit
 
     def release(self, permit: Permit) -> None:
-        self._under_way.here().discard(ref(permit))
+        self._permits.here().discard(ref(permit))
 
     def throttled(self, ctx: Context) -> None:
-        """The service asked to slow down."""
+        """Halve the limit, once an episode: the service asked to slow down."""
         now = ctx.runtime.now()
-        if now < self._bout_ends:
+        if now < self._episode_ends:
             return
-        self._bout_ends = now + _BOUT
+        self._episode_ends = now + _EPISODE
         self.limit = max((self.limit or float(ctx.concurrency)) / 2, 1.0)
         _log.info("the service throttles: %.0f requests at a time, at most", self.limit)
 
     def succeeded(self, paid: int) -> None:
-        """A call succeeded whose last retry, if any, had `paid` that many tokens."""
+        """Record a success; `paid` is the price in tokens of the last retry of its call, if any."""
         if self.tokens < _TOKENS:
             self.tokens = min(self.tokens + max(paid, 1), _TOKENS)
         if self.limit is not None:
@@ -246,9 +242,10 @@ class RateLimiter:
             self.limit = None if grown >= _UNLIMITED_FROM else grown
 
     async def take_tokens(self, ctx: Context, error: BlockStoreError) -> int:
-        """The tokens that a retry after `error` cost, waited for; 0 when that was in vain.
+        """Wait for the tokens that a retry after `error` costs, and return how many those are.
 
-        A call with a deadline waits until that, which raises `DeadlineExceededError`.
+        Returns 0 after `_LONGEST_WAIT` without enough of them; a call with a deadline waits until
+        that and raises `DeadlineExceededError`.
         """
         cost = _cost(error)
         give_up = ctx.runtime.now() + _LONGEST_WAIT
@@ -258,7 +255,7 @@ class RateLimiter:
                 if ctx.deadline is None and ctx.runtime.now() >= give_up:
                     return 0
                 waiting.add(ref(permit, waiting.discard))
-                await ctx.sleep(_until_next_look(ctx, _LOOK_FOR_TOKENS, len(waiting)))
+                await ctx.sleep(_until_next_poll(ctx, _TOKEN_POLL, len(waiting)))
         finally:
             waiting.discard(ref(permit))
         return cost
@@ -273,13 +270,13 @@ class RateLimiter:
         return True
 
 
-def _until_next_look(ctx: Context, seconds: float, waiting: int) -> float:
-    """Seconds that one of so many who wait sleeps until it looks again: `seconds` on average.
+def _until_next_poll(ctx: Context, seconds: float, waiting: int) -> float:
+    """Seconds until one of so many waiting callers polls again: `seconds` on average.
 
     Longer where many wait, but not so that a deadline passes meanwhile.
     """
     chance = 2 * ctx.runtime.jitter()
-    pause = chance * min(max(_LOOK_AT_LAST, seconds), seconds * max(1.0, waiting / _MANY))
+    pause = chance * min(max(_LONGEST_POLL, seconds), seconds * max(1.0, waiting / _MANY_WAITING))
     if ctx.deadline is not None:
         pause = min(pause, max(chance * seconds, (ctx.deadline - ctx.runtime.now()) / 2))
     return pause
@@ -289,55 +286,3 @@ def _cost(error: BlockStoreError) -> int:
     if isinstance(error, ThrottledError) or never_connected(error):
         return _LEAST_COST
     return _TIMEOUT_COST if isinstance(error, TransportTimeoutError) else _RETRY_COST
-
-
-# Hedging
-
-_REMEMBERED = 512
-_ENOUGH = 64
-"""Reads to have seen before the first hedge."""
-_RECOUNT = 32
-"""Reads between two looks at the 95th percentile."""
-_PRICE = 20
-"""Reads that pay for one hedge. No more than those remembered count."""
-
-
-class Hedging:
-    """What one store has seen of its reads. `sent` counts the second requests, and `won` those
-    that were answered first.
-
-    `hedge` is for the next read; None while too few have been seen. Threads share this without a
-    lock: taking from the credit is one step, and the rest may lose a count.
-    """
-
-    def __init__(self) -> None:
-        self.reads = 0
-        self.sent = 0
-        self.won = 0
-        self.hedge: Hedge | None = None
-        self._reads = count(1)
-        self._credit: deque[None] = deque(maxlen=_REMEMBERED // _PRICE)
-        self._waits: deque[float] = deque(maxlen=_REMEMBERED)
-
-    def answered(self, waited: float) -> None:
-        """A read's first byte came `waited` seconds after it was first requested."""
-        self.reads = reads = next(self._reads)
-        self._waits.append(waited)
-        if reads % _PRICE == 0:
-            self._credit.append(None)
-        if reads >= _ENOUGH and reads % _RECOUNT == 0:
-            waits = sorted(self._waits)
-            self.hedge = Hedge(waits[len(waits) * 95 // 100], self._pay, self._count_won)
-
-    def _count_won(self) -> None:
-        self.won += 1
-
-    def _pay(self) -> bool:
-        """Whether there is credit for one hedge, which is then used up. Never waits."""
-        try:
-            _ = self._credit.pop()
-        except IndexError:
-            return False
-        self.sent += 1
-        _log.debug("a read is sent a second time: its first byte is late")
-        return True

@@ -36,7 +36,7 @@ from blockyard.model import (
 from blockyard.put_options import PutOptions
 from blockyard.s3 import listing, part_copies, requests, responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.completing import checksum_of_all
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.dates import http_date
@@ -255,7 +255,7 @@ class S3Store(Store):
             changes=True,
         )
         try:
-            await self._caller.done(ctx, call)
+            await self._caller.call_without_result(ctx, call)
         except BlockNotFoundError:  # some services say so; AWS answers 204
             return
 

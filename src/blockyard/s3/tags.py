@@ -1,8 +1,8 @@
-"""Tags of objects that are made in parts.
+"""Tags of objects that are uploaded in parts.
 
-They go with the beginning of an upload, where Ceph, up to 16 at least, passes over them. So a
-service that is not AWS is asked for those of its first such object, and gets them once more where
-they are not there.
+They are sent with CreateMultipartUpload, where Ceph (up to 16 at least) ignores them. So after the
+first such upload to a service that is not AWS the tags are read back; where they are missing, they
+are set by PutObjectTagging from then on.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
 """
 
@@ -14,23 +14,23 @@ from blockyard.context import Context, Response
 from blockyard.errors import OversizedBodyError, S3Error
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.recovery import lacking
 from blockyard.s3.responses import Tag
 
 TAGGING = "x-amz-tagging"
-"""The header that has the tags of an object that is written, as in a query."""
+"""The header with the tags of an object, encoded as a query string."""
 
 
 class Tags:
-    """The tags of one bucket's objects."""
+    """Reads and sets the tags of objects in one bucket."""
 
     def __init__(self, caller: Caller, key_prefix: str) -> None:
         self._caller = caller
         self._prefix = key_prefix
 
     async def read(self, ctx: Context, operation: str, key: str) -> list[Tag]:
-        """Those of an object. Raises `UnsupportedError` where the service knows no tags."""
+        """The tags of an object. Raises `UnsupportedError` where the service has no tags."""
         full_key = self._prefix + key
         call = FunctionCall(
             operation,
@@ -47,10 +47,10 @@ class Tags:
         except (OversizedBodyError, S3Error) as error:  # it gives the object, or refuses
             if isinstance(error, S3Error) and not lacking(error):
                 raise
-            raise responses.without_tags(operation, key) from error
+            raise responses.no_tags_error(operation, key) from error
 
     async def ensure(self, ctx: Context, operation: str, key: str, wanted: str) -> None:
-        """See to it that an object which was just made in parts has the tags it began with."""
+        """After a completion, set the tags where the service has ignored those of the upload."""
         learnt = self._caller.capabilities
         if not wanted or learnt.upload_tags:
             return
@@ -70,4 +70,4 @@ class Tags:
             payload_hash=None,
             changes=True,
         )
-        await self._caller.done(ctx, call)
+        await self._caller.call_without_result(ctx, call)

@@ -1,8 +1,8 @@
-"""Multipart uploads: an object of any size, sent in parts that are put together at the end.
+"""Multipart uploads: begin, parts, abort, list. `completing.py` completes them.
 
-Each part goes with its CRC32C. `completing.py` is the end. Whether a service that is not AWS holds
-that to a condition is found out with an object made for it, before the first such upload: one that
-ignores it would replace what it is not to.
+Each part is sent with its CRC32C. Before the first conditional upload to a service that is not AWS,
+a probe object shows whether CompleteMultipartUpload enforces the condition: a service that ignores
+it would replace a block that must stay.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 """
 
@@ -31,12 +31,12 @@ from blockyard.errors import (
 from blockyard.model import BlockInfo, Part, Upload, UploadPage
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import FunctionCall
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.completing import (
     Completer,
     base64_of,
-    learn_holds_to,
-    unconditional,
+    condition_ignored_error,
+    learn_enforcement,
 )
 from blockyard.s3.integrity import CHECKSUM, CHECKSUM_TYPE, FULL_OBJECT
 from blockyard.s3.listing import uploads_page
@@ -45,8 +45,9 @@ from blockyard.s3.probing import PROBE, Probe, Probing
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import lacking, refuses_a_header
 from blockyard.s3.tags import TAGGING
-from blockyard.s3.writing import NONCE, REPLACES, Writer, replaced
-from blockyard.stores.base import Data, OpenUpload, UploadRequest, changed
+from blockyard.s3.writing import NONCE, REPLACES, Writer, version_hash
+from blockyard.stores.base import Data, OpenUpload, UploadRequest
+from blockyard.stores.checks import etag_mismatch
 from blockyard.tidying import tidy_up
 
 _OPERATION = "write_object"
@@ -54,7 +55,7 @@ _ALGORITHM = "x-amz-checksum-algorithm"
 _COMPOSITE = "COMPOSITE"
 _AS_LONG_AS_A_NONCE = "0" * 24
 _MORE = "more"
-"""Set of an upload that another may have been begun besides: no reply said so."""
+"""Key of `OpenUpload.state`: a lost reply may have begun another upload, whose id is not known."""
 _log = logging.getLogger("blockyard.s3")
 
 
@@ -72,12 +73,12 @@ class Uploads:
         self._completer = Completer(caller, reader, etag_proves=etag_proves)
 
     async def start(self, ctx: Context, request: UploadRequest, full_key: str) -> OpenUpload:
-        """See `Store.start_upload`. A condition that does not hold now is refused here."""
+        """See `Store.start_upload`. Raises at once where the condition does not hold now."""
         headers = self._headers(request)
         if request.conditional:
-            if await self._holds_to(ctx, request) is False:
-                raise unconditional(request)
-            await self._refuse_now(ctx, request, full_key)
+            if await self._enforces_condition(ctx, request) is False:
+                raise condition_ignored_error(request)
+            await self._check_condition_now(ctx, request, full_key)
         return await self.begin(ctx, request, full_key, headers)
 
     async def begin(
@@ -89,9 +90,9 @@ class Uploads:
         *,
         checked: bool = True,
     ) -> OpenUpload:
-        """Begin an upload, whatever its condition, of an object that has these headers.
+        """CreateMultipartUpload with these object headers; conditions are not looked at.
 
-        If `checked`, the service is asked to keep a CRC32C of it, where it knows that.
+        With `checked` the service is asked to keep a CRC32C of the object, where it can.
         """
         learnt = self._caller.capabilities
         nonce = ctx.runtime.nonce()
@@ -101,11 +102,11 @@ class Uploads:
         try:
             if checked and learnt.part_checksums is not False:
                 try:
-                    return await self._created(ctx, request, full_key, asked, state)
+                    return await self._create(ctx, request, full_key, asked, state)
                 except S3Error as error:
                     if not refuses_a_header(error) or learnt.part_checksums:
                         raise
-            opened = await self._created(ctx, request, full_key, headers, state)
+            opened = await self._create(ctx, request, full_key, headers, state)
         except S3Error as error:
             if learnt.uploads or not lacking(error):
                 raise
@@ -121,7 +122,7 @@ class Uploads:
         proven = learnt.part_checksums and checksums
         hashed = not proven and not self._writer.signs_payload
 
-        def guards() -> tuple[str, int, dict[str, str]]:
+        def integrity_headers() -> tuple[str, int, dict[str, str]]:
             crc, headers = crc32c(data), dict[str, str]()
             if checksums:
                 headers[CHECKSUM] = base64_of(crc)
@@ -130,7 +131,7 @@ class Uploads:
                 headers["content-md5"] = b64encode(digest).decode()
             return self._writer.payload_hash(data), crc, headers
 
-        payload_hash, crc, headers = await ctx.runtime.blocking(guards)
+        payload_hash, crc, headers = await ctx.runtime.blocking(integrity_headers)
         call = FunctionCall(
             _OPERATION,
             opened.upload.key,
@@ -143,15 +144,16 @@ class Uploads:
 
         def stored(reply: Response) -> Part:
             responses.check_stored(reply)
-            told = reply.headers.get(CHECKSUM)
-            if told is not None and told != base64_of(crc):
+            checksum = reply.headers.get(CHECKSUM)
+            if checksum is not None and checksum != base64_of(crc):
                 raise ProtocolError(
-                    f"the service stored other bytes of part {number}: their CRC32C is {told[:40]}"
+                    f"the service stored other bytes of part {number}: "
+                    f"their CRC32C is {checksum[:40]}"
                 )
-            if told is not None:
+            if checksum is not None:
                 learnt.part_checksums = True
             etag = responses.unquoted(reply.headers["etag"])
-            return Part(number, len(data), crc, etag, told is not None)
+            return Part(number, len(data), crc, etag, checksum is not None)
 
         return await self._caller.call(ctx, call, stored)
 
@@ -168,7 +170,7 @@ class Uploads:
             lambda address: requests.abort_upload(address, full_key, upload.id),
         )
         try:
-            await self._caller.done(ctx, call)
+            await self._caller.call_without_result(ctx, call)
         except BlockNotFoundError:
             return
         except S3Error as error:
@@ -195,16 +197,16 @@ class Uploads:
         return UploadPage([], None)
 
     def _headers(self, request: UploadRequest) -> dict[str, str]:
-        """Those of an object to be written. Raises `ValueError` for more metadata than fits."""
+        """The headers of the object. Raises `ValueError` for more metadata than fits."""
         headers = dict(self._caller.headers.write(_OPERATION, request.key, request.options))
         if request.if_match is not None:
-            headers[REPLACES] = replaced(request.if_match)
+            headers[REPLACES] = version_hash(request.if_match)
         where = f"{request.operation} {request.key!r}"
         with_nonce = headers | {NONCE: _AS_LONG_AS_A_NONCE}
         self._caller.headers.check_metadata(where, request.options, with_nonce)
         return headers
 
-    async def _created(
+    async def _create(
         self,
         ctx: Context,
         request: UploadRequest,
@@ -244,8 +246,10 @@ class Uploads:
             raise
         return opened
 
-    async def _refuse_now(self, ctx: Context, request: UploadRequest, full_key: str) -> None:
-        """Raise at once, and not when all is sent, where the condition does not hold."""
+    async def _check_condition_now(
+        self, ctx: Context, request: UploadRequest, full_key: str
+    ) -> None:
+        """Raise before any part is sent where the condition does not hold now."""
         where = f"{_OPERATION} {request.key!r}"
         try:
             reply = await self._reader.head(ctx, _OPERATION, request.key, full_key)
@@ -257,16 +261,16 @@ class Uploads:
             raise BlockExistsError(f"{where}: a block is there already")
         etag = responses.unquoted(reply.headers.get("etag", ""))
         if etag != request.if_match:
-            raise changed(where, request.if_match, etag)
+            raise etag_mismatch(where, request.if_match, etag)
 
-    async def _holds_to(self, ctx: Context, request: UploadRequest) -> bool:
-        """Whether the service holds the end of an upload to its condition: found out once."""
+    async def _enforces_condition(self, ctx: Context, request: UploadRequest) -> bool:
+        """Whether the service enforces the condition of a completion. Probed once a store."""
         learnt = self._caller.capabilities
         known = learnt.conditional_uploads if request.if_absent else learnt.matching_uploads
         if known is not None:
             return known
         try:
-            holds = await self._find_out(ctx, request)
+            enforced = await self._probe_enforcement(ctx, request)
         except BlockStoreError as error:
             error.add_note(
                 f"{_OPERATION} {request.key!r}: before it, with an object made for that, "
@@ -274,13 +278,13 @@ class Uploads:
             )
             error.unknown_attempts = 0  # of the caller's object
             raise
-        learn_holds_to(learnt, request, holds=holds)
-        return holds
+        learn_enforcement(learnt, request, enforced=enforced)
+        return enforced
 
-    async def _find_out(self, ctx: Context, request: UploadRequest) -> bool:
-        """Whether an upload whose condition does not hold is refused, of an object for that."""
+    async def _probe_enforcement(self, ctx: Context, request: UploadRequest) -> bool:
+        """Whether an upload of a probe object is refused when its condition does not hold."""
 
-        async def find_out(own: Context, probe: Probe) -> bool:
+        async def probe_upload(own: Context, probe: Probe) -> bool:
             if request.if_absent:
                 wanted = UploadRequest(probe.key, if_absent=True)
             else:
@@ -317,7 +321,7 @@ class Uploads:
             finally:
                 del failure  # which its traceback refers to
 
-        return await self._probing.find_out(ctx, _OPERATION, find_out)
+        return await self._probing.find_out(ctx, _OPERATION, probe_upload)
 
 
 def _markers(token: str) -> tuple[str, str]:

@@ -1,8 +1,9 @@
-"""Writes: the PUT, what proves it, and its conditions.
+"""PutObject: the write, proof that it was done, and its conditions (`If-None-Match`, `If-Match`).
 
-A conditional write carries a nonce in its metadata. A retry of one whose reply was lost is
-refused since the block is there already: by the nonce the writer knows its own. One with
-`if_match` tells as well which version it replaces: so another writer knows that it did not itself.
+A conditional write carries a nonce in its metadata. Where a reply was lost, the retry is refused
+with a 412, for the block of the first attempt is there: by the nonce the writer recognises it. A
+write with `if_match` also stores a hash of the ETag that it replaces, which tells a competing
+writer that its own attempts did not replace that version.
 """
 
 from __future__ import annotations
@@ -29,27 +30,28 @@ from blockyard.managing import contextmanager
 from blockyard.model import KIB, BlockInfo
 from blockyard.s3 import requests, responses
 from blockyard.s3.call import Call
-from blockyard.s3.calls import Caller
+from blockyard.s3.caller import Caller
 from blockyard.s3.endpoints import Address
 from blockyard.s3.integrity import CHECKSUM, PAGE_CHECKSUMS, upload_headers
 from blockyard.s3.object_headers import ENCRYPTION, check_encrypted
 from blockyard.s3.reading import Reader
 from blockyard.s3.recovery import refuses_a_header
-from blockyard.s3.responses import check_stored, check_taken
+from blockyard.s3.responses import check_accepted, check_stored
 from blockyard.s3.signing import UNSIGNED_PAYLOAD
-from blockyard.stores.base import Data, WriteRequest, check_match
+from blockyard.stores.base import Data, WriteRequest
+from blockyard.stores.checks import check_match
 
 _HASHED_INLINE = 64 * KIB
-"""Bodies up to this many bytes are hashed at once; larger ones where they block no one."""
+"""Bodies up to this many bytes are hashed on the spot; larger ones off the event loop."""
 NONCE = "x-amz-meta-blockyard-nonce"
-"""What a write knows its own object by, when its reply was lost."""
+"""Metadata by which a writer recognises its own object after a lost reply."""
 REPLACES = "x-amz-meta-blockyard-replaces"
-"""What a block written by `if_match` says of the version that it was written in place of."""
+"""Metadata of a block written with `if_match`: the hash of the ETag that it replaced."""
 
 
 @dataclass(slots=True, eq=False)
 class _Put(Call):
-    """A write, as `request` asks for it; `bare_etag` sends its ETag without quotes."""
+    """The PutObject call for `asked`; `bare_etag` sends the ETag of `If-Match` unquoted."""
 
     full_key: str
     asked: WriteRequest
@@ -91,24 +93,24 @@ class Writer:
 
     @property
     def signs_payload(self) -> bool:
-        """Whether the service can hold a body to a hash of it that is signed."""
+        """Whether the signature covers a hash of the body."""
         return self._sign_payload
 
     def payload_hash(self, data: Data) -> str:
-        """What is signed of a body."""
+        """The value of `x-amz-content-sha256` for a body."""
         return sha256(data).hexdigest() if self._sign_payload else UNSIGNED_PAYLOAD
 
     async def write(self, ctx: Context, request: WriteRequest, full_key: str) -> BlockInfo:
         """See `Store.write`."""
         learnt = self._caller.capabilities
-        if self._holds_to(request) is False:
-            raise _unconditional(request, "not stored")
-        payload_hash, headers = await self._guards(ctx, request.data)
+        if self._enforces_condition(request) is False:
+            raise _condition_ignored_error(request, "not stored")
+        payload_hash, headers = await self._integrity_headers(ctx, request.data)
         headers |= self._caller.headers.write(request.operation, request.key, request.options)
         if request.conditional:
             headers[NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
-            headers[REPLACES] = replaced(request.if_match)
+            headers[REPLACES] = version_hash(request.if_match)
         self._check_metadata(request, headers)
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
@@ -117,16 +119,16 @@ class Writer:
         )
         put.bare_etag = learnt.bare_etags
         put.object_headers = self._caller.headers.read
-        if self._holds_to(request) is None:
-            await self._refuse_existing(ctx, put)
+        if self._enforces_condition(request) is None:
+            await self._check_condition_now(ctx, put)
         try:
             info = await self._put(ctx, put)
         except S3Error as error:
             if request.conditional and (error.status == 501 or error.code == "NotImplemented"):
-                raise _unconditional(request, "not stored") from error
+                raise _condition_ignored_error(request, "not stored") from error
             raise
-        if self._holds_to(request) is None:
-            await self._check_conditional(ctx, put)
+        if self._enforces_condition(request) is None:
+            await self._probe_enforcement(ctx, put)
         return info
 
     def check(self, request: WriteRequest) -> None:
@@ -139,47 +141,47 @@ class Writer:
         where = f"{request.operation} {request.key!r}"
         self._caller.headers.check_metadata(where, request.options, headers)
 
-    def _holds_to(self, request: WriteRequest) -> bool | None:
-        """Whether the service holds a write to the condition of this one; None: not known yet."""
+    def _enforces_condition(self, request: WriteRequest) -> bool | None:
+        """Whether the service enforces the condition of this write; None: not known yet."""
         learnt = self._caller.capabilities
         if request.if_absent:
             return learnt.conditional_writes
         return True if request.if_match is None else learnt.matching_writes
 
-    def _learn_holds_to(self, request: WriteRequest, *, holds: bool) -> None:
+    def _learn_enforcement(self, request: WriteRequest, *, enforced: bool) -> None:
         if request.if_absent:
-            self._caller.capabilities.conditional_writes = holds
+            self._caller.capabilities.conditional_writes = enforced
         else:
-            self._caller.capabilities.matching_writes = holds
+            self._caller.capabilities.matching_writes = enforced
 
     async def _put(self, ctx: Context, put: _Put) -> BlockInfo:
-        """Without its checksum header where it is that which the service refuses."""
+        """Send the PUT; again without its checksum header if the service refuses that header."""
         try:
-            return await self._put_as_it_is(ctx, put)
+            return await self._send_put(ctx, put)
         except S3Error as error:
             if CHECKSUM not in put.headers or not refuses_a_header(error):
                 raise
         del put.headers[CHECKSUM]
-        info = await self._put_as_it_is(ctx, put)
+        info = await self._send_put(ctx, put)
         self._caller.capabilities.upload_checksum = False  # since it was that, and nothing else
         return info
 
-    async def _put_as_it_is(self, ctx: Context, put: _Put) -> BlockInfo:
+    async def _send_put(self, ctx: Context, put: _Put) -> BlockInfo:
         try:
-            info = await self._caller.call(ctx, put, self._stored(put))
+            info = await self._caller.call(ctx, put, self._reply_check(put))
         except S3Error as error:
             if not put.asked.conditional or error.status != 412:
                 raise
-            return await self._own_write_or_refused(ctx, put, error)
-        except BlockNotFoundError as error:  # what a write with `if_match` is told
+            return await self._resolve_refusal(ctx, put, error)
+        except BlockNotFoundError as error:  # the reply to `If-Match` where there is no block
             if put.history().unknown:
-                raise _unknown_outcome(put, "there is no block now") from error
+                raise _unknown_outcome_error(put, "there is no block now") from error
             raise
-        return info if self._etag_proves else await self._looked_up(ctx, put)
+        return info if self._etag_proves else await self._confirm_by_head(ctx, put)
 
-    def _stored(self, put: _Put) -> Callable[[Response], BlockInfo]:
-        """How the reply to the write is checked, and read."""
-        check = check_stored if self._etag_proves else check_taken
+    def _reply_check(self, put: _Put) -> Callable[[Response], BlockInfo]:
+        """The function that checks the reply to the PUT and gives the info of the block."""
+        check = check_stored if self._etag_proves else check_accepted
         key, size = put.asked.key, len(put.asked.data)
 
         def stored(reply: Response) -> BlockInfo:
@@ -192,8 +194,8 @@ class Writer:
 
         return stored
 
-    async def _looked_up(self, ctx: Context, put: _Put) -> BlockInfo:
-        """The block, if it is there: for a service whose reply to a write proves nothing."""
+    async def _confirm_by_head(self, ctx: Context, put: _Put) -> BlockInfo:
+        """The info of the block by a HEAD, for a service whose reply to a PUT proves nothing."""
         with ctx.after_change():
             with suppress(BlockNotFoundError):
                 reply = await self._head(ctx, put)
@@ -204,19 +206,22 @@ class Writer:
                 "it was lost, or replaced since"
             )
 
-    async def _refuse_existing(self, ctx: Context, put: _Put) -> None:
-        """Before it is known that conditions are kept: a service that ignores them would replace
-        the block."""
+    async def _check_condition_now(self, ctx: Context, put: _Put) -> None:
+        """Raise where the condition does not hold now, by a HEAD.
+
+        For a service not yet known to enforce conditions: one that ignores them would replace the
+        block.
+        """
         if not put.asked.if_absent:
             reply = await self._head(ctx, put)
             check_match(put.where, put.asked.if_match, _etag(reply))
             return
         with suppress(BlockNotFoundError):
             _ = await self._head(ctx, put)
-            raise _exists(put)
+            raise _exists_error(put)
 
-    async def _check_conditional(self, ctx: Context, put: _Put) -> None:
-        """Find out whether the service holds a conditional write to its condition.
+    async def _probe_enforcement(self, ctx: Context, put: _Put) -> None:
+        """Find out whether the service enforced a conditional write to its condition.
 
         Some take the header and ignore it, so that of two writers both seem to win. The block just
         written is written once more, which has to be refused: there is a block, and it never had
@@ -230,7 +235,7 @@ class Writer:
             for _ in range(2 if request.if_absent else 1):
                 again = replace(put, attempts=None, asked=request)
                 try:
-                    _ = await self._caller.call(ctx, again, self._stored(put))
+                    _ = await self._caller.call(ctx, again, self._reply_check(put))
                 except S3Error as error:
                     if error.status != 412:
                         raise
@@ -238,18 +243,18 @@ class Writer:
                     pass
                 else:
                     continue
-                self._learn_holds_to(request, holds=True)
+                self._learn_enforcement(request, enforced=True)
                 return
-            self._learn_holds_to(request, holds=False)
-            raise _unconditional(request, "stored, perhaps in place of another")
+            self._learn_enforcement(request, enforced=False)
+            raise _condition_ignored_error(request, "stored, perhaps in place of another")
 
-    async def _own_write_or_refused(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
-        """After a 412: the block is there, and it may be ours, from a try whose reply was lost."""
+    async def _resolve_refusal(self, ctx: Context, put: _Put, refused: S3Error) -> BlockInfo:
+        """After a 412: the block, if an earlier attempt of this write has stored it; else raise."""
         request, unknown = put.asked, put.history().unknown
         if request.if_absent:
             self._caller.capabilities.conditional_writes = True
         etag = None
-        with perhaps_done(unknown), suppress(BlockNotFoundError):  # deleted since
+        with adding_unknown_attempts(unknown), suppress(BlockNotFoundError):  # deleted since
             reply = await self._head(ctx, put)
             if reply.headers.get(NONCE) == put.headers[NONCE]:
                 put.check_encrypted(reply)
@@ -258,7 +263,7 @@ class Writer:
             if reply.headers.get(REPLACES, "") == put.headers.get(REPLACES):
                 unknown = 0  # another replaced that version, so no attempt of this one did
         if request.if_absent:
-            error = _exists(put)
+            error = _exists_error(put)
             error.unknown_attempts = unknown  # should that block go, they may succeed yet
             try:
                 raise error from refused
@@ -266,46 +271,48 @@ class Writer:
                 del error  # which its traceback refers to
         unproven = self._caller.capabilities.matching_writes is None
         if etag == request.if_match and unproven and not put.bare_etag:
-            return await self._put_with_bare_etag(ctx, put)
+            return await self._retry_with_bare_etag(ctx, put)
         if unknown:
             now = "there is no block now" if etag is None else f"its ETag is {etag!r} now"
-            raise _unknown_outcome(put, now) from refused
+            raise _unknown_outcome_error(put, now) from refused
         if etag is None:
             raise BlockNotFoundError(f"{put.where}: there is no such block") from refused
         check_match(put.where, request.if_match, etag)
         if unproven:
-            raise _unconditional(request, "not stored") from refused
+            raise _condition_ignored_error(request, "not stored") from refused
         raise PreconditionFailedError(
             f"{put.where}: its ETag was not {request.if_match!r}, though it is now"
         ) from refused
 
-    async def _put_with_bare_etag(self, ctx: Context, put: _Put) -> BlockInfo:
-        """Once more, when the ETag is the one that was asked for: Ceph compares its quotes too."""
+    async def _retry_with_bare_etag(self, ctx: Context, put: _Put) -> BlockInfo:
+        """Retry with an unquoted ETag in `If-Match`: Ceph compares the quotes as well."""
         put.bare_etag = True
-        info = await self._put_as_it_is(ctx, put)
+        info = await self._send_put(ctx, put)
         self._caller.capabilities.bare_etags = True
         return info
 
     def _head(self, ctx: Context, put: _Put) -> Coroutine[Any, Any, Response]:
         return self._reader.head(ctx, put.operation, put.asked.key, put.full_key)
 
-    async def _guards(self, ctx: Context, data: bytes | memoryview) -> tuple[str, dict[str, str]]:
-        """The payload hash to sign and the checksum headers; for much data where it blocks none."""
+    async def _integrity_headers(
+        self, ctx: Context, data: bytes | memoryview
+    ) -> tuple[str, dict[str, str]]:
+        """The payload hash to sign and the checksum headers, off the event loop for much data."""
 
-        def guards() -> tuple[str, dict[str, str]]:
+        def computed() -> tuple[str, dict[str, str]]:
             return self.payload_hash(data), upload_headers(data)
 
-        return guards() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(guards)
+        return computed() if len(data) <= _HASHED_INLINE else await ctx.runtime.blocking(computed)
 
 
-def replaced(etag: str) -> str:
-    """The version with that ETag, as `REPLACES` names it."""
+def version_hash(etag: str) -> str:
+    """The hash of an ETag that `REPLACES` holds."""
     return sha256(etag.encode()).hexdigest()[:32]
 
 
 @contextmanager
-def perhaps_done(attempts: int) -> Generator[None]:
-    """What follows on `attempts` whose outcome is unknown: its errors say so, too."""
+def adding_unknown_attempts(attempts: int) -> Generator[None]:
+    """Add `attempts` of unknown outcome to every error raised inside."""
     try:
         yield
     except BlockStoreError as error:
@@ -317,11 +324,11 @@ def _etag(reply: Response) -> str:
     return responses.unquoted(reply.headers.get("etag", ""))
 
 
-def _exists(put: _Put) -> BlockExistsError:
+def _exists_error(put: _Put) -> BlockExistsError:
     return BlockExistsError(f"{put.where}: a block is there already")
 
 
-def _unknown_outcome(put: _Put, now: str) -> TransportError:
+def _unknown_outcome_error(put: _Put, now: str) -> TransportError:
     """The error for a block that is another one after an attempt whose reply was lost."""
     error = TransportError(
         f"{put.where}: no reply says whether it replaced ETag {put.asked.if_match!r}: {now}, "
@@ -331,7 +338,7 @@ def _unknown_outcome(put: _Put, now: str) -> TransportError:
     return error
 
 
-def _unconditional(request: WriteRequest, outcome: str) -> UnsupportedError:
+def _condition_ignored_error(request: WriteRequest, outcome: str) -> UnsupportedError:
     header, option = "If-Match", "if_match"
     if request.if_absent:
         header, option = "If-None-Match", "if_absent"

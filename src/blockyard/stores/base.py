@@ -18,16 +18,10 @@ from typing import Any, Literal, TypeAlias
 
 from blockyard.context import Context, Lifetime
 from blockyard.errors import (
-    BlockTooLargeError,
-    BufferTooSmallError,
-    NotModifiedError,
-    PreconditionFailedError,
     UnsupportedError,
 )
-from blockyard.keys import range_past_end
 from blockyard.merging import Range
 from blockyard.model import (
-    MAX_BLOCK_SIZE,
     Block,
     BlockInfo,
     CopyResult,
@@ -47,17 +41,18 @@ from blockyard.put_options import PutOptions
 
 @dataclass(slots=True, eq=False)
 class ReadRequest:
-    """What to read of the block `key`, all in bytes.
+    """What to read of the block `key`: all of it, a range, or a suffix. All sizes in bytes.
 
-    All of it; or `length` bytes from `offset` (to the end when None), clamped at the block's end;
-    or its last `suffix` bytes, all of a shorter block. They are to go to the start of `into`
-    (writable, flat) where that is given. `if_match` and `if_none_match` are ETags as
-    `BlockInfo` has them. `operation` is what errors name. `page_sums` asks for
-    `Block.page_sums`, where the block was stored with page checksums. `lifetime` is for caches: an
-    "immutable" block is never written twice, so none asks again whether it has changed; of a
-    "mutable" one the latest version matters, so even one asks that is told never to. Without
-    `with_info` nobody looks at more of `Block.info` than its size. With `or_empty` the offset 0 is
-    within an empty block as well.
+    offset, length: the range, to the block's end when `length` is None, clamped there
+    suffix: the last bytes instead; all of a shorter block
+    into: flat writable memory that the bytes go to the start of
+    if_match, if_none_match: ETags as `BlockInfo` has them
+    operation: the name of the operation in errors
+    page_sums: whether `Block.page_sums` is wanted, where the block has page checksums
+    lifetime: for caches: an "immutable" block is never written twice, so it is not revalidated; a
+        "mutable" one is, even by a cache that is configured never to
+    with_info: whether more of `Block.info` than its size is wanted
+    or_empty: whether the offset 0 is valid in an empty block as well
     """
 
     key: str
@@ -90,10 +85,11 @@ class ReadRequest:
 class WriteRequest:
     """What to store: the flat bytes `data` as the block `key`.
 
-    With `if_absent` only where there is no block, with `if_match` only in place of the block that
-    has that ETag, as `BlockInfo` has it; one of the two at most. A store that can't keep something
-    of `options` raises `UnsupportedError`, and stores nothing. `operation` is what errors name.
-    `through` is for caches: what comes after it rests on the block being in the store.
+    if_absent: only where there is no block
+    if_match: only in place of the block with that ETag, as `BlockInfo` has it; not with `if_absent`
+    options: a store that can't keep one of them raises `UnsupportedError`, and stores nothing
+    operation: the name of the operation in errors
+    through: for write-back caches: the caller relies on the block being in the store afterwards
     """
 
     key: str
@@ -106,7 +102,7 @@ class WriteRequest:
 
     @property
     def conditional(self) -> bool:
-        """Whether it depends on the block that is there now."""
+        """Whether the write has a condition."""
         return self.if_absent or self.if_match is not None
 
 
@@ -115,9 +111,10 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 @dataclass(slots=True, eq=False)
 class UploadRequest:
-    """What is to be stored in parts as the block `key`, whatever its size.
+    """What to store in parts as the block `key`, whatever its size.
 
-    The conditions and options are those of `WriteRequest`; the conditions hold at the end of it.
+    Conditions and options are those of `WriteRequest`; the conditions are checked at the
+    completion.
     """
 
     key: str
@@ -128,13 +125,13 @@ class UploadRequest:
 
     @property
     def conditional(self) -> bool:
-        """Whether it depends on the block that is there at the end."""
+        """Whether the completion has a condition."""
         return self.if_absent or self.if_match is not None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """An upload that `start_upload` has begun; `state` is what the store itself has to know."""
+    """An upload begun by `start_upload`; `state` is the store's own."""
 
     upload: Upload
     request: UploadRequest
@@ -143,7 +140,7 @@ class OpenUpload:
 
 @dataclass(slots=True, eq=False)
 class PresignRequest:
-    """A request of the block `key` that holds for `expires` seconds; `options` are for a PUT."""
+    """A request to sign that is valid for `expires` seconds; `options` are for a PUT."""
 
     key: str
     method: Method
@@ -155,10 +152,10 @@ class PresignRequest:
 class ListRequest:
     """Which page of a listing: blocks whose keys begin with the literal `prefix`.
 
-    At most `page_size` (1 to 1000) of them; those after the key `start_after` alone. `token` is
-    None for the first page, then the `next_token` of the page before. With the delimiter `/` keys
-    that have one behind the prefix are not listed, but what they begin with up to there is, once,
-    as one of `Page.folders`.
+    page_size: the most entries, 1 to 1000 start_after: only keys after this one token: None for the
+    first page, then the `next_token` of the page before delimiter: with "/", keys with a further
+    "/" after the prefix are not listed, but what they begin
+        with up to there is, once, as one of `Page.folders`
     """
 
     prefix: str
@@ -167,88 +164,6 @@ class ListRequest:
     delimiter: Literal["", "/"] = ""
     start_after: str = ""
     operation: str = "list_by_prefix"
-
-
-def changed(where: str, if_match: str | None, etag: str | None = None) -> PreconditionFailedError:
-    """The error for a block with another ETag than was asked for: `etag`, where it is known."""
-    found = "" if etag is None else f"{etag!r}, "
-    return PreconditionFailedError(f"{where}: its ETag is {found}not {if_match!r}")
-
-
-def unchanged(where: str, etag: str | None) -> NotModifiedError:
-    """The error for a block that still has the ETag which it was not to have."""
-    return NotModifiedError(f"{where}: its ETag is still {etag!r}")
-
-
-def check_match(where: str, if_match: str | None, etag: str) -> None:
-    """Raise `PreconditionFailedError` for a block with another `etag` than was asked for."""
-    if if_match not in {None, etag}:
-        raise changed(where, if_match, etag)
-
-
-def check_options(request: WriteRequest | UploadRequest, *kept: str) -> None:
-    """Raise `UnsupportedError` for options that a store has no place for but `kept`.
-
-    Empty metadata and tags, which say that there are none, take no place.
-    """
-    if request.options is None:
-        return
-    for name, value in request.options.given().items():
-        if name not in kept and value:
-            error = UnsupportedError(
-                f"{request.operation} {request.key!r}: options: {name}: this store can't keep it"
-            )
-            error.of_options = True
-            try:
-                raise error
-            finally:
-                del error  # which its traceback refers to
-
-
-def check_conditions(request: ReadRequest, etag: str) -> None:
-    """Raise the error for a block with `etag` that the request's conditions refuse."""
-    where = f"{request.operation} {request.key!r}"
-    check_match(where, request.if_match, etag)
-    if request.if_none_match == etag:
-        raise unchanged(where, etag)
-
-
-def within(size: int, offset: int, length: int | None, suffix: int | None) -> tuple[int, int]:
-    """The first byte of a range, and the one after the last, in a block of `size` bytes."""
-    if suffix is not None:
-        return max(0, size - suffix), size
-    return offset, size if length is None else min(offset + length, size)
-
-
-def requested_range(request: ReadRequest, size: int) -> tuple[int, int]:
-    """The first byte requested, and the one after the last, of a block of `size` bytes.
-
-    Raises `InvalidRangeError` for an offset at or past the end, `BufferTooSmallError`.
-    """
-    offset = request.offset or 0
-    if request.is_past_end(size):
-        raise range_past_end(request.operation, request.key, offset, size)
-    begin, end = within(size, offset, request.length, request.suffix)
-    if request.into is not None and end - begin > len(request.into):
-        raise buffer_too_small(request, end - begin)
-    return begin, end
-
-
-def buffer_too_small(request: ReadRequest, size: int) -> BufferTooSmallError:
-    """The error for a buffer that can't hold the `size` bytes that were requested."""
-    capacity = 0 if request.into is None else len(request.into)
-    what = "the block has" if request.whole else "the range has"
-    return BufferTooSmallError(
-        f"{request.operation} {request.key!r}: {what} {size} bytes, the buffer {capacity}"
-    )
-
-
-def check_size(request: ReadRequest, size: int) -> None:
-    """Raise `BlockTooLargeError` for more bytes than a read gives at once."""
-    if request.into is None and size > MAX_BLOCK_SIZE:
-        raise BlockTooLargeError(
-            f"{request.operation} {request.key!r}: {size} bytes, the limit is {MAX_BLOCK_SIZE}"
-        )
 
 
 class Store(ABC):
@@ -262,8 +177,8 @@ class Store(ABC):
         `if_absent` exactly one of several racing writers wins; the others get
         `BlockExistsError` and change nothing. With `if_match` exactly one of several that race to
         replace one block wins; the others get `PreconditionFailedError`, or
-        `BlockNotFoundError` where there is none, and change nothing. A store that can't hold a
-        write to its condition raises `UnsupportedError`.
+        `BlockNotFoundError` where there is none, and change nothing. A store that can't enforce
+        the condition raises `UnsupportedError`.
         """
 
     def check_write(self, request: WriteRequest) -> None:
@@ -275,28 +190,27 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, ctx: Context, request: ReadRequest) -> Coroutine[Any, Any, Block]:
-        """The bytes requested, all of one version of the block, verified where there are checksums.
+        """Read the bytes requested, of one version of the block, verified where it has checksums.
 
-        `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE; `BufferTooSmallError` when
-        `into` can't hold them, and after any error its content is undefined.
+        Raises `BlockNotFoundError`; `BlockTooLargeError` over MAX_BLOCK_SIZE; `BufferTooSmallError`
+        when `into` is too small for them. After any error the content of `into` is undefined.
         `InvalidRangeError` when `offset` is at or past the end, which every offset of an empty
-        block is, but for 0 with `or_empty`; a length of 0 within the block, or a suffix of 0, gives
-        no bytes.
-        `PreconditionFailedError` when the block has another ETag than `if_match`,
+        block is, but for 0 with `or_empty`. A length of 0 within the block, or a suffix of 0, gives
+        no bytes. `PreconditionFailedError` when the block has another ETag than `if_match`,
         `NotModifiedError` when it has that of `if_none_match`.
         """
 
     def read_at_once(self, ctx: Context, request: ReadRequest) -> Block | None:
-        """What `read` gives or raises, where that takes no wait, as of what is in a cache; or None.
+        """`read` if that needs no wait, as from a cache in memory; else None.
 
-        Whoever asks for many blocks is answered on the spot then.
+        Bulk calls ask this first, before they start tasks.
         """
         return None
 
     def ranges_at_once(self, ctx: Context, wanted: Sequence[Range]) -> list[bytes | None]:
-        """The bytes that `read_at_once` gives of each range.
+        """`read_at_once` for each of many ranges.
 
-        By default it is asked for one after the other.
+        The default calls it for one after the other.
         """
         found: list[bytes | None] = []
         for key, offset, length in wanted:
@@ -307,84 +221,84 @@ class Store(ABC):
 
     @property
     def reads_in_parts(self) -> bool:
-        """Whether a block comes sooner when ranges of it are read side by side."""
+        """Whether a large block is read faster as several ranges in parallel."""
         return False
 
     async def verify_block(self, ctx: Context, key: str) -> str | None:
-        """Read the whole block and verify it against every checksum that it is kept with.
+        """Read the whole block and verify it against every checksum that the store has for it.
 
-        Returns the name of what it was verified against, None when there is nothing; raises
-        `IntegrityError` when it does not match. The default, for stores that keep no checksums,
-        only shows that it can be read.
+        Returns the name of that kind of checksum, None when there is none; raises `IntegrityError`
+        when it does not match. The default, for stores that keep no checksums, only reads the
+        block.
         """
         _ = await self.read(ctx, ReadRequest(key, operation="verify_block"))
         return None
 
     @property
     def keeps_crc32c(self) -> bool:
-        """Whether `kept_crc32c` may know one."""
+        """Whether `kept_crc32c` may return a checksum."""
         return False
 
     async def kept_crc32c(self, ctx: Context, operation: str, key: str, etag: str) -> int | None:
         """The CRC32C that the store itself keeps of all bytes of this version of the block.
 
-        For who reads all of it in parts. None, as by default, where that is not known.
+        To verify a block that was read in parts. None where there is none, as by default.
         """
         return None
 
     async def start_upload(self, ctx: Context, request: UploadRequest) -> OpenUpload:
-        """Begin to store the block in parts: nobody sees anything of it before its end.
+        """Begin to store a block in parts; readers see nothing of it before the completion.
 
-        What `write` refuses for its conditions or options may be refused here, or at the end. The
-        default of this and of the others is for stores that have no such thing.
+        A condition or option that `write` would refuse is refused here or at the completion. The
+        defaults of the methods for parts are for stores without multipart uploads.
         """
         raise UnsupportedError(f"write_object {request.key!r}: {self.name} takes no parts")
 
     async def upload_part(
         self, ctx: Context, upload: OpenUpload, number: int, offset: int, data: Data
     ) -> Part:
-        """Send the part `number`, from 1 to `MAX_PARTS`: `data`, that begins at byte `offset`.
+        """Send part `number`, 1 to `MAX_PARTS`: `data`, which begins at byte `offset` of the block.
 
-        Parts come in any order and at the same time; all but the last have `MIN_PART_SIZE` bytes
-        at least. Once this returns the store has its bytes, verified where it can.
+        Parts come in any order and concurrently; all but the last have at least `MIN_PART_SIZE`
+        bytes. Once this returns the store has the bytes, verified where it can.
         """
         raise UnsupportedError(f"write_object {upload.upload.key!r}: {self.name} takes no parts")
 
     async def complete_upload(
         self, ctx: Context, upload: OpenUpload, parts: Sequence[Part]
     ) -> BlockInfo:
-        """Put the block in place in one step, of all of `parts` in their order.
+        """Put the block, made of `parts` in their order, in place in one step.
 
-        Promises and raises what `write` does, and `IntegrityError` where the store says that it
-        holds other bytes than were sent; `OutcomeUnknownError` when replies were lost and it can't
-        be told whether it was done.
+        Promises and raises what `write` does, and `IntegrityError` where the store holds other
+        bytes than were sent; `OutcomeUnknownError` when replies were lost and it is not known
+        whether it was done.
         """
         raise UnsupportedError(f"write_object {upload.upload.key!r}: {self.name} takes no parts")
 
     async def start_copy(
         self, ctx: Context, source_key: str, target_key: str
     ) -> tuple[OpenUpload, BlockInfo]:
-        """Begin a copy in parts, for what `copy_block` refuses as too large; and its source.
+        """Begin a copy in parts of a block that `copy_block` refuses as too large; also its info.
 
-        The parts are those of `copy_part`, and what ends it the same as of an upload, which raises
-        `PreconditionFailedError` where the source is another one by then, and stores nothing.
+        The parts are made by `copy_part`. The completion raises `PreconditionFailedError` where the
+        source was replaced since, and stores nothing then.
         """
         raise UnsupportedError(f"copy_block {source_key!r}: {self.name} takes no parts")
 
     async def copy_part(
         self, ctx: Context, upload: OpenUpload, number: int, source: BlockInfo, span: range
     ) -> Part:
-        """Copy the bytes `span` of this version of the source, or `PreconditionFailedError`."""
+        """Copy the bytes `span` of this version of the source. Raises `PreconditionFailedError`."""
         raise UnsupportedError(f"copy_block {source.key!r}: {self.name} takes no parts")
 
     async def abort_upload(self, ctx: Context, upload: Upload) -> None:
-        """Give an upload up, and free what its parts take. No error when there is none."""
+        """Give up an upload, and free its parts. No error when there is none."""
         raise UnsupportedError(f"abort_upload {upload.key!r}: {self.name} takes no parts")
 
     async def list_uploads(self, ctx: Context, prefix: str, token: str | None) -> UploadPage:
         """One page of the uploads that were neither completed nor aborted, in the order of keys.
 
-        Those whose keys begin with the literal `prefix`; `token` is that of the page before.
+        Only those whose keys begin with the literal `prefix`; `token` is that of the page before.
         """
         return UploadPage([], None)
 
@@ -396,9 +310,9 @@ class Store(ABC):
         """
 
     async def options_of(self, ctx: Context, key: str) -> tuple[PutOptions, BlockInfo]:
-        """What a write elsewhere says for its object to be as this one, and what this is.
+        """The options that make a write to another store equal to a copy; also the info.
 
-        That is what a copy within the store carries along by itself. Errors as of `stat_block`.
+        Raises what `stat_block` does.
         """
         info = await self.stat_block(ctx, key)
         kind, metadata = info.content_type or None, info.metadata or None
@@ -408,8 +322,8 @@ class Store(ABC):
     async def copy_block(self, ctx: Context, source_key: str, target_key: str) -> CopyResult:
         """Copy within the store, no bytes through the client; the keys differ.
 
-        Replaces the target as `write_block` does, and returns its new version.
-        `BlockNotFoundError` names the source key; `BlockTooLargeError` says that it takes parts.
+        Replaces the target as `write_block` does, and returns its new version. Raises
+        `BlockNotFoundError` with the source key; `BlockTooLargeError` where the copy takes parts.
         """
 
     @abstractmethod
@@ -418,8 +332,8 @@ class Store(ABC):
 
         With `if_match` only the version with that ETag: `PreconditionFailedError` when there is
         another, `BlockNotFoundError` when there is none, and nothing is changed. Of several that
-        delete or replace one version, one succeeds. A store that can't hold a delete to that
-        raises `UnsupportedError`, and deletes nothing.
+        delete or replace one version, one succeeds. A store that can't enforce the condition raises
+        `UnsupportedError`, and deletes nothing.
         """
 
     @abstractmethod
@@ -439,21 +353,21 @@ class Store(ABC):
     ) -> tuple[builtins.list[str], str | None]:
         """The keys of the same `list` without a delimiter, and its `next_token`.
 
-        For a store that can tell keys for less; the default reads the page.
+        For a store that lists keys alone faster; the default reads the page.
         """
         page = await self.list(ctx, request)
         return [block.key for block in page.blocks], page.next_token
 
     @property
     def name(self) -> str:
-        """What the store is, for people to read: no secret is in it."""
+        """The store's name in messages and reprs, without secrets."""
         return type(self).__name__
 
     @property
     def identity(self) -> str:
-        """What tells the store from others in a cache's folder: no secret is in it either.
+        """Identifies the store in the folder of a cache, without secrets.
 
-        It is the same whichever of its names the store was opened by, as far as that can be known.
+        Equal for all names that the same store can be opened by, as far as that can be known.
         """
         return self.name
 
@@ -462,39 +376,39 @@ class Store(ABC):
         """Show that the store can be used now, or raise the typed error that says why not."""
 
     async def presign(self, ctx: Context, request: PresignRequest) -> PresignedRequest:
-        """A request that holds for `expires` seconds. The default is for stores without any."""
+        """Sign a request for others to send. The default is for stores without presigned URLs."""
         raise UnsupportedError(f"presign {request.key!r}: {self.name} takes no requests")
 
     async def pending(self, ctx: Context) -> builtins.list[StagedBlock]:
-        """The blocks that wait to be uploaded, the oldest first; none by default."""
+        """The blocks of a write-back cache that wait for upload, oldest first; none by default."""
         return []
 
     async def drain(self, ctx: Context) -> builtins.list[StagedBlock]:
-        """Upload them, and return those that could not be: `pending`."""
+        """Upload the `pending` blocks, and return those that could not be."""
         return []
 
     def date(self, ctx: Context) -> datetime | None:
-        """The store's clock at the last reply under this context, error responses included.
+        """The store's clock in UTC, by the last reply (or error response) under this context.
 
-        In UTC; None where there was no reply that told. The default is for stores of this machine.
+        None where no reply had it. The default, for stores of this machine, is the machine's clock.
         """
         return datetime.fromtimestamp(ctx.runtime.wall_time(), UTC)
 
     async def clock(self, ctx: Context) -> datetime | None:
-        """What the time is by the clock that `last_modified` of blocks is by.
+        """The current time by the clock that sets `last_modified` of blocks.
 
-        None, as by default, where it is `date`, or can't be asked.
+        None, as by default, where that is the clock of `date`, or it can't be asked.
         """
         return None
 
     def stats(self) -> StoreStats:
-        """What was sent and learnt so far; nothing by default."""
+        """Counters and what was learnt of the service so far; empty by default."""
         return StoreStats()
 
     @property
     def waits_to_close(self) -> bool:
-        """Whether `close` may wait, as for a disk: then no event loop is to wait with it."""
+        """Whether `close` may block, as on a disk: an event loop then runs it on a thread."""
         return False
 
     def close(self) -> None:  # noqa: B027 - a store need not hold anything
-        """Let go of what the store holds. Called once; the default holds nothing."""
+        """Release what the store holds. Called once; the default has nothing to release."""

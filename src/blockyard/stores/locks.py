@@ -1,9 +1,9 @@
-"""Locks that keep threads and processes from changing a folder of blocks at the same time.
+"""Folder locks, flock(2) on a lock file: threads and processes change a folder one at a time.
 
-A lock is a file of the store's own that flock(2) is held on, which works over NFS as well. No
-Python code runs while one is held: a signal handler that calls the store in the middle of a call
-of its thread would wait for itself, and one that raises could leave it locked. So what is done
-under a lock is made of calls to C, which `map` makes one after the other; nothing gets in between.
+They work over NFS as well. No Python code may run while one is held: a signal handler that calls
+the store in the middle of a call of its thread would deadlock, and one that raises could leave the
+lock held. So what is done under a lock is a sequence of calls to C functions that `map` makes,
+between which the interpreter runs nothing else.
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ from blockyard import syscalls
 from blockyard.user_code import pass_on_foreign
 
 Call = Callable[[], Any]
-"""A function of C with its arguments, a `partial`."""
+"""A C function with its arguments, as a `partial`."""
 Version = tuple[int, int, int]
 
 PREFIX = "lock-"
-"""What the names of the files begin with."""
+"""Prefix of the names of lock files."""
 _FILE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _FILES = 64
-"""Folders share one by chance, which only makes them wait."""
+"""Folders share lock files by hash; a collision only makes them wait for each other."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EROFS, errno.EBADF)
-"""What locking fails with where there are no locks, or none for this user."""
+"""Errors of locking where the file system has no locks, or this user may not lock."""
 _held: set[tuple[int, int, str]] = set()
-"""Which process and thread holds which lock: a finalizer may run in an allocation of C."""
+"""Locks held, by process and thread: a finalizer may run in an allocation of a C function."""
 
 version_of: Callable[[os.stat_result], Version] = attrgetter("st_mtime_ns", "st_ino", "st_size")
-"""What tells a file from one that replaced it."""
+"""Identifies a version of a file: mtime, inode, size."""
 
 
 class ReplacedError(OSError):
-    """The file is not the version that was to be replaced."""
+    """The file is another version than the one to be replaced."""
 
 
 class FolderLock:
-    """The lock of the folder of blocks that `folders` lead to; `area` is the store's own: an open
-    folder, or a path.
+    """The lock of the folder of blocks at `folders`.
 
-    Where the file system has no locks nobody has: the calls are made without, or it is an error if
-    the lock is `needed`. For use by `with`; where a handler raises before that has ended, the file
-    is closed with its object.
+    Its file is in `area`, an open folder or a path.
+
+    Where the file system has no locks, the calls are made without one, unless the lock is `needed`,
+    which is an error then. Use it in a `with`; where a signal handler raises before that has ended,
+    the file is closed when this object is freed.
     """
 
     def __init__(self, area: int | str, folders: Sequence[str], *, needed: bool = False) -> None:
@@ -71,14 +72,14 @@ class FolderLock:
         _ = self._make((action,))
 
     def run_each(self, actions: Iterable[Call]) -> int:
-        """Make calls under the lock that an iterator of C gives there; returns how many."""
+        """Make calls under the lock, drawn from an iterator written in C; return how many."""
         return self._make(actions)
 
     def replace(self, folder: int, name: str, version: Version, action: Call) -> None:
-        """Make one call under the lock if the file `name` of the open `folder` has that version.
+        """Compare and swap: make one call under the lock if the file `name` is that version.
 
-        Else raises `ReplacedError`, or `FileNotFoundError`. The folder is opened again, which has
-        an NFS client ask what is new in it.
+        Else raises `ReplacedError`, or `FileNotFoundError`. The open `folder` is opened once more,
+        which makes an NFS client revalidate its cache.
         """
         fresh = map(os.close, map(call, (partial(os.open, ".", _FOLDER, dir_fd=folder),)))
         found = map(call, (partial(os.stat, name, dir_fd=folder, follow_symlinks=False),))
@@ -88,7 +89,7 @@ class FolderLock:
             raise ReplacedError(f"{name}: another file has that name now")
 
     def _make(self, actions: Iterable[Call]) -> int:
-        """How many calls were made."""
+        """Make calls under the lock; return how many."""
         if self._file is None or self._mine in _held:
             return len(list(map(call, actions)))
         file = self._file.fileno()
@@ -111,11 +112,11 @@ class FolderLock:
         return len(made) - len(take) - len(drop)
 
     def _is_needless(self, error: OSError) -> bool:
-        """Whether there are no locks there, and none is needed."""
+        """Whether to go on without a lock after this error."""
         return not self._needed and error.errno in _NO_LOCKS
 
     def close(self) -> None:
-        """Close its file."""
+        """Close the lock file."""
         if self._file is not None:
             with syscalls.errors_ignored():  # it is closed whatever close(2) answers
                 self._file.close()

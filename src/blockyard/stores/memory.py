@@ -3,7 +3,7 @@
 Owns the dictionary and the sorted list of its keys; does no I/O. A copy of the data is made on
 the way in, unless it is `bytes`, and none on the way out: what is stored is immutable.
 
-Each change is one step of the dictionary, which threads can't divide (`one_step.py`). So a signal
+Each change is one atomic operation of the dictionary (`atomic_dict.py`), under no lock. So a signal
 handler or a finalizer may call the store in the middle of another call of its thread, and a fork at
 any moment leaves the child a store that works.
 """
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
 
-from blockyard import one_step
+from blockyard import atomic_dict
 from blockyard.context import Context
 from blockyard.crc32c import crc32c
 from blockyard.errors import (
@@ -45,6 +45,8 @@ from blockyard.stores.base import (
     Store,
     UploadRequest,
     WriteRequest,
+)
+from blockyard.stores.checks import (
     check_conditions,
     check_match,
     check_options,
@@ -137,27 +139,27 @@ class MemoryStore(Store):
         source = self._get(ctx, "copy_block", source_key)
         block = self._block(ctx, target_key, source.data)
         block = block._replace(metadata=source.metadata, content_type=source.content_type)
-        one_step.put(self._blocks, target_key, block)
+        atomic_dict.put(self._blocks, target_key, block)
         self._keys.note(target_key)
         return CopyResult(target_key, block.info.etag, block.info.last_modified)
 
     async def delete_block(self, ctx: Context, key: str, if_match: str | None = None) -> None:
         _check(ctx, "delete_block", key)
         if if_match is None:
-            one_step.pop(self._blocks, key)
+            atomic_dict.pop(self._blocks, key)
             return
         deleted = False
         while not deleted:
             old = self._get(ctx, "delete_block", key)
             check_match(f"delete_block {key!r}", if_match, old.info.etag)
-            deleted = one_step.remove(self._blocks, key, old)
+            deleted = atomic_dict.remove(self._blocks, key, old)
 
     async def delete_blocks(self, ctx: Context, keys: Sequence[str]) -> DeleteResult:
         unique = list(dict.fromkeys(keys))
         if unique:
             _check(ctx, "delete_blocks", unique[0])
         for key in unique:
-            one_step.pop(self._blocks, key)
+            atomic_dict.pop(self._blocks, key)
         return DeleteResult(unique)
 
     async def list(self, ctx: Context, request: ListRequest) -> Page:
@@ -211,7 +213,7 @@ class MemoryStore(Store):
         if request.if_match is not None:
             self._replace(ctx, request.operation, request.if_match, block)
         elif not request.if_absent:
-            one_step.put(self._blocks, key, block)
+            atomic_dict.put(self._blocks, key, block)
         elif self._blocks.setdefault(key, block) is not block:
             raise BlockExistsError(f"{request.operation} {key!r}: there is a block under that key")
         self._keys.note(key)
@@ -230,13 +232,13 @@ class MemoryStore(Store):
         return parts
 
     def _replace(self, ctx: Context, operation: str, if_match: str, block: _Block) -> None:
-        """Put `block` in place of the one with that ETag."""
+        """Compare and swap: replace the block with that ETag by `block`."""
         key = block.info.key
         replaced = False
         while not replaced:
             old = self._get(ctx, operation, key)
             check_match(f"{operation} {key!r}", if_match, old.info.etag)
-            replaced = one_step.replace(self._blocks, key, old, block)
+            replaced = atomic_dict.replace(self._blocks, key, old, block)
 
     def _get(self, ctx: Context, operation: str, key: str) -> _Block:
         _check(ctx, operation, key)
@@ -247,5 +249,5 @@ class MemoryStore(Store):
 
 
 def _check(ctx: Context, operation: str, key: str) -> None:
-    """Look at the deadline before an operation, each of which takes well below a second."""
+    """Check the deadline before an operation, each of which takes well below a second."""
     ctx.check_deadline_of(f"{operation} {key!r}")

@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Collection
 from typing import NamedTuple
 
-from blockyard import one_step
+from blockyard import atomic_dict
 
 _SPARE = 1000
 """Deleted keys that the list may hold beyond as many as there are; as many may be in the log."""
@@ -42,7 +42,7 @@ class OrderedKeys:
         state = self._state[""]
         state.added.append(key)
         if len(state.added) > 2 * len(self._keys) + _SPARE:  # nobody lists
-            _ = one_step.replace(self._state, "", state, _State([], 0, None))
+            _ = atomic_dict.replace(self._state, "", state, _State([], 0, None))
 
     def all(self) -> list[str]:
         """Every key, not to be changed. Some may have been deleted, so that a walk which deletes as
@@ -52,14 +52,16 @@ class OrderedKeys:
             ordered, seen = state.ordered, len(state.added)
             if ordered is None or len(ordered) > 2 * len(self._keys) + _SPARE:
                 begun = _State([], 0, None)  # before the keys are looked at: for what comes then
-                if one_step.replace(self._state, "", state, begun):
+                if atomic_dict.replace(self._state, "", state, begun):
                     ordered = sorted(self._keys)
-                    _ = one_step.replace(self._state, "", begun, begun._replace(ordered=ordered))
+                    _ = atomic_dict.replace(self._state, "", begun, begun._replace(ordered=ordered))
                     return ordered
             else:
                 if seen > state.seen:
                     ordered = _with(ordered, state.added[state.seen : seen])
-                    _ = one_step.replace(self._state, "", state, _State(state.added, seen, ordered))
+                    _ = atomic_dict.replace(
+                        self._state, "", state, _State(state.added, seen, ordered)
+                    )
                 return ordered
 
 

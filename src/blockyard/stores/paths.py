@@ -39,14 +39,14 @@ _PLAIN_NAME = re.compile(rf"[{re.escape(_PLAIN[:-1])}][{re.escape(_PLAIN)}]{{0,{
 
 
 class BlockPath(NamedTuple):
-    """Where a block lies below the root."""
+    """The path of a block below the root."""
 
     folders: tuple[str, ...]
     name: str
 
 
 class Entry(NamedTuple):
-    """What a name in a folder stands for: `adds` is what it adds to the key so far."""
+    """A name found in a folder, decoded: `adds` is the part of the key that it stands for."""
 
     adds: bytes
     name: str
@@ -71,7 +71,7 @@ def folders_of(above: bytes) -> tuple[str, ...]:
 
 
 def entry_of(name: str) -> Entry | None:
-    """What a name found in a folder stands for; None for a name that the store never gives."""
+    """Decode a name found in a folder; None for a name that the store never gives."""
     is_block = name.endswith(_FILE)
     goes_on = name.endswith(_FURTHER) and name != _FURTHER
     part = _part_of(name[:-1] if is_block or name.endswith(_FURTHER) else name)
@@ -86,7 +86,7 @@ def entry_of(name: str) -> Entry | None:
 
 
 def key_of(written: bytes) -> str | None:
-    """The key that a path spells; None when no key may be so, and the file is not the store's."""
+    """The key for the bytes that a path spells; None when that is no valid key."""
     try:
         key = written.decode()
         check_key(key)
@@ -96,14 +96,14 @@ def key_of(written: bytes) -> str | None:
 
 
 def _part_of(written: str) -> bytes | None:
-    """The bytes that a name without its mark stands for, if it is escaped as it should be."""
+    """Unescape a name without its mark; None when it is not escaped as we do."""
     if _PLAIN_NAME.fullmatch(written):
         return written.encode()
     return unquote_to_bytes(written) if written.isascii() else None
 
 
 def _pieces(part: bytes) -> tuple[list[str], str]:
-    """The folders a part goes on through, and what remains for its last name."""
+    """Escape a part of a key and split it into folder names and the rest for its last name."""
     written = part.decode("latin-1")
     if _PLAIN_NAME.fullmatch(written):
         return [], written

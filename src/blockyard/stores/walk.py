@@ -1,7 +1,7 @@
-"""The blocks below a root in key order, a page at a time.
+"""Walks the files below a root in key order, a page at a time.
 
-A walk keeps what it has still to visit, as names, and holds no file open between its pages. It
-reads a folder when it comes to it, so what is written or deleted meanwhile may or may not show.
+A walk keeps the names that it has still to visit, and no file open between pages. A folder is read
+when the walk reaches it, so concurrent writes and deletes may or may not show.
 """
 
 from __future__ import annotations
@@ -13,14 +13,8 @@ from typing import NamedTuple, Self
 
 from blockyard import syscalls
 from blockyard.model import BlockInfo
-from blockyard.stores.disk import (
-    Check,
-    NotABlockError,
-    block_info,
-    open_below,
-    opened_folder,
-    stat_file,
-)
+from blockyard.stores.disk import NotABlockError, block_info, open_below, opened_folder, stat_file
+from blockyard.stores.file_io import Check
 from blockyard.stores.paths import Entry, entry_of, folders_of, key_of
 
 
@@ -33,9 +27,9 @@ class _Place(NamedTuple):
 
 
 class Walk:
-    """The blocks whose keys begin with `prefix` and come after `after`.
+    """Walks the blocks whose keys begin with `prefix` and come after `after`.
 
-    `by_folder` gives the folders that hold any of them, in place of what is in there.
+    With `by_folder` a folder with such blocks is listed as one entry, as by a delimiter `/`.
     """
 
     def __init__(self, root: Path, prefix: str, after: bytes, *, by_folder: bool = False) -> None:
@@ -88,11 +82,11 @@ class Walk:
         return found, folders, False
 
     def _is_listed(self, place: _Place) -> bool:
-        """Whether the folder is one of those listed, and not one to go on through."""
+        """Whether the folder is listed as one entry, rather than walked through."""
         return self._by_folder and b"/" in place.key[len(self._prefix) :]
 
     def _with_blocks(self, place: _Place, check: Check) -> str | None:
-        """The folder, if there is any block in it that is wanted."""
+        """The key of the folder, if any wanted block lies in it; else None."""
         key = key_of(place.key)
         if key is None:
             return None
@@ -100,7 +94,7 @@ class Walk:
         return key if found else None
 
     def _inside(self, place: _Place, folder: _OpenFolder) -> list[_Place]:
-        """What of a folder's content is to be visited, in key order."""
+        """The entries of a folder that are to be visited, in key order."""
         try:
             names = os.listdir(folder.go(place.folders))
         except (FileNotFoundError, NotADirectoryError):  # gone meanwhile; not the store's
@@ -119,7 +113,7 @@ class Walk:
 
 
 class _OpenFolder:
-    """The one folder that a page has open. Going to one just below it takes a single step."""
+    """The folder that a page has open. Going to a folder directly below takes one openat(2)."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -160,7 +154,7 @@ def _below(place: _Place, entry: Entry) -> _Place:
 
 
 def _info(place: _Place, name: str, folder: _OpenFolder) -> BlockInfo | None:
-    """What is known of the block; None when it is gone, or was never one of the store's."""
+    """The info of a block; None when it is gone, or the file is not one of the store's."""
     key = key_of(place.key)
     if key is None:
         return None

@@ -29,7 +29,7 @@ from blockyard.process import PerProcess
 from blockyard.transport.aio import AsyncioRuntime
 from blockyard.transport.calling_thread import CallingThread, calling_thread
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connections import Connections, waits_for_itself
+from blockyard.transport.connections import Connections, would_deadlock
 from blockyard.transport.posting import Post
 from blockyard.transport.tasks import closed_meanwhile, copy_notes
 from blockyard.transport.threads import SIGNALS_SEEN_WITHIN, start_thread, threads_are_over
@@ -71,7 +71,7 @@ class BackgroundLoop:
         """
         ends = None if deadline is None else self._runtime.now() + deadline
         context = Context(self._runtime, ends, concurrency, cache=cache)
-        caller = CallingThread(nested=waits_for_itself(self._runtime.connections.here()))
+        caller = CallingThread(nested=would_deadlock(self._runtime.connections.here()))
         call = _Call(caller, operation(context, argument), self._runtime.run)
         try:
             try:
@@ -109,7 +109,7 @@ class BackgroundLoop:
             self._runtime.connections.warn_of_drop()
 
     def _begin(self, call: _Call[Any]) -> None:
-        """Have the loop begin `call`, before what `close` has it do."""
+        """Begin `call` on the loop, ordered before what `close` does there."""
         thread = self._threads.here()
         with thread.beginning:
             if self._closed:
@@ -183,7 +183,7 @@ class _LoopThread:
         return True
 
     def begin_to_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """As `end`, which waits: whether there is something to end."""
+        """`end`, without waiting; whether there is something to end."""
         with self._lock:
             self._ending = True
             post = self._post

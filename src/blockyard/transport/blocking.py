@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Never, Self, TypeVar
 from blockyard.context import Descriptor, UserCode, UserItems, check_concurrency
 from blockyard.errors import StoreClosedError
 from blockyard.transport.clock import monotonic
-from blockyard.transport.connections import ConnectionPool, Connections, waits_for_itself
+from blockyard.transport.connections import ConnectionPool, Connections, would_deadlock
 from blockyard.transport.exchanging import NetworkRuntime
 from blockyard.transport.polling import PolledSocket
 from blockyard.transport.shared_calls import SharedCall, shared
@@ -114,7 +114,7 @@ class BlockingPoller:
         return _LockWaker()
 
     def may_wait(self) -> bool:
-        return not waits_for_itself(self.pool, itself=1)
+        return not would_deadlock(self.pool, itself=1)
 
 
 class _LockWaker:
@@ -152,7 +152,7 @@ class BlockingRuntime(NetworkRuntime):
         quick: bool = False,
         close: Callable[[], object] | None = None,
     ) -> UserCode:
-        """On the calling thread, where this is."""
+        """Run it on the calling thread, which is this one."""
         return Inline(deadline, close)
 
     def user_task(self, items: AsyncIterable[Item], deadline: float | None = None) -> Never:

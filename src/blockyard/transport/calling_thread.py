@@ -54,7 +54,7 @@ class CallingThread:
         return raised
 
     def tell(self, callback: Callable[[], object]) -> object:
-        """On that thread: have the loop call `callback`, unless it has ended, with the call."""
+        """From that thread: schedule `callback` on the loop, unless loop and call have ended."""
         return self.post is not None and self.post.put(callback)
 
     @property
@@ -68,7 +68,7 @@ class CallingThread:
         return self._process != os.getpid()
 
     def end(self) -> None:
-        """On the loop: the call has ended. Jobs that were not begun never are."""
+        """From the loop: end `serve`. Jobs that were not begun never are."""
         self._over = True
         self._jobs.put(None)
 
@@ -93,12 +93,12 @@ class CallingThread:
                 _ = self._jobs.get(timeout=SIGNALS_SEEN_WITHIN)
 
     def close_all(self, error: BaseException) -> None:
-        """On that thread, when `error` has ended the call: close what it left early."""
+        """On that thread, after `error` ended the call: close the caller's objects left open."""
         while self.closers:
             leave(error, self.closers.pop())
 
     async def run(self, call: Callable[[], Result], deadline: float | None) -> Result:
-        """On the loop: have that thread run `call`. See `UserCode.run`."""
+        """From the loop: run `call` on that thread. See `UserCode.run`."""
         job = _Job(self, call)
         self._jobs.put(job.run)
         outcome = await job.outcome(deadline)

@@ -1,9 +1,9 @@
-"""One HTTP/1.1 connection: a request goes out, its reply is received where its caller wants it.
+"""One HTTP/1.1 connection: sends a request, and receives its reply into the caller's buffer.
 
-The socket does not block, and every wait is the poller's. How long a wait may last is computed
-from the clock before each one: the time limits of the kernel (SO_RCVTIMEO) begin anew with each
-signal. A wait counts as a stall only when nothing at all came in it, so a stalled peer is given up
-after at most twice the idle timeout.
+The socket is non-blocking, and all waits are made by a `Poller`. The timeout of each wait is
+computed from the clock: kernel timeouts (SO_RCVTIMEO) start again after each signal. A wait counts
+as a stall only if nothing came in it, so a stalled peer is given up after at most twice the idle
+timeout.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from blockyard.user_code import pass_on_foreign
 
 _LOW_WATER = 256 * KIB
 _TAKEN_AT_ONCE = 1 * MIB
-"""Bytes of a body to a call, so that what has come is summed while more does."""
-_MARKS = sys.platform == "linux"
-"""Linux makes room for what a mark asks for; of others that is not known."""
+"""Bytes received by one call, so that the checksum is computed while more bytes arrive."""
+_HAS_LOW_WATER_MARK = sys.platform == "linux"
+"""Linux sizes the receive buffer for the low-water mark; other systems may not."""
 _ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 _READABLE_OR_WRITABLE = select.POLLIN | select.POLLOUT
 
@@ -39,8 +39,7 @@ _READABLE_OR_WRITABLE = select.POLLIN | select.POLLOUT
 class Connection:
     """A connection to one origin. `used` is whether it has answered a request before.
 
-    `proxy` is one that passes requests on, and needs to be told where to. `arrivals` polls for
-    what comes.
+    `proxy` is an HTTP proxy that gets requests in absolute form. `arrivals` polls for readability.
     """
 
     def __init__(self, sock: socket.socket | TlsSocket, proxy: Proxy | None = None) -> None:
@@ -52,27 +51,27 @@ class Connection:
         self._sock = sock
         self._tls = sock if isinstance(sock, TlsSocket) else None
         self._proxy = proxy
-        self._mark = 1
+        self._low_water_mark = 1
         self._cut_short = False
         self._scratch = bytearray(SCRATCH_SIZE)
 
     @property
     def tls_context(self) -> ssl.SSLContext | None:
-        """The one of its handshake; None without TLS."""
+        """The TLS context of its handshake; None without TLS."""
         return None if self._tls is None else self._tls.context
 
     def usable(self) -> bool:
-        """Whether an idle connection is still open and, as it should be, silent."""
+        """Whether an idle connection is still open, with no unexpected bytes."""
         return not self.arrivals.poll(0)
 
     async def send(
         self, request: Request, reply: ReplyReader, timeouts: Timeouts, poller: Poller
     ) -> None:
-        """Send `request`, and take what comes of `reply` meanwhile. Raises `TransportError`.
+        """Send `request`, and receive what comes of `reply` meanwhile. Raises `TransportError`.
 
-        An endpoint that refuses a request may answer before it has read the body, and close or
-        read no more of it, so its answer is looked for whenever the socket takes no more
-        (RFC 9112, section 9.5), and after it has closed.
+        An endpoint that refuses a request may answer before it has read the body, then close or
+        stop reading. So the reply is looked for whenever the socket takes no more bytes (RFC 9112,
+        section 9.5), and after the peer has closed.
         """
         reply.sent = monotonic()
         timeouts.check()
@@ -80,7 +79,7 @@ class Connection:
         if request.body:
             parts.append(request.body)  # the caller's own buffer, neither joined nor copied
         self._cut_short = False
-        while not self._send_on(parts, reply, timeouts):
+        while not self._send_until_blocked(parts, reply, timeouts):
             seconds = timeouts.wait()
             events = await poller.ready(self, _READABLE_OR_WRITABLE, seconds)
             if not events:
@@ -91,7 +90,7 @@ class Connection:
                 return
 
     async def receive(self, reply: ReplyReader, timeouts: Timeouts, poller: Poller) -> Response:
-        """Read `reply` to its end. Raises `TransportError`."""
+        """Receive `reply` to its end. Raises `TransportError`."""
         tls = self._tls
         while not reply.complete:
             if reply.large:
@@ -105,12 +104,14 @@ class Connection:
             except DeadlineExceededError as error:  # not all that had come reached the mark
                 raise reply.broken(error) from None
             if reply.destination is not None:
-                self._mark_at(_LOW_WATER if len(reply.destination) >= 3 * _LOW_WATER else 1)
+                self._set_low_water_mark(
+                    _LOW_WATER if len(reply.destination) >= 3 * _LOW_WATER else 1
+                )
             ready = await poller.ready(self, select.POLLIN, seconds)
             if not self.take(reply) and not ready:  # what came may have been less than the mark
                 raise reply.broken(timeouts.expired("no byte moved", seconds))
-        if self._mark != 1:
-            self._mark_at(1)
+        if self._low_water_mark != 1:
+            self._set_low_water_mark(1)
         if self._cut_short or (tls is not None and tls.surplus()):
             reply.keep_alive = False
         self.used = True
@@ -119,7 +120,7 @@ class Connection:
         return reply.response()
 
     def end(self) -> None:
-        """Close it in an orderly way, with no request under way; `close` resets it."""
+        """Close an idle connection gracefully; `close` resets it."""
         try:
             with syscalls.errors_ignored():
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY_CLOSE)
@@ -127,12 +128,12 @@ class Connection:
             self.close()
 
     def shutdown(self) -> None:
-        """End every wait for what comes, on whichever thread that is: nothing comes any more."""
+        """End all waits for the peer, on any thread."""
         with syscalls.errors_ignored():
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def take(self, reply: ReplyReader) -> bool:
-        """Take what has come of `reply`; whether that was anything. Raises `TransportError`."""
+        """Receive what has come of `reply`; whether that was anything. Raises `TransportError`."""
         view = reply.destination
         try:
             size = self._sock.recv_into(self._scratch if view is None else view[:_TAKEN_AT_ONCE])
@@ -149,15 +150,15 @@ class Connection:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise _typed(error, reply) from None
+            raise _typed_error(error, reply) from None
         return True
 
-    def _send_on(
+    def _send_until_blocked(
         self, parts: list[bytes | memoryview], reply: ReplyReader, timeouts: Timeouts
     ) -> bool:
-        """Send what the socket takes; whether that ends the sending.
+        """Send until the socket would block; True when everything is sent, or the peer has closed.
 
-        A socket that takes no more, its other side gone, may still hold an answer to read.
+        After the peer has closed there may still be a reply to receive.
         """
         try:
             while True:
@@ -169,14 +170,14 @@ class Connection:
         except OSError as error:
             pass_on_foreign(error)
             if isinstance(error, TransportError):  # some are OSErrors as well
-                raise _typed(error, reply) from None
+                raise _typed_error(error, reply) from None
             self._cut_short = True
         return True
 
     def _send_some(self, parts: list[bytes | memoryview]) -> bool:
-        """Send some of `parts` by one system call, and take it off; whether more is to be sent.
+        """Send some of `parts` by one system call, and remove it; whether any is left.
 
-        Raises what `socket.send` does: `BlockingIOError` when the socket takes nothing now.
+        Raises what `socket.send` does: `BlockingIOError` when it would block.
         """
         sock = self._sock
         tls = isinstance(sock, TlsSocket)
@@ -189,16 +190,15 @@ class Connection:
             parts[0] = memoryview(parts[0])[size:]
         return tls or bool(parts)
 
-    def _mark_at(self, mark: int) -> None:
-        """Be woken for no less than `mark` bytes: as much as is worth it, while more is to come.
+    def _set_low_water_mark(self, mark: int) -> None:
+        """Set SO_RCVLOWAT (socket(7)): wake up only for `mark` bytes.
 
-        A large body comes in pieces of some 64 KiB, and to be woken for each would take longer
-        than to take it. With a low-water mark (SO_RCVLOWAT, socket(7)) a 4 MiB read is woken a
-        few times instead of 40.
+        A large body arrives in pieces of some 64 KiB, and waking up for each takes longer than
+        receiving it. With the mark a 4 MiB read wakes up a few times instead of 40.
         """
-        if mark != self._mark and _MARKS:
+        if mark != self._low_water_mark and _HAS_LOW_WATER_MARK:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
-            self._mark = mark
+            self._low_water_mark = mark
 
 
 async def connect(
@@ -216,7 +216,7 @@ async def connect(
         raise
 
 
-def _typed(error: OSError, reply: ReplyReader) -> TransportError:
+def _typed_error(error: OSError, reply: ReplyReader) -> TransportError:
     pass_on_foreign(error)
     if isinstance(error, TransportError):  # some are OSErrors as well
         return error

@@ -1,7 +1,7 @@
-"""The connections of a store: one pool for each process, shared by its threads and event loops.
+"""The connection pool of a store: one for each process, shared by its threads and event loops.
 
-A signal handler, a weakref callback or a `__del__` may call the store in the middle of any
-function here, and wait for another thread that is here too. So no lock is taken: see `Pool`.
+A signal handler, a weakref callback or a `__del__` may call the store in the middle of any function
+here, and wait for another thread that is in here too. So no lock is taken: see `Pool`.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from blockyard.config import HttpConfig, TimeoutConfig
 
 _LOOK_AGAIN = 0.5
-"""Seconds after which one that waits for a slot looks for itself: nobody tells of a slot that is
-free since an exception ended the call that had it."""
-_MANY = 100
-"""Where more than so many wait they look less often: it is enough that one does."""
+"""Seconds after which a call that waits for a slot checks again: no wake-up is sent for a slot that
+became free by garbage collection, after an exception in the call that held it."""
+_MANY_WAITING = 100
+"""Where more than so many wait they check less often: it is enough that one does."""
 _LEAST_OFTEN = 10
 """In so many times `_LOOK_AGAIN`, however many wait."""
 
 
 class Connections:
-    """How a store's connections are made, and the pool of each process that uses it.
+    """How a store's connections are made, and the pool of each process.
 
-    Those that are `shared` by clients outlast each: who made them closes the pool.
+    A pool that is `shared` by clients outlives each of them: its maker closes it.
     """
 
     def __init__(self, http: HttpConfig, timeouts: TimeoutConfig, *, shared: bool = False) -> None:
@@ -55,9 +55,10 @@ class Connections:
         """This process's pool."""
 
     def close(self) -> bool:
-        """A client closes, or is dropped: its calls that wait see that it has.
+        """Close the pool for a client that closes or is dropped, unless others share it.
 
-        The pool closes with it, unless others share it; whether idle connections were closed.
+        Waiting calls are woken, to find their client closed. Returns whether idle connections were
+        closed.
         """
         pool = self.here()
         if not self.shared:
@@ -66,12 +67,12 @@ class Connections:
         return False
 
     def abandon(self) -> None:
-        """Close this process's sockets, but for what others share; nothing is sent."""
+        """Close this process's sockets, unless others share them; nothing is sent to peers."""
         if not self.shared:
             self.here().abandon()
 
     def warn_of_drop(self) -> None:
-        """Say that what had them was dropped without `close`, where somebody was to close it."""
+        """Warn that a client was dropped without `close`, if it was to be closed."""
         if not self.dropped_quietly:
             warn_of_drop()
 
@@ -91,15 +92,15 @@ class ConnectionPool:
     async def take(
         self, request: Request, holder: object, timeouts: Timeouts, poller: Poller
     ) -> Connection:
-        """An idle connection, or a new one; waits while too many are taken.
+        """Take an idle connection, or make one; waits while the limit is reached.
 
-        Who comes first to a free slot gets it, though others wait: that saves a switch of threads.
-        But one of these who was woken, and found it taken, goes before all others then.
+        Who comes first to a free slot gets it, even while others wait: that saves a thread switch.
+        But a waiter that was woken and found the slot taken goes before all others then.
 
-        It is lent to `holder`, until it is released or `holder` is gone: see `Pool`.
+        The connection is held by `holder` until it is released or `holder` is freed: see `Pool`.
 
-        A call that is nested in another one of this thread does not wait for that one: it goes
-        over the limit. Raises `TransportError`, and `StoreClosedError` once the store is closed.
+        A call nested in another call of the same thread would wait for that call, so it exceeds the
+        limit instead. Raises `TransportError`, and `StoreClosedError` once the store is closed.
         """
         origin, over_limit, waited = request.origin, False, False
         while True:
@@ -143,7 +144,7 @@ class ConnectionPool:
             self._end(each)
 
     def drop_idle_since(self, origin: Origin, before: float) -> None:
-        """A connection that was idle did not answer: those that were idle as long go as well."""
+        """Close the connections that have been idle as long as one that turned out to be dead."""
         for each in self._pool.drop_idle_since(origin, before):
             self._end(each)
 
@@ -156,10 +157,10 @@ class ConnectionPool:
         return self._pool.counts()
 
     def close(self) -> bool:
-        """Keep no connection any more: close the idle ones, and say whether there were any.
+        """Close idle connections, and keep none from now on; whether there were any.
 
-        Those in use close when they are given back. Whoever waits for a slot looks again whether
-        the store is open.
+        Those in use are closed when they are given back. Calls that wait for a slot are woken, to
+        find the store closed.
         """
         self._closed = True
         idle = self._pool.clear()
@@ -169,13 +170,13 @@ class ConnectionPool:
         return bool(idle)
 
     def wake_all(self) -> None:
-        """Have all who wait for a slot look again."""
+        """Wake all calls that wait for a slot, to check again."""
         for origin, queue in list(self._waiting.items()):
             for _ in range(len(queue)):
                 self._wake_one(origin)
 
     def abandon(self) -> None:
-        """Close this process's copies of the sockets; nothing is sent."""
+        """Close this process's copies of the sockets; nothing is sent to peers."""
         for each in list(self._open):
             connection = each()
             if connection is not None:
@@ -217,7 +218,7 @@ class ConnectionPool:
     ) -> None:
         woken, gives_way = False, not self._may_take(origin, holder)
         while not woken and (gives_way or not self._pool.has_room(origin)):  # since it began to
-            seconds = _LOOK_AGAIN * max(1.0, min(len(queue) / _MANY, _LEAST_OFTEN))
+            seconds = _LOOK_AGAIN * max(1.0, min(len(queue) / _MANY_WAITING, _LEAST_OFTEN))
             left = timeouts.remaining()
             woken = await waker.wait(seconds if left is None else min(left, seconds))
             gives_way = False  # for long enough: who is to go before may be gone
@@ -245,7 +246,7 @@ class ConnectionPool:
             self._wake_one(origin)
 
     def _end(self, connection: Connection) -> None:
-        """Close one that was idle."""
+        """Close an idle connection."""
         connection.end()
         self._open.discard(ref(connection))
 
@@ -255,12 +256,12 @@ class ConnectionPool:
 
 
 class _Queue:
-    """Those who wait for a slot of one origin, the next first. Each change is one step."""
+    """The calls that wait for a slot of one origin, the next first. Each change is atomic."""
 
     def __init__(self) -> None:
         self.waiting: OrderedDict[Waker, None] = OrderedDict()
         self.passed_over: set[ref[object]] = set()
-        """Who was woken and found the slot taken: whoever has not waited gives way to them."""
+        """Holders that were woken and found the slot taken: newcomers give way to them."""
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -273,7 +274,7 @@ class _Queue:
                 self.waiting.move_to_end(waker, last=False)
 
     def remove(self, waker: Waker) -> bool:
-        """Whether it was among those that wait, where it is no more."""
+        """Remove a waker; whether it was among those waiting."""
         try:
             del self.waiting[waker]
         except KeyError:
@@ -281,11 +282,11 @@ class _Queue:
         return True
 
 
-def waits_for_itself(pool: ConnectionPool, itself: int = 0) -> bool:
-    """Whether a call on this thread would wait for a slot that is held by what it interrupts.
+def would_deadlock(pool: ConnectionPool, itself: int = 0) -> bool:
+    """Whether a call on this thread would wait for a slot that is held further up its stack.
 
-    That is an exchange over `pool` further up this thread's stack (but for `itself`, where one is
-    under way already), or what this thread does for an event loop, when a finalizer runs there.
+    That is an exchange over `pool` that it interrupts (beside `itself`, the number of exchanges
+    that are its own), or an event loop of this thread, when a finalizer runs there.
     """
     # what `inspect.currentframe` calls; that module is slow to import
     calls, frame = 0, sys._getframe()  # pyright: ignore[reportPrivateUsage]

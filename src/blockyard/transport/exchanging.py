@@ -1,8 +1,8 @@
 """HTTP exchanges over pooled connections, written once for both runtimes.
 
-A connection that the other side closed while it was idle is replaced, without a word and at once.
-With a hedge a request that is not answered goes out a second time, over another connection, and
-the reply that begins first is read.
+A connection that the peer closed while it was idle is replaced silently and at once. With a hedge,
+a request that is not answered in time is sent again over another connection, and the reply that
+begins first is read.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger("blockyard.transport")
 
-_LEAST_HASTE = 0.05
-"""Seconds that a connection for a second request is waited for at least."""
+_LEAST_CONNECT_SECONDS = 0.05
+"""Least seconds to wait for the connection of a second request."""
 
 
 class NetworkRuntime(ABC):
-    """What is the same in both runtimes. See `Runtime` for what each method does."""
+    """The part of `Runtime` that both runtimes share."""
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
@@ -47,7 +47,7 @@ class NetworkRuntime(ABC):
 
     @abstractmethod
     def _poller(self) -> Poller:
-        """How this call waits. Raises `StoreClosedError` once the store is closed."""
+        """The poller of this call. Raises `StoreClosedError` once the store is closed."""
 
     async def exchange(
         self,
@@ -113,15 +113,15 @@ class NetworkRuntime(ABC):
     wall_time = staticmethod(wall_time)
 
     def jitter(self) -> float:
-        """As `random.SystemRandom` makes it, which takes a while to import."""
+        """`random.SystemRandom().random()`, without importing that module, which is slow."""
         return (int.from_bytes(os.urandom(7), "big") >> 3) * 2.0**-53
 
     def nonce(self) -> str:
         return os.urandom(12).hex()
 
 
-class _Try:
-    """A request that went out over `connection`; `error` is what it came to before a reply."""
+class _Attempt:
+    """A request sent over `connection`; `error` is its failure before a reply began."""
 
     def __init__(self, connection: Connection, reply: ReplyReader) -> None:
         self.connection = connection
@@ -141,11 +141,11 @@ class _Try:
 
     @property
     def read_whole(self) -> bool:
-        """Whether the connection is ready for another request."""
+        """Whether the connection can be used for another request."""
         return self.reply.complete and self.reply.keep_alive
 
-    def look(self) -> bool:
-        """Take what has come; whether the reply has begun. Over TLS it need not have."""
+    def poll(self) -> bool:
+        """Receive what has come; whether the reply has begun. A TLS record may be incomplete."""
         try:
             _ = self.connection.take(self.reply)
         except TransportError as error:
@@ -156,33 +156,33 @@ class _Try:
 async def _hedged(
     request: Request, limit: int, timeouts: Timeouts, hedge: Hedge, poller: Poller
 ) -> Response | None:
-    """The reply; None when no connection that was idle turned out to be open still."""
+    """The first reply of up to two requests; None when every idle connection had been closed."""
     pool = poller.pool
-    tries = [await _begin(request, limit, timeouts, timeouts, poller)]
+    attempts = [await _send(request, limit, timeouts, timeouts, poller)]
     won = None
     try:
-        won = await _first_to_begin(tries, hedge.after, poller)
-        late = won is None and tries[0].error is None
+        won = await _first_to_begin(attempts, hedge.after, poller)
+        late = won is None and attempts[0].error is None
         if late and pool.has_room(request.origin) and hedge.allowed():
             with suppress(TransportError):  # the first one may be answered yet
-                haste = _haste(hedge, timeouts)
-                tries.append(await _begin(request, limit, timeouts, haste, poller))
-        won = won or await _first_to_begin(tries, timeouts.wait(), poller)
+                connect_timeouts = _hedge_timeouts(hedge, timeouts)
+                attempts.append(await _send(request, limit, timeouts, connect_timeouts, poller))
+        won = won or await _first_to_begin(attempts, timeouts.wait(), poller)
         if won is not None:
-            if won is not tries[0]:
+            if won is not attempts[0]:
                 _ = hedge.won()
             response = await won.connection.receive(won.reply, timeouts, poller)
-            response.waited += won.reply.sent - tries[0].reply.sent
+            response.waited += won.reply.sent - attempts[0].reply.sent
             return response
-        if _any_stale(tries):
+        if _any_stale(attempts):
             return None
-        failure = tries[0].error or timeouts.expired("no byte moved", timeouts.idle)
+        failure = attempts[0].error or timeouts.expired("no byte moved", timeouts.idle)
         try:
             raise failure
         finally:
             del failure  # which its traceback refers to
     finally:
-        for each in tries:
+        for each in attempts:
             keep = each is won and each.read_whole
             pool.release(request.origin, each.reply, each.connection, keep)
             if each.stale or (each.unanswered and timeouts.looks_dead(each.reply.sent)):
@@ -190,44 +190,46 @@ async def _hedged(
             each.error = None  # whose traceback refers to this frame
 
 
-def _any_stale(tries: Sequence[_Try]) -> bool:
-    return any(each.stale for each in tries)
+def _any_stale(attempts: Sequence[_Attempt]) -> bool:
+    return any(each.stale for each in attempts)
 
 
-async def _begin(
+async def _send(
     request: Request, limit: int, timeouts: Timeouts, to_connect: Timeouts, poller: Poller
-) -> _Try:
-    """Send `request`, and leave its reply to be read."""
+) -> _Attempt:
+    """Send `request`, and leave its reply to be received."""
     reply = ReplyReader(request.method, None, limit, request.sum_body, request.until_close)
     connection = await poller.pool.take(request, reply, to_connect, poller)
     try:
         await connection.send(request, reply, timeouts, poller)
-        return _Try(connection, reply)
+        return _Attempt(connection, reply)
     except BaseException:
         poller.pool.release(request.origin, reply, connection, keep=False)
         raise
 
 
-async def _first_to_begin(tries: Sequence[_Try], seconds: float, poller: Poller) -> _Try | None:
-    """The one whose reply begins first; None when all have failed, or none has in `seconds`."""
+async def _first_to_begin(
+    attempts: Sequence[_Attempt], seconds: float, poller: Poller
+) -> _Attempt | None:
+    """The attempt whose reply begins first; None when all failed, or none did in `seconds`."""
     ends = monotonic() + seconds
-    for each in tries:
+    for each in attempts:
         if each.reply.begun:  # while the request was still being sent
             return each
-    while open_ones := {each.connection.fileno(): each for each in tries if each.error is None}:
+    while open_ones := {each.connection.fileno(): each for each in attempts if each.error is None}:
         left = max(ends - monotonic(), 0.0)
         connections = [each.connection for each in open_ones.values()]
         ready = await poller.any_ready(connections, select.POLLIN, left)
         if not ready:
             return None
         for descriptor in ready:
-            if open_ones[descriptor].look():
+            if open_ones[descriptor].poll():
                 return open_ones[descriptor]
     return None
 
 
-def _haste(hedge: Hedge, timeouts: Timeouts) -> Timeouts:
-    """How long a second request may wait for a connection: nobody reads the first one meanwhile."""
-    ends = monotonic() + max(2 * hedge.after, _LEAST_HASTE)
+def _hedge_timeouts(hedge: Hedge, timeouts: Timeouts) -> Timeouts:
+    """Timeouts to connect for a second request: nobody receives the first reply meanwhile."""
+    ends = monotonic() + max(2 * hedge.after, _LEAST_CONNECT_SECONDS)
     deadline = ends if timeouts.deadline is None else min(ends, timeouts.deadline)
     return Timeouts(timeouts.idle, deadline)

@@ -1,8 +1,8 @@
-"""Waiting on an event loop: sockets, calls on other threads, slots of the connection pool.
+"""`LoopPoller`: the `Poller` of an event loop, for sockets, calls on threads and pool slots.
 
-Sockets are watched by an epoll set of ours, which the loop watches as one descriptor: to watch a
-socket for one wait is a single system call, and all that are ready are told in one turn of the
-loop. A connection belongs to no loop: after a wait nothing watches it any more.
+Sockets are watched by an epoll set of our own, which the loop watches as one descriptor: a wait
+costs one system call, and all ready sockets are handled in one turn of the loop. A connection
+belongs to no loop: it is watched only during a wait.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from blockyard.context import Descriptor
 from blockyard.errors import StoreClosedError
-from blockyard.syscalls import errors_ignored
 from blockyard.transport.blocking import BlockingPoller, run_to_end
 from blockyard.transport.calling_thread import calling_thread
 from blockyard.transport.clock import monotonic
 from blockyard.transport.connections import Connections
+from blockyard.transport.descriptor_watchers import EpollWatcher, LoopWatcher
 from blockyard.transport.polling import PolledSocket
 from blockyard.transport.posting import Post
 from blockyard.transport.tasks import (
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from blockyard.transport.timeouts import Timeouts
 
 CLOSING_SECONDS = 10.0
-"""How long calls that were cut off may take to leave things in order before `close` goes on."""
+"""How long calls that `close` cancels may take to tidy up."""
 _CLOSED = "the store was closed"
 
 Ready = tuple[int, int]
-"""A descriptor, and the events that it is ready for: none when the time was over."""
+"""A descriptor and the events that it is ready for, 0 after a timeout."""
 
 
 class LoopPollers:
-    """Those of one process, by event loop."""
+    """The pollers of one process, one for each event loop."""
 
     def __init__(self, connections: Connections, receivers: Threads) -> None:
         self._connections = connections
@@ -60,7 +60,7 @@ class LoopPollers:
         self._by_loop: dict[asyncio.AbstractEventLoop, LoopPoller] = {}
 
     def of(self, loop: asyncio.AbstractEventLoop) -> LoopPoller:
-        """That of `loop`; those of loops that have ended are let go of meanwhile.
+        """The poller of `loop`; drops those of loops that have ended.
 
         Raises `StoreClosedError` on a loop that had none when the store was closed.
         """
@@ -90,18 +90,18 @@ class LoopPollers:
             await poller.closed()
 
     def drop(self) -> None:
-        """Close them all, where no call is under way."""
+        """Close all pollers. For when no call is under way."""
         for loop, poller in list(self._by_loop.items()):
             _call_on(loop, poller, poller.close)
 
     def abandon(self) -> None:
-        """In a forked child, or where no loop runs any more."""
+        """Release all pollers in a forked child, or when no loop runs any more."""
         for poller in self._by_loop.values():
             poller.abandon()
 
 
 class LoopPoller:
-    """How the tasks of one event loop wait: see `Poller`."""
+    """The `Poller` of the tasks of one event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, connections: Connections, receivers: Threads
@@ -120,9 +120,9 @@ class LoopPoller:
         self._wakers: set[_FutureWaker] = set()
         self._post: Post | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
+        self._timer_due = math.inf
         """When the timer is due, on the loop's clock, which may stand still while ours goes on."""
-        watch = _EpollSet if hasattr(select, "epoll") else _LoopReaders
+        watch = EpollWatcher if hasattr(select, "epoll") else LoopWatcher
         self._watched = watch(loop, self._deliver)
         self._user = object()
         pool.loop_threads[self._user] = self._thread
@@ -133,29 +133,29 @@ class LoopPoller:
 
     async def ready(self, sock: PolledSocket, events: int, seconds: float) -> int:
         descriptor = sock.fileno()
-        ready = self._begin((descriptor,), events, seconds)
+        ready = self._start_wait((descriptor,), events, seconds)
         try:
             _, found = await ready
         finally:
             if descriptor in self._waiting:
-                self._end(descriptor)
-        return found or self._none_ready()
+                self._end_wait(descriptor)
+        return found or self._nothing_ready()
 
     async def any_ready(
         self, socks: Collection[Descriptor], event: int, seconds: float
     ) -> Collection[int]:
         descriptors = [sock.fileno() for sock in socks]
         try:
-            descriptor, found = await self._begin(descriptors, event, seconds)
+            descriptor, found = await self._start_wait(descriptors, event, seconds)
         finally:
             for each in descriptors:
-                self._end(each)
-        return (descriptor,) if found or self._none_ready() else ()
+                self._end_wait(each)
+        return (descriptor,) if found or self._nothing_ready() else ()
 
     async def receive_large(
         self, connection: Connection, reply: ReplyReader, timeouts: Timeouts
     ) -> Response | None:
-        """Cancelled, or closed meanwhile, it ends when the other thread has let go of the reply."""
+        """See `Poller`. Waits for the other thread to release the reply, also when cancelled."""
 
         def receive() -> Response:
             user = object()
@@ -199,22 +199,22 @@ class LoopPoller:
         return caller is None or not caller.nested
 
     def begin_to_close(self) -> None:
-        """Close it once the calls under way have ended."""
+        """Close the poller once the calls under way have ended."""
         if not self.calls.any:
             self.close()
         elif self._closing is None:
             self._closing = self.loop.create_task(self._end_calls_and_close())
 
     async def closed(self) -> None:
-        """Wait until it is closed, unless the call that is under way here would wait for itself.
+        """Wait until the poller is closed, unless the call under way here would wait for itself.
 
-        Whoever gives up this wait leaves the closing to go on.
+        Cancelling this wait does not stop the closing.
         """
         if self._closing is not None and not self.calls.is_one(asyncio.current_task()):
             await asyncio.shield(self._closing)
 
     def close(self) -> None:
-        """Fail what waits, and let no other request begin."""
+        """Fail all waits, and refuse new requests."""
         self._closed = True
         for descriptor, (ready, _) in self._waiting.items():
             if not ready.done():
@@ -226,7 +226,7 @@ class LoopPoller:
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of what the loop held: it has ended, or is the parent process's."""
+        """Release what the loop held: it has ended, or is the parent process's."""
         self._waiting.clear()
         _ = self.pool.loop_threads.pop(self._user, None)
         if self._timer is not None:
@@ -236,40 +236,40 @@ class LoopPoller:
         self._watched.close()
 
     def open_post(self) -> None:
-        """On the loop, before other threads `post`. Raises `OSError` without a descriptor."""
+        """Make `post` usable by other threads. Called on the loop; may raise `OSError`."""
         if self._post is None:
             self._post = Post(self.loop)
 
     def post(self, callback: Callable[[], object]) -> bool:
-        """Have the loop call `callback`, from any thread; False when it has ended."""
+        """Run `callback` on the loop, from any thread; False when the loop has ended."""
         if threading.get_ident() == self._thread:
             _ = callback()
             return True
         return self._post is not None and self._post.put(callback)
 
     def add_waker(self, waker: _FutureWaker) -> None:
-        """`waker` waits, and is woken when this is closed."""
+        """Register a waker, to be woken when the poller is closed."""
         self._wakers.add(waker)
 
     def remove_waker(self, waker: _FutureWaker) -> None:
-        """`waker` has waited."""
+        """Unregister a waker."""
         self._wakers.discard(waker)
 
-    def _begin(
+    def _start_wait(
         self, descriptors: Collection[int], events: int, seconds: float
     ) -> asyncio.Future[Ready]:
         if self._closed:
             raise StoreClosedError(_CLOSED)
         ready: asyncio.Future[Ready] = self.loop.create_future()
         ends, due = monotonic() + seconds, self.loop.time() + seconds
-        if due < self._due:
+        if due < self._timer_due:
             self._set_timer(due)
         for descriptor in descriptors:
             self._waiting[descriptor] = ready, ends
             self._watched.add(descriptor, events)
         return ready
 
-    def _end(self, descriptor: int) -> None:
+    def _end_wait(self, descriptor: int) -> None:
         if self._waiting.pop(descriptor, None) is not None:
             self._watched.remove(descriptor)
 
@@ -278,13 +278,13 @@ class LoopPoller:
         if waiting is not None and not waiting[0].done():
             waiting[0].set_result((descriptor, events))
 
-    def _look(self) -> None:
-        """End the waits whose time is over.
+    def _expire_waits(self) -> None:
+        """Time out the waits that are over.
 
-        One timer, set to the earliest end, looks after them all: one for each would cost more
-        than the rest of its wait, and almost all end long before.
+        One timer, set to the earliest timeout, serves all waits: a timer for each would cost more
+        than the rest of its wait, and almost all waits end long before.
         """
-        self._timer, self._due = None, math.inf
+        self._timer, self._timer_due = None, math.inf
         now, next_end = monotonic(), math.inf
         for descriptor, (ready, ends) in self._waiting.items():
             if ends > now:
@@ -297,8 +297,8 @@ class LoopPoller:
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
-        self._timer = self.loop.call_at(due, self._look)
+        self._timer_due = due
+        self._timer = self.loop.call_at(due, self._expire_waits)
 
     async def _end_calls_and_close(self) -> None:
         try:
@@ -306,15 +306,15 @@ class LoopPoller:
         finally:
             self.close()
 
-    def _none_ready(self) -> int:
-        """For a wait that ended with nothing ready: 0, unless `close` ended it."""
+    def _nothing_ready(self) -> int:
+        """0, for a wait that timed out; raises if `close` ended it."""
         if self._closed:
             raise StoreClosedError("the store was closed while the call was under way")
         return 0
 
 
 class _FutureWaker:
-    """Woken by a future of the loop."""
+    """A `Waker` that is woken by a future of the loop."""
 
     def __init__(self, poller: LoopPoller) -> None:
         self.woken: asyncio.Future[None] = poller.loop.create_future()
@@ -332,82 +332,8 @@ class _FutureWaker:
             self._poller.remove_waker(self)
 
 
-class _EpollSet:
-    """Watches each socket for one wait, through one descriptor that the loop watches."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, int], object]
-    ) -> None:
-        self._loop = loop
-        self._deliver = deliver
-        self._epoll = select.epoll()
-        loop.add_reader(self._epoll.fileno(), self._ready)
-
-    def add(self, descriptor: int, events: int) -> None:
-        """Tell once when `descriptor` is ready for one of `events`."""
-        try:
-            self._epoll.modify(descriptor, events | select.EPOLLONESHOT)
-        except FileNotFoundError:  # it was not in the set yet
-            self._epoll.register(descriptor, events | select.EPOLLONESHOT)
-
-    def remove(self, descriptor: int) -> None:
-        """Tell of it no more."""
-        with errors_ignored():  # it has been closed
-            self._epoll.unregister(descriptor)
-
-    def close(self) -> None:
-        """Close the descriptor first: a forked child that goes on with its parent's loop shares
-        the loop's own epoll set with it, which what follows can then not change.
-        """
-        descriptor = self._epoll.fileno() if not self._epoll.closed else -1
-        self._epoll.close()
-        if descriptor >= 0 and not self._loop.is_closed():
-            with errors_ignored():
-                _ = self._loop.remove_reader(descriptor)
-
-    def _ready(self) -> None:
-        for descriptor, events in self._epoll.poll(0):
-            _ = self._deliver(descriptor, events)
-
-
-class _LoopReaders:
-    """Watches each socket for one wait by the loop's own means, where there is no epoll."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[int, int], object]
-    ) -> None:
-        self._loop = loop
-        self._deliver = deliver
-        self._added: set[int] = set()
-
-    def add(self, descriptor: int, events: int) -> None:
-        """See `_EpollSet`."""
-        self._added.add(descriptor)
-        if events & select.POLLIN:
-            self._loop.add_reader(descriptor, self._ready, descriptor, select.POLLIN)
-        if events & select.POLLOUT:
-            self._loop.add_writer(descriptor, self._ready, descriptor, select.POLLOUT)
-
-    def remove(self, descriptor: int) -> None:
-        """See `_EpollSet`."""
-        self._added.discard(descriptor)
-        for remove in (self._loop.remove_reader, self._loop.remove_writer):
-            with errors_ignored():
-                _ = remove(descriptor)
-
-    def close(self) -> None:
-        """See `_EpollSet`."""
-        if not self._loop.is_closed():
-            for descriptor in list(self._added):
-                self.remove(descriptor)
-
-    def _ready(self, descriptor: int, event: int) -> None:
-        self.remove(descriptor)
-        _ = self._deliver(descriptor, event)
-
-
 def _call_on(loop: asyncio.AbstractEventLoop, poller: LoopPoller, call: Callable[[], None]) -> None:
-    """Have a loop call `call` in its next turn; abandon the poller of one that has ended."""
+    """Run `call` on a loop, in its next turn; abandon the poller of a loop that has ended."""
     try:
         _ = loop.call_soon_threadsafe(call)
     except RuntimeError:

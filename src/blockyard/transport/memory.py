@@ -47,7 +47,7 @@ def receivable(size: int) -> tuple[bytes, memoryview]:
 
 
 def _ask_for_huge_pages(begin: int, end: int) -> None:
-    """It is advice: a system that can't follow it says so, and all goes on as before."""
+    """Advise the kernel; a system without huge pages reports an error, which does not matter."""
     begin -= begin % -mmap.PAGESIZE
     end -= end % mmap.PAGESIZE
     if _advise is not None:

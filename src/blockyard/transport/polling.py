@@ -1,8 +1,8 @@
-"""What the two runtimes do differently below an exchange: they wait.
+"""`Poller`: how coroutines of the transport wait, the one difference between the two runtimes.
 
 Connections, their pool, hedging and the exchange itself are written once, as coroutines that await
-a `Poller`. The blocking one waits on the calling thread and never suspends; that of an event loop
-suspends the task.
+a `Poller`. That of the blocking runtime waits on the calling thread and never suspends; that of an
+event loop suspends the task.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PolledSocket(Descriptor, Protocol):
-    """A socket whose arrivals are asked for often: it keeps the `poll` object for POLLIN."""
+    """A socket that is polled for POLLIN often: it keeps the `poll` object for that."""
 
     arrivals: select.poll
 
@@ -50,39 +50,39 @@ class Poller(Protocol):
         ...
 
     def check_open(self) -> None:
-        """Raise `StoreClosedError` once no other request is to begin here."""
+        """Raise `StoreClosedError` once no further request may begin."""
         ...
 
     async def ready(self, sock: PolledSocket, events: int, seconds: float) -> int:
-        """Which of `events` (POLLIN, POLLOUT) `sock` is ready for; 0 after so many `seconds`.
+        """Wait until `sock` is ready for any of `events` (POLLIN, POLLOUT); 0 after `seconds`.
 
-        Any other bit says that it broke.
+        Other bits in the result mean that the connection broke.
         """
         ...
 
     async def any_ready(
         self, socks: Collection[Descriptor], event: int, seconds: float
     ) -> Collection[int]:
-        """The descriptors of those that are ready for `event`; none after so many `seconds`."""
+        """Wait until any descriptor is ready for `event`; returns those; none after `seconds`."""
         ...
 
     async def receive_large(
         self, connection: Connection, reply: ReplyReader, timeouts: Timeouts
     ) -> Response | None:
-        """What `connection.receive` gives on another thread; None where it is to go on here.
+        """`connection.receive` on another thread; None where it is to be done here.
 
-        For large bodies: the time of receiving one is spent outside of the interpreter.
+        For large bodies, whose system calls run outside of the interpreter lock.
         """
         ...
 
     async def done(self, call: Future[Any], seconds: float) -> bool:
-        """Wait for a call on another thread; whether it is done within so many `seconds`."""
+        """Wait for a call on another thread; False after `seconds`."""
         ...
 
     def waker(self) -> Waker:
-        """A wait for a slot, to be woken."""
+        """A `Waker` for one wait for a pool slot."""
         ...
 
     def may_wait(self) -> bool:
-        """Whether waiting for a slot can end: not for one that this thread is to give back."""
+        """Whether this call may wait for a slot: False if its own thread would have to free it."""
         ...

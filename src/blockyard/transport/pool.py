@@ -34,6 +34,8 @@ class Take(Enum):
 
 @dataclass(slots=True, eq=False)
 class _Host(Generic[Connection]):
+    """The connections to one origin."""
+
     taken: set[ref[object]] = field(default_factory=set[ref[object]])
     """What holds each slot that is taken."""
     idle: deque[tuple[float, Connection]] = field(default_factory=deque[tuple[float, Connection]])
@@ -91,7 +93,7 @@ class Pool(Generic[Connection]):
     def give_back(
         self, origin: Origin, holder: object, connection: Connection, now: float
     ) -> list[Connection]:
-        """The connection is ready for another request. Returns those to close now."""
+        """Put a reusable connection into the idle ones. Returns connections to close now."""
         host = self._hosts[origin]
         host.idle.append((now, connection))
         host.taken.discard(ref(holder))
@@ -105,9 +107,9 @@ class Pool(Generic[Connection]):
             return surplus
 
     def drop_idle_since(self, origin: Origin, before: float) -> list[Connection]:
-        """Give up the connections that were given back before then. Returns them, to close.
+        """Remove the connections that were given back before then. Returns them, to be closed.
 
-        For when one of their age turned out to be dead: what forgot it may have forgotten them.
+        For when one of them turned out to be dead: a middlebox may have forgotten all of that age.
         """
         idle = self._hosts[origin].idle
         older: list[Connection] = []
@@ -119,11 +121,11 @@ class Pool(Generic[Connection]):
         return older
 
     def drop(self, origin: Origin, holder: object) -> None:
-        """The connection was closed, or never came about: its slot is free."""
+        """Free the slot of a connection that was closed, or could not be made."""
         self._hosts[origin].taken.discard(ref(holder))
 
     def clear(self) -> list[Connection]:
-        """Give up every idle connection. Returns them, to close."""
+        """Remove all idle connections. Returns them, to be closed."""
         cleared: list[Connection] = []
         for host in list(self._hosts.values()):
             with suppress(IndexError):
@@ -138,7 +140,7 @@ class Pool(Generic[Connection]):
 
 
 def took_one(slots: list[None]) -> bool:
-    """Take one of them, if there is any, in one step: threads need no lock for it."""
+    """Pop an item, if there is any; atomic, so threads need no lock."""
     try:
         slots.pop()
     except IndexError:

@@ -1,4 +1,4 @@
-"""Handing callbacks to an event loop from a thread whose signal handlers may raise.
+"""`call_soon_threadsafe` for threads whose signal handlers may raise.
 
 `loop.call_soon_threadsafe` wakes the loop in Python code that swallows every `OSError`, and with it
 the `TimeoutError` of a handler that was called at that moment.
@@ -16,7 +16,7 @@ from blockyard.syscalls import errors_ignored
 
 
 class Post:
-    """Callbacks on their way to a loop. Made on its thread; raises `OSError` like a socket."""
+    """A queue of callbacks for an event loop. Made on the loop's thread; raises `OSError`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -30,7 +30,7 @@ class Post:
         loop.add_reader(self._waker, self._deliver)
 
     def put(self, callback: Callable[[], object]) -> bool:
-        """Have the loop call `callback`; False when it has ended."""
+        """Schedule `callback` on the loop; False when the loop has ended."""
         with self._lock:
             if self._closed:
                 return False
@@ -39,12 +39,12 @@ class Post:
             return True
 
     def close(self) -> None:
-        """On the loop's thread, before the loop is closed."""
+        """Close it, on the loop's thread, before the loop is closed."""
         with self._lock:
             self._close()
 
     def abandon(self) -> None:
-        """Where the loop has ended, or is the parent process's: see `_EpollSet.close`."""
+        """Close it when the loop has ended, or is the parent's: see `EpollWatcher.close`."""
         if self._process == os.getpid():
             with self._lock:
                 self._close()

@@ -29,7 +29,7 @@ _MOST = 1000
 
 
 class Address(NamedTuple):
-    """Where a socket can be connected to, as `socket.getaddrinfo` says it; the port is 0."""
+    """A socket address, as `socket.getaddrinfo` returns it; the port is 0."""
 
     family: int
     kind: int

@@ -1,4 +1,4 @@
-"""Where the caller's own code runs in a call: an object of it on one thread or in one task.
+"""Runs the caller's own code (`UserCode`, `UserTask`): each object on one thread or in one task.
 
 A generator may hold what belongs to a thread (a connection of sqlite3, a lock), to a task (an
 `asyncio.timeout`, a cancel scope) or to a context (a context variable) from one step to the next.
@@ -38,7 +38,7 @@ _NO_FAILURE = (asyncio.CancelledError, StopAsyncIteration)
 
 
 class OnCallingThread:
-    """On the thread that made the blocking call."""
+    """`UserCode` that runs on the thread that made the blocking call."""
 
     def __init__(self, thread: CallingThread, deadline: float | None, close: Close | None) -> None:
         self._thread = thread
@@ -62,7 +62,7 @@ class OnCallingThread:
 
 
 class OnOwnThread(OnCallingThread):
-    """On a thread of its own, as long as this is entered."""
+    """`UserCode` that runs on a thread of its own while this is entered."""
 
     def __init__(self, threads: Threads, deadline: float | None, close: Close | None) -> None:
         self._served = _ServedThread(asyncio.get_running_loop())
@@ -93,7 +93,7 @@ class OnOwnThread(OnCallingThread):
 
 
 class _ServedThread(CallingThread):
-    """A thread that does nothing else."""
+    """The calling thread of `OnOwnThread`: it only runs user code."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ class InTask(Generic[Item]):
             self._raised = outcome
 
     def _cancel_later(self) -> asyncio.TimerHandle | None:
-        """At the deadline of the call its end gets a moment more."""
+        """Cancel the task a moment after the deadline of the call."""
         if self._deadline is None:
             return None
         seconds = max(0.0, self._deadline - monotonic()) + _LET_GO_AFTER

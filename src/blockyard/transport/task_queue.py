@@ -53,8 +53,8 @@ class TaskQueue(Generic[Result]):
     def usable(self) -> bool:
         """A call in the middle of another one may not wait for what waits for that."""
         caller = calling_thread.get()
-        waits_for_itself = caller is not None and caller.nested and not self._nested
-        return not self._stopped and self._is_here() and not waits_for_itself
+        would_deadlock = caller is not None and caller.nested and not self._nested
+        return not self._stopped and self._is_here() and not would_deadlock
 
     def begin(self, operation: Callable[[], Coroutine[Any, Any, Result]]) -> None:
         # the task is not to hold this, which cancels it when dropped
@@ -122,7 +122,7 @@ class TaskQueue(Generic[Result]):
         return self._process == os.getpid() and self._loop is asyncio.get_running_loop()
 
     def _take(self) -> list[asyncio.Task[Result]]:
-        """Those that have not ended, and are not waited for."""
+        """Take the tasks that have not ended, and are not awaited."""
         tasks, self._tasks = self._tasks, deque()
         return [task for task in tasks if not task.done()]
 

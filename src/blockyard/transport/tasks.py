@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 
 class _Steadfast(asyncio.Future[None]):
-    """Can't be cancelled: the task that awaits it learns of its cancellation when it is done."""
+    """A future that can't be cancelled: a task that awaits it is cancelled when it is done."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         return False
 
 
 async def until_done(futures: Iterable[asyncio.Future[Any]]) -> None:
-    """Wait until all are done. A cancellation meanwhile is raised then, and not before."""
+    """Wait until all futures are done; a cancellation meanwhile is raised after that."""
     pending = {future for future in futures if not future.done()}
     if not pending:
         return
@@ -117,7 +117,7 @@ def _user_error(tasks: Iterable[asyncio.Task[Any]]) -> UserCodeError | None:
 
 
 async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Result:
-    """Await an operation that is to end also when this is cancelled, `seconds` later at most."""
+    """Await an operation to its end, also when cancelled; then for `seconds` at most."""
     task = asyncio.create_task(operation)
     try:
         await _end_of(task)
@@ -135,21 +135,21 @@ async def finished(operation: Coroutine[Any, Any, Result], seconds: float) -> Re
 
 
 async def _end_of(task: asyncio.Task[Any]) -> None:
-    """Wait for it as `asyncio.shield` does, which complains of errors after a cancellation."""
+    """Wait as `asyncio.shield` does, which also logs errors after a cancellation."""
     _ = await asyncio.wait({task})
 
 
 def look_at_error(task: asyncio.Task[Any]) -> None:
-    """For a task whose error nobody asks for: asyncio is not to complain of it."""
+    """Retrieve the error of a task, so that asyncio does not complain that nobody did."""
     if not task.cancelled():
         _ = task.exception()
 
 
 async def in_time(operation: Awaitable[object], seconds: float | None) -> bool:
-    """Await what raises no `TimeoutError`, and say whether it ended within so many `seconds`.
+    """Await an operation that raises no `TimeoutError`; False if it did not end within `seconds`.
 
-    An error that is raised on that of `asyncio.timeout` has it as its context, whose traceback
-    refers to this task, which would hold the error.
+    The result is a flag, since an error raised from that of `asyncio.timeout` would have it as its
+    context, whose traceback refers to this task: a reference cycle.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -173,7 +173,7 @@ def told_when_done(call: Future[Any]) -> asyncio.Future[None]:
 
 
 async def until_done_or(call: Future[Any], seconds: float) -> None:
-    """Wait for a call on another thread, `seconds` at most, whatever cancels this meanwhile."""
+    """Wait for a call on another thread for `seconds` at most, despite cancellations."""
     enough = told_when_done(call)
     timer = asyncio.get_running_loop().call_later(seconds, set_done, enough)
     try:
@@ -183,7 +183,7 @@ async def until_done_or(call: Future[Any], seconds: float) -> None:
 
 
 def set_done(future: asyncio.Future[None]) -> None:
-    """Let what awaits `future` go on, unless it has been cancelled or told already."""
+    """Set a future's result, unless it is done already."""
     if not future.done():
         future.set_result(None)
 
@@ -279,6 +279,6 @@ def closed_meanwhile(cancelled: asyncio.CancelledError) -> StoreClosedError | Us
 
 
 def copy_notes(outcome: object, error: BaseException) -> None:
-    """Have `error`, which is raised in place of the `outcome` of a call, say what that says."""
+    """Copy the notes of an `outcome` to the `error` that is raised in its place."""
     for note in getattr(outcome, "__notes__", ()):
         error.add_note(note)

@@ -135,7 +135,7 @@ class Threads:
         return begun
 
     def close(self) -> None:
-        """Let idle threads end now, and others after the calls that they have."""
+        """Let idle threads end now, and busy ones after their calls."""
         self._workers.here().dismiss()
 
 

@@ -65,7 +65,7 @@ class Trust:
         return self._load().context if loaded is None else loaded.context
 
     def renew(self, failed: ssl.SSLContext) -> bool:
-        """After a failure under the context `failed`: whether there is another one now.
+        """After a failure under the context `failed`: whether there is a new one to retry with.
 
         The files are read again only when one of them was replaced. Raises `ConfigError`.
         """
@@ -162,7 +162,7 @@ def _identity(path: str) -> object:
 
 
 def _system_has_authorities(context: ssl.SSLContext) -> bool:
-    """Those of a folder are loaded only as they are needed, so it is looked into."""
+    """Whether the system has trusted certificates. A folder of them is read only when needed."""
     folder = ssl.get_default_verify_paths().capath
     if context.cert_store_stats()["x509_ca"]:
         return True

@@ -6,34 +6,34 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from blockyard import one_step
+from blockyard import atomic_dict
 
 
 @pytest.fixture(params=[False, True], ids=["one call", "lock"], autouse=True)
 def locked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the steps are made under the lock, which is needed where there is no GIL."""
-    if one_step.FREE_THREADED and not request.param:
+    if atomic_dict.FREE_THREADED and not request.param:
         pytest.skip("without the GIL one call is not one step")
-    monkeypatch.setattr(one_step, "FREE_THREADED", request.param)
+    monkeypatch.setattr(atomic_dict, "FREE_THREADED", request.param)
     return request.param
 
 
 def test_each_changes_the_dictionary_and_says_so() -> None:
     old, new = object(), object()
     values: dict[str, object] = {}
-    one_step.put(values, "k", old)
+    atomic_dict.put(values, "k", old)
     assert values == {"k": old}
-    assert not one_step.replace(values, "k", new, new)
-    assert one_step.replace(values, "k", old, new)
+    assert not atomic_dict.replace(values, "k", new, new)
+    assert atomic_dict.replace(values, "k", old, new)
     assert values == {"k": new}
-    assert not one_step.remove(values, "k", old)
-    assert one_step.remove(values, "k", new)
+    assert not atomic_dict.remove(values, "k", old)
+    assert atomic_dict.remove(values, "k", new)
     assert values == {}
-    assert not one_step.replace(values, "k", old, new)
-    assert not one_step.remove(values, "k", old)
-    one_step.put(values, "k", old)
-    one_step.pop(values, "k")
-    one_step.pop(values, "k")
+    assert not atomic_dict.replace(values, "k", old, new)
+    assert not atomic_dict.remove(values, "k", old)
+    atomic_dict.put(values, "k", old)
+    atomic_dict.pop(values, "k")
+    atomic_dict.pop(values, "k")
     assert values == {}
 
 
@@ -47,7 +47,7 @@ def test_what_threads_replace_is_each_replaced_once() -> None:
             done = False
             while not done:
                 old = values["k"]
-                done = one_step.replace(values, "k", old, (old[0] + 1,))
+                done = atomic_dict.replace(values, "k", old, (old[0] + 1,))
 
     with ThreadPoolExecutor(4) as threads:
         for each in [threads.submit(add) for _ in range(4)]:
@@ -61,10 +61,10 @@ def test_a_step_in_the_middle_of_another_is_made() -> None:
 
     class Dropped:
         def __del__(self) -> None:
-            one_step.put(values, "other", 1)
+            atomic_dict.put(values, "other", 1)
 
-    one_step.put(values, "k", Dropped())
-    one_step.put(values, "k", 2)
+    atomic_dict.put(values, "k", Dropped())
+    atomic_dict.put(values, "k", 2)
     assert values == {"k": 2, "other": 1}
 
 
@@ -81,8 +81,8 @@ def test_a_child_forked_in_the_middle_of_a_step_can_make_its_own(locked: bool) -
     values: dict[str, object] = {}
 
     def replace_a_slow_one() -> None:
-        one_step.put(values, "k", Slow())
-        one_step.put(values, "k", 1)
+        atomic_dict.put(values, "k", Slow())
+        atomic_dict.put(values, "k", 1)
 
     other = threading.Thread(target=replace_a_slow_one)
     other.start()
@@ -90,7 +90,7 @@ def test_a_child_forked_in_the_middle_of_a_step_can_make_its_own(locked: bool) -
         assert held.wait(10)
         child = os.fork()
         if child == 0:
-            one_step.put(values, "j", 2)
+            atomic_dict.put(values, "j", 2)
             os._exit(0 if values["j"] == 2 else 1)
         _, status = os.waitpid(child, 0)
     finally:

@@ -1,13 +1,14 @@
-"""How much room is left in a stage, for all processes together, whichever of them are killed.
+"""The quota of a stage: bytes that all processes may stage together, whichever of them are killed.
 
-    locks/room  a number of 8 bytes: the bytes that all have taken since it was made, which it
-                did not begin with 0
+    locks/room  a counter of 8 bytes: all bytes that were ever taken, plus a random start value
 
-Who writes makes his file in its full size, empty, then takes room for it, then writes. Who counts
-notes how much was taken until then, and looks at the files after that: what he does not find was
-taken later. So whatever is taken from then on may be as much as he has found to be left. Nothing
-is ever given back, which a killed process could not do: room that is free again is found when
-what was left has been taken, and somebody counts again.
+A writer makes its file in full size but empty (sparse), then takes the bytes from the quota, then
+writes. A process that counts reads the counter first and the sizes of the files after that, so any
+file it does not see was taken later. From then on as many bytes as it found to be left may be
+taken. Nothing is ever given back, which a killed process could not do: freed bytes are found by the
+next count, once the bytes of the last one have been taken.
+
+The counter is changed under a lock by C functions alone: see `stores/locks.py` for why.
 """
 
 from __future__ import annotations
@@ -29,25 +30,26 @@ _NAME = "room"
 _to_bytes = partial(int.to_bytes, length=_LENGTH)
 
 
-class Room:
-    """`size` bytes of a folder, of which `locks` is the one of its locks. Raises `OSError`.
+class Quota:
+    """A limit of `size` bytes on the staged files of all processes. Raises `OSError`.
 
-    `remake` makes the folder again when it was removed.
+    `locks` is the folder of the lock files; `remake` makes that again when it was removed.
     """
 
     def __init__(self, locks: str, size: int, remake: Callable[[], object]) -> None:
         self.path = f"{locks}/{_NAME}"
-        """Where the number is."""
+        """The path of the counter file."""
         self._locks = locks
         self._size = size
         self._remake = remake
         self._ends = 0
-        """How much all may have taken before this process counts again."""
+        """The value of the counter from which on this process has to count again."""
 
     def prepare(self) -> None:
-        """Make the number if there is none.
+        """Make the counter file, if there is none.
 
-        It begins at random: to who has counted before the folder was removed it is out of bounds.
+        Its first value is random, so that it is out of bounds for a process that counted before the
+        folder was removed.
         """
         temporary = f"{self.path}-{os.urandom(8).hex()}"
         with (
@@ -61,7 +63,7 @@ class Room:
                 os.unlink(temporary)
 
     def take(self, need: int) -> bool:
-        """Take so many bytes of what was left when this process counted; False if that is less."""
+        """Take `need` of the bytes left at this process's last count; False if fewer are."""
         allowed = range(self._ends - self._size, self._ends - need + 1)
 
         def change(file: int) -> Iterator[Call]:
@@ -71,7 +73,7 @@ class Room:
         return self._locked(change) == 1
 
     def count(self, left: Callable[[], int]) -> int:
-        """How many bytes are `left`, a function that looks at the files; they may be taken now."""
+        """Count the bytes left, by `left`, which looks at the files; `take` may take them."""
         taken = list[int]()
 
         def note(file: int) -> Iterator[Call]:
@@ -83,7 +85,7 @@ class Room:
         return found
 
     def _locked(self, calls: Callable[[int], Iterable[Call]]) -> int:
-        """Make calls to C under the lock; returns how many there were."""
+        """Make calls of C functions under the lock; return how many there were."""
         with (
             Descriptor(self._opened()) as file,
             FolderLock(self._locks, (_NAME,), needed=True) as lock,
@@ -99,5 +101,5 @@ class Room:
 
 
 def _number(file: int) -> Iterator[int]:
-    """The number in the file, read once it is asked for."""
+    """Yield the counter in the file, which is read when it is drawn."""
     return map(int.from_bytes, map(call, (partial(os.pread, file, _LENGTH, 0),)))

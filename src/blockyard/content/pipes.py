@@ -1,8 +1,8 @@
-"""Pipes, sockets and terminals that contents are read from: what may have nothing yet.
+"""Pipes, sockets and terminals as sources: files whose reads may block.
 
-What is taken out of one is gone for whoever reads it next. So it is waited for first, and taken
-without waiting then: a read that waited by itself would go on when its call has ended, and take
-what comes later.
+Bytes that are read from one are gone for its next reader. So the call waits for readiness first,
+and reads without blocking then: a blocked read would outlive its call, and take bytes that come
+later.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ ReadSome: TypeAlias = Callable[[int], Buffer | None]
 
 
 def opened(path: str) -> FileIO:
-    """The file at `path`, open for reading; what is no regular file is so without waiting.
+    """Open the file at `path` for reading; anything but a regular file is opened non-blocking.
 
-    A pipe that nobody writes to yet is open at once, and has neither bytes nor an end then.
+    A pipe without a writer opens at once, and has neither bytes nor an end yet.
     """
     waits = not stat.S_ISREG(os.stat(path).st_mode)
     flags = os.O_NONBLOCK | os.O_NOCTTY if waits else 0
@@ -37,15 +37,15 @@ def opened(path: str) -> FileIO:
 
 
 def is_prompt(file: FileIO, mode: int) -> bool:
-    """Whether a read of what was `opened` never waits; drivers of some devices do as they like."""
+    """Whether a read of a file that was `opened` never blocks, as for pipes and terminals."""
     return stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and file.isatty())
 
 
 def read_of(file: object) -> ReadSome | None:
-    """How to read some of the caller's own file of the system's, which may block.
+    """The function that reads from a file object of the caller's which may block.
 
-    None for all that need not be a plain pipe, socket or terminal: what a subclass or a wrapper
-    (of gzip, of HTTP) holds back, and where it ends, is not seen in its descriptor.
+    None for anything but a plain pipe, socket or terminal: a subclass or wrapper (gzip, HTTP) may
+    hold bytes back, and where it ends can't be seen from its descriptor.
     """
     if type(file) is FileIO:
         return cast("ReadSome", file.read)
@@ -56,8 +56,8 @@ def read_of(file: object) -> ReadSome | None:
     return file.read1
 
 
-class Waited:
-    """A descriptor, for `Runtime.readable`."""
+class PipeDescriptor:
+    """A descriptor to wait for with `Runtime.readable`."""
 
     def __init__(self, number: int) -> None:
         self._number = number

@@ -22,12 +22,12 @@ import pytest
 from blockyard import open_store, syscalls
 from blockyard.cache import budget as budget_module
 from blockyard.cache import disk as disk_module
-from blockyard.cache import filling as filling_module
-from blockyard.cache import upkeep as upkeep_module
+from blockyard.cache import maintenance as upkeep_module
+from blockyard.cache import work_queue as filling_module
 from blockyard.cache.disk import DiskCache
-from blockyard.cache.filling import WorkQueue
-from blockyard.cache.upkeep import CacheFolder
+from blockyard.cache.maintenance import CacheFolder
 from blockyard.cache.uploads import Uploads
+from blockyard.cache.work_queue import WorkQueue
 from blockyard.errors import LocalStorageError
 from blockyard.testing.samples import content
 from blockyard.transport.blocking import run_to_end

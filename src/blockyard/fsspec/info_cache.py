@@ -1,4 +1,4 @@
-"""What is known of paths for a few seconds, so that libraries which ask again cost no request."""
+"""A cache of `info` results for a few seconds, since libraries ask for a path repeatedly."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 from blockyard.transport.clock import monotonic
 
 _MOST = 10_000
-"""Paths; those that were learnt first are forgotten."""
+"""Most paths kept; the oldest are dropped."""
 
 
-class Remembered:
-    """What `info` said of paths, each for `seconds`. Shared by threads, without a lock.
+class InfoCache:
+    """The results of `info` by path, each kept for `seconds`. Shared by threads, without a lock.
 
-    Only what is there is remembered. What was asked for before a write ended is not, since it may
-    be of the time before it.
+    Only existing paths are kept, and no result of a request that began before a write ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -27,18 +26,18 @@ class Remembered:
 
     @property
     def state(self) -> int:
-        """What `keep` is to be given: as it was before the store was asked."""
+        """A token to note before asking the store, for `keep`."""
         return self._changes
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """What is known of a path: a copy."""
+        """A copy of what is kept of a path."""
         kept = self._known.get(path)
         if kept is None or monotonic() >= kept[0]:
             return None
         return dict(kept[1])
 
     def keep(self, infos: Iterable[dict[str, Any]], state: int) -> None:
-        """Remember what the store said, unless something was written since `state`."""
+        """Keep results of the store, unless something was written since `state` was noted."""
         if state != self._changes or self._seconds <= 0:
             return
         until = monotonic() + self._seconds
@@ -52,14 +51,14 @@ class Remembered:
                     _ = self._known.pop(path, None)
 
     def forget(self, path: str) -> None:
-        """Forget a path, and the folders that it lies in, which may be gone with it."""
+        """Drop a path and the folders above it, which may have vanished with it."""
         self._changes += 1
         while path:
             _ = self._known.pop(path, None)
             path = path.rpartition("/")[0]
 
     def forget_below(self, path: str) -> None:
-        """Forget a path and all below it, all of them for an empty one."""
+        """Drop a path and everything below it; for an empty path, everything."""
         self.forget(path)
         below = f"{path}/" if path else ""
         for known in list(self._known):

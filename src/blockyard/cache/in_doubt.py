@@ -1,13 +1,13 @@
-"""Marks of changes whose outcome is not known: one a key, in the folder `doubt` of a cache.
+"""In-doubt changes, whose outcome is not known: one mark a key, in the folder `doubt` of a cache.
 
-A request that was given up may still be applied, for up to `SETTLE_SECONDS`. Until then no other
-version of its block is sent, and nothing that is read of it is kept. A mark without an end is of a
-change that is under way, or whose process was killed: then its end is when somebody else holds the
-lock of the key. Marks are not synced: for the first `SETTLE_SECONDS` after the system has booted
-everything is in doubt.
+A request that was given up may still take effect for up to `SETTLE_SECONDS`. Until then no other
+version of its block is sent, and no read of the block is cached. A mark without an end belongs to a
+change that is under way, or whose process was killed; the next holder of the key's lock ends it.
+Marks are not synced to the disk: everything is in doubt for the first `SETTLE_SECONDS` after a
+boot.
 
-A mark is a symbolic link, whose text says it all. File systems keep short ones in the inode: where
-the disk is full a file could not be written, and nothing would be uploaded that makes room.
+A mark is a symbolic link; its target holds the data. File systems keep short targets in the inode,
+so marks can be written on a full disk, where uploads are what makes room.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ _NAME_DIGITS = 32
 
 
 class Mark(NamedTuple):
-    """A change to `version` was sent; `at` is when that ended, by `Runtime.now()`, or nan."""
+    """A change to `version` was sent; `at` is when it ended, by `Runtime.now()`, or nan."""
 
     version: str
     at: float
 
     @property
     def under_way(self) -> bool:
-        """Whether its end is not known."""
+        """Whether the change has not ended, as far as is known."""
         return isnan(self.at)
 
     def settled(self, now: float) -> bool:
-        """Whether nothing of it can come about any more."""
+        """Whether no attempt of the change can take effect any more."""
         return now >= self.at + SETTLE_SECONDS
 
 
-class Doubt:
-    """The marks of a folder. Those of a key are made by the holder of its lock alone."""
+class InDoubtMarks:
+    """The marks in a cache folder. Only the holder of a key's lock writes its mark."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._root = f"{folder.root}/doubt"
 
     def prepare(self) -> None:
-        """Make its folder."""
+        """Make the folder of the marks."""
         with suppress(FileExistsError):
             os.mkdir(self._root, 0o700)
 
     def mark(self, name: bytes) -> Mark | None:
-        """The mark of a key. What can't be read is a change under way."""
+        """The mark of a key. An unreadable one counts as a change under way."""
         try:
             text = os.readlink(self._path(name))
         except FileNotFoundError:
@@ -75,14 +75,17 @@ class Doubt:
         return Mark(version, ended if boot == self._folder.boot else 0.0)
 
     def in_doubt(self, name: bytes, now: float) -> bool:
-        """Whether the block in the store may be replaced by what is late."""
+        """Whether a late request may still replace the block in the store."""
         if now < SETTLE_SECONDS:
             return True
         mark = self.mark(name)
         return mark is not None and not mark.settled(now)
 
     def settles_at(self, name: bytes, version: str | None, now: float) -> float:
-        """From when on `version` may be sent, or any where that is None; for who holds the lock."""
+        """When `version` may be sent; None for `version`: when any change may be made.
+
+        For the holder of the key's lock. A mark left under way by a killed process ends now.
+        """
         mark = self.mark(name)
         ends = SETTLE_SECONDS if now < SETTLE_SECONDS else 0.0
         if mark is None:
@@ -97,20 +100,20 @@ class Doubt:
         return ends
 
     def begin(self, name: bytes, version: str) -> None:
-        """A change to that version is about to be sent."""
+        """Mark a change to `version` as under way, before it is sent."""
         self._make(name, version, nan)
 
     def end(self, name: bytes, version: str, now: float) -> None:
-        """Nothing more of the change is sent, and what was may still be applied."""
+        """Mark a change as ended with an unknown outcome."""
         self._make(name, version, now)
 
     def remove(self, name: bytes) -> None:
-        """All that was sent has been answered, or has settled."""
+        """Remove the mark: the outcome is known, or has settled."""
         with suppress(FileNotFoundError):
             os.unlink(self._path(name))
 
     def names(self) -> list[bytes]:
-        """All that are marked."""
+        """The names of all keys with a mark."""
         names = list[bytes]()
         with suppress(FileNotFoundError):
             for each in os.listdir(self._root):
@@ -123,7 +126,7 @@ class Doubt:
         return f"{self._root}/{name.hex()}"
 
     def _make(self, name: bytes, version: str, at: float) -> None:
-        """Make a mark, in place of the one that is there."""
+        """Write a mark, replacing the one that is there."""
         text, path = f"{self._folder.boot.hex()}{_TIME.pack(at).hex()}{version}", self._path(name)
         try:
             os.symlink(text, path)

@@ -1,7 +1,7 @@
-"""One S3 call: build, sign, exchange, check, and try again when that may help.
+"""Makes S3 calls: build the request, sign it, exchange it, check the reply, retry.
 
-This is the only loop around requests. What an error response tells (`recovery.py`) is kept for
-later calls. Each retry is logged, to the logger `blockyard.s3`.
+This is the only retry loop. What an error response teaches (`recovery.py`) is kept for later calls.
+Each retry is logged to the logger `blockyard.s3`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from hashlib import sha256
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from blockyard import __version__
 from blockyard.config import S3Config
@@ -32,10 +32,12 @@ from blockyard.s3.call import Attempts, Call, FunctionCall
 from blockyard.s3.credentials import CredentialSource
 from blockyard.s3.endpoints import is_aws_host
 from blockyard.s3.error_responses import (
+    can_miss_block,
     error_from,
     has_request_id,
-    is_anyones,
-    of_another,
+    intermediary_error,
+    may_be_from_intermediary,
+    reads_block,
     retry_after,
 )
 from blockyard.s3.listing import PageRequest, list_keys
@@ -44,7 +46,6 @@ from blockyard.s3.recovery import Capabilities, Recovery, Site
 from blockyard.s3.requests import list_objects, object_path
 from blockyard.s3.responses import check_done
 from blockyard.s3.retry import (
-    Hedging,
     RateLimiter,
     RetryPolicy,
     delay_before_next,
@@ -53,12 +54,16 @@ from blockyard.s3.retry import (
 from blockyard.s3.signing import without_signature
 from blockyard.stores.base import PresignRequest
 
+if TYPE_CHECKING:
+    from blockyard.s3.hedging import Hedging
+
 Result = TypeVar("Result")
 
 USER_AGENT = f"blockyard/{__version__} Python/{sys.version_info[0]}.{sys.version_info[1]}"
-_DOUBTS = 3
-"""Replies without a request id in one call, a listing having come through after each, that show
-that the service sends such ones; or calls that end with one, as where only one attempt is made."""
+_UNIDENTIFIED_REPLIES = 3
+"""So many replies without a request id show that the service itself leaves it out: within one call,
+each followed by a listing that worked; or as the last reply of as many calls, as where only one
+attempt is made."""
 _log = logging.getLogger("blockyard.s3")
 _BUCKET_IN_HOST = (
     "the bucket stands in the host name: where the service has no such name, set "
@@ -67,7 +72,11 @@ _BUCKET_IN_HOST = (
 
 
 class Caller:
-    """Makes the calls of one store. Shared by threads and loops; its state is advice only."""
+    """Makes the calls of one store.
+
+    Shared by threads and event loops without a lock: its counters and what it has learnt are
+    estimates, and a lost update does no harm.
+    """
 
     def __init__(self, config: S3Config, credentials: CredentialSource) -> None:
         self._config = config
@@ -76,10 +85,10 @@ class Caller:
             attempts=config.max_attempts,
             cap_before_contact=2 * config.timeouts.connect,  # so a wrong address is told of soon
         )
-        self.hedging = Hedging() if config.hedge_reads else None
+        self.hedging = _hedging() if config.hedge_reads else None
         self._limiter = RateLimiter()
         self.succeeded = self.error_responses = self.throttled = self.lost = self.retries = 0
-        self._ended_in_doubt = 0
+        self._ended_unidentified = 0
         self.capabilities = Capabilities() if config.endpoint else Capabilities.of_aws()
         self.headers = ObjectHeaders(config)
         self._recovery = Recovery(config, credentials, self.capabilities)
@@ -104,11 +113,14 @@ class Caller:
 
     @property
     def site(self) -> Site:
-        """Where the bucket is, as far as is known."""
+        """Address, region and signer of the bucket, as known so far."""
         return self._recovery.site
 
     async def call(self, ctx: Context, call: Call, check: Callable[[Response], Result]) -> Result:
-        """`check(reply)` of the first attempt that succeeds; its errors are tried again too."""
+        """Make the call, with retries, and return `check(reply)`.
+
+        What `check` raises is retried like any other failure of an attempt.
+        """
         while True:
             try:
                 return await self.attempt(ctx, call, check)
@@ -120,17 +132,18 @@ class Caller:
             del failure  # which its traceback refers to, by way of this frame
             await pausing
 
-    async def done(self, ctx: Context, call: Call) -> None:
-        """Make a call whose reply says nothing but that it is done."""
+    async def call_without_result(self, ctx: Context, call: Call) -> None:
+        """Make a call whose successful reply has an empty body, such as a delete."""
         await self.call(ctx, call, lambda reply: check_done(reply, call.operation, call.key))
 
     async def attempt(  # noqa: PLR0912 - one branch for each outcome of a try
         self, ctx: Context, call: Call, check: Callable[[Response], Result]
     ) -> Result:
-        """`check(reply)` of one attempt.
+        """Make one attempt and return `check(reply)`.
 
-        What an error response tells is recovered from, and the request sent again at once. Every
-        other failure is raised: it counts, and may be tried again, once `pause_or_raise` was told.
+        An error response that `recovery.py` can act on (expired credentials, clock skew, region) is
+        followed at once by another request, within the same attempt. Any other failure is raised;
+        the caller hands it to `pause_or_raise`, which counts it and decides about a retry.
         """
         limiter, recovery = self._limiter, self._recovery
         while True:
@@ -161,8 +174,8 @@ class Caller:
                     self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
-                if self.capabilities.request_ids and is_anyones(response):
-                    raise of_another(response)
+                if self.capabilities.request_ids and may_be_from_intermediary(response):
+                    raise intermediary_error(response)
                 if await recovery.recovered(ctx, call, response, site, credentials):
                     continue
                 raise self._error_of(ctx, call, request, response)
@@ -178,21 +191,21 @@ class Caller:
                 if request is not None and may_have_taken_effect(failure):
                     _count_unknown(ctx, call)
                 if response is not None:
-                    await self._look_around(ctx, call, failure, response)
+                    await self._check_by_listing(ctx, call, failure, response)
                 raise failure
             finally:
                 del failure  # which its traceback refers to, by way of this frame
 
     def _succeeded(self, call: Call, response: Response) -> None:
-        """Count a success. Raises `NotS3Error` for one that may not be the service's."""
+        """Count a success. Raises `NotS3Error` when an intermediary may have sent the reply."""
         learnt = self.capabilities
-        anyones = not response.size and is_anyones(response)
-        if anyones and learnt.request_ids:
-            raise of_another(response)
+        unattributed = not response.size and may_be_from_intermediary(response)
+        if unattributed and learnt.request_ids:
+            raise intermediary_error(response)
         if not learnt.bucket_found:
             learnt.answered = True
-            learnt.bucket_found = not anyones or self._config.write_proof == "head"
-        if learnt.request_ids is None and not anyones:
+            learnt.bucket_found = not unattributed or self._config.write_proof == "head"
+        if learnt.request_ids is None and not unattributed:
             learnt.request_ids = has_request_id(response.headers)
         self.succeeded += 1
         self._limiter.succeeded(call.attempts.paid if call.attempts else 0)
@@ -215,9 +228,9 @@ class Caller:
         return response
 
     async def pause_or_raise(self, ctx: Context, call: Call, error: BlockStoreError) -> None:
-        """Return when the call should be tried again, having waited; else raise `error`.
+        """Count the failure, then sleep the backoff and return, or raise `error` to give up.
 
-        Throttling has a budget of its own, as large: it says nothing of what else may fail.
+        Throttled attempts have a budget of their own, of the same size as that of other failures.
         """
         attempts = call.history()
         if isinstance(error, ThrottledError):
@@ -228,7 +241,7 @@ class Caller:
             attempts.failed += 1
             failed = attempts.failed
         if ctx.once and call.changes and attempts.unknown:
-            raise self._final(ctx, error, call, attempts)
+            raise self._final_error(ctx, error, call, attempts)
         delay = delay_before_next(
             self._policy,
             failed,
@@ -238,17 +251,17 @@ class Caller:
         )
         try:
             if delay is None:
-                raise self._final(ctx, error, call, attempts)
+                raise self._final_error(ctx, error, call, attempts)
             try:
                 attempts.paid = await self._limiter.take_tokens(ctx, error)
                 if attempts.paid:
                     self.retries += 1
-                    _note(call, attempts, delay, error)
+                    _record_failure(call, attempts, delay, error)
                     await ctx.sleep(delay)
             except DeadlineExceededError as past:
-                raise self._final(ctx, past, call, attempts) from error
+                raise self._final_error(ctx, past, call, attempts) from error
             if not attempts.paid:
-                raise self._final(ctx, error, call, attempts)
+                raise self._final_error(ctx, error, call, attempts)
         finally:
             del error  # which its traceback refers to
 
@@ -275,24 +288,24 @@ class Caller:
         return PresignedRequest(wanted.method, url, signed.headers)
 
     def on_last_attempt(self, call: Call) -> bool:
-        """Whether one more failure ends the call."""
+        """Whether one more failure exhausts the attempts of the call."""
         return call.history().failed + 1 >= self._policy.attempts
 
-    def count(self, call: Call, error: BlockStoreError) -> None:
-        """Count a failure after which another try comes without a pause."""
+    def count_failure(self, call: Call, error: BlockStoreError) -> None:
+        """Count a failure that is retried at once, without a backoff."""
         attempts = call.history()
         attempts.failed += 1
         self.retries += 1
-        _note(call, attempts, 0.0, error)
+        _record_failure(call, attempts, 0.0, error)
 
     def last_failure(self, ctx: Context, call: Call, error: BlockStoreError) -> BlockStoreError:
-        """`error`, that ends `call`, with the attempts that came before it in its notes."""
+        """Count `error` as the failure that ends `call`, and list the earlier ones in its notes."""
         attempts = call.history()
         attempts.failed += 1
-        return self._final(ctx, error, call, attempts)
+        return self._final_error(ctx, error, call, attempts)
 
     def made_progress(self, attempts: Attempts, failed: int) -> None:
-        """A reply broke off, but brought enough: only `failed` attempts count up to now."""
+        """Reset the count of failures to `failed`, since a truncated reply brought enough bytes."""
         attempts.failed = failed
         self._limiter.succeeded(attempts.paid)
 
@@ -306,8 +319,8 @@ class Caller:
             bucket=self._config.bucket,
             on_bucket=call.on_bucket or call.key is None,
             ranged="range" in request.headers,
-            absent=_may_find_no_block(request),
-            reads=call.key is not None and not call.on_bucket and _reads_block(request),
+            absent=can_miss_block(request),
+            reads=call.key is not None and not call.on_bucket and reads_block(request),
         )
         learnt = self.capabilities
         learnt.answered = learnt.answered or not isinstance(error, NotS3Error)
@@ -315,16 +328,16 @@ class Caller:
             error.retry_after = retry_after(response, self._recovery.now(ctx))
         return error
 
-    def _final(
+    def _final_error(
         self, ctx: Context, error: BlockStoreError, call: Call, attempts: Attempts
     ) -> BlockStoreError:
-        """`error` as the store's caller gets it: it names the operation and lists the attempts."""
+        """`error` as users get it: naming the operation, with the earlier attempts in its notes."""
         if isinstance(error, TransportError):
             where = call.operation if call.key is None else f"{call.operation} {call.key!r}"
             error.args = (f"{where}: {error}{self._advice(error)}", *error.args[1:])
-        if isinstance(error, NotS3Error) and attempts.doubted:
-            self._ended_in_doubt += 1
-            if self._ended_in_doubt >= _DOUBTS:
+        if isinstance(error, NotS3Error) and attempts.unidentified:
+            self._ended_unidentified += 1
+            if self._ended_unidentified >= _UNIDENTIFIED_REPLIES:
                 self.capabilities.request_ids = False
         if isinstance(error, S3Error):
             error.attempts = max(attempts.made, 1)
@@ -338,7 +351,7 @@ class Caller:
         return error
 
     def _advice(self, error: TransportError) -> str:
-        """What else may be wrong where the host's name is: the bucket before the endpoint's."""
+        """A hint for a host that DNS does not know: the bucket may be in it by mistake."""
         if not isinstance(error, TransportConnectionError) or not error.of_name:
             return ""
         address = self.site.address
@@ -346,15 +359,16 @@ class Caller:
             return ""
         return f"; {_BUCKET_IN_HOST}"
 
-    async def _look_around(
+    async def _check_by_listing(
         self, ctx: Context, call: Call, failure: BlockStoreError, response: Response
     ) -> None:
-        """Find out by a listing what a reply is worth that says no more than its status.
+        """List the bucket where a failed reply has nothing but a status, to learn what it means.
 
-        A listing tells a bucket from a web server. Raises the error that says so when the bucket is
-        missing, after a 404; once a store. Where the service's replies have a request id, and this
-        one has none, the call is tried again when a listing has come through; a service that has
-        left it out as often is one that does.
+        After a bare 404 the listing tells a missing block from a missing bucket, or from a web
+        server that is no S3 service: its error is raised then. This is done once a store.
+        After a reply without a request id, from a service whose replies had one, an intermediary
+        may have sent it: the call is retried when the listing works. When that has happened
+        `_UNIDENTIFIED_REPLIES` times, the service is taken to leave the id out.
         """
         learnt = self.capabilities
         if call.on_bucket:
@@ -362,22 +376,23 @@ class Caller:
         foreign = isinstance(failure, NotS3Error)
         on_block = call.key is not None or call.changes
         unexplained = on_block and response.status == 404 and not response.size and not foreign
-        anyones = is_anyones(response)
-        if not (unexplained and not learnt.bucket_found) and not (anyones and learnt.request_ids):
+        unattributed = may_be_from_intermediary(response)
+        asks_for_bucket = unexplained and not learnt.bucket_found
+        if not asks_for_bucket and not (unattributed and learnt.request_ids):
             return
-        await self._list(ctx, call)
-        if not anyones or not learnt.request_ids:
+        await self._list_bucket(ctx, call)
+        if not unattributed or not learnt.request_ids:
             return
         attempts = call.history()
-        attempts.doubted += 1
+        attempts.unidentified += 1
         listed_with_id = ctx.reply_headers is not None and has_request_id(ctx.reply_headers)
-        if not listed_with_id or attempts.doubted >= _DOUBTS:
+        if not listed_with_id or attempts.unidentified >= _UNIDENTIFIED_REPLIES:
             learnt.request_ids = False
         elif not foreign:  # since only now it is known of request ids
-            raise of_another(response)
+            raise intermediary_error(response)
 
-    async def _list(self, ctx: Context, call: Call) -> None:
-        """A listing for the sake of `call`. Raises its error, but for a bucket that is there."""
+    async def _list_bucket(self, ctx: Context, call: Call) -> None:
+        """List the bucket on behalf of `call`. Raises unless the bucket exists, listable or not."""
         prefix = self._config.key_prefix
         listing = FunctionCall(
             call.operation,
@@ -393,34 +408,25 @@ class Caller:
         except AccessDeniedError as error:
             if not error.code:
                 raise
-            learnt.bucket_found = True  # since S3 says that it may not be listed
+            learnt.bucket_found = True  # S3 itself refuses to list it
 
 
-def _may_find_no_block(request: Request) -> bool | None:
-    """Whether a 404 can mean that a block is missing; None: only where the reply says so.
+def _hedging() -> Hedging:
+    from blockyard.s3 import hedging  # noqa: PLC0415 - off by default
 
-    What writes needs none, but for its condition: a service that compares ETags names the reason.
-    """
-    if request.method not in {"PUT", "POST"} or "x-amz-copy-source" in request.headers:
-        return True
-    return None if "if-match" in request.headers else False
-
-
-def _reads_block(request: Request) -> bool:
-    """Whether what is asked for is a block that is there, as a copy's source is."""
-    return request.method in {"GET", "HEAD"} or "x-amz-copy-source" in request.headers
+    return hedging.Hedging()
 
 
 def _count_unknown(ctx: Context, call: Call) -> None:
-    """An attempt failed, and if it was to change something, that may have come about."""
+    """Count an attempt of unknown outcome, if the call changes or leaves anything."""
     if call.changes or call.leaves:
         call.history().unknown += 1
     if call.changes:
         ctx.unknown_attempts += 1
 
 
-def _note(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) -> None:
-    """Note a failure, after which the next attempt comes in `delay` seconds, and log it."""
+def _record_failure(call: Call, attempts: Attempts, delay: float, error: BlockStoreError) -> None:
+    """Add a failure to the notes of the call, and log it with the `delay` before the retry."""
     attempts.notes.append(f"attempt {attempts.made}: {error}")
     _log.info(
         "%s %r: attempt %d failed (%s), the next in %.2f s",

@@ -1,8 +1,9 @@
-"""Whether an error has ended the `with` block that a file is used in, as far as frames tell.
+"""Detects that an error ended the `with` block around a file, by inspecting frames.
 
-fsspec's `OpenFile`, pandas and `contextlib` close a file because of an error, and tell it nothing
-of that. Their `__exit__` holds the error, which is being handled meanwhile. One that was under way
-when the file was opened is another block's: the file was opened by what handles the error.
+fsspec's `OpenFile`, pandas and `contextlib` close a file after an error without telling it so. But
+their `__exit__` has the error as an argument, and it is being handled meanwhile. An `__exit__` that
+was under way when the file was opened belongs to another block: the file was opened by an error
+handler.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from types import FrameType
 from typing import NamedTuple, cast
 
 
-class Surroundings(NamedTuple):
-    """What was going on when a file was opened.
+class WithBlockState(NamedTuple):
+    """What was going on in this thread when a file was opened.
 
-    The calls of `__exit__` that had begun in this thread, and the errors that other threads
-    handled, one of which may have had this one open the file. Frames of other threads are theirs:
-    Python 3.11 crashes where they are looked at meanwhile.
+    exits: the calls of `__exit__` that had begun
+    errors: the errors that other threads handled, one of which may have made this thread open the
+        file; frames of other threads are left alone, since Python 3.11 crashes where they are read
     """
 
     exits: frozenset[FrameType] = frozenset()
     errors: tuple[BaseException, ...] = ()
 
     @classmethod
-    def now(cls) -> Surroundings:
-        """Those of the caller."""
+    def capture(cls) -> WithBlockState:
+        """The state at the caller."""
         exits = _exits(sys._getframe())  # pyright: ignore[reportPrivateUsage]
         return cls(frozenset(exits), tuple(_errors_of_other_threads()))
 
-    def were_left_by_an_error(self) -> bool:
-        """Whether a call of `__exit__` that began later than that handles an error here."""
+    def ended_by_error(self) -> bool:
+        """Whether an `__exit__` that was called since then is handling an error now."""
         error = sys.exception()
         if error is None or any(error is known for known in self.errors):
             return False
@@ -41,9 +42,9 @@ class Surroundings(NamedTuple):
 
 
 def _exits(frame: FrameType | None) -> Iterator[FrameType]:
-    """The calls of `__exit__` among those that have led to `frame`.
+    """The frames of `__exit__` calls that have led to `frame`.
 
-    No caller keeps that, its own, in a local: what it holds would wait for the garbage collector.
+    Callers pass `sys._getframe()` and keep it in no local, which would be a reference cycle.
     """
     while frame is not None:
         if frame.f_code.co_name == "__exit__":
@@ -64,7 +65,7 @@ def _errors_of_other_threads() -> Iterator[BaseException]:
 
 
 def _holds(frame: FrameType, error: BaseException) -> bool:
-    """Whether it was given the error: as its own argument, or among them."""
+    """Whether a frame has the error as an argument, alone or in a tuple."""
     for value in frame.f_locals.values():
         given = cast("tuple[object, ...]", value if isinstance(value, tuple) else (value,))
         if any(one is error for one in given):

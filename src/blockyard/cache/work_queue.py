@@ -1,7 +1,7 @@
-"""Work on the disk cache that is off the way of readers: one thread, a queue that is bounded.
+"""A bounded work queue with one thread, for disk cache writes that readers need not wait for.
 
-What does not fit is dropped. No lock is taken: a signal handler or a finalizer may put something
-in the middle of another put of its thread. Counts of bytes are advice, right again whenever the
+Work that does not fit is dropped. No lock is taken: a signal handler or a finalizer may call `put`
+in the middle of another `put` of its thread. Byte counts are estimates, corrected whenever the
 queue is empty.
 """
 
@@ -35,16 +35,16 @@ Work = Callable[[float], object]
 
 
 class WorkQueue:
-    """Pieces of work for a daemon thread, which is there only while there are any.
+    """A bounded queue of work for a daemon thread, which exists only while there is work.
 
-    A forked child has a queue of its own, without what its parent was to do.
+    A forked child has a queue of its own, without its parent's work.
     """
 
     def __init__(self) -> None:
         self._here = PerProcess(_Pending)
 
     def put(self, runtime: Runtime, work: Work, size: int = 0) -> bool:
-        """Have `work` done, which holds `size` bytes and raises nothing; False: dropped."""
+        """Enqueue `work`, which holds `size` bytes and must not raise; False if it was dropped."""
         pending = self._here.here()
         if pending.size + size > LIMIT or len(pending.work) >= _MOST:
             return False
@@ -59,7 +59,7 @@ class WorkQueue:
         return True
 
     def clear(self) -> int:
-        """Drop what waits; returns how much that was."""
+        """Drop all waiting work; return how many pieces that was."""
         pending = self._here.here()
         dropped = len(pending.work)
         pending.work.clear()
@@ -67,7 +67,7 @@ class WorkQueue:
         return dropped
 
     def wait(self, seconds: float = _CLOSING_SECONDS) -> bool:
-        """Wait until all is done; False if it is not, after about as long."""
+        """Wait until all work is done; False if it is not after `seconds`."""
         pending, ends = self._here.here(), monotonic() + seconds
         for thread in list(pending.threads):
             try:
@@ -79,7 +79,7 @@ class WorkQueue:
 
 
 class _Pending:
-    """What is to be done in one process."""
+    """The queue of one process."""
 
     def __init__(self) -> None:
         self.work: deque[tuple[Work, int]] = deque()
@@ -89,7 +89,7 @@ class _Pending:
 
 
 def _work_off(pending: _Pending, now: Callable[[], float]) -> None:
-    """Do all that is there. Two threads may, when two puts started one each."""
+    """Run on the thread: do all waiting work. Two threads may, when two puts started one each."""
     try:
         _do_all(pending, now)
     finally:

@@ -1,4 +1,4 @@
-"""What is found under the key of a manifest, and what follows from its age."""
+"""`ManifestState`: the observed state of a manifest key, and what follows from its age."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from blockyard.errors import BlockStoreError
 from blockyard.model import BlockInfo
 
 SETTLED = 600.0
-"""Seconds after which no request of a client that gave up takes effect any more: twice as long as
-is assumed of the latest."""
+"""Seconds after which no late request takes effect any more: twice the longest delay assumed."""
 SWEPT = 1800.0
-"""Seconds after which the blocks of what was replaced are deleted. Where conditions are ignored a
-manifest may be put back until then: by a PUT that was stopped for as long as its signature is
-valid, 15 minutes, and is late besides."""
+"""Seconds after which the blocks of a replaced generation are deleted. Where conditions are ignored
+an older manifest may be put back until then, by a PUT that was held up for as long as its signature
+is valid (15 minutes) and was late besides."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What is under the key of a manifest: nothing, or a manifest, which may be a tombstone.
+class ManifestState:
+    """The state of the key of a manifest: absent, a manifest or tombstone, or damaged.
 
-    `at` is the service's time when it was looked at, `stored_at` when the manifest was stored, both
-    in seconds since the epoch; `began` is the time before, on the runtime's clock. `guessed`: it
-    was there some time ago. `damage`: something is there that can't be read as a manifest, so that
-    it names nothing; it can be replaced on its ETag all the same.
+    at: the service's time when it was read, in seconds since the epoch
+    began: the time before it was read, by the runtime's clock
+    stored_at: when the manifest was stored, in seconds since the epoch
+    guessed: not read now, but known from some time ago
+    damage: the error of an object that can't be read as a manifest; it names no blocks, and can be
+        replaced on its ETag like any other
     """
 
     manifest: Manifest | None
@@ -43,26 +44,26 @@ class Found:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing that was under way when it was stored can come late."""
+        """Whether no request that was under way when it was stored can take effect any more."""
         return self.is_older(SETTLED)
 
     def is_older(self, seconds: float) -> bool:
-        """Whether it was stored at least so long ago."""
+        """Whether it was stored at least so many seconds ago."""
         return self.stored_at is not None and self.at - self.stored_at >= seconds
 
     @property
     def replaced_long_ago(self) -> tuple[Replaced, ...]:
-        """What its history names whose blocks may be deleted."""
+        """The generations in its history whose blocks may be deleted."""
         if self.manifest is None:
             return ()
         history = self.manifest.history
         return tuple(each for each in history if each.blocks and self.at - each.at >= SWEPT)
 
     def history(self, swept: frozenset[str] = frozenset()) -> tuple[Replaced, ...]:
-        """The history of what is put in its place; the blocks of those `swept` are gone.
+        """The history for the manifest that replaces this one; blocks of those `swept` are gone.
 
-        What a damaged manifest was, and replaced, is not known. A history that is full says so:
-        from what it does not name nothing is concluded.
+        What a damaged manifest named is not known: its successor gets a full history, which means
+        that nothing can be concluded from a generation missing in it.
         """
         if self.damage is not None:
             return (Replaced(NOT_KNOWN, self.at, 0),) * MOST_REPLACED
@@ -76,8 +77,8 @@ class Found:
         )
 
 
-Condition = Callable[[Found], BlockStoreError | None]
-"""What is wrong with what is there now, for a change that must not be made then."""
+Condition = Callable[[ManifestState], BlockStoreError | None]
+"""The error where the current state does not permit a change; None where it does."""
 
 
 def stored_at(info: BlockInfo) -> float | None:

@@ -1,4 +1,4 @@
-"""Entries of the disk cache that are kept open, and how they are read and verified."""
+"""Open entries of the disk cache: read and verified."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ _MUTABLE = HEAD - entry.MUTABLE_AT
 
 
 class DamagedEntryError(Exception):
-    """An entry that does not match its checksums, is cut, or is none."""
+    """An entry that is truncated, fails its checksums, or is no entry at all."""
 
 
 class RemovedEntryError(FileNotFoundError):
-    """The entry was removed while it was read, and its bytes with it."""
+    """The entry was removed while it was read."""
 
 
 class WouldBlockError(Exception):
-    """The disk would have to be read, and the caller can't wait for it."""
+    """The bytes are not in the page cache, and the caller can't wait for the disk."""
 
 
 class OpenEntry:
-    """An entry, its head verified. Raises `OSError`, `WouldBlockError`, `DamagedEntryError`.
+    """An open entry with a verified head. Raises `OSError`, `WouldBlockError`, `DamagedEntryError`.
 
-    It may be replaced or removed at any time by whoever shares the folder: `current` tells, and a
-    read that comes too late raises `RemovedEntryError`. `epoch` is the key's from before it was
-    opened by its name.
+    Other processes may replace or remove it at any time: `current` tells, and a read that comes too
+    late raises `RemovedEntryError`. `epoch` is that of the key from before the entry was opened.
     """
 
     __slots__ = (
@@ -82,7 +81,7 @@ class OpenEntry:
         return self._marks.checked_at
 
     def current(self, folder: Folder) -> bool:
-        """Whether it is still the folder's entry, and its key was not changed."""
+        """Whether the entry is still in the folder and its key was not changed."""
         name = self.head.name
         epoch = folder.epoch(name)
         known = os.fstat(self._file.number)
@@ -94,7 +93,7 @@ class OpenEntry:
         return self._marks.settled or epoch == self.head.epoch
 
     def read(self, begin: int, end: int, *, wait: bool) -> Pages:
-        """The pages from before `begin` to behind `end`, verified; without data if some lack."""
+        """Read and verify the pages around `begin` to `end`; no data if some are missing."""
         head, info = self.head, self.head.info
         page = head.page_size
         first, last = begin // page, -(-end // page)
@@ -111,7 +110,7 @@ class OpenEntry:
         return Pages(info, begin, data, marks.checked_at, self.sums)
 
     def runs(self) -> list[tuple[int, int]]:
-        """All bytes that are there, in pieces to be read."""
+        """The byte ranges that are present, in pieces of up to `BLOCK_SIZE` bytes."""
         page, present = self.head.page_size, self._marks.present
         most = max(1, BLOCK_SIZE // page)
         pieces, first = list[tuple[int, int]](), 0
@@ -125,9 +124,9 @@ class OpenEntry:
         return pieces
 
     def hit(self, begin: int, end: int) -> bool:
-        """Whether a read from `begin` to `end` is a hit to be counted: see `count_hit`.
+        """Whether a read of these bytes counts as a hit: see `count_hit`.
 
-        The next range of a reader who goes through the block is none: one pass reads it once.
+        A range that continues the last one does not: one sequential pass counts once.
         """
         first_of_pass = begin != self._next
         self._next = end
@@ -146,7 +145,7 @@ class OpenEntry:
                 os.utime(self._file.number, ns=(self._place, known.st_mtime_ns))
 
     def checked(self, at: float) -> None:
-        """From now on this process takes it for checked `at` that time."""
+        """Note in this process that the entry was current `at` that time."""
         self._marks = self._marks._replace(checked_at=max(at, self._marks.checked_at))
 
     def _is_right(self, data: bytes, first: int, marks: entry.Marks) -> bool:
@@ -164,7 +163,7 @@ class OpenEntry:
         return right
 
     def _damaged(self) -> Exception:
-        """What to raise for bytes that are not right."""
+        """The error for bytes that fail their checksums: the entry may have been removed."""
         removed = os.fstat(self._file.number).st_nlink == 0
         return RemovedEntryError() if removed else DamagedEntryError()
 
@@ -172,7 +171,7 @@ class OpenEntry:
         return self._whole or _ALL_PRESENT.startswith(self._marks.present[first:last])
 
     def _see(self, known: os.stat_result) -> None:
-        """Read what may have changed by `known`, which is from before."""
+        """Read the mutable part of the head; `known` is the `fstat` result from before."""
         data = os.pread(self._file.number, _MUTABLE, entry.MUTABLE_AT)
         if len(data) < _MUTABLE:
             raise self._damaged()

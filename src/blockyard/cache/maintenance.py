@@ -1,6 +1,6 @@
-"""What is in a cache folder, looked at and removed from outside: for `blockyard cache`.
+"""Maintenance of a cache folder, for `blockyard cache`: usage, verification, clearing.
 
-Entries are gone through one by one, in bounded memory, beside the processes that use the folder.
+Works in bounded memory, while other processes use the folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from blockyard import syscalls
 from blockyard.cache.budget import Budget
 from blockyard.cache.folder import SHARDS, Folder
-from blockyard.cache.kept import DamagedEntryError, OpenEntry
+from blockyard.cache.open_entry import DamagedEntryError, OpenEntry
 from blockyard.cache.stage import Stage
 from blockyard.config.showing import shown
 from blockyard.errors import ConfigError, LocalStorageError
@@ -54,7 +54,7 @@ class FolderCheck:
 
 
 class CacheFolder:
-    """A cache folder that is there. Raises `ConfigError` for another, `LocalStorageError`."""
+    """An existing cache folder. Raises `ConfigError` for any other, `LocalStorageError`."""
 
     def __init__(self, root: Path) -> None:
         self._folder = Folder(root)
@@ -65,7 +65,7 @@ class CacheFolder:
         self._stage = Stage(self._folder, 0, "")
 
     def use(self) -> FolderUse:
-        """Count what is there."""
+        """Count the entries and staged blocks."""
         with self._errors("stat"), Budget(self._folder, 0, _PATIENCE).locked() as usage:
             entries = sum(len(usage.recount(shard)) for shard in range(SHARDS))
             use = FolderUse(entries, usage.total())
@@ -77,7 +77,7 @@ class CacheFolder:
             return use
 
     def verify(self) -> FolderCheck:
-        """Hold every entry to its checksums; what does not match is removed."""
+        """Verify every entry against its checksums; remove damaged ones."""
         check = FolderCheck()
         with self._errors("verify"):
             for path in self._folder.entries():
@@ -104,7 +104,7 @@ class CacheFolder:
             check.staged_damaged += 1
 
     def clear(self) -> int:
-        """Remove every entry, but for what waits to be uploaded; returns how many went."""
+        """Remove every entry, but no staged block; return how many were removed."""
         gone = 0
         with self._errors("clear"), Budget(self._folder, 0, _PATIENCE).locked() as usage:
             for path in self._folder.entries():
@@ -115,7 +115,7 @@ class CacheFolder:
         return gone
 
     def _verified(self, path: str) -> int:
-        """How many bytes of the entry are right: all that are there."""
+        """Verify an entry; return how many bytes of the block it has."""
         try:
             name = bytes.fromhex(os.path.basename(path))
         except ValueError:
