@@ -13,7 +13,7 @@ import pytest
 from freezegun import freeze_time
 
 import blockyard
-from blockyard.content.writing import LONGEST_WRITE
+from blockyard.content.upload import LONGEST_WRITE
 from blockyard.fsspec import BlockyardFileSystem
 from blockyard.testing.clients import CLIENTS, open_client
 from blockyard.testing.loopback import Connection, LoopbackServer

@@ -10,8 +10,8 @@ import pytest
 
 from blockyard.cache import stage, write_back
 from blockyard.cache import store as cache_store
-from blockyard.cache.in_doubt import SETTLE_SECONDS
 from blockyard.cache.epochs import Change, Epochs
+from blockyard.cache.in_doubt import SETTLE_SECONDS
 from blockyard.cache.key_locks import KeyLocks
 from blockyard.cache.stage import Stage, Staged
 from blockyard.context import Context

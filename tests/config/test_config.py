@@ -17,7 +17,6 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from blockyard.config import (
-    CacheDiskConfig,
     FileConfig,
     HttpConfig,
     S3Config,
@@ -25,6 +24,7 @@ from blockyard.config import (
     StoreConfig,
     TimeoutConfig,
 )
+from blockyard.config.cache import CacheDiskConfig
 from blockyard.config.loading import load_config
 from blockyard.config.sections import Section, settings_below, walk
 from blockyard.errors import ConfigError

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
-from blockyard.content import writing
 from blockyard.content.downloads import Download
 from blockyard.content.extents import Extent, Piece
 from blockyard.content.manifest import MOST_BLOCKS, Manifest
 from blockyard.content.reading import PartSums
 from blockyard.content.transfers import Tally
+from blockyard.content.upload import ContentUpload
 from blockyard.content.window import Width
 from blockyard.context import Context
 from blockyard.crc32c import crc32c
@@ -67,7 +67,7 @@ def test_what_is_remembered_of_a_content_does_not_grow_with_its_blocks() -> None
         store = client.store
         shrink_blocks(store, 16)
         _ = store.write_content("movie", content(16 * 500))
-        ((_, found),) = store._writer._register._known.items()
+        ((_, found),) = store._writer._register.last_written.items()
         assert found.manifest is not None
         assert (found.manifest.checksums, found.manifest.etags) == (b"", ())
         assert found.manifest.blocks == 500
@@ -80,13 +80,13 @@ def test_what_is_remembered_of_a_content_does_not_grow_with_its_blocks() -> None
 
 def test_a_write_holds_four_bytes_of_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads: list[Any] = []
-    complete = writing._Upload.complete  # pyright: ignore[reportPrivateUsage]
+    complete = ContentUpload.complete
 
     async def noted(self: Any) -> Manifest:
         uploads.append((len(self._sums) * self._sums.itemsize, dict(self._whole._ahead)))
         return await complete(self)
 
-    monkeypatch.setattr(writing._Upload, "complete", noted)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(ContentUpload, "complete", noted)
     data = content(16 * 1000 + 5)
     with open_client("blocking", MemoryStore()) as client:
         store = client.store

@@ -30,7 +30,7 @@ from blockyard.errors import (
     LocalStorageError,
 )
 from blockyard.model import MAX_BLOCK_SIZE
-from blockyard.stores import disk, filesystem
+from blockyard.stores import block_files, disk
 from blockyard.stores.base import ListRequest
 from blockyard.stores.filesystem import FilesystemStore
 from blockyard.sync import BlockStore
@@ -216,7 +216,7 @@ class TestListing:
     def test_walks_left_half_way_are_forgotten_in_the_end(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(filesystem, "_WALKS_KEPT", 8)
+        monkeypatch.setattr(block_files, "_WALKS_KEPT", 8)
         local = FilesystemStore(root)
         with open_client("blocking", local) as client:
             _ = client.store.write_blocks([(key, b"") for key in self.KEYS])
@@ -231,15 +231,15 @@ class TestListing:
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """But for the latest: it would read its folder again for each page."""
-        monkeypatch.setattr(filesystem, "_PLACES_KEPT", 100)
+        monkeypatch.setattr(block_files, "_PLACES_KEPT", 100)
         local = FilesystemStore(root)
         with open_client("blocking", local) as client:
             _ = client.store.write_blocks([(f"{n:03}", b"") for n in range(200)])
         for size in range(1, 12):
             _ = listed(local, "0", None, 10 * size - 5)
-        assert [walk.left for walk in local._walks.values()] == [35, 25, 15, 5]
+        assert [walk.left for walk in local._files._walks.values()] == [35, 25, 15, 5]
         _ = listed(local, "", None, 1)
-        assert [walk.left for walk in local._walks.values()] == [199]
+        assert [walk.left for walk in local._files._walks.values()] == [199]
 
     def test_what_is_deleted_between_pages_is_not_shown(self, root: Path) -> None:
         local = FilesystemStore(root)
