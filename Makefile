@@ -28,7 +28,7 @@ NEWER ?= $(shell for each in python3.14 python3.13 python3.12 $$(ls -dr ~/.pyenv
 NEWER_VENV := .venv-newer
 NEWER_READY := $(NEWER_VENV)/.blockyard-ready
 # What newer Pythons have changed before, and what has more to test there: 90 s of processor time.
-NEWER_TESTS := test_interrupted_loops.py test_managing.py ecosystem hosts/test_forking_servers.py testing/test_scripted_server.py \
+NEWER_TESTS := test_clocks.py test_interrupted_loops.py test_managing.py ecosystem hosts/test_forking_servers.py testing/test_scripted_server.py \
 	$(addprefix transport/test_,stepping.py tls.py) \
 	$(addprefix clients/test_,cancellation.py closing.py dropped_stores.py exits.py memory_of_failures.py \
 		signals.py user_code.py user_code_runtime.py)

@@ -208,16 +208,26 @@ class RateLimiter:
         """
         permits = self._permits.here()  # a parent process's are never released here
         waiting, permit = self._for_permits.here(), Permit()
-        gives_way = bool(waiting)
         try:
-            while self.limit is not None and (gives_way or len(permits) >= max(self.limit, 1.0)):
-                waiting.add(ref(permit, waiting.discard))
-                await ctx.sleep(_until_next_poll(ctx, _PERMIT_POLL, len(waiting)))
-                gives_way = False
+            await self._permitted(ctx, permit, permits, waiting)
         finally:
             waiting.discard(ref(permit))
         permits.add(ref(permit, permits.discard))
         return permit
+
+    async def _permitted(
+        self,
+        ctx: Context,
+        permit: Permit,
+        permits: set[ref[Permit]],
+        waiting: set[ref[Permit]],
+    ) -> None:
+        """Wait until one more request is within the limit."""
+        gives_way = bool(waiting)
+        while self.limit is not None and (gives_way or len(permits) >= max(self.limit, 1.0)):
+            waiting.add(ref(permit, waiting.discard))
+            await ctx.sleep(_until_next_poll(ctx, _PERMIT_POLL, len(waiting)))
+            gives_way = False
 
     def release(self, permit: Permit) -> None:
         self._permits.here().discard(ref(permit))
@@ -247,17 +257,22 @@ class RateLimiter:
         Returns 0 after `_LONGEST_WAIT` without enough of them; a call with a deadline waits until
         that and raises `DeadlineExceededError`.
         """
-        cost = _cost(error)
-        give_up = ctx.runtime.now() + _LONGEST_WAIT
         waiting, permit = self._for_tokens.here(), Permit()
         try:
-            while not self._take(ctx.runtime.now(), cost):
-                if ctx.deadline is None and ctx.runtime.now() >= give_up:
-                    return 0
-                waiting.add(ref(permit, waiting.discard))
-                await ctx.sleep(_until_next_poll(ctx, _TOKEN_POLL, len(waiting)))
+            return await self._taken(ctx, _cost(error), permit, waiting)
         finally:
             waiting.discard(ref(permit))
+
+    async def _taken(
+        self, ctx: Context, cost: int, permit: Permit, waiting: set[ref[Permit]]
+    ) -> int:
+        """See `take_tokens`."""
+        give_up = ctx.runtime.now() + _LONGEST_WAIT
+        while not self._take(ctx.runtime.now(), cost):
+            if ctx.deadline is None and ctx.runtime.now() >= give_up:
+                return 0
+            waiting.add(ref(permit, waiting.discard))
+            await ctx.sleep(_until_next_poll(ctx, _TOKEN_POLL, len(waiting)))
         return cost
 
     def _take(self, now: float, cost: int) -> bool:
