@@ -178,6 +178,8 @@ _LOOK_AGAIN = 0.02
 """Seconds, on average, between looks for a free permit."""
 _LOOK_FOR_TOKENS = 0.1
 """Seconds, on average, between looks for tokens."""
+_SHARE = 8
+"""One in so many permits, and one at least, is left to those who have looked in vain."""
 _MANY = 50
 """Where more than so many wait each looks less often: all together look no more than those do."""
 _LOOK_AT_LAST = 1.0
@@ -201,27 +203,40 @@ class RateLimiter:
         self._filled = 0.0
         self._under_way: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._for_permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        self._in_vain: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        """Those of them who have looked again, and found none."""
         self._for_tokens: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._bout_ends = 0.0
 
     async def acquire(self, ctx: Context) -> Permit:
         """Wait for a permit under the concurrency limit; give it back by `release`, or drop it.
 
-        Who comes while others wait does so too: else one that gives back a permit, and asks for the
-        next at once, would always be before them.
+        Who comes first to a free permit gets it, though others wait: these sleep between two looks,
+        and it would lie idle. But a few are left to those who have looked in vain: else one that
+        gives back a permit, and asks for the next at once, would always be before them.
         """
-        under_way = self._under_way.here()  # what is under way in a parent never ends here
-        waiting, permit = self._for_permits.here(), Permit()
-        gives_way = bool(waiting)
-        try:
-            while self.limit is not None and (gives_way or len(under_way) >= max(self.limit, 1.0)):
-                waiting.add(ref(permit, waiting.discard))
-                await ctx.sleep(_until_next_look(ctx, _LOOK_AGAIN, len(waiting)))
-                gives_way = False
-        finally:
-            waiting.discard(ref(permit))
+        under_way, permit = self._under_way.here(), Permit()  # a parent's never end here
+        if self.limit is not None:
+            await self._wait_for_permit(ctx, under_way, permit)
         under_way.add(ref(permit, under_way.discard))
         return permit
+
+    async def _wait_for_permit(
+        self, ctx: Context, under_way: set[ref[Permit]], permit: Permit
+    ) -> None:
+        waiting, in_vain, own = self._for_permits.here(), self._in_vain.here(), ref(permit)
+        try:
+            while self.limit is not None:
+                limit = max(self.limit, 1.0)
+                others = 0 if own in in_vain else len(in_vain)
+                if len(under_way) + min(others, max(limit / _SHARE, 1.0)) < limit:
+                    return
+                looked = in_vain if own in waiting else waiting
+                looked.add(ref(permit, looked.discard))
+                await ctx.sleep(_until_next_look(ctx, _LOOK_AGAIN, len(waiting)))
+        finally:
+            waiting.discard(own)
+            in_vain.discard(own)
 
     def release(self, permit: Permit) -> None:
         self._under_way.here().discard(ref(permit))
