@@ -190,7 +190,7 @@ class ConnectionPool:
         return queue is None or not queue.passed_over or ref(holder) in queue.passed_over
 
     def _served(self, origin: Origin, holder: object) -> None:
-        """It has its slot; who let it go before looks whether there is another one."""
+        """It has its slot, or gave up: who let it go before looks whether there is another one."""
         queue = self._waiting.get(origin)
         if queue is not None:
             queue.passed_over.discard(ref(holder))
@@ -235,14 +235,12 @@ class ConnectionPool:
                 return
 
     def _give_up(self, origin: Origin, holder: object, taken: Connection | Take) -> None:
-        queue = self._waiting.get(origin)
-        if queue is not None:
-            queue.passed_over.discard(ref(holder))
         if isinstance(taken, Connection):
             self.release(origin, holder, taken, keep=False)
         elif taken is Take.OPEN:
             self._pool.drop(origin, holder)
             self._wake_one(origin)
+        self._served(origin, holder)
 
     def _end(self, connection: Connection) -> None:
         """Close one that was idle."""
