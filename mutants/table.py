@@ -234,6 +234,13 @@ MUTANTS = [
         _RETRY,
     ),
     Mutant(
+        "retry: no permit is left to those who have looked in vain",
+        "s3/retry.py",
+        "others = 0 if own in in_vain else len(in_vain)",
+        "others = 0",
+        ("s3/test_rate_limiter.py",),
+    ),
+    Mutant(
         "retry: Retry-After not honoured",
         "s3/retry.py",
         "return max(backoff, min(requested or 0.0, policy.cap))",
@@ -376,7 +383,7 @@ MUTANTS = [
     Mutant(
         "exchange: others go on before one that was passed over",
         "transport/connections.py",
-        "if over_limit or self._may_take(origin, holder):",
+        "if over_limit or not self._waiting or self._may_take(origin, holder):",
         "if True:",
         ("transport/test_fair_pool.py",),
     ),

@@ -14,6 +14,7 @@ import pytest
 
 from blockyard import open_async_store, open_store
 from blockyard.aio import AsyncBlockStore
+from blockyard.cache.epochs import Change, Epochs
 from blockyard.cache.in_doubt import SETTLE_SECONDS
 from blockyard.cache.memory import MemoryTier
 from blockyard.cache.store import CacheStore
@@ -35,12 +36,12 @@ from blockyard.transport.connections import Connections
 from tests.cache.stores import Cached, HeldStore
 from tests.hooked_store import HookedStore
 
-Change = Callable[[AsyncBlockStore], Coroutine[Any, Any, object]]
+Changing = Callable[[AsyncBlockStore], Coroutine[Any, Any, object]]
 Read = Callable[[AsyncBlockStore], Coroutine[Any, Any, bytes]]
 
 OLD, NEW = b"old" * 10_000, b"new" * 10_000
 
-CHANGES: dict[str, Change] = {
+CHANGES: dict[str, Changing] = {
     "write_block": lambda store: store.write_block("a/k", NEW),
     "write_blocks": lambda store: store.write_blocks([("a/other", b""), ("a/k", NEW)]),
     "copy_block": lambda store: store.copy_block("new", "a/k"),
@@ -101,7 +102,7 @@ async def outcome(read: Read, store: AsyncBlockStore) -> bytes | None:
 
 @each_change
 @each_read
-def test_a_read_that_began_before_a_change_puts_nothing_back(change: Change, read: Read) -> None:
+def test_a_read_that_began_before_a_change_puts_nothing_back(change: Changing, read: Read) -> None:
     setup = Setup()
 
     async def test(store: AsyncBlockStore) -> None:
@@ -119,7 +120,7 @@ def test_a_read_that_began_before_a_change_puts_nothing_back(change: Change, rea
 @each_change
 @each_read
 def test_a_read_that_began_in_the_middle_of_a_change_is_not_kept(
-    change: Change, read: Read
+    change: Changing, read: Read
 ) -> None:
     setup = Setup()
 
@@ -145,7 +146,7 @@ def test_a_read_that_began_in_the_middle_of_a_change_is_not_kept(
 @each_change
 @each_read
 def test_a_reader_who_comes_after_a_change_waits_for_no_read_from_before(
-    change: Change, read: Read
+    change: Changing, read: Read
 ) -> None:
     setup = Setup()
 
@@ -163,7 +164,7 @@ def test_a_reader_who_comes_after_a_change_waits_for_no_read_from_before(
 
 
 @each_change
-def test_nothing_is_kept_while_it_is_unknown_what_became_of_a_change(change: Change) -> None:
+def test_nothing_is_kept_while_it_is_unknown_what_became_of_a_change(change: Changing) -> None:
     """Such a request may take effect later."""
     setup = Setup()
 
@@ -225,6 +226,20 @@ def test_a_forked_child_takes_a_change_of_its_parent_s_for_unknown(
     cached.wait(SETTLE_SECONDS + 1)
     assert [cached.read("k"), cached.read("k")] == [b"1"] * 2
     assert len(cached.reads) == 1
+
+
+def test_a_forked_child_waits_for_the_end_of_a_change_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes: what is read meanwhile may be what was there before."""
+    epochs, child = Epochs(), os.getpid() + 1
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    change = Change(["k"])
+    epochs.begin(change)
+    assert epochs.is_changing("k", 0.0)
+    assert epochs.is_changing("k", 10 * SETTLE_SECONDS)
+    epochs.end(change, 10 * SETTLE_SECONDS, known=True)
+    assert not epochs.is_changing("k", 10 * SETTLE_SECONDS)
 
 
 def test_a_retry_hidden_in_a_change_that_succeeded_is_unknown_too() -> None:

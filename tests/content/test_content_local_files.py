@@ -707,6 +707,19 @@ class TestTargetsInOrder:
             with pytest.raises(LocalStorageError, match="Disk quota exceeded"):
                 store.read_content_into("movie", f"/dev/fd/{file.fileno()}")
 
+    def test_a_close_that_fails_says_nothing_in_the_place_of_another_error(
+        self, store: BlockStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A cancellation, say, is to pass."""
+
+        def stop(_: int) -> None:
+            monkeypatch.setattr(os, "close", fails_after_closing(tmp_path, errno.EIO))
+            raise KeyboardInterrupt
+
+        store.write_content("movie", DATA)
+        with (tmp_path / "app").open("wb") as file, pytest.raises(KeyboardInterrupt):
+            store.read_content_into("movie", f"/dev/fd/{file.fileno()}", progress=stop)
+
     def test_a_descriptor_of_a_pipe_and_of_a_socket(self, store: BlockStore) -> None:
         store.write_content("movie", DATA)
         ours, theirs = socket.socketpair()

@@ -10,7 +10,7 @@ import pytest
 
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.content.downloads import Download
-from blockyard.content.extents import Extent, Piece
+from blockyard.content.extents import LEAST_PART, Extent, Piece
 from blockyard.content.manifest import MOST_BLOCKS, Manifest
 from blockyard.content.reading import PartSums
 from blockyard.content.transfers import Tally
@@ -19,7 +19,7 @@ from blockyard.content.window import Width
 from blockyard.context import Context
 from blockyard.crc32c import crc32c
 from blockyard.errors import BlockNotFoundError
-from blockyard.model import KIB, MIB, BlockInfo
+from blockyard.model import KIB, MAX_BLOCK_SIZE, MIB, BlockInfo
 from blockyard.object_reading import ObjectExtent
 from blockyard.stores.memory import MemoryStore
 from blockyard.testing.clients import open_client
@@ -59,6 +59,15 @@ def test_a_block_is_verified_that_was_read_here_and_there_before() -> None:
         for offset in range(0, BLOCK, step)
     ]
     assert found == [*[None] * (BLOCK // step - 1), crc32c(data)]
+    assert held(sums) == 0
+
+
+def test_a_large_block_is_verified_whatever_it_is_cut_into() -> None:
+    """With thousands of connections into the smallest parts, which may come in any order."""
+    sums = PartSums()
+    offsets = range(MAX_BLOCK_SIZE - LEAST_PART, -1, -LEAST_PART)
+    found = [sums.add(part(offset, LEAST_PART, MAX_BLOCK_SIZE), 1) for offset in offsets]
+    assert found[-1] is not None
     assert held(sums) == 0
 
 

@@ -259,6 +259,17 @@ def test_what_signed_a_request_is_not_quoted_from_its_error_response(
     assert not [secret for secret in secrets if secret in told]
 
 
+def test_a_token_that_is_no_secret_may_stand_in_keys_and_etags() -> None:
+    """As that of an emulator, which takes any."""
+    keys = {"access_key": "test", "secret_key": "test", "session_token": "e"}
+    s3 = Pretended(anonymous=False, **keys)
+    s3.put("deleted", b"data", etag='"feed"')
+    assert run_to_end(s3.store.copy_block(s3.ctx, "deleted", "copied")).etag == "feed"
+    done = b"<DeleteResult><Deleted><Key>deleted</Key></Deleted></DeleteResult>"
+    s3.service.always = lambda *_: reply(200, {}, done)
+    assert run_to_end(s3.store.delete_blocks(s3.ctx, ["deleted"])).deleted == ["deleted"]
+
+
 def test_bytes_that_are_read_may_hold_what_signed_the_request() -> None:
     keys = {"access_key": "a", "secret_key": "b", "session_token": TOKEN}
     s3 = Pretended(anonymous=False, **keys)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import os
 import random
 import threading
 import time
+import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -208,6 +211,37 @@ def test_a_place_is_given_back_however_the_call_ends(ends: str) -> None:
     assert s3.read("k") == b"data"
 
 
+@types.coroutine
+def _given(seconds: float) -> Generator[float]:
+    yield seconds
+
+
+class Ticks(PretendRuntime):
+    """Tasks that sleep, on a clock of their own: the one that is to wake next goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(PretendS3())
+        self.ticks = 0.0
+        self.done = 0
+        self._chance = random.Random(1)  # noqa: S311 - the same waits each time
+
+    def now(self) -> float:
+        return self.ticks
+
+    def jitter(self) -> float:
+        return self._chance.random()
+
+    async def sleep(self, seconds: float) -> None:
+        await _given(seconds)
+
+    def run(self, tasks: Sequence[Coroutine[float, None, None]]) -> None:
+        due = [(0.0, number) for number in range(len(tasks))]
+        while due:
+            self.ticks, number = heapq.heappop(due)
+            with suppress(StopIteration):  # the task is done
+                heapq.heappush(due, (self.ticks + tasks[number].send(None), number))
+
+
 def test_who_asks_again_at_once_waits_beside_those_who_wait() -> None:
     """Else one that gives back its permit and takes the next would always be before them."""
     limiter = RateLimiter()
@@ -242,6 +276,25 @@ def test_who_asks_again_at_once_waits_beside_those_who_wait() -> None:
 
     asyncio.run(main())
     assert not limiter._for_permits.here()
+
+
+def test_no_permit_lies_idle_while_those_who_may_have_it_sleep() -> None:
+    """Waits are far longer than requests: who always waited, once one did, would do little else."""
+    limiter = RateLimiter()
+    clock = Ticks()
+    ctx = Context(clock)
+
+    async def work() -> None:
+        while clock.ticks < 10.0:
+            limiter.limit = 24.0
+            permit = await limiter.acquire(ctx)
+            await clock.sleep(0.005)
+            limiter.release(permit)
+            clock.done += 1
+
+    clock.run([work() for _ in range(32)])
+    assert clock.done > 0.7 * 24 * 10 / 0.005
+    assert not limiter._for_permits.here() | limiter._in_vain.here()
 
 
 @pytest.mark.parametrize("waits_for", ["permits", "tokens"])

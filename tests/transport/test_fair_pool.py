@@ -13,6 +13,7 @@ import pytest
 from blockyard import AsyncBlockStore, open_async_store, open_store
 from blockyard.config import HttpConfig, TimeoutConfig
 from blockyard.context import Origin, Request
+from blockyard.errors import StoreClosedError
 from blockyard.transport import connections
 from blockyard.transport.connecting import Dialing
 from blockyard.transport.connections import ConnectionPool
@@ -129,6 +130,7 @@ class Steps:
         monkeypatch.setattr(connections, "connect", self._connect)
         self.waiting: dict[str, tuple[object, Any]] = {}
         self.taken: dict[str, tuple[object, Any]] = {}
+        self.closed = False
 
     async def _connect(self, *_: object) -> Any:
         return Connection()
@@ -136,7 +138,9 @@ class Steps:
     def waker(self) -> SteppedWaker:
         return SteppedWaker()
 
-    def check_open(self) -> None: ...
+    def check_open(self) -> None:
+        if self.closed:
+            raise StoreClosedError("closed")
 
     def may_wait(self) -> bool:
         return True
@@ -211,6 +215,28 @@ def test_who_is_passed_over_goes_next_and_tells_of_what_else_is_free(
     for name in ("c", "late"):
         calls.end(name)
     assert calls.pool.counts() == (0, 2)
+
+
+def test_one_that_is_passed_over_and_closed_tells_who_let_it_go_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Connections may be shared by clients, of which one closes."""
+    calls = Steps(monkeypatch)
+    for name in "abc":
+        calls.begin(name)
+    calls.end("a")
+    calls.begin("quick")
+    calls.go_on("c")
+    calls.end("b")
+    calls.begin("late")
+    assert (set(calls.taken), set(calls.waiting)) == ({"quick"}, {"c", "late"})
+
+    calls.closed = True
+    with pytest.raises(StoreClosedError):
+        calls.go_on("c")
+    calls.closed = False
+    calls.go_on("late")
+    assert set(calls.taken) == {"quick", "late"}
 
 
 def test_one_that_is_passed_over_and_gives_up_holds_up_nobody(service: SmallS3) -> None:

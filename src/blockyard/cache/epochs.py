@@ -25,6 +25,7 @@ class Change:
     def __init__(self, keys: Iterable[str]) -> None:
         self.slots = frozenset(hash(key) & _MASK for key in keys)
         self.groups = frozenset(slot % _GROUPS for slot in self.slots)
+        self.process = os.getpid()
 
 
 class Epochs:
@@ -69,7 +70,8 @@ class Epochs:
             self._process = os.getpid()
             for each in self._changes:
                 for change, until in list(each.items()):
-                    each[change] = min(until, now + SETTLE_SECONDS)
+                    if change.process != self._process:
+                        each[change] = min(until, now + SETTLE_SECONDS)
         _forget_settled(changes, now)
         return any(slot in change.slots for change in list(changes))
 

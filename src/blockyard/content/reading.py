@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from blockyard import arguments
 from blockyard.content.downloads import Download, next_block, width_of
-from blockyard.content.extents import Piece
+from blockyard.content.extents import LEAST_PART, Piece
 from blockyard.content.layout import Layout, check_content_id
 from blockyard.content.listing import ContentListing
 from blockyard.content.manifest import block_count
@@ -44,7 +44,8 @@ _READS = 8
 _UNFINISHED = 64
 """Blocks of which parts are remembered: of those that are never read whole."""
 _MOST_PARTS = 256
-"""Parts of one that are: more than there are of any that is read from its start to its end."""
+"""Parts of one that are, at least: of a larger block as many as it may be cut into for a read from
+its start to its end."""
 
 
 class ContentRange(NamedTuple):
@@ -83,7 +84,7 @@ class PartSums:
         if at == piece.size:
             del self._parts[piece.index]
             return whole
-        while len(parts) > _MOST_PARTS:
+        while len(parts) > max(_MOST_PARTS, 1 + piece.size // LEAST_PART):
             del parts[next(iter(parts))]
         while len(self._parts) > _UNFINISHED:
             del self._parts[next(iter(self._parts))]

@@ -141,11 +141,17 @@ class OrderedFile:
 
 @contextmanager
 def opened_in_order(path: str, operation: str, file: int) -> Generator[OrderedFile]:
-    """An `OrderedFile` of an open descriptor, which is closed after it."""
+    """An `OrderedFile` of an open descriptor, which is closed after it.
+
+    A file server may say only then that there is no room; but not in the place of another error,
+    nor of a cancellation.
+    """
+    failed = True
     try:
         yield OrderedFile(path, operation, file)
+        failed = False
     finally:
-        with local_errors(operation, path):  # a file server may say here that there is no room
+        with syscalls.errors_ignored() if failed else local_errors(operation, path):
             os.close(file)
 
 

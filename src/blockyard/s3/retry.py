@@ -172,6 +172,8 @@ _PERMIT_POLL = 0.02
 """Mean seconds between polls for a free permit."""
 _TOKEN_POLL = 0.1
 """Mean seconds between polls for tokens."""
+_SHARE = 8
+"""One in so many permits, and one at least, is left to those who have polled in vain."""
 _MANY_WAITING = 50
 """Where more than so many wait each polls less often: together they poll no more than so many."""
 _LONGEST_POLL = 1.0
@@ -197,23 +199,33 @@ class RateLimiter:
         self._filled = 0.0
         self._permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._for_permits: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        self._in_vain: PerProcess[set[ref[Permit]]] = PerProcess(set)
+        """Those of them who have polled again, and found none."""
         self._for_tokens: PerProcess[set[ref[Permit]]] = PerProcess(set)
         self._episode_ends = 0.0
 
     async def acquire(self, ctx: Context) -> Permit:
         """Wait for a permit under the concurrency limit, to be given back by `release`.
 
-        A newcomer waits while others do: else a caller that gives back a permit, and asks for the
-        next at once, would always be served before them.
+        A newcomer gets a free permit even while others wait: these sleep between two polls, and it
+        would lie idle. But a few are left to those who have polled in vain: else a caller that
+        gives back a permit, and asks for the next at once, would always be served before them.
         """
-        permits = self._permits.here()  # a parent process's are never released here
-        waiting, permit = self._for_permits.here(), Permit()
-        try:
-            await self._permitted(ctx, permit, permits, waiting)
-        finally:
-            waiting.discard(ref(permit))
+        permits, permit = self._permits.here(), Permit()  # a parent process's are never released
+        if self.limit is not None:
+            await self._wait_for_permit(ctx, permits, permit)
         permits.add(ref(permit, permits.discard))
         return permit
+
+    async def _wait_for_permit(
+        self, ctx: Context, permits: set[ref[Permit]], permit: Permit
+    ) -> None:
+        waiting, in_vain = self._for_permits.here(), self._in_vain.here()
+        try:
+            await self._permitted(ctx, permit, permits, waiting, in_vain)
+        finally:
+            waiting.discard(ref(permit))
+            in_vain.discard(ref(permit))
 
     async def _permitted(
         self,
@@ -221,13 +233,18 @@ class RateLimiter:
         permit: Permit,
         permits: set[ref[Permit]],
         waiting: set[ref[Permit]],
+        in_vain: set[ref[Permit]],
     ) -> None:
-        """Wait until one more request is within the limit."""
-        gives_way = bool(waiting)
-        while self.limit is not None and (gives_way or len(permits) >= max(self.limit, 1.0)):
-            waiting.add(ref(permit, waiting.discard))
+        """Poll until one more request is within the limit."""
+        own = ref(permit)
+        while self.limit is not None:
+            limit = max(self.limit, 1.0)
+            others = 0 if own in in_vain else len(in_vain)
+            if len(permits) + min(others, max(limit / _SHARE, 1.0)) < limit:
+                return
+            polled = in_vain if own in waiting else waiting
+            polled.add(ref(permit, polled.discard))
             await ctx.sleep(_until_next_poll(ctx, _PERMIT_POLL, len(waiting)))
-            gives_way = False
 
     def release(self, permit: Permit) -> None:
         self._permits.here().discard(ref(permit))

@@ -37,6 +37,9 @@ _REMEMBERED = 256
 
 _SIGNATURE = 64
 """The last characters of an `Authorization`."""
+_LEAST_TOKEN = 32
+"""Characters: those of STS have hundreds. In a shorter one, such as `test` for an emulator, there
+is nothing to hide, and it may well stand in a key or an ETag."""
 
 _CACHEABLE = frozenset(
     {
@@ -170,16 +173,14 @@ class Signer:
 def without_signature(response: Response, request: Request) -> Response:
     """The response without what signed its request: services and gateways quote headers.
 
-    Whoever reads that in an error or a log could make requests, for as long as it holds. Bytes that
-    were read are left as they are; all else may be an error, or hold one, whatever its status.
+    Whoever reads that in an error or a log could make requests, for as long as it holds. It is for
+    what may be an error, or hold one, whatever its status, and not for the bytes of a block.
     """
-    if not response.body or (response.status < 300 and request.method == "GET"):
-        return response
-    headers = request.headers
-    secrets = headers.get("x-amz-security-token"), headers.get("authorization", "")[-_SIGNATURE:]
-    body = response.body
-    for secret in filter(None, secrets):
-        body = body.replace(secret.encode(), b"...")
+    headers, body = request.headers, response.body
+    signature = headers.get("authorization", "")[-_SIGNATURE:]
+    for secret in (headers.get("x-amz-security-token", ""), signature):
+        if len(secret) >= _LEAST_TOKEN:
+            body = body.replace(secret.encode(), b"...")
     return response if body == response.body else replace(response, body=body)
 
 

@@ -107,7 +107,7 @@ class ConnectionPool:
             taken: Connection | Take = Take.WAIT
             try:
                 poller.check_open()
-                if over_limit or self._may_take(origin, holder):
+                if over_limit or not self._waiting or self._may_take(origin, holder):
                     taken = self._pool.take(origin, holder, monotonic(), request.fresh, over_limit)
                 if taken is Take.WAIT:
                     over_limit = not poller.may_wait()
@@ -115,7 +115,8 @@ class ConnectionPool:
                         await self._wait_for_slot(origin, holder, waited, timeouts, poller)
                         waited = True
                     continue
-                self._served(origin, holder)
+                if self._waiting:
+                    self._served(origin, holder)
                 if taken is Take.OPEN:
                     taken = await connect(origin, self._dialing, timeouts, poller)
                     self._open.add(ref(taken, self._open.discard))
@@ -191,7 +192,7 @@ class ConnectionPool:
         return queue is None or not queue.passed_over or ref(holder) in queue.passed_over
 
     def _served(self, origin: Origin, holder: object) -> None:
-        """It has its slot; who let it go before looks whether there is another one."""
+        """It has its slot, or gave up: who let it go before looks whether there is another one."""
         queue = self._waiting.get(origin)
         if queue is not None:
             queue.passed_over.discard(ref(holder))
@@ -236,14 +237,12 @@ class ConnectionPool:
                 return
 
     def _give_up(self, origin: Origin, holder: object, taken: Connection | Take) -> None:
-        queue = self._waiting.get(origin)
-        if queue is not None:
-            queue.passed_over.discard(ref(holder))
         if isinstance(taken, Connection):
             self.release(origin, holder, taken, keep=False)
         elif taken is Take.OPEN:
             self._pool.drop(origin, holder)
             self._wake_one(origin)
+        self._served(origin, holder)
 
     def _end(self, connection: Connection) -> None:
         """Close an idle connection."""
