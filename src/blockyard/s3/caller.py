@@ -170,9 +170,8 @@ class Caller:
                     )
                 ctx.reply_headers = response.headers
                 if response.status < 300:
-                    if response.body and request.method != "GET":  # it may hold an error
-                        response = without_signature(response, request)
-                    result = check(response)
+                    is_read = request.method == "GET"  # all else may hold an error
+                    result = check(response if is_read else without_signature(response, request))
                     self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)

@@ -177,6 +177,8 @@ def without_signature(response: Response, request: Request) -> Response:
     what may be an error, or hold one, whatever its status, and not for the bytes of a block.
     """
     headers, body = request.headers, response.body
+    if not body:
+        return response
     signature = headers.get("authorization", "")[-_SIGNATURE:]
     for secret in (headers.get("x-amz-security-token", ""), signature):
         if len(secret) >= _LEAST_TOKEN:
