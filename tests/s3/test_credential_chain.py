@@ -451,7 +451,7 @@ def test_a_document_that_spoils_an_early_renewal_does_not_fail_a_call(
     for document in FOR_A_PROGRAM.values():
         from_a_program(home, monkeypatch, document)
         assert held._held is not None
-        held._held = held._held._replace(renew_at=0.0)  # it is due
+        held._held = held._held._replace(renew_at=0.0, next_try=0.0)  # it is due
         assert run_to_end(held.current(Context(runtime))) == first
         latest = held._searches.here().latest
         assert latest is not None
