@@ -170,8 +170,11 @@ class Caller:
                     )
                 ctx.reply_headers = response.headers
                 if response.status < 300:
-                    is_read = request.method == "GET"  # all else may hold an error
-                    result = check(response if is_read else without_signature(response, request))
+                    result = check(
+                        response
+                        if request.method == "GET"  # all else may hold an error
+                        else without_signature(response, request)
+                    )
                     self._succeeded(call, response)
                     return result
                 response = await recovery.explained(ctx, request, response, site, credentials)
