@@ -290,6 +290,7 @@ def made_up_within() -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 class TestWithin:
     """Under Zarr and fsspec, in tiny form."""
 

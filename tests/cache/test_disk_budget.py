@@ -195,6 +195,7 @@ def hits_of(disk: Tier, requests: list[int]) -> int:
     return hits
 
 
+@pytest.mark.thorough
 def test_more_is_hit_than_by_an_lru_of_the_same_size(root: Path) -> None:
     requests = list(trace(3000, 1200))
     with tier(root, SMALLEST, IDENTITY) as disk:

@@ -119,7 +119,7 @@ NAMES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pieces", [2, 8, 64])
+@pytest.mark.parametrize("pieces", [2, 8, pytest.param(64, marks=pytest.mark.thorough)])
 def test_about_as_many_requests_as_parts(name: str, pieces: int) -> None:
     store = Listed(NAMES[name])
     counts = check(store, KeyRange(""), pieces)

@@ -101,6 +101,7 @@ def client(counted: Counted) -> Iterator[blockyard.BlockStore]:
 # What is there.
 
 
+@pytest.mark.thorough
 def test_a_folder_of_100_000_keys_is_listed_by_one_request(
     fs: Any, counted: Counted, client: blockyard.BlockStore
 ) -> None:
