@@ -355,7 +355,7 @@ def cache_memory(operation: str, value: int | None) -> int:
 
 def cache_age(operation: str, value: float | str) -> float:
     """Seconds that a cache asks nobody, from "never" and "always" too. Raises as the others do."""
-    if value in {"never", "always"}:
+    if isinstance(value, str) and value in {"never", "always"}:
         return math.inf if value == "never" else 0.0
     age = _number(value)
     if age is None:

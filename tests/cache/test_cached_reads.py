@@ -673,6 +673,7 @@ def test_what_is_larger_than_a_block_is_not_kept(monkeypatch: pytest.MonkeyPatch
         ({"memory": "1MiB"}, TypeError, "CacheStore: memory: expected a whole number, got '1MiB'"),
         ({"memory": -1}, ValueError, "CacheStore: memory: expected bytes, from 0, got -1"),
         ({"revalidate": "60"}, TypeError, "CacheStore: revalidate: expected never, always or"),
+        ({"revalidate": [60]}, TypeError, "CacheStore: revalidate: expected never, always or"),
         ({"revalidate": -1.0}, ValueError, "CacheStore: revalidate: expected seconds, from 0 to"),
         ({"disk": {"path": "/c", "size": "8MiB"}}, TypeError, "CacheStore: disk: expected a DiskT"),
     ],

@@ -281,8 +281,7 @@ class Caller:
         signed = Request(address.origin, wanted.method, target, dict(self.headers.every))
         if wanted.method == "PUT":
             signed.headers |= self.headers.write("presign", wanted.key, wanted.options)
-            where = f"presign {wanted.key!r}"
-            self.headers.check_metadata(where, wanted.options, signed.headers)
+            self.headers.check_metadata("presign", wanted.key, wanted.options, signed.headers)
         if wanted.method != "DELETE":
             signed.headers |= self.headers.read
         signed.headers["host"] = address.host

@@ -90,7 +90,11 @@ class ObjectHeaders:
         return _headers(kept | given)
 
     def check_metadata(
-        self, where: str, options: PutOptions | None, headers: Mapping[str, str]
+        self,
+        operation: str,
+        key: str,
+        options: PutOptions | None,
+        headers: Mapping[str, str],
     ) -> None:
         """Raise `ValueError` for more metadata than S3 keeps; blockyard's own alone always fits."""
         of_its_own = options is not None and bool(options.metadata)
@@ -100,7 +104,7 @@ class ObjectHeaders:
         if size > METADATA_LIMIT:
             said = "options: metadata" if of_its_own else "the setting put.metadata"
             raise ValueError(
-                f"{where}: {said}: with blockyard's own it has {size} bytes, "
+                f"{operation} {key!r}: {said}: with blockyard's own it has {size} bytes, "
                 f"the limit is {METADATA_LIMIT}"
             )
 

@@ -201,9 +201,10 @@ class Uploads:
         headers = dict(self._caller.headers.write(_OPERATION, request.key, request.options))
         if request.if_match is not None:
             headers[REPLACES] = version_hash(request.if_match)
-        where = f"{request.operation} {request.key!r}"
         with_nonce = headers | {NONCE: _AS_LONG_AS_A_NONCE}
-        self._caller.headers.check_metadata(where, request.options, with_nonce)
+        self._caller.headers.check_metadata(
+            request.operation, request.key, request.options, with_nonce
+        )
         return headers
 
     async def _create(

@@ -8,7 +8,7 @@ writer that its own attempts did not replace that version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -111,7 +111,9 @@ class Writer:
             headers[NONCE] = ctx.runtime.nonce()
         if request.if_match is not None:
             headers[REPLACES] = version_hash(request.if_match)
-        self._check_metadata(request, headers)
+        self._caller.headers.check_metadata(
+            request.operation, request.key, request.options, headers
+        )
         if not learnt.upload_checksum:
             del headers[CHECKSUM]
         put = _Put(
@@ -133,13 +135,11 @@ class Writer:
 
     def check(self, request: WriteRequest) -> None:
         """See `Store.check_write`."""
-        headers = self._caller.headers.write(request.operation, request.key, request.options)
-        if self._caller.headers.has_metadata:
-            self._check_metadata(request, upload_headers(request.data) | headers)
-
-    def _check_metadata(self, request: WriteRequest, headers: Mapping[str, str]) -> None:
-        where = f"{request.operation} {request.key!r}"
-        self._caller.headers.check_metadata(where, request.options, headers)
+        what = request.operation, request.key, request.options
+        known = self._caller.headers
+        headers = known.write(*what)
+        if known.has_metadata:
+            known.check_metadata(*what, upload_headers(request.data) | headers)
 
     def _enforces_condition(self, request: WriteRequest) -> bool | None:
         """Whether the service enforces the condition of this write; None: not known yet."""
